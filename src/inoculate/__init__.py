@@ -1,0 +1,53 @@
+"""Measure how image classifiers fail under adversarial attack, and harden them.
+
+Names are imported on first use, so that commands which only read results start at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "Threat": "threat",
+    "FGSM": "attacks.gradient",
+    "OneStepTarget": "attacks.gradient",
+    "BIM": "attacks.gradient",
+    "PGD": "attacks.gradient",
+    "sweep": "attacks.sweep",
+    "craft": "attacks.craft",
+    "AdvSet": "attacks.craft",
+    "fast": "models.fast",
+    "evaluate": "evaluate",
+    "Row": "row",
+    "load_data": "data.sources",
+    "Split": "data.split",
+    "build_model": "models.build",
+    "InputError": "errors",
+}
+__all__ = sorted(_ROOMS)  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from inoculate.attacks.craft import AdvSet as AdvSet
+    from inoculate.attacks.craft import craft as craft
+    from inoculate.attacks.gradient import BIM as BIM
+    from inoculate.attacks.gradient import FGSM as FGSM
+    from inoculate.attacks.gradient import PGD as PGD
+    from inoculate.attacks.gradient import OneStepTarget as OneStepTarget
+    from inoculate.attacks.sweep import sweep as sweep
+    from inoculate.data.sources import load_data as load_data
+    from inoculate.data.split import Split as Split
+    from inoculate.errors import InputError as InputError
+    from inoculate.evaluate import evaluate as evaluate
+    from inoculate.models.build import build_model as build_model
+    from inoculate.models.fast import fast as fast
+    from inoculate.row import Row as Row
+    from inoculate.threat import Threat as Threat
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'inoculate' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"inoculate.{_ROOMS[name]}"), name)
