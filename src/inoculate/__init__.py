@@ -20,7 +20,7 @@ _ROOMS = {
     "craft": "attacks.craft",
     "AdvSet": "attacks.craft",
     "fast": "models.fast",
-    "evaluate": "evaluate",
+    "evaluate": "evaluation",
     "Row": "row",
     "load_data": "data.sources",
     "Split": "data.split",
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from inoculate.data.sources import load_data as load_data
     from inoculate.data.split import Split as Split
     from inoculate.errors import InputError as InputError
-    from inoculate.evaluate import evaluate as evaluate
+    from inoculate.evaluation import evaluate as evaluate
     from inoculate.models.build import build_model as build_model
     from inoculate.models.fast import fast as fast
     from inoculate.row import Row as Row
