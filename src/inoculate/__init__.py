@@ -27,7 +27,7 @@ _ROOMS = {
     "build_model": "models.build",
     "InputError": "errors",
 }
-__all__ = sorted(_ROOMS)  # noqa: PLE0605
+__all__ = sorted(_ROOMS)
 
 if TYPE_CHECKING:
     from inoculate.attacks.craft import AdvSet as AdvSet

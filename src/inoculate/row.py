@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from inoculate.stats import wilson
+
 
 @dataclass(frozen=True)
 class Row:
@@ -35,6 +37,14 @@ class Row:
         """Name of this row's per-image record: everything that identifies the number, without the number."""
         return "|".join(
             [self.dataset, str(self.seed), self.model, self.arm, self.attack, self.norm, f"{self.eps:g}", self.protocol]
+        )
+
+    @classmethod
+    def measured(cls, *, correct: int, n: int, seconds: float, **labels: Any) -> Row:
+        """A row from a count: fills in the accuracy and its Wilson interval."""
+        low, high = wilson(correct, n)
+        return cls(
+            accuracy=correct / n, correct=correct, n=n, ci_low=low, ci_high=high, seconds=round(seconds, 3), **labels
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Rows on disk -> tables, figures and claims; never imports torch."""

@@ -1,0 +1,37 @@
+"""One attack at several eps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.attacks.gradient import Attack, OneStep, check_images, step
+from inoculate.threat import Threat
+
+
+def sweep(
+    attack: Attack,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    epsilons: Iterable[float],
+    *,
+    generator: torch.Generator | None = None,
+) -> Iterator[tuple[float, Tensor]]:
+    """Yield `(eps, x_adv)` for each eps, in the order given; `threat` supplies norm and range.
+
+    A one-step attack's direction does not depend on eps, so it costs a single gradient for all of them.
+    """
+    threats = [replace(threat, eps=eps) for eps in epsilons]  # all are checked before any work is done
+    if isinstance(attack, OneStep):
+        check_images(x, threat)
+        direction = attack.direction(model, x, y, threat.norm, generator=generator)
+        for each in threats:
+            yield each.eps, step(x, direction, each)
+    else:
+        for each in threats:
+            yield each.eps, attack(model, x, y, each, generator=generator)

@@ -1,0 +1,117 @@
+"""Random changes of a batch of images, each image its own: what a camera or a hand would vary, kept in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inoculate.errors import InputError
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Ranges of the changes; zeros, and (1, 1) for a factor, leave an image alone.
+
+    rotate, skew: degrees to either side. shift: fraction of the side. scale, crop, brightness: factors, where `crop` is
+    the share of the side that is kept and then enlarged. flip: probability of a mirror image. noise: standard deviation
+    in [0, 1] pixel units, on every other image. padding: what moves in from outside (`zeros`, `border`, `reflection`).
+    """
+
+    rotate: float = 0.0
+    shift: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    crop: tuple[float, float] = (1.0, 1.0)
+    skew: float = 0.0
+    flip: float = 0.0
+    brightness: tuple[float, float] = (1.0, 1.0)
+    noise: float = 0.0
+    padding: str = "zeros"
+
+
+POLICIES: dict[str, Policy] = {
+    "none": Policy(),
+    # no flip: a mirrored 2 is no digit; no crop: it cuts strokes off
+    "digits": Policy(rotate=12, shift=0.1, scale=(0.85, 1.15), skew=8, brightness=(0.8, 1.2), noise=0.03),
+    "photos": Policy(
+        rotate=12,
+        shift=0.08,
+        scale=(0.9, 1.1),
+        crop=(0.8, 1.0),
+        skew=6,
+        flip=0.5,
+        brightness=(0.75, 1.25),
+        noise=0.02,
+        padding="reflection",
+    ),
+}
+
+
+def default_policy(name: str) -> str:
+    """The policy for a dataset's name: `digits` for handwritten characters, else `photos`."""
+    return "digits" if any(word in name.lower() for word in ("mnist", "digit", "svhn", "usps")) else "photos"
+
+
+def augmenter(policy: str, image_size: int | tuple[int, int]) -> Augment:
+    """A function (images, generator) -> images that varies each image of a batch by itself.
+
+    Images are float B×C×H×W in [0, 1] with (H, W) = `image_size`, and stay so. The result depends on the images and
+    the generator alone: the global random state is neither read nor changed. Raises InputError for an unknown policy.
+    """
+    if policy not in POLICIES:
+        raise InputError(f"unknown augmentation {policy!r}: choose one of {', '.join(POLICIES)}")
+    chosen = POLICIES[policy]
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if chosen == Policy():
+        return lambda images, generator: images
+    steps = _steps(chosen)
+
+    def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+        if tuple(images.shape[-2:]) != size:
+            raise InputError(f"augmentation was made for images of {size}, got {tuple(images.shape)}")
+        draw = torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device)
+        devices = [images.device] if images.device.type == "cuda" else []
+        # kornia draws from the global state: lend it one of our own
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            # not torch.manual_seed, which would reseed every accelerator and not only those that the fork restores
+            torch.default_generator.manual_seed(int(draw))
+            if devices:
+                with torch.cuda.device(images.device):
+                    torch.cuda.manual_seed(int(draw))
+            for step in steps:
+                images = step(images)
+        return images.clamp(0.0, 1.0)
+
+    return augment
+
+
+def _steps(policy: Policy) -> list[Callable[[Tensor], Tensor]]:
+    """The fewest kornia operations: every geometric change but the mirror is one resampling."""
+    import kornia.augmentation as K
+
+    # cropping the share c of the side and enlarging it is a scale of 1/c whose window lies anywhere inside
+    lower, upper = policy.scale[0] / policy.crop[1], policy.scale[1] / policy.crop[0]
+    room = policy.shift + (1 - policy.crop[0]) / 2
+    steps: list[Any] = [
+        K.RandomAffine(
+            degrees=policy.rotate,
+            translate=(room, room),
+            scale=(lower, upper),
+            shear=(-policy.skew, policy.skew, -policy.skew, policy.skew),
+            padding_mode=policy.padding,
+            p=1.0,
+            same_on_batch=False,
+        )
+    ]
+    if policy.flip:
+        steps.append(K.RandomHorizontalFlip(p=policy.flip, same_on_batch=False))
+    if policy.brightness != (1.0, 1.0):
+        steps.append(K.RandomBrightness(policy.brightness, p=1.0, same_on_batch=False))
+    if policy.noise:
+        steps.append(K.RandomGaussianNoise(std=policy.noise, p=0.5, same_on_batch=False))
+    return steps

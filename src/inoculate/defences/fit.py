@@ -1,0 +1,212 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inoculate.attacks.craft import to_float
+from inoculate.data.augment import augmenter
+from inoculate.data.split import Split
+from inoculate.defences.methods import Method
+from inoculate.defences.transferred import TrainingSet
+from inoculate.errors import InputError
+from inoculate.models.checkpoint import load_weights, save_weights
+from inoculate.models.fast import gains_from_bf16
+from inoculate.modes import frozen
+from inoculate.rng import generator, seed_for
+
+CHECKPOINT, BEST = "checkpoint.pt", "best.safetensors"
+Progress = Callable[[int, int, dict[str, float]], None]
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how to train: `updates` optimiser steps of `batch_size` samples, in `rounds` equal parts.
+
+    After each round the model is validated and a checkpoint is written. `patience` stops the training after that many
+    rounds without improvement (None: never); the best round's weights are restored in any case. `lr` is the peak of the
+    schedule, `augment` a policy of `inoculate.data.augment`, `precision` `auto` (bf16 where the processor has it
+    natively), `bf16` or `fp32`.
+    """
+
+    updates: int
+    rounds: int = 1
+    batch_size: int = 64
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    patience: int | None = None
+    augment: str = "none"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+
+
+def fit(
+    model: nn.Module,
+    data: TrainingSet,
+    validation: Split,
+    method: Method,
+    recipe: Recipe,
+    *,
+    seed: int,
+    folder: Path,
+    progress: Progress | None = None,
+) -> History:
+    """Train `model` in place and leave it in eval mode with the weights of its best validation round.
+
+    One entry of the history per round: round, update, loss, accuracy, val_loss, val_accuracy, images_per_second.
+    Resumes from the checkpoint in `folder` if there is one; every random draw depends on `seed` and the update's
+    number alone, so an interrupted run ends with the weights of an uninterrupted one. Raises `InputError` if the loss
+    is not finite.
+    """
+    model.to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, recipe)
+    scheduler = _make_scheduler(optimizer, recipe)
+    history: History = _resume(folder / CHECKPOINT, model, optimizer, scheduler)
+    prepare = augmenter(recipe.augment, data.split.image_size[0])
+    for number in range(len(history), recipe.rounds):
+        if _out_of_patience(history, recipe.patience):
+            break
+        first, last = number * recipe.updates // recipe.rounds, (number + 1) * recipe.updates // recipe.rounds
+        with _seeded(seed, number):
+            train = _train(model, data, method, recipe, optimizer, scheduler, prepare, seed, first, last, progress)
+        val_loss, val_accuracy = validate(model, validation)
+        history.append(
+            {"round": number + 1, "update": last, **train, "val_loss": val_loss, "val_accuracy": val_accuracy}
+        )
+        if best_round(history) == number:
+            _replace(folder / BEST, lambda path: save_weights(path, model))
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+        _replace(folder / CHECKPOINT, lambda path, state=state: torch.save({**state, "history": history}, path))  # type: ignore[misc]
+    load_weights(folder / BEST, model)
+    model.eval()
+    return history
+
+
+def best_round(history: History) -> int:
+    """Index of the round with the highest validation accuracy, the lower loss deciding ties."""
+    return max(range(len(history)), key=lambda i: (history[i]["val_accuracy"], -history[i]["val_loss"]))
+
+
+def validate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of `model` on a split."""
+    loss = correct = 0.0
+    device = next(model.parameters()).device
+    with frozen(model), torch.no_grad():
+        for start in range(0, len(split), batch_size):
+            y = split.labels[start : start + batch_size].to(device)
+            logits = model(to_float(split.images[start : start + batch_size]).to(device))
+            loss += F.cross_entropy(logits, y, reduction="sum").item()
+            correct += (logits.argmax(dim=1) == y).sum().item()
+    return loss / len(split), correct / len(split)
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over all parameters, fused into one kernel."""
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.SGD(
+        model.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay, fused=True
+    )
+
+
+def batch_indices(size: int, batch_size: int, update: int, seed: int) -> Tensor:
+    """Samples of one update: a window of an endless row of shuffles of `size` samples, known from its number alone."""
+    position, parts = update * batch_size, []
+    while batch_size:
+        shuffle, offset = divmod(position, size)
+        order = torch.randperm(size, generator=generator(seed, "order", shuffle))
+        parts.append(order[offset : offset + batch_size])
+        position, batch_size = position + len(parts[-1]), batch_size - len(parts[-1])
+    return torch.cat(parts)
+
+
+def _train(
+    model: nn.Module,
+    data: TrainingSet,
+    method: Method,
+    recipe: Recipe,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    prepare: Callable[[Tensor, torch.Generator], Tensor],
+    seed: int,
+    first: int,
+    last: int,
+    progress: Progress | None,
+) -> dict[str, float]:
+    """Updates `first` to `last`; the means of what the method reports, and the images per second."""
+    model.train()
+    began, sums = time.perf_counter(), {"loss": 0.0, "accuracy": 0.0}
+    device = next(model.parameters()).device
+    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and gains_from_bf16(device))
+    for update in range(first, last):
+        draw = generator(seed, "update", update)
+        x, y, original = data.batch(batch_indices(len(data), recipe.batch_size, update, seed))
+        if recipe.augment != "none" and original.any():
+            x[original] = prepare(x[original], draw)
+        x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            measured = method(model, optimizer, x, y, generator=draw)
+        scheduler.step()
+        if not math.isfinite(measured["loss"]):
+            raise InputError(
+                f"training diverged at update {update + 1} (loss {measured['loss']}): lower lr (now {recipe.lr:g})"
+            )
+        sums = {name: sums.get(name, 0.0) + value for name, value in measured.items()}
+        if progress:
+            speed = (update + 1 - first) * recipe.batch_size / (time.perf_counter() - began)
+            progress(update + 1, recipe.updates, {**measured, "images_per_second": speed})
+    seconds = time.perf_counter() - began
+    means = {name: value / (last - first) for name, value in sums.items()}
+    return {**means, "images_per_second": (last - first) * recipe.batch_size / seconds}
+
+
+def _make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LRScheduler:
+    if recipe.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.updates)
+    # One update more than are made, because the scheduler refuses the step after the last.
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.updates + 1, pct_start=0.25)
+
+
+def _out_of_patience(history: History, patience: int | None) -> bool:
+    return patience is not None and bool(history) and len(history) - 1 - best_round(history) >= patience
+
+
+def _resume(path: Path, model: nn.Module, *stateful: Any) -> History:
+    """Load a checkpoint into model, optimiser and schedule; an empty history if there is none that can be read."""
+    try:
+        state = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError):  # none yet, or damaged: train from the start
+        return []
+    model.load_state_dict(state["model"])
+    for each, name in zip(stateful, ("optimizer", "scheduler"), strict=True):
+        each.load_state_dict(state[name])
+    history: History = state["history"]
+    return history
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside `path`, then move into place."""
+    beside = path.with_name(path.name + ".new")
+    write(beside)
+    os.replace(beside, path)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, number: int) -> Iterator[None]:
+    """Layers such as dropout draw from the global state: seed it for this round, and put it back after."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_for(seed, "round", number))
+        yield

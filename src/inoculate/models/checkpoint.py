@@ -1,0 +1,106 @@
+"""Models on disk: safetensors for weights, JSON for how to rebuild the network around them. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from inoculate.errors import InputError
+from inoculate.models.build import Stem, build_model
+from inoculate.store import read_json, write_json
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that `build_model` needs, and the class names."""
+
+    name: str
+    class_names: tuple[str, ...]
+    channels: int
+    image_size: int
+    stem: Stem = "imagenet"
+    pretrained: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def build(self, *, seed: int = 0, pretrained: bool | None = None) -> nn.Sequential:
+        """A new classifier of this kind, with weights drawn from `seed` (or pretrained)."""
+        return build_model(
+            self.name,
+            classes=len(self.class_names),
+            channels=self.channels,
+            image_size=self.image_size,
+            stem=self.stem,
+            pretrained=self.pretrained if pretrained is None else pretrained,
+            mean=self.mean,
+            std=self.std,
+            seed=seed,
+        )
+
+
+def save_model(folder: Path, model: nn.Module, spec: ModelSpec, **facts: Any) -> None:
+    """Write weights and description into `folder`; `facts` (JSON values) are kept beside the spec."""
+    save_weights(folder / WEIGHTS, model)
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    write_json(folder / DESCRIPTION, {"format": 1, "model": asdict(spec), "sha256": digest, **facts})
+
+
+def load_model(folder: Path) -> tuple[nn.Sequential, ModelSpec]:
+    """The classifier that `save_model` wrote, in eval mode; raises `InputError` if it is missing or was altered."""
+    if not (folder / DESCRIPTION).is_file():
+        raise InputError(
+            f"{folder} holds no trained model ({DESCRIPTION} is missing): give a folder that training wrote"
+        )
+    description = read_json(folder / DESCRIPTION)
+    try:
+        fields = dict(description["model"])
+        for name in ("class_names", "mean", "std"):
+            fields[name] = tuple(fields[name]) if fields[name] is not None else None
+        spec, digest = ModelSpec(**fields), description["sha256"]
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / DESCRIPTION} is not a model description ({error}): train the model again"
+        ) from error
+    model = spec.build(pretrained=False)
+    load_weights(folder / WEIGHTS, model, digest)
+    return model.eval(), spec
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Parameters and buffers of `model` as one safetensors file."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
+
+
+def load_weights(path: Path, model: nn.Module, sha256: str | None = None) -> None:
+    """Fill `model` from a safetensors file; raises `InputError` if it is missing, damaged, or does not fit."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"weights {path} cannot be read ({error.strerror}): check the path") from error
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise InputError(
+            f"weights {path} are not those that training wrote (checksum differs): copy or train them again"
+        )
+    try:
+        state = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        kind = "a pickle" if content[:2] in (b"\x80\x02", b"PK", b"\x80\x04", b"\x80\x05") else "damaged"
+        raise InputError(
+            f"weights {path} are {kind}, not safetensors, and nothing else is read: "
+            "convert them with safetensors.torch.save_file"
+        ) from error
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise InputError(
+            f"weights {path} do not fit the network ({first}): give the network they were trained for"
+        ) from error

@@ -1,0 +1,91 @@
+"""Intervals and paired tests for accuracies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BoolArray = NDArray[np.bool_]
+Outcomes = NDArray[Any] | Sequence[NDArray[Any]]
+RESAMPLES = 2000
+
+
+def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval (low, high) of the proportion `correct / n`, both in [0, 1].
+
+    Raises `ValueError` unless 0 <= correct <= n and n > 0. Source: Wilson (1927), JASA 22, 209–212.
+    """
+    if n <= 0 or not 0 <= correct <= n:
+        raise ValueError(f"an interval needs 0 <= correct <= n and n > 0, got correct={correct}, n={n}")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    p = correct / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low = 0.0 if correct == 0 else max(0.0, centre - half)
+    high = 1.0 if correct == n else min(1.0, centre + half)
+    return low, high
+
+
+def mcnemar(before: NDArray[Any], after: NDArray[Any]) -> float:
+    """Return the exact two-sided p-value that right and wrong flipped equally often between two paired bool arrays.
+
+    Both have shape (images,). Raises `ValueError` when the shapes differ. Source: McNemar (1947), exact binomial form.
+    """
+    before, after = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    if before.shape != after.shape:
+        raise ValueError(f"paired outcomes need one shape, got {before.shape} and {after.shape}")
+    gained, lost = int((~before & after).sum()), int((before & ~after).sum())
+    if gained + lost == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, gained + lost, 0.5).pvalue)
+
+
+def paired_gain(
+    before: Outcomes, after: Outcomes, confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float, float]:
+    """Return (mean difference after - before, low, high) in [-1, 1], by a seeded bootstrap over images.
+
+    The image is the unit because one image's outcomes under several networks, eps and seeds are not independent.
+
+    `before` and `after` are images × cells arrays of bools, or lists with one bool array per cell; of arrays of
+    different lengths the common prefix of images is used. Raises `ValueError` when the numbers of cells differ.
+    """
+    left, right = _columns(before), _columns(after)
+    if len(left) != len(right) or not left:
+        raise ValueError(f"paired outcomes need the same number of cells, got {len(left)} and {len(right)}")
+    n = min(len(column) for column in left + right)
+    if n == 0:
+        raise ValueError("paired outcomes need at least one image")
+    flips = np.zeros(n, dtype=np.int64)
+    for one, other in zip(left, right, strict=True):
+        flips += other[:n].astype(np.int64) - one[:n]
+    # Resampling n images with replacement is one multinomial draw over their few distinct differences.
+    values, counts = np.unique(flips, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples) @ values / (n * len(left))
+    low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(flips.sum()) / (n * len(left)), float(low), float(high)
+
+
+def unpaired_gain(before: float, after: float, n: int, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return (after - before, low, high) for two proportions in [0, 1] of `n` images each, by the normal interval.
+
+    For when no per-image outcomes are at hand. Means over cells keep `n` images: cells share their images.
+    """
+    if n <= 0:
+        raise ValueError(f"an interval needs n > 0, got n={n}")
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt((before * (1 - before) + after * (1 - after)) / n)
+    return after - before, after - before - half, after - before + half
+
+
+def _columns(outcomes: Outcomes) -> list[BoolArray]:
+    if isinstance(outcomes, np.ndarray):
+        table = outcomes[:, None] if outcomes.ndim == 1 else outcomes
+        return [np.asarray(column, dtype=bool) for column in table.T]
+    return [np.asarray(column, dtype=bool) for column in outcomes]

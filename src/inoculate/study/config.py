@@ -1,0 +1,250 @@
+"""The study file: a YAML schema whose errors name the line and the nearest valid key."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from inoculate.defences.arms import ARMS
+from inoculate.errors import InputError
+from inoculate.threat import Norm, Threat, parse_eps
+
+MOST_VULNERABLE = "most_vulnerable"
+
+
+def _number(value: Any) -> Any:
+    return parse_eps(value) if isinstance(value, str) else value
+
+
+Eps = Annotated[float, BeforeValidator(_number)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Dataset(_Part):
+    """One dataset: where it comes from and what its images look like to the networks."""
+
+    source: str | None = None  # a data SPEC; the entry's own name if left out
+    image_size: int = Field(32, ge=4, le=1024)
+    channels: Literal[1, 3] | None = None
+    augment: str | None = None  # a policy; by default the dataset's own
+
+
+class Partition(_Part):
+    """Shares of the pooled images; `official_test` keeps the source's own test split as the test part."""
+
+    train: float = Field(0.7, gt=0, lt=1)
+    val: float = Field(0.1, gt=0, lt=1)
+    test: float = Field(0.2, gt=0, lt=1)
+    official_test: bool = False
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Partition:
+        if abs(self.train + self.val + self.test - 1) > 1e-6:
+            raise ValueError("train, val and test must sum to 1")
+        return self
+
+
+class Training(_Part):
+    """How every network is trained.
+
+    The standard arm makes `epochs` passes over the training part, at most `max_updates` updates. With `budget: updates`
+    every other arm makes exactly as many updates; with `budget: epochs` as many passes over its own, larger set.
+    """
+
+    epochs: int = Field(2, ge=1)
+    max_updates: int | None = Field(None, ge=1)
+    budget: Literal["updates", "epochs"] = "updates"
+    batch_size: int = Field(64, ge=2)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    patience: int | None = Field(None, ge=1)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    balance: bool = True
+
+
+class AttackChoice(_Part):
+    """An attack by registry name, its options, the first so many test images it sees, and on which arms."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    attack: str
+    images: int | None = Field(None, ge=1)
+    arms: tuple[str, ...] | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Evaluation(_Part):
+    """How accuracy is measured: the first `images` of the shuffled test part (all if left out)."""
+
+    images: int | None = Field(None, ge=1)
+    batch_size: int = Field(256, ge=1)
+    precision: Literal["fast", "exact"] = "fast"
+
+
+class Study(_Part):
+    """datasets × models × arms × attacks × eps × seeds."""
+
+    name: str
+    datasets: dict[str, Dataset] = Field(min_length=1)
+    models: tuple[str, ...] = Field(min_length=1)
+    stem: Literal["imagenet", "small"] = "imagenet"
+    pretrained: bool = False
+    arms: tuple[str, ...] = ARMS
+    surrogate: str = MOST_VULNERABLE
+    norm: Norm = "linf"
+    eps: tuple[Eps, ...] = Field(min_length=1)
+    transfer: str = "fgsm"
+    attacks: dict[str, AttackChoice] = Field(min_length=1)
+    split: Partition = Field(default_factory=lambda: Partition.model_validate({}))
+    training: Training = Field(default_factory=lambda: Training.model_validate({}))
+    evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    limit: int | None = Field(None, ge=1)
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _empty_datasets(cls, value: Any) -> Any:
+        return {k: v or {} for k, v in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _named_attacks(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {k: {"attack": k, **(v or {})} if isinstance(v, dict | None) else v for k, v in value.items()}
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Study:
+        for arm in self.arms:
+            _known(arm, ARMS, "arm")
+        if "standard" not in self.arms:
+            raise ValueError("arms must hold 'standard': every other arm is read against it")
+        if self.surrogate != MOST_VULNERABLE and self.surrogate not in self.models:
+            _known(self.surrogate, (*self.models, MOST_VULNERABLE), "surrogate")
+        if self.norm != "linf":
+            raise ValueError("examples are stored as L∞ directions: norm must be linf in a study")
+        for choice in self.attacks.values():
+            _check_attack(choice)
+        _known(self.transfer, tuple(self.attacks), "transfer attack")
+        if not is_one_step(self.attacks[self.transfer]):
+            raise ValueError(
+                f"transfer attack '{self.transfer}' takes several steps: use a one-step attack such as fgsm"
+            )
+        for name in ("datasets", "models", "arms", "eps", "seeds"):
+            values = list(getattr(self, name))
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} holds the same value twice")
+        for eps in self.eps:
+            Threat(self.norm, eps)
+        return self
+
+
+def load_study(path: Path) -> Study:
+    """Read and validate a study file; raises `InputError` with file, line and the nearest valid key."""
+    try:
+        text = path.read_text()
+        tree, value = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except OSError as error:
+        raise InputError(f"study file {path} cannot be read ({error.strerror}): check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise InputError(
+            f"{path}{where}: this is not YAML ({getattr(error, 'problem', 'unreadable')}): mend the line"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: a study file holds keys such as name, datasets and models: this one holds none")
+    return validated(value, str(path), tree)
+
+
+def validated(value: dict[str, Any], where: str, tree: Any = None) -> Study:
+    """The study that `value` describes; raises `InputError` naming `where` and, given the YAML `tree`, the line."""
+    try:
+        return Study.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        line = "" if tree is None else f", line {_line(tree, first['loc'])}"
+        raise InputError(f"{where}{line}: {_explain(first)}") from None
+
+
+def is_one_step(choice: AttackChoice) -> bool:
+    """Whether one gradient serves every eps."""
+    from inoculate.attacks.gradient import ATTACKS
+
+    return hasattr(ATTACKS[choice.attack], "direction")
+
+
+def _check_attack(choice: AttackChoice) -> None:
+    from inoculate.attacks.gradient import ATTACKS
+
+    _known(choice.attack, tuple(ATTACKS), "attack")
+    known = tuple(f.name for f in fields(ATTACKS[choice.attack]))
+    for option, value in choice.options.items():
+        _known(option, (*known, "images", "arms"), f"key of attack {choice.attack}")
+        default = next(f.default for f in fields(ATTACKS[choice.attack]) if f.name == option)
+        if isinstance(default, int | float) and not isinstance(value, int | float):
+            raise ValueError(f"{option} of attack {choice.attack} must be a number, not {value!r}")
+    for arm in choice.arms or ():
+        _known(arm, ARMS, "arm")
+
+
+def _known(name: str, valid: tuple[str, ...], what: str) -> None:
+    if name not in valid:
+        raise ValueError(f"{what} '{name}' is unknown: {_suggest(name, valid)}")
+
+
+def _suggest(name: str, valid: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, valid, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(valid)}"
+
+
+def _explain(error: Any) -> str:
+    """One of pydantic's errors as a sentence."""
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{where}': {_suggest(str(error['loc'][-1]), _keys_at(error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"key '{where}' is missing: add it"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message} (got {error['input']!r})" if where and not isinstance(error["input"], dict) else message
+
+
+def _keys_at(location: tuple[Any, ...]) -> tuple[str, ...]:
+    """Valid keys of the part of the schema that `location` points into."""
+    parts = {
+        "datasets": Dataset,
+        "attacks": AttackChoice,
+        "split": Partition,
+        "training": Training,
+        "evaluation": Evaluation,
+    }
+    part: type[BaseModel] = parts.get(str(location[0]), Study) if location else Study
+    return tuple(part.model_fields)
+
+
+def _line(node: Any, location: tuple[Any, ...]) -> int:
+    """The line on which the value at `location` starts (its key's line, or the nearest enclosing one)."""
+    line = int(node.start_mark.line) + 1
+    for key in location:
+        if isinstance(node, yaml.MappingNode):
+            found = [(k, v) for k, v in node.value if k.value == str(key)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            found = [(node.value[key], node.value[key])]
+        else:
+            found = []
+        if not found:
+            break
+        line, node = int(found[0][0].start_mark.line) + 1, found[0][1]
+    return line

@@ -1,0 +1,245 @@
+"""How each artefact of a study is made. Everything heavy is imported and done here; `run` decides what is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from inoculate.attacks.craft import AdvSet, craft
+from inoculate.attacks.gradient import ATTACKS, Attack
+from inoculate.data.augment import default_policy
+from inoculate.data.sources import Source, load_pool
+from inoculate.data.split import Parts, Split, partition
+from inoculate.defences.fit import BEST, CHECKPOINT, Recipe, fit
+from inoculate.defences.methods import standard
+from inoculate.defences.transferred import training_set
+from inoculate.evaluation import Verdict, judge_attack, judge_clean, judge_replay
+from inoculate.models.build import parameter_count
+from inoculate.models.checkpoint import ModelSpec, load_model, save_model
+from inoculate.models.fast import fast
+from inoculate.rng import generator
+from inoculate.store import write_json
+from inoculate.study.config import AttackChoice, Dataset, Study
+from inoculate.threat import Threat
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A dataset of the study: its train, val and test parts, and which images of the pool they are."""
+
+    train: Split
+    val: Split
+    test: Split
+    parts: Parts
+    digest: str
+    skipped: tuple[str, ...]
+
+
+def load_parts(study: Study, source: Source, dataset: Dataset, name: str, seed: int, progress: Progress) -> Data:
+    """Decode (or find decoded) the dataset and split it; the test part is shuffled, so its beginning is a sample."""
+    pool = load_pool(
+        source,
+        image_size=dataset.image_size,
+        channels=dataset.channels,
+        progress=lambda done, total: progress(done, total, {}),
+    )
+    split = replace(pool.split, name=name)
+    kept = torch.arange(len(split))
+    if study.limit is not None and study.limit < len(split):
+        kept = limited(split, study.limit)
+    official = pool.official_test[kept.numpy()] if study.split.official_test and pool.had_test else None
+    fractions = (study.split.train, study.split.val, study.split.test)
+    parts = partition(split.labels[kept], seed=seed, fractions=fractions, test_mask=official)
+    parts = Parts(*(kept.numpy()[part] for part in (parts.train, parts.val, parts.test)))
+    order = torch.randperm(len(parts.test), generator=generator(seed, "test order")).numpy()
+    parts = replace(parts, test=parts.test[order])
+    train, val, test = (split.subset(part) for part in (parts.train, parts.val, parts.test))
+    return Data(train, val, test, parts, split.digest, split.skipped)
+
+
+def limited(split: Split, limit: int) -> torch.Tensor:
+    """Positions of a stratified sample of `limit` images."""
+    numbered = replace(split, images=torch.arange(len(split)).view(-1, 1, 1, 1))
+    return numbered.limit(limit, seed=0).images.flatten()
+
+
+def save_parts(folder: Path, data: Data) -> None:
+    """The split as an artefact: indices into the pool, and the pool's content hash."""
+    np.savez(folder / "indices.npz", train=data.parts.train, val=data.parts.val, test=data.parts.test)
+    write_json(
+        folder / "split.json", {"digest": data.digest, "skipped": list(data.skipped), "classes": data.train.classes}
+    )
+
+
+def make_fit(
+    folder: Path,
+    study: Study,
+    data: Data,
+    model: str,
+    arm: str,
+    policy: str | None,
+    seed: int,
+    examples: Path | None,
+    device: str,
+    progress: Progress,
+) -> None:
+    """Train one network for one arm; an interrupted training in `folder` goes on."""
+    mean, std = channel_statistics(data.train)
+    spec = ModelSpec(
+        model,
+        data.train.classes,
+        data.train.channels,
+        data.train.image_size[0],
+        study.stem,
+        study.pretrained,
+        mean,
+        std,
+    )
+    network = spec.build(seed=seed).to(device)
+    adversarial = AdvSet.load(examples) if examples and arm == "transferred" else None
+    balance = study.training.balance
+    samples = training_set(arm, data.train, study.eps, seed=seed, balance=balance, adversarial=adversarial)
+    size = len(data.train) if study.training.budget == "updates" else len(samples)
+    augment = "none" if arm == "standard" else policy or default_policy(data.train.name)
+    history = fit(
+        network, samples, data.val, standard, recipe(study, size, augment), seed=seed, folder=folder, progress=progress
+    )
+    save_model(folder, network, spec, arm=arm, seed=seed, parameters=parameter_count(network))
+    write_json(folder / "history.json", history)
+    for leftover in (CHECKPOINT, BEST):
+        (folder / leftover).unlink(missing_ok=True)
+
+
+def recipe(study: Study, size: int, augment: str) -> Recipe:
+    """The study's training section for `size` samples an epoch."""
+    t = study.training
+    updates = t.epochs * -(-size // t.batch_size)
+    updates = min(updates, t.max_updates or updates)
+    return Recipe(
+        updates=updates,
+        rounds=min(t.epochs, updates),
+        batch_size=t.batch_size,
+        optimizer=t.optimizer,
+        lr=t.lr,
+        weight_decay=t.weight_decay,
+        schedule=t.schedule,
+        patience=t.patience,
+        augment=augment,
+        precision=t.precision,
+    )
+
+
+def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of at most 10,000 images, in [0, 1], to four places."""
+    sample = split.images[:: max(1, len(split) // 10_000)].float() / 255
+    mean, std = sample.mean(dim=(0, 2, 3)), sample.std(dim=(0, 2, 3)).clamp_min(1e-2)
+    return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
+
+
+def make_examples(
+    folder: Path,
+    study: Study,
+    choice: AttackChoice,
+    fitted: Path,
+    split: Split,
+    seed: int,
+    device: str,
+    progress: Progress,
+) -> None:
+    """Craft on a trained network, once for all eps."""
+    examples = craft(
+        build_attack(choice),
+        fast(trained(fitted, device)) if study.evaluation.precision == "fast" else trained(fitted, device),
+        split,
+        Threat(study.norm, max(study.eps)),
+        batch_size=study.evaluation.batch_size,
+        seed=seed,
+        progress=lambda done, total: progress(done, total, {}),
+    )
+    examples.save(folder)
+
+
+def make_verdicts(
+    folder: Path,
+    study: Study,
+    choice: AttackChoice | None,
+    fitted: Path,
+    test: Split,
+    clean: Path | None,
+    examples: Path | None,
+    seed: int,
+    device: str,
+    progress: Progress,
+) -> None:
+    """Measure one network: clean (`choice` None), under an attack, or on stored `examples`."""
+    images = min(len(test), study.evaluation.images or len(test), (choice and choice.images) or len(test))
+    part = test.subset(torch.arange(images))
+    model = trained(fitted, device)
+    batch_size = study.evaluation.batch_size
+
+    def tell(done: int, total: int) -> None:
+        progress(done, total, {})
+
+    if choice is None or clean is None:
+        verdicts = [judge_clean(model, part, batch_size, tell)]
+    else:
+        right = read_verdicts(clean)[0].right[:images]
+        if examples is not None:
+            verdicts = judge_replay(
+                model, part, AdvSet.load(examples), study.eps, right, batch_size=batch_size, progress=tell
+            )
+        else:
+            verdicts = judge_attack(
+                model, part, build_attack(choice), Threat(study.norm, max(study.eps)), study.eps, right,
+                batch_size=batch_size, seed=seed, precision=study.evaluation.precision, progress=tell,
+            )  # fmt: skip
+    np.save(folder / "right.npy", torch.stack([v.right for v in verdicts]).numpy(), allow_pickle=False)
+    write_json(folder / "verdicts.json", [{"eps": v.eps, "seconds": v.seconds} for v in verdicts])
+
+
+def read_verdicts(folder: Path) -> list[Verdict]:
+    """What `make_verdicts` wrote."""
+    right = torch.from_numpy(np.load(folder / "right.npy", allow_pickle=False))
+    facts = json.loads((folder / "verdicts.json").read_text())
+    return [Verdict(fact["eps"], right[i], fact["seconds"]) for i, fact in enumerate(facts)]
+
+
+def make_choice(
+    folder: Path, study: Study, fitted: dict[str, Path], val: Split, seed: int, device: str, progress: Progress
+) -> None:
+    """The most vulnerable standard network: lowest mean adversarial accuracy on validation (never on test)."""
+    part = val.subset(torch.arange(min(len(val), study.evaluation.images or len(val))))
+    attack, accuracy = build_attack(study.attacks[study.transfer]), {}
+    for done, (name, path) in enumerate(fitted.items()):
+        model = trained(path, device)
+        right = judge_clean(model, part, study.evaluation.batch_size).right
+        verdicts = judge_attack(
+            model, part, attack, Threat(study.norm, max(study.eps)), study.eps, right,
+            batch_size=study.evaluation.batch_size, seed=seed, precision=study.evaluation.precision,
+        )  # fmt: skip
+        accuracy[name] = sum(v.right.float().mean().item() for v in verdicts) / len(verdicts)
+        progress(done + 1, len(fitted), {})
+    write_json(
+        folder / "choice.json", {"surrogate": min(accuracy, key=lambda name: accuracy[name]), "accuracy": accuracy}
+    )
+
+
+def build_attack(choice: AttackChoice) -> Attack:
+    """The attack of a study file's entry."""
+    attack: Attack = ATTACKS[choice.attack](**choice.options)
+    return attack
+
+
+@lru_cache(maxsize=2)
+def trained(folder: Path, device: str) -> nn.Module:
+    """A trained network, kept in memory while the next few cells need it."""
+    return load_model(folder)[0].to(device)

@@ -1,0 +1,300 @@
+"""Run a study: find or make the artefact of every cell, then collect the rows.
+
+Nothing here imports torch unless an artefact has to be made, so a finished study is read back in a moment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from inoculate.data.sources import Source, find_source
+from inoculate.defences.arms import WITH_COPIES
+from inoculate.row import Row
+from inoculate.spec import fingerprint
+from inoculate.store import Store, read_json
+from inoculate.study.config import MOST_VULNERABLE, AttackChoice, Study
+from inoculate.study.plan import ANY_SURROGATE, Cell
+
+if TYPE_CHECKING:
+    from inoculate.study.make import Data
+
+Spec = dict[str, Any]
+
+
+class Watcher(Protocol):
+    """Who looks on while a study runs."""
+
+    def begin(self, cell: Cell, number: int, total: int, seconds_left: float | None) -> None: ...
+    def progress(self, done: int, total: int, facts: Mapping[str, float]) -> None: ...
+    def end(self, cell: Cell, seconds: float, made: bool, run: Run) -> None: ...
+
+
+@dataclass
+class Run:
+    """A study under way: where things are, and what has been measured so far."""
+
+    study: Study
+    store: Store
+    data_root: Path | None = None
+    pick_device: Callable[[], str] = lambda: "cpu"  # asked only when something has to be computed
+    rows: list[Row] = field(default_factory=list)
+    records: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = field(default_factory=dict)
+    surrogates: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    device: str | None = None
+    _sources: dict[str, Source] = field(default_factory=dict)
+    _data: dict[tuple[str, int], Data] = field(default_factory=dict)
+
+    def go(self, watcher: Watcher, cells: Sequence[Cell]) -> None:
+        """Work through cells of the plan, in its order. Raises `InputError` before any work if a dataset is missing."""
+        for dataset in {cell.dataset: None for cell in cells}:
+            self.source(dataset)
+        estimate = _Estimate(cells)
+        for number, cell in enumerate(cells):
+            watcher.begin(cell, number + 1, len(cells), estimate.seconds_left(number))
+            began = time.perf_counter()
+            made, facts = self._do(cell, watcher)
+            seconds = time.perf_counter() - began
+            self.cells.append({"cell": cell.title, "made": made, "seconds": round(seconds, 3), **facts})
+            estimate.add(number, seconds, made)
+            watcher.end(cell, seconds, made, self)
+
+    def artefact(self, cell: Cell) -> Path:
+        """Where a cell's artefact is, or will be."""
+        return self.store.path(cell.kind, self._spec(cell))
+
+    def source(self, dataset: str) -> Source:
+        """Where a dataset of the study comes from."""
+        if dataset not in self._sources:
+            self._sources[dataset] = find_source(self.study.datasets[dataset].source or dataset, self.data_root)
+        return self._sources[dataset]
+
+    def data(self, dataset: str, seed: int, watcher: Watcher) -> Data:
+        """The decoded parts of a dataset; the split's indices are stored as an artefact."""
+        from inoculate.study import make
+
+        if (dataset, seed) not in self._data:
+            chosen = self.study.datasets[dataset]
+            data = make.load_parts(self.study, self.source(dataset), chosen, dataset, seed, watcher.progress)
+            self.store.get_or_make(
+                "split", self._split_spec(dataset, seed), lambda folder: make.save_parts(folder, data)
+            )
+            self._data = {(dataset, seed): data}  # one at a time: the images are memory-mapped anyway
+        return self._data[dataset, seed]
+
+    def splits(self) -> dict[str, Any]:
+        """Per dataset: source, content hash, skipped files, and per seed the artefact with the split's indices."""
+        found = {}
+        for name, source in self._sources.items():
+            spec = {seed: self._split_spec(name, seed) for seed in self.study.seeds}
+            known = {str(seed): folder for seed, each in spec.items() if (folder := self.store.find("split", each))}
+            facts = read_json(next(iter(known.values())) / "split.json") if known else {}
+            indices = {seed: f"split/{folder.name}" for seed, folder in known.items()}
+            found[name] = {"source": source.location, "kind": source.kind, "indices": indices, **facts}
+        return found
+
+    # What each cell's artefact is made from.
+
+    def _split_spec(self, dataset: str, seed: int) -> Spec:
+        chosen = self.study.datasets[dataset]
+        return {
+            "data": self.source(dataset).digest,
+            "image_size": chosen.image_size,
+            "channels": chosen.channels,
+            "split": self.study.split.model_dump(),
+            "limit": self.study.limit,
+            "seed": seed,
+        }
+
+    def _fit_spec(self, cell: Cell) -> Spec:
+        study, arm = self.study, cell.arm
+        spec: Spec = {
+            "split": fingerprint(self._split_spec(cell.dataset, cell.seed)),
+            "model": cell.model,
+            "stem": study.stem,
+            "pretrained": study.pretrained,
+            "arm": arm,
+            "training": study.training.model_dump(),
+            "seed": cell.seed,
+        }
+        if arm != "standard":
+            spec["augment"] = study.datasets[cell.dataset].augment or f"default of {cell.dataset}"
+        if arm in WITH_COPIES:
+            spec["eps"] = study.eps
+        if arm == "transferred":
+            spec["examples"] = fingerprint(self._craft_spec(self._examples(cell, "train", study.transfer)))
+        return spec
+
+    def _craft_spec(self, cell: Cell) -> Spec:
+        return {
+            "fit": fingerprint(self._fit_spec(Cell("fit", cell.dataset, cell.seed, cell.model))),
+            "attack": _attack_spec(self.study.attacks[cell.attack]),
+            "norm": self.study.norm,
+            "part": cell.part,
+            "evaluation": {"precision": self.study.evaluation.precision},
+        }
+
+    def _evaluate_spec(self, cell: Cell) -> Spec:
+        study, choice = self.study, self.study.attacks.get(cell.attack)
+        spec: Spec = {
+            "fit": fingerprint(self._fit_spec(cell)),
+            "attack": _attack_spec(choice) if choice else "none",
+            "images": [study.evaluation.images, choice and choice.images],
+        }
+        if choice:
+            spec |= {"eps": study.eps, "norm": study.norm, "precision": study.evaluation.precision}
+            crafted = self._crafted_on(cell)
+            spec["examples"] = fingerprint(self._craft_spec(crafted)) if crafted else None
+        return spec
+
+    def _choice_spec(self, cell: Cell) -> Spec:
+        fits = [self._fit_spec(Cell("fit", cell.dataset, cell.seed, model)) for model in self.study.models]
+        attack = _attack_spec(self.study.attacks[self.study.transfer])
+        return {
+            "fits": dict(zip(self.study.models, map(fingerprint, fits), strict=True)),
+            "attack": attack,
+            "eps": self.study.eps,
+            "images": self.study.evaluation.images,
+        }
+
+    def _examples(self, cell: Cell, part: Any, attack: str, model: str = ANY_SURROGATE) -> Cell:
+        """The crafting whose examples `cell` uses."""
+        name = self.surrogate(cell.dataset, cell.seed) if model == ANY_SURROGATE else model
+        return Cell("craft", cell.dataset, cell.seed, name, part=part, attack=attack)
+
+    def _crafted_on(self, cell: Cell) -> Cell | None:
+        """The stored examples that this evaluation replays; None if it crafts its own."""
+        if cell.reading == "surrogate":
+            return self._examples(cell, "test", cell.attack)
+        own_standard = cell.arm == "standard" and self._is_one_step(cell.attack)
+        if cell.reading == "replayed" or own_standard:
+            return self._examples(cell, "test", cell.attack, cell.model)
+        return None
+
+    def _is_one_step(self, attack: str) -> bool:
+        from inoculate.study.config import is_one_step
+
+        return is_one_step(self.study.attacks[attack])
+
+    def surrogate(self, dataset: str, seed: int) -> str:
+        """The network whose examples are transferred: named in the study, or chosen on validation."""
+        if self.study.surrogate != MOST_VULNERABLE:
+            return self.study.surrogate
+        folder = self.store.path("surrogate", self._choice_spec(Cell("surrogate", dataset, seed)))
+        return str(read_json(folder / "choice.json")["surrogate"])
+
+    # Doing it.
+
+    def _do(self, cell: Cell, watcher: Watcher) -> tuple[bool, dict[str, Any]]:
+        """Find or make one cell's artefact; whether it was made now, and what it says for the manifest."""
+        if cell.model == ANY_SURROGATE:
+            cell = self._examples(cell, cell.part, cell.attack)
+        spec = self._spec(cell)
+        made = self.store.find(cell.kind, spec) is None
+        folder = self.store.get_or_make(cell.kind, spec, lambda partial: self._make(cell, partial, watcher))
+        return made, {"artefact": f"{cell.kind}/{folder.name}", **self._note(cell, folder)}
+
+    def _spec(self, cell: Cell) -> Spec:
+        specs = {"fit": self._fit_spec, "craft": self._craft_spec, "evaluate": self._evaluate_spec}
+        return specs.get(cell.kind, self._choice_spec)(cell)
+
+    def _make(self, cell: Cell, folder: Path, watcher: Watcher) -> None:
+        from inoculate.study import make
+
+        study, seed = self.study, cell.seed
+        self.device = device = self.device or self.pick_device()
+        data = self.data(cell.dataset, seed, watcher)
+        choice = study.attacks.get(cell.attack)
+        if cell.kind == "fit":
+            examples = (
+                self.artefact(self._examples(cell, "train", study.transfer)) if cell.arm == "transferred" else None
+            )
+            policy = study.datasets[cell.dataset].augment
+            make.make_fit(folder, study, data, cell.model, cell.arm, policy, seed, examples, device, watcher.progress)
+        elif cell.kind == "craft" and choice:
+            part = data.train if cell.part == "train" else data.test
+            fitted = self.artefact(Cell("fit", cell.dataset, seed, cell.model))
+            make.make_examples(folder, study, choice, fitted, part, seed, device, watcher.progress)
+        elif cell.kind == "evaluate":
+            crafted = self._crafted_on(cell) if choice else None
+            examples = self.artefact(crafted) if crafted else None
+            clean = (
+                self.artefact(Cell("evaluate", cell.dataset, seed, cell.model, cell.arm, attack="none"))
+                if choice
+                else None
+            )
+            fitted = self.artefact(Cell("fit", cell.dataset, seed, cell.model, cell.arm))
+            make.make_verdicts(
+                folder, study, choice, fitted, data.test, clean, examples, seed, device, watcher.progress
+            )  # fmt: skip
+        else:
+            fits = {model: self.artefact(Cell("fit", cell.dataset, seed, model)) for model in study.models}
+            make.make_choice(folder, study, fits, data.val, seed, device, watcher.progress)
+
+    def _note(self, cell: Cell, folder: Path) -> dict[str, Any]:
+        """Collect what the artefact says for the results; the rest of it, for the manifest, is returned."""
+        if cell.kind == "fit":
+            self.parameters[cell.model] = int(read_json(folder / "model.json")["parameters"])
+            return {"history": read_json(folder / "history.json")}
+        if cell.kind == "evaluate":
+            self._collect(cell, folder)
+            return {}
+        if cell.kind == "surrogate" or self.study.surrogate != MOST_VULNERABLE:
+            self.surrogates[cell.dataset] = self.surrogate(cell.dataset, cell.seed)
+        if cell.kind == "surrogate":
+            return dict(read_json(folder / "choice.json"))
+        return {"zero_gradients": read_json(folder / "advset.json")["zero_gradients"]}
+
+    def _collect(self, cell: Cell, folder: Path) -> None:
+        right = np.load(folder / "right.npy", allow_pickle=False)
+        crafted = self._crafted_on(cell) if cell.attack != "none" and cell.reading != "white-box" else None
+        for verdict, mask in zip(read_json(folder / "verdicts.json"), right, strict=True):
+            row = Row.measured(
+                dataset=cell.dataset,
+                model=cell.model,
+                arm=cell.arm,
+                attack=cell.attack,
+                norm=self.study.norm,
+                eps=verdict["eps"],
+                protocol=f"transfer:{crafted.model}/standard" if crafted else "white-box",
+                correct=int(mask.sum()),
+                n=len(mask),
+                seed=cell.seed,
+                seconds=verdict["seconds"],
+            )
+            self.rows.append(row)
+            self.records[row.key] = mask
+
+
+def _attack_spec(choice: AttackChoice) -> Spec:
+    return {"attack": choice.attack, **choice.options}
+
+
+class _Estimate:
+    """Time left, from what cells like those still to come have taken in this run."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.cells = cells
+        self.seen: dict[tuple[str, ...], float] = {}
+
+    @staticmethod
+    def _kind(cell: Cell) -> tuple[str, ...]:
+        return (cell.kind, cell.model, cell.attack, cell.reading)
+
+    def add(self, number: int, seconds: float, made: bool) -> None:
+        if made:
+            self.seen[self._kind(self.cells[number])] = seconds
+
+    def seconds_left(self, number: int) -> float | None:
+        """None until something has been timed; cells never seen count like the mean of those seen."""
+        if not self.seen:
+            return None
+        mean = sum(self.seen.values()) / len(self.seen)
+        return sum(self.seen.get(self._kind(cell), mean) for cell in self.cells[number:])

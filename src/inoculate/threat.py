@@ -1,0 +1,125 @@
+"""The threat model: which perturbations count. The only file that branches on the norm."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from inoculate.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Norm = Literal["linf", "l2", "l1"]
+
+
+@dataclass(frozen=True)
+class Threat:
+    """All images within distance `eps` of the original in `norm`, inside the valid range [`low`, `high`].
+
+    `eps` is in pixel units of [0, 1] images: write 8/255, not 8. Raises `InputError` for an eps that is negative, not
+    finite, or (L∞) larger than the whole range.
+    """
+
+    norm: Norm = "linf"
+    eps: float = 8 / 255
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.norm not in get_args(Norm):
+            raise InputError(f"norm '{self.norm}' is unknown: use one of {', '.join(get_args(Norm))}")
+        if not self.low < self.high:
+            raise InputError(f"valid range [{self.low}, {self.high}] is empty: low must be below high")
+        if not (math.isfinite(self.eps) and self.eps >= 0):
+            raise InputError(f"eps {self.eps:g} is not a distance: give a number of at least 0, such as 8/255")
+        if self.norm == "linf" and self.eps > self.high - self.low:
+            raise InputError(
+                f"eps {self.eps:g} is larger than the whole pixel range [{self.low:g}, {self.high:g}]: "
+                f"eps is in units of [0, 1] images, did you mean {self.eps:g}/255?"
+            )
+
+
+def parse_eps(text: str) -> float:
+    """`"0.03"` or `"8/255"` as a number; raises `InputError` for anything else (nothing is ever evaluated)."""
+    match = re.fullmatch(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*(?:/\s*([\d.]+)\s*)?", text, re.IGNORECASE)
+    try:
+        if not match:
+            raise ValueError
+        return float(match[1]) / float(match[2] or 1)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"eps '{text}' is not a number: write it like 0.03 or 8/255") from None
+
+
+def project(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """The nearest allowed image: into the ball around `x`, then into the valid range. All B×C×H×W.
+
+    The second step never leaves the ball, because `x` itself lies in the range.
+    """
+    if threat.norm == "linf":
+        inside = x_adv.clamp(x - threat.eps, x + threat.eps)
+    elif threat.norm == "l2":
+        delta = x_adv - x
+        inside = x + delta * (threat.eps / _per_sample(delta.flatten(1).norm(dim=1), x).clamp_min(1e-12)).clamp_max(1)
+    else:
+        inside = x + _onto_l1_ball((x_adv - x).flatten(1), threat.eps).view_as(x)
+    return inside.clamp(threat.low, threat.high)
+
+
+def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+    """Per sample, the unit step (in `norm`) that raises a linear function with this gradient most; 0 where it is 0."""
+    if norm == "linf":
+        return gradient.sign()
+    if norm == "l2":
+        length = gradient.flatten(1).norm(dim=1)
+        return gradient / _per_sample(length, gradient).clamp_min(1e-30)
+    flat = gradient.flatten(1)
+    best = flat.abs().argmax(dim=1, keepdim=True)
+    return flat.new_zeros(flat.shape).scatter_(1, best, flat.gather(1, best).sign()).view_as(gradient)
+
+
+def sample(x: Tensor, threat: Threat, generator: torch.Generator | None) -> Tensor:
+    """A random allowed image: uniform in the ball around `x`, then projected into the valid range. B×C×H×W."""
+    import torch
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=x.device, dtype=torch.float32)
+
+    if threat.norm == "linf":
+        delta = (draw(*x.shape) * 2 - 1) * threat.eps
+    else:
+        # A uniform direction on the unit sphere of the norm (Gaussian, or signed exponential), at radius u^(1/d).
+        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=torch.float32)
+        if threat.norm == "l1":
+            noise = -draw(*x.shape).clamp_min(1e-12).log() * noise.sign()
+        length = noise.flatten(1).norm(p=2 if threat.norm == "l2" else 1, dim=1).clamp_min(1e-12)
+        radius = draw(len(x)) ** (1 / noise[0].numel()) * threat.eps
+        delta = noise * _per_sample(radius / length, x)
+    return project(x + delta.to(x.dtype), x, threat)
+
+
+def distance(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
+    """How far apart the images are, per sample (B), in pixel units."""
+    order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
+    lengths: Tensor = (x_adv - x).flatten(1).norm(p=order, dim=1)
+    return lengths
+
+
+def _per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Shape B into B×1×1×1, to multiply with images."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _onto_l1_ball(delta: Tensor, eps: float) -> Tensor:
+    """Nearest point of the L1 ball, per row (Duchi et al. 2008, figure 1): shrink all entries by one threshold."""
+    import torch
+
+    ordered = delta.abs().sort(dim=1, descending=True).values
+    excess = ordered.cumsum(dim=1) - eps
+    count = torch.arange(1, delta.shape[1] + 1, device=delta.device)
+    last = (ordered * count > excess).sum(dim=1, keepdim=True).clamp_min(1)
+    threshold = (excess.gather(1, last - 1) / last).clamp_min(0)
+    return delta.sign() * (delta.abs() - threshold).clamp_min(0)
