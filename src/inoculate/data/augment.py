@@ -16,11 +16,12 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Policy:
-    """Ranges of the changes; zeros, and (1, 1) for a factor, leave an image alone.
+    """Ranges of the changes; zeros and (1, 1) leave an image alone.
 
-    rotate, skew: degrees to either side. shift: fraction of the side. scale, crop, brightness: factors, where `crop` is
-    the share of the side that is kept and then enlarged. flip: probability of a mirror image. noise: standard deviation
-    in [0, 1] pixel units, on every other image. padding: what moves in from outside (`zeros`, `border`, `reflection`).
+    rotate, skew: degrees to either side. shift: fraction of the side. scale: factor. crop: share of the side that is
+    kept and then enlarged. flip: probability of a mirror image. brightness: 1 + the amount added to every pixel.
+    noise: standard deviation, in [0, 1] pixel units, on a random half of the images. padding: what moves in from
+    outside (`zeros`, `border` or `reflection`).
     """
 
     rotate: float = 0.0

@@ -55,7 +55,8 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _shards(folder: Path) -> list[Path]:
-    return [p for p in _visible(folder) if p.is_file() and p.suffix.lower() == ".parquet"]
+    names = sorted(n for n in os.listdir(folder) if n.lower().endswith(".parquet") and not n.startswith("."))
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _parquet(folder: Path) -> Listing | None:

@@ -224,14 +224,14 @@ def _explain(error: Any) -> str:
 def _keys_at(location: tuple[Any, ...]) -> tuple[str, ...]:
     """Valid keys of the part of the schema that `location` points into."""
     parts = {
-        "datasets": Dataset,
-        "attacks": AttackChoice,
-        "split": Partition,
-        "training": Training,
-        "evaluation": Evaluation,
+        "datasets": tuple(Dataset.model_fields),
+        "attacks": tuple(AttackChoice.model_fields),
+        "split": tuple(Partition.model_fields),
+        "training": tuple(Training.model_fields),
+        "evaluation": tuple(Evaluation.model_fields),
     }
-    part: type[BaseModel] = parts.get(str(location[0]), Study) if location else Study
-    return tuple(part.model_fields)
+    whole = tuple(Study.model_fields)
+    return parts.get(str(location[0]), whole) if location else whole
 
 
 def _line(node: Any, location: tuple[Any, ...]) -> int:

@@ -1,0 +1,55 @@
+# Two commands are all there is to remember: `make demo` and `make test`. Each sets everything up first.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Bytecode is written on first import, for the modules in use only: quicker than compiling every library on install.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test test-slow test-gpu lint bench clean install
+
+demo: $(VENV)/.installed
+	$(BIN)/inoculate study run studies/demo.yaml
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks
+
+install: $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf src/*.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "inoculate needs Python 3.10 or newer: call make PYTHON=/path/to/python3"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --no-compile -e .
+	@touch $@
+
+# torchattacks pins an old `requests`: it is installed without its requirements, all of which are here already.
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[test]'
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps 'torchattacks>=3.5'
+	@touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[lint]'
+	@touch $@

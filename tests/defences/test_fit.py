@@ -1,0 +1,109 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from inoculate.data.split import Split
+from inoculate.defences import fit as loop
+from inoculate.defences.fit import Recipe, batch_indices, best_round, fit
+from inoculate.defences.methods import standard
+from inoculate.defences.transferred import training_set
+from inoculate.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def split():
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(120) % 3
+    images = torch.randint(0, 90, (120, 1, 8, 8), generator=g)
+    images += labels.view(-1, 1, 1, 1) * 60
+    return Split.from_tensors(images.to(torch.uint8), labels, classes=("a", "b", "c"))
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(72, 3)
+    )
+
+
+RECIPE = Recipe(updates=30, rounds=3, batch_size=16, lr=0.01, augment="digits")
+
+
+def run(split, folder, recipe=RECIPE, **options):
+    folder.mkdir(exist_ok=True)
+    model = options.pop("model", None) or network()
+    samples = training_set("standard", split, (), seed=0)
+    history = fit(model, samples, split, standard, recipe, seed=5, folder=folder, **options)
+    return model, history
+
+
+def test_learns_and_restores_the_best_round(split, tmp_path):
+    model, history = run(split, tmp_path / "a")
+    assert len(history) == 3
+    assert history[-1]["update"] == 30
+    assert max(h["val_accuracy"] for h in history) > 0.8
+    best = history[best_round(history)]
+    assert loop.validate(model, split) == pytest.approx((best["val_loss"], best["val_accuracy"]), abs=1e-5)
+    assert not model.training
+
+
+@pytest.mark.parametrize("stop_at", [3, 10, 11, 25, 29])
+def test_interrupted_training_ends_with_the_same_weights(split, tmp_path, stop_at):
+    expected, _ = run(split, tmp_path / "whole")
+
+    def interrupt(done, total, facts):
+        if done == stop_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(split, tmp_path / "cut", progress=interrupt)
+    # Once a checkpoint is there, the weights come from it, not from the network that is handed in.
+    resumed, history = run(split, tmp_path / "cut", model=network(seed=99 if stop_at > 10 else 0))
+    assert len(history) == 3
+    for a, b in zip(expected.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_damaged_checkpoint_starts_over(split, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / loop.CHECKPOINT).write_bytes(b"PK\x03\x04 nonsense")
+    _, history = run(split, tmp_path / "a")
+    assert len(history) == 3
+
+
+def test_global_random_state_is_left_alone(split, tmp_path):
+    model = network()
+    before = torch.get_rng_state()
+    run(split, tmp_path / "a", model=model)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_stops_when_patience_runs_out(split, tmp_path, monkeypatch):
+    accuracies = iter([(1.0, 0.9), (1.0, 0.8), (1.0, 0.7), (1.0, 0.6)])
+    monkeypatch.setattr(loop, "validate", lambda *a: next(accuracies))
+    _, history = run(split, tmp_path / "a", replace(RECIPE, rounds=10, patience=2))
+    assert len(history) == 3
+    assert best_round(history) == 0
+
+
+def test_a_diverging_loss_stops_with_a_cure(split, tmp_path):
+    model = network()
+    model[0].weight.data.fill_(float("nan"))
+    with pytest.raises(InputError, match=r"diverged at update 1.*lower lr"):
+        run(split, tmp_path / "a", model=model)
+
+
+def test_batches_walk_through_shuffles_without_repeats():
+    seen = torch.cat([batch_indices(10, 4, update, seed=1) for update in range(5)])
+    assert sorted(seen[:10].tolist()) == list(range(10))
+    assert sorted(seen[10:].tolist()) == list(range(10))
+    assert not torch.equal(seen[:10], seen[10:])
+
+
+@pytest.mark.parametrize(("optimizer", "schedule"), [("adamw", "cosine"), ("sgd", "one-cycle"), ("sgd", "cosine")])
+def test_other_optimisers_and_schedules_learn_too(split, tmp_path, optimizer, schedule):
+    recipe = replace(RECIPE, optimizer=optimizer, schedule=schedule, lr=0.05 if optimizer == "sgd" else 0.01)
+    _, history = run(split, tmp_path / "a", recipe)
+    assert max(h["val_accuracy"] for h in history) > 0.6
