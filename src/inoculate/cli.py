@@ -249,7 +249,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _guarded(work: Callable[[], Any]) -> int:
     try:
-        return int(work() or 0)
+        code = int(work() or 0)
     except InputError as error:
         return _fail(str(error))
     except click.exceptions.NoArgsIsHelpError as error:
@@ -264,8 +264,10 @@ def _guarded(work: Callable[[], Any]) -> int:
             f"{error.filename or 'a file'} cannot be read or written ({error.strerror}): free space or change the path"
         )
     except (KeyboardInterrupt, click.Abort):
+        code = 130
+    if code == 130:  # typer may also turn Ctrl-C into this code itself
         typer.echo("interrupted: run the same command again to go on", err=True)
-        return 130
+    return code
 
 
 def _fail(message: str) -> int:

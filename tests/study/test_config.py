@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+
+from inoculate.errors import InputError
+from inoculate.study.config import load_study
+from inoculate.study.plan import plan
+
+STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
+
+GOOD = """\
+name: small
+datasets:
+  digits: {image_size: 32}
+models: [resnet18, resnet50]
+eps: [0.01, 8/255]
+attacks:
+  fgsm: {}
+  pgd: {steps: 20, images: 10}
+training: {epochs: 2}
+"""
+
+
+def write(folder, text):
+    path = folder / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
+def test_every_shipped_study_is_read_and_planned(path):
+    study = load_study(path)
+    cells = plan(study)
+    assert {c.dataset for c in cells} == set(study.datasets)
+    assert len(set(cells)) == len(cells), "no step is planned twice"
+
+
+def test_paper_study_holds_what_the_paper_did():
+    study = load_study(next(p for p in STUDIES if p.name == "paper.yaml"))
+    assert set(study.datasets) == {"mnist", "cifar10", "cats_vs_dogs"}
+    assert study.models == ("resnet18", "resnet50", "resnet101")
+    assert set(study.arms) == {"standard", "augmented", "transferred", "noise", "duplicates"}
+    assert study.eps == (0.01, 0.02, 0.03)
+
+
+def test_fractions_are_read_as_numbers(tmp_path):
+    assert load_study(write(tmp_path, GOOD)).eps == (0.01, 8 / 255)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("training: {epochs: 2}", "traning: {epochs: 2}", 9, "did you mean 'training'?"),
+        ("training: {epochs: 2}", "training: {epoch: 2}", 9, "did you mean 'epochs'?"),
+        ("training: {epochs: 2}", "training: {epochs: two}", 9, "training.epochs"),
+        ("training: {epochs: 2}", "training: {epochs: 0}", 9, "training.epochs"),
+        ("{image_size: 32}", "{imagesize: 32}", 3, "did you mean 'image_size'?"),
+        ("fgsm: {}", "fgms: {}", 6, "did you mean 'fgsm'?"),
+        ("{steps: 20, images: 10}", "{step_count: 20}", 6, "key of attack pgd 'step_count' is unknown"),
+        ("{steps: 20, images: 10}", "{steps: many}", 6, "must be a number"),
+        ("eps: [0.01, 8/255]", "eps: [8]", 5, "did you mean 8/255?"),
+        ("eps: [0.01, 8/255]", "eps: [-1]", 5, "not a distance"),
+        ("eps: [0.01, 8/255]", "eps: [8/0]", 5, "not a number"),
+        ("eps: [0.01, 8/255]", "eps: [0.01, 0.01]", 5, "same value twice"),
+        ("eps: [0.01, 8/255]", "eps: []", 5, "eps"),
+        ("name: small", "name: small\nsurrogate: resnet34", 2, "surrogate 'resnet34' is unknown"),
+        ("name: small", "name: small\narms: [standard, transfered]", 2, "did you mean 'transferred'?"),
+        ("name: small", "name: small\narms: [augmented]", 2, "'standard'"),
+        ("name: small\n", "", 1, "'name' is missing"),
+        ("name: small", "name: small\ntransfer: pgd", 2, "one-step"),
+        ("name: small", "name: [small", 1, "not YAML"),
+    ],
+)
+def test_mistakes_name_line_and_cure(tmp_path, old, new, line, says):
+    assert old in GOOD
+    with pytest.raises(InputError) as caught:
+        load_study(write(tmp_path, GOOD.replace(old, new)))
+    message = str(caught.value)
+    assert says in message
+    assert "\n" not in message
+    if line > 1 and "name: small\n" not in old:
+        assert "line" in message
+
+
+def test_missing_file_and_empty_file(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        load_study(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="holds none"):
+        load_study(write(tmp_path, ""))
+
+
+def test_plan_order_and_counts(tmp_path):
+    cells = plan(load_study(write(tmp_path, GOOD)))
+    fits = [c for c in cells if c.kind == "fit"]
+    assert len(fits) == 2 * 5
+    assert [c.arm for c in fits[:2]] == ["standard", "standard"]
+    chosen = next(i for i, c in enumerate(cells) if c.kind == "surrogate")
+    transferred = next(i for i, c in enumerate(cells) if c.arm == "transferred")
+    crafted = next(i for i, c in enumerate(cells) if c.kind == "craft" and c.part == "train")
+    assert chosen < crafted < transferred
+
+
+def test_plan_of_one_dataset(tmp_path):
+    study = load_study(write(tmp_path, GOOD.replace("  digits: {image_size: 32}", "  digits: {}\n  mnist: {}")))
+    assert {c.dataset for c in plan(study, "mnist")} == {"mnist"}

@@ -1,0 +1,193 @@
+"""A whole study on real digits with two very small networks: artefacts, resuming, results."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from inoculate.cli import _guarded, app
+from inoculate.report.rows import read_rows
+from inoculate.store import Store
+from inoculate.study.config import load_study
+from inoculate.study.plan import plan
+from inoculate.study.run import Run
+
+STUDY = """\
+name: tiny
+datasets:
+  digits: {image_size: 32}
+models: [test_resnet, test_efficientnet]
+surrogate: most_vulnerable
+eps: [0.02, 8/255]
+attacks:
+  fgsm: {}
+  pgd: {steps: 2, step: 0.5, images: 20}
+training: {epochs: 2, batch_size: 16, lr: 0.005}
+limit: 200
+"""
+
+
+class Notes:
+    """A watcher that remembers which cells were made."""
+
+    def __init__(self):
+        self.made, self.found = [], []
+
+    def begin(self, cell, number, total, seconds_left): ...
+
+    def progress(self, done, total, facts): ...
+
+    def end(self, cell, seconds, made, run):
+        (self.made if made else self.found).append(cell)
+
+
+def run_study(folder, text=STUDY, store=None):
+    (folder / "study.yaml").write_text(text)
+    study, notes = load_study(folder / "study.yaml"), Notes()
+    run = Run(study, Store(store or folder / "store"))
+    run.go(notes, plan(study))
+    return run, notes
+
+
+def numbers(rows):
+    return {row.key: (row.correct, row.n) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    run, notes = run_study(folder)
+    return folder, run, notes
+
+
+def test_everything_planned_is_measured(finished):
+    _, run, notes = finished
+    assert not notes.found
+    evaluations = [c for c in notes.made if c.kind == "evaluate"]
+    eps_each = {c: 1 if c.attack == "none" else 2 for c in evaluations}
+    own = {r.protocol for r in run.rows}
+    assert len(run.rows) == sum(eps_each.values())
+    assert "white-box" in own
+    assert f"transfer:{run.surrogates['digits']}/standard" in own
+    assert all(row.n == 40 for row in run.rows if row.attack in ("none", "fgsm"))
+    assert all(row.n == 20 for row in run.rows if row.attack == "pgd")
+
+
+def test_adversarial_accuracy_never_exceeds_clean(finished):
+    _, run, _ = finished
+    for row in run.rows:
+        if row.attack != "none":
+            clean = next(r for r in run.rows if (r.model, r.arm, r.attack) == (row.model, row.arm, "none"))
+            assert not (run.records[row.key] & ~run.records[clean.key][: row.n]).any()
+
+
+def test_run_again_computes_nothing(finished):
+    folder, first, _ = finished
+    run, notes = run_study(folder)
+    assert not notes.made
+    assert numbers(run.rows) == numbers(first.rows)
+
+
+def test_another_eps_repeats_crafting_and_what_follows_only(finished):
+    folder, _, _ = finished
+    _, notes = run_study(folder, STUDY.replace("[0.02, 8/255]", "[0.02, 0.05]"))
+    made = {(c.kind, c.arm) for c in notes.made}
+    assert ("fit", "standard") not in made
+    assert ("fit", "augmented") not in made
+    assert ("fit", "transferred") in made
+    assert ("evaluate", "standard") in made
+
+
+def test_another_network_runs_its_own_cells_only(finished):
+    folder, _, _ = finished
+    named = STUDY.replace("most_vulnerable", "test_resnet")
+    run_study(folder, named)
+    _, notes = run_study(folder, named.replace("test_efficientnet]", "test_efficientnet, test_vit]"))
+    assert {c.model for c in notes.made} == {"test_vit"}
+
+
+def test_another_seed_gives_other_splits_and_numbers(finished):
+    folder, first, _ = finished
+    run, notes = run_study(folder, STUDY + "seeds: [1]\n")
+    assert not notes.found
+    assert {r.seed for r in run.rows} == {1}
+    assert sorted(numbers(run.rows).values()) != sorted(numbers(first.rows).values())
+
+
+def test_a_damaged_artefact_is_made_again(finished):
+    folder, first, _ = finished
+    victim = next((folder / "store" / "evaluate").glob("*/right.npy"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    run, notes = run_study(folder)
+    assert len(notes.made) == 1
+    assert numbers(run.rows) == numbers(first.rows)
+
+
+def command(folder, out):
+    path = folder / "study.yaml"
+    path.write_text(STUDY)
+    return [sys.executable, "-m", "inoculate", "study", "run", str(path), "--out", str(out)]
+
+
+def test_killed_five_times_and_resumed_gives_the_same_numbers(finished, tmp_path):
+    _, first, _ = finished
+    out, moments = tmp_path / "out", random.Random(4)
+    for _ in range(5):
+        process = subprocess.Popen(command(tmp_path, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = len(list(out.glob("store/*/*/manifest.json")))
+        deadline = time.monotonic() + 60
+        while len(list(out.glob("store/*/*/manifest.json"))) == before and process.poll() is None:
+            assert time.monotonic() < deadline, "no progress between two kills"
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0, 1.5))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(tmp_path, out), check=True, stdout=subprocess.DEVNULL)
+    assert numbers(read_rows(out / "results.json")) == numbers(first.rows)
+
+
+def test_interrupt_leaves_results_so_far_and_exits_with_130(tmp_path):
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(tmp_path, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(out.glob("store/evaluate/*/manifest.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in err
+    assert "Traceback" not in err
+    assert read_rows(out / "results.json")
+
+
+def test_command_writes_the_whole_folder(finished, tmp_path, capsys):
+    folder, first, _ = finished
+    path = folder / "study.yaml"
+    path.write_text(STUDY)
+    arguments = ["study", "run", str(path), "--out", str(tmp_path / "out"), "--store", str(folder / "store")]
+    assert _guarded(lambda: app(arguments, standalone_mode=False)) == 0
+    said = capsys.readouterr().out
+    for table in ("Table 1", "Table 2", "Table 3", "Table 4"):
+        assert table in said
+    for claim in "abcd":
+        assert f"({claim})" in said
+    names = {p.name for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert {"results.json", "tables.md", "tables.csv", "manifest.json", "records.npz"} <= names
+    assert any(n.endswith(".png") for n in names)
+    assert any(n.endswith(".svg") for n in names)
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    fields = "dataset model arm attack norm eps protocol accuracy correct n ci_low ci_high seed seconds"
+    assert list(rows[0]) == fields.split()
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["versions"]["torch"]
+    assert manifest["study"]["seeds"] == [0]
+    assert manifest["datasets"]["digits"]["digest"]
+    assert numbers(read_rows(tmp_path / "out" / "results.json")) == numbers(first.rows)

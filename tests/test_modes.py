@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from inoculate.modes import frozen
+
+
+def mixed() -> nn.Sequential:
+    """Train mode outside, one block in eval mode, one parameter frozen, one gradient already there."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.ReLU(), nn.Dropout(0.5)))
+    net.train()
+    net[1].eval()
+    net[2][1].eval()
+    net[0].bias.requires_grad_(False)
+    net[0].weight.grad = torch.ones_like(net[0].weight)
+    return net
+
+
+def flags(net: nn.Module) -> tuple[list[bool], list[bool]]:
+    return [m.training for m in net.modules()], [p.requires_grad for p in net.parameters()]
+
+
+def test_every_flag_is_put_back() -> None:
+    net = mixed()
+    before = flags(net)
+    assert len(set(before[0])) == len(set(before[1])) == 2
+    with frozen(net) as borrowed:
+        assert borrowed is net
+        assert flags(net) == ([False] * 6, [False] * 4)
+    assert flags(net) == before
+    assert torch.equal(net[0].weight.grad, torch.ones_like(net[0].weight))
+
+
+def test_every_flag_is_put_back_after_an_exception() -> None:
+    net = mixed()
+    before = flags(net)
+    with pytest.raises(ZeroDivisionError), frozen(net):
+        raise ZeroDivisionError
+    assert flags(net) == before
+    assert torch.is_grad_enabled()
+
+
+def test_nesting_restores_the_outer_state_last() -> None:
+    net = mixed()
+    before = flags(net)
+    with frozen(net):
+        with frozen(net):
+            pass
+        assert flags(net) == ([False] * 6, [False] * 4)
+    assert flags(net) == before
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_autograd_records_inside_whatever_the_caller_switched_off(mode: type) -> None:
+    net = mixed()
+    with mode():
+        with frozen(net):
+            assert torch.is_grad_enabled()
+            assert not torch.is_inference_mode_enabled()
+            x = torch.rand(1, 1, 4, 4, requires_grad=True)
+            (gradient,) = torch.autograd.grad(net(x).sum(), x)
+        assert not torch.is_grad_enabled()
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+    assert gradient.abs().sum() > 0
+    assert torch.is_grad_enabled()
