@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 from rich.console import Console
 
@@ -30,6 +29,8 @@ DataRoot = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(help="Use only this many images, drawn evenly over the classes.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps …; auto takes the fastest there is.")]
+# Newer typer carries its own copy of click: this is the usage error of whichever copy is in use.
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 USER_MENDS = {
     errno.EACCES,
     errno.EPERM,
@@ -155,13 +156,13 @@ def evaluate(
         weights=weights,
         pretrained=pretrained,
     ).to(pick_device(device))
-    if not (weights or pretrained or expected or ":" in model):
-        typer.echo(f"note: {model} has random weights; give --weights, --pretrained or a trained folder", err=True)
     rows = measure(network, images, attacks, threats, batch_size, seed, precision, name=model)  # type: ignore[arg-type]
     typer.echo(f"{model} on {len(images)} images of {images.name} ({split})")
     for row in rows:
         what = "clean" if row.attack == "none" else f"{row.attack} {row.norm} eps {row.eps:.4g}"
         typer.echo(f"  {what:28} {row.accuracy:6.1%}  [{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seconds:.1f} s")
+    if not (weights or pretrained or expected or ":" in model):
+        typer.echo(f"note: {model} has random weights; give --weights, --pretrained or a trained folder", err=True)
     if json_file is not None:
         write_rows(json_file, rows)
 
@@ -252,18 +253,16 @@ def _guarded(work: Callable[[], Any]) -> int:
         code = int(work() or 0)
     except InputError as error:
         return _fail(str(error))
-    except click.exceptions.NoArgsIsHelpError as error:
-        typer.echo(error.format_message())
-        return 2
-    except click.ClickException as error:
-        return _fail(error.format_message())
+    except USAGE_ERROR as error:
+        message = error.format_message()  # empty where the help has just been shown instead
+        return _fail(f"{message} See inoculate --help") if message else 2
     except OSError as error:
         if error.errno not in USER_MENDS:
             raise
         return _fail(
             f"{error.filename or 'a file'} cannot be read or written ({error.strerror}): free space or change the path"
         )
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:  # typer may also turn Ctrl-C into this code itself
         typer.echo("interrupted: run the same command again to go on", err=True)
