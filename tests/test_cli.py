@@ -1,4 +1,4 @@
-"""What a person types wrong: exit code 2, one line on stderr that says what, where and how, and nothing half-written."""
+"""What a person types wrong: exit code 2 and one line that says what, where and how; nothing is left half-written."""
 
 import errno
 import json

@@ -76,6 +76,7 @@ def study_run(
     screen = Screen(Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 150))
     try:
         run.go(screen, plan(study, only))
+        run.recall([cell for cell in plan(study) if only not in (None, cell.dataset)])
     finally:
         screen.close()
         if run.rows:

@@ -184,6 +184,7 @@ def ascend(
 
 def step(x: Tensor, direction: Tensor, threat: Threat) -> Tensor:
     """One step of length eps along a unit `direction`, projected."""
+    x = x.detach()
     return project(x + threat.eps * direction, x, threat)
 
 

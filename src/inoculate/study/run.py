@@ -15,6 +15,7 @@ import numpy as np
 
 from inoculate.data.sources import Source, find_source
 from inoculate.defences.arms import WITH_COPIES
+from inoculate.errors import InputError
 from inoculate.row import Row
 from inoculate.spec import fingerprint
 from inoculate.store import Store, read_json
@@ -67,6 +68,16 @@ class Run:
             self.cells.append({"cell": cell.title, "made": made, "seconds": round(seconds, 3), **facts})
             estimate.add(number, seconds, made)
             watcher.end(cell, seconds, made, self)
+
+    def recall(self, cells: Sequence[Cell]) -> None:
+        """Collect what earlier runs left of these cells; what is missing, or cannot be named any more, is passed over."""
+        for cell in cells:
+            try:
+                spec = {} if self._repeats(cell) else self._spec(self._resolved(cell))
+            except InputError:  # its dataset is not there, or its surrogate has not been chosen
+                continue
+            if spec and (folder := self.store.find(cell.kind, spec)):
+                self._note(self._resolved(cell), folder)
 
     def artefact(self, cell: Cell) -> Path:
         """Where a cell's artefact is, or will be."""
@@ -196,12 +207,15 @@ class Run:
 
     def _do(self, cell: Cell, watcher: Watcher) -> tuple[bool, dict[str, Any]]:
         """Find or make one cell's artefact; whether it was made now, and what it says for the manifest."""
-        if cell.model == ANY_SURROGATE:
-            cell = self._examples(cell, cell.part, cell.attack)
+        cell = self._resolved(cell)
         spec = self._spec(cell)
         made = self.store.find(cell.kind, spec) is None
         folder = self.store.get_or_make(cell.kind, spec, lambda partial: self._make(cell, partial, watcher))
         return made, {"artefact": f"{cell.kind}/{folder.name}", **self._note(cell, folder)}
+
+    def _resolved(self, cell: Cell) -> Cell:
+        """The cell with the surrogate's name filled in."""
+        return self._examples(cell, cell.part, cell.attack) if cell.model == ANY_SURROGATE else cell
 
     def _repeats(self, cell: Cell) -> bool:
         """Whether this is the surrogate tested on its own examples: its white-box or replayed reading is the same."""
