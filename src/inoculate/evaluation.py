@@ -85,8 +85,9 @@ def evaluate(
 
 def judge_clean(model: nn.Module, split: Split, batch_size: int = 256, progress: Progress | None = None) -> Verdict:
     """Which images the model gets right as they are. Raises `InputError` if its outputs do not fit the labels."""
-    began, right = time.perf_counter(), torch.zeros(len(split), dtype=torch.bool)
+    began = time.perf_counter()
     with frozen(model), torch.no_grad():
+        right = torch.zeros(len(split), dtype=torch.bool)
         for rows in _batches(torch.arange(len(split)), batch_size):
             x, y = to_float(split.images[rows]).to(_device(model)), split.labels[rows].to(_device(model))
             right[rows] = _judge(model, x, y, len(split.classes)).cpu()
@@ -149,11 +150,11 @@ def _judge_all(
     progress: Progress | None,
 ) -> list[Verdict]:
     device = _device(model)
-    right = {eps: torch.zeros(len(split), dtype=torch.bool) for eps in epsilons}
     seconds = dict.fromkeys(epsilons, 0.0)
     standing = clean.nonzero().squeeze(1)
     done = 0
     with frozen(model):
+        right = {eps: torch.zeros(len(split), dtype=torch.bool) for eps in epsilons}
         for rows in _batches(standing, batch_size):
             x, y = to_float(split.images[rows]).to(device), split.labels[rows].to(device)
             began = time.perf_counter()

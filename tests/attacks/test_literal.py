@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from attack_samples import linear_net, seeded
@@ -135,7 +137,7 @@ def test_more_pgd_steps_never_help_the_defender(norm: Norm) -> None:
     x, y = 0.3 + 0.4 * torch.rand(8, 3, 4, 4, generator=seeded(6)), torch.arange(8) % 2
     threat = Threat(norm, {"linf": 0.05, "l2": 0.25, "l1": 0.25}[norm])
     losses = [cross_entropy(net(PGD(n, 0.1)(net, x, y, threat, generator=seeded(7))), y) for n in (0, 1, 2, 4, 8, 16)]
-    for shorter, longer in zip(losses, losses[1:], strict=False):
+    for shorter, longer in itertools.pairwise(losses):
         assert bool((longer >= shorter - 1e-5).all())
     assert bool((losses[-1] > losses[0] + 1e-3).all())
 

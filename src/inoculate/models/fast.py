@@ -17,9 +17,9 @@ def fast(model: nn.Module) -> nn.Module:
     folded without changing its outputs is copied as it is.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    plain = copy.deepcopy(model).eval().requires_grad_(False)
-    folded = fold_batchnorm(plain)
-    quick = folded.to(memory_format=torch.channels_last)
+    with torch.inference_mode(False):  # autograd could not pass through tensors made under inference_mode
+        plain = copy.deepcopy(model).eval().requires_grad_(False)
+        quick = fold_batchnorm(plain).to(memory_format=torch.channels_last)
     return _ChannelsLast(quick, torch.bfloat16 if gains_from_bf16(device) else None)
 
 

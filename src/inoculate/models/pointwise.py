@@ -25,7 +25,9 @@ class PointConv2d(nn.Conv2d):
     def _single_output(self, x: Tensor) -> bool:
         if isinstance(self.padding, str) or self.groups != 1 or self.dilation != (1, 1) or self.padding_mode != "zeros":
             return False
-        if not x.is_cpu or x.dtype != self.weight.dtype or torch.is_autocast_enabled("cpu"):
+        if x.ndim != 4 or not len(x) or not x.is_cpu:
+            return False
+        if x.dtype != self.weight.dtype or torch.is_autocast_enabled("cpu"):
             return False
         return all(
             (size + 2 * pad - kernel) // stride == 0 and size <= kernel - pad

@@ -13,19 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from inoculate.data.sources import Source, find_source
-from inoculate.defences.arms import WITH_COPIES
 from inoculate.errors import InputError
 from inoculate.row import Row
-from inoculate.spec import fingerprint
 from inoculate.store import Store, read_json
-from inoculate.study.config import MOST_VULNERABLE, AttackChoice, Study
-from inoculate.study.plan import ANY_SURROGATE, Cell
+from inoculate.study.config import MOST_VULNERABLE, Study
+from inoculate.study.plan import Cell
+from inoculate.study.specs import Specs
 
 if TYPE_CHECKING:
     from inoculate.study.make import Data
-
-Spec = dict[str, Any]
 
 
 class Watcher(Protocol):
@@ -50,16 +46,19 @@ class Run:
     parameters: dict[str, int] = field(default_factory=dict)
     cells: list[dict[str, Any]] = field(default_factory=list)
     device: str | None = None
-    _sources: dict[str, Source] = field(default_factory=dict)
+    specs: Specs = field(init=False)
     _data: dict[tuple[str, int], Data] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.specs = Specs(self.study, self.store, self.data_root)
 
     def go(self, watcher: Watcher, cells: Sequence[Cell]) -> None:
         """Work through cells of the plan, in its order. Raises `InputError` before any work if a dataset is missing."""
         for dataset in {cell.dataset: None for cell in cells}:
-            self.source(dataset)
+            self.specs.source(dataset)
         estimate = _Estimate(cells)
         for number, cell in enumerate(cells):
-            if self._repeats(cell):
+            if self.specs.repeats(cell):
                 continue
             watcher.begin(cell, number + 1, len(cells), estimate.seconds_left(number))
             began = time.perf_counter()
@@ -70,24 +69,18 @@ class Run:
             watcher.end(cell, seconds, made, self)
 
     def recall(self, cells: Sequence[Cell]) -> None:
-        """Collect what earlier runs left of these cells; what is missing, or cannot be named any more, is passed over."""
+        """Collect what earlier runs left of these cells; the rest is passed over."""
         for cell in cells:
             try:
-                spec = {} if self._repeats(cell) else self._spec(self._resolved(cell))
+                spec = {} if self.specs.repeats(cell) else self.specs.of(self.specs.resolved(cell))
             except InputError:  # its dataset is not there, or its surrogate has not been chosen
                 continue
             if spec and (folder := self.store.find(cell.kind, spec)):
-                self._note(self._resolved(cell), folder)
+                self._note(self.specs.resolved(cell), folder)
 
     def artefact(self, cell: Cell) -> Path:
         """Where a cell's artefact is, or will be."""
-        return self.store.path(cell.kind, self._spec(cell))
-
-    def source(self, dataset: str) -> Source:
-        """Where a dataset of the study comes from."""
-        if dataset not in self._sources:
-            self._sources[dataset] = find_source(self.study.datasets[dataset].source or dataset, self.data_root)
-        return self._sources[dataset]
+        return self.store.path(cell.kind, self.specs.of(cell))
 
     def data(self, dataset: str, seed: int, watcher: Watcher) -> Data:
         """The decoded parts of a dataset; the split's indices are stored as an artefact."""
@@ -95,9 +88,9 @@ class Run:
 
         if (dataset, seed) not in self._data:
             chosen = self.study.datasets[dataset]
-            data = make.load_parts(self.study, self.source(dataset), chosen, dataset, seed, watcher.progress)
+            data = make.load_parts(self.study, self.specs.source(dataset), chosen, dataset, seed, watcher.progress)
             self.store.get_or_make(
-                "split", self._split_spec(dataset, seed), lambda folder: make.save_parts(folder, data)
+                "split", self.specs.split(dataset, seed), lambda folder: make.save_parts(folder, data)
             )
             self._data = {(dataset, seed): data}  # one at a time: the images are memory-mapped anyway
         return self._data[dataset, seed]
@@ -105,125 +98,21 @@ class Run:
     def splits(self) -> dict[str, Any]:
         """Per dataset: source, content hash, skipped files, and per seed the artefact with the split's indices."""
         found = {}
-        for name, source in self._sources.items():
-            spec = {seed: self._split_spec(name, seed) for seed in self.study.seeds}
+        for name, source in self.specs.sources.items():
+            spec = {seed: self.specs.split(name, seed) for seed in self.study.seeds}
             known = {str(seed): folder for seed, each in spec.items() if (folder := self.store.find("split", each))}
             facts = read_json(next(iter(known.values())) / "split.json") if known else {}
             indices = {seed: f"split/{folder.name}" for seed, folder in known.items()}
             found[name] = {"source": source.location, "kind": source.kind, "indices": indices, **facts}
         return found
 
-    # What each cell's artefact is made from.
-
-    def _split_spec(self, dataset: str, seed: int) -> Spec:
-        chosen = self.study.datasets[dataset]
-        return {
-            "data": self.source(dataset).digest,
-            "image_size": chosen.image_size,
-            "channels": chosen.channels,
-            "split": self.study.split.model_dump(),
-            "limit": self.study.limit,
-            "seed": seed,
-        }
-
-    def _fit_spec(self, cell: Cell) -> Spec:
-        study, arm = self.study, cell.arm
-        spec: Spec = {
-            "split": fingerprint(self._split_spec(cell.dataset, cell.seed)),
-            "model": cell.model,
-            "stem": study.stem,
-            "pretrained": study.pretrained,
-            "arm": arm,
-            "training": study.training.model_dump(),
-            "seed": cell.seed,
-        }
-        if arm != "standard":
-            spec["augment"] = study.datasets[cell.dataset].augment or f"default of {cell.dataset}"
-        if arm in WITH_COPIES:
-            spec["eps"] = study.eps
-        if arm == "transferred":
-            spec["examples"] = fingerprint(self._craft_spec(self._examples(cell, "train", study.transfer)))
-        return spec
-
-    def _craft_spec(self, cell: Cell) -> Spec:
-        return {
-            "fit": fingerprint(self._fit_spec(Cell("fit", cell.dataset, cell.seed, cell.model))),
-            "attack": _attack_spec(self.study.attacks[cell.attack]),
-            "norm": self.study.norm,
-            "part": cell.part,
-            "evaluation": {"precision": self.study.evaluation.precision},
-        }
-
-    def _evaluate_spec(self, cell: Cell) -> Spec:
-        study, choice = self.study, self.study.attacks.get(cell.attack)
-        spec: Spec = {
-            "fit": fingerprint(self._fit_spec(cell)),
-            "attack": _attack_spec(choice) if choice else "none",
-            "images": [study.evaluation.images, choice and choice.images],
-        }
-        if choice:
-            spec |= {"eps": study.eps, "norm": study.norm, "precision": study.evaluation.precision}
-            crafted = self._crafted_on(cell)
-            spec["examples"] = fingerprint(self._craft_spec(crafted)) if crafted else None
-        return spec
-
-    def _choice_spec(self, cell: Cell) -> Spec:
-        fits = [self._fit_spec(Cell("fit", cell.dataset, cell.seed, model)) for model in self.study.models]
-        attack = _attack_spec(self.study.attacks[self.study.transfer])
-        return {
-            "fits": dict(zip(self.study.models, map(fingerprint, fits), strict=True)),
-            "attack": attack,
-            "eps": self.study.eps,
-            "images": self.study.evaluation.images,
-        }
-
-    def _examples(self, cell: Cell, part: Any, attack: str, model: str = ANY_SURROGATE) -> Cell:
-        """The crafting whose examples `cell` uses."""
-        name = self.surrogate(cell.dataset, cell.seed) if model == ANY_SURROGATE else model
-        return Cell("craft", cell.dataset, cell.seed, name, part=part, attack=attack)
-
-    def _crafted_on(self, cell: Cell) -> Cell | None:
-        """The stored examples that this evaluation replays; None if it crafts its own."""
-        if cell.reading == "surrogate":
-            return self._examples(cell, "test", cell.attack)
-        own_standard = cell.arm == "standard" and self._is_one_step(cell.attack)
-        if cell.reading == "replayed" or own_standard:
-            return self._examples(cell, "test", cell.attack, cell.model)
-        return None
-
-    def _is_one_step(self, attack: str) -> bool:
-        from inoculate.study.config import is_one_step
-
-        return is_one_step(self.study.attacks[attack])
-
-    def surrogate(self, dataset: str, seed: int) -> str:
-        """The network whose examples are transferred: named in the study, or chosen on validation."""
-        if self.study.surrogate != MOST_VULNERABLE:
-            return self.study.surrogate
-        folder = self.store.path("surrogate", self._choice_spec(Cell("surrogate", dataset, seed)))
-        return str(read_json(folder / "choice.json")["surrogate"])
-
-    # Doing it.
-
     def _do(self, cell: Cell, watcher: Watcher) -> tuple[bool, dict[str, Any]]:
         """Find or make one cell's artefact; whether it was made now, and what it says for the manifest."""
-        cell = self._resolved(cell)
-        spec = self._spec(cell)
+        cell = self.specs.resolved(cell)
+        spec = self.specs.of(cell)
         made = self.store.find(cell.kind, spec) is None
         folder = self.store.get_or_make(cell.kind, spec, lambda partial: self._make(cell, partial, watcher))
         return made, {"artefact": f"{cell.kind}/{folder.name}", **self._note(cell, folder)}
-
-    def _resolved(self, cell: Cell) -> Cell:
-        """The cell with the surrogate's name filled in."""
-        return self._examples(cell, cell.part, cell.attack) if cell.model == ANY_SURROGATE else cell
-
-    def _repeats(self, cell: Cell) -> bool:
-        """Whether this is the surrogate tested on its own examples: its white-box or replayed reading is the same."""
-        return cell.reading == "surrogate" and cell.model == self.surrogate(cell.dataset, cell.seed)
-
-    def _spec(self, cell: Cell) -> Spec:
-        specs = {"fit": self._fit_spec, "craft": self._craft_spec, "evaluate": self._evaluate_spec}
-        return specs.get(cell.kind, self._choice_spec)(cell)
 
     def _make(self, cell: Cell, folder: Path, watcher: Watcher) -> None:
         from inoculate.study import make
@@ -234,7 +123,7 @@ class Run:
         choice = study.attacks.get(cell.attack)
         if cell.kind == "fit":
             examples = (
-                self.artefact(self._examples(cell, "train", study.transfer)) if cell.arm == "transferred" else None
+                self.artefact(self.specs.examples(cell, "train", study.transfer)) if cell.arm == "transferred" else None
             )
             policy = study.datasets[cell.dataset].augment
             make.make_fit(folder, study, data, cell.model, cell.arm, policy, seed, examples, device, watcher.progress)
@@ -243,7 +132,7 @@ class Run:
             fitted = self.artefact(Cell("fit", cell.dataset, seed, cell.model))
             make.make_examples(folder, study, choice, fitted, part, seed, device, watcher.progress)
         elif cell.kind == "evaluate":
-            crafted = self._crafted_on(cell) if choice else None
+            crafted = self.specs.crafted_on(cell) if choice else None
             examples = self.artefact(crafted) if crafted else None
             clean = (
                 self.artefact(Cell("evaluate", cell.dataset, seed, cell.model, cell.arm, attack="none"))
@@ -267,14 +156,14 @@ class Run:
             self._collect(cell, folder)
             return {}
         if cell.kind == "surrogate" or self.study.surrogate != MOST_VULNERABLE:
-            self.surrogates[cell.dataset] = self.surrogate(cell.dataset, cell.seed)
+            self.surrogates[cell.dataset] = self.specs.surrogate(cell.dataset, cell.seed)
         if cell.kind == "surrogate":
             return dict(read_json(folder / "choice.json"))
         return {"zero_gradients": read_json(folder / "advset.json")["zero_gradients"]}
 
     def _collect(self, cell: Cell, folder: Path) -> None:
         right = np.load(folder / "right.npy", allow_pickle=False)
-        crafted = self._crafted_on(cell) if cell.attack != "none" and cell.reading != "white-box" else None
+        crafted = self.specs.crafted_on(cell) if cell.attack != "none" and cell.reading != "white-box" else None
         for verdict, mask in zip(read_json(folder / "verdicts.json"), right, strict=True):
             row = Row.measured(
                 dataset=cell.dataset,
@@ -291,10 +180,6 @@ class Run:
             )
             self.rows.append(row)
             self.records[row.key] = mask
-
-
-def _attack_spec(choice: AttackChoice) -> Spec:
-    return {"attack": choice.attack, **choice.options}
 
 
 class _Estimate:

@@ -1,0 +1,133 @@
+"""What every artefact of a study is made from: the specs whose fingerprints name them in the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inoculate.data.sources import Source, find_source
+from inoculate.defences.arms import WITH_COPIES
+from inoculate.spec import fingerprint
+from inoculate.store import Store, read_json
+from inoculate.study.config import MOST_VULNERABLE, AttackChoice, Study, is_one_step
+from inoculate.study.plan import ANY_SURROGATE, Cell
+
+Spec = dict[str, Any]
+
+
+@dataclass
+class Specs:
+    """Specs of a study's cells. One that was chosen during the study (the surrogate) is read from the store."""
+
+    study: Study
+    store: Store
+    data_root: Path | None = None
+    sources: dict[str, Source] = field(default_factory=dict)
+
+    def source(self, dataset: str) -> Source:
+        """Where a dataset of the study comes from."""
+        if dataset not in self.sources:
+            self.sources[dataset] = find_source(self.study.datasets[dataset].source or dataset, self.data_root)
+        return self.sources[dataset]
+
+    def of(self, cell: Cell) -> Spec:
+        """The spec of a cell's artefact."""
+        specs = {"fit": self._fit, "craft": self._craft, "evaluate": self._evaluate}
+        return specs.get(cell.kind, self._choice)(cell)
+
+    def resolved(self, cell: Cell) -> Cell:
+        """The cell with the surrogate's name filled in."""
+        return self.examples(cell, cell.part, cell.attack) if cell.model == ANY_SURROGATE else cell
+
+    def repeats(self, cell: Cell) -> bool:
+        """Whether this is the surrogate tested on its own examples: its white-box or replayed reading is the same."""
+        return cell.reading == "surrogate" and cell.model == self.surrogate(cell.dataset, cell.seed)
+
+    def split(self, dataset: str, seed: int) -> Spec:
+        """The spec of a dataset's train, val and test parts."""
+        chosen = self.study.datasets[dataset]
+        return {
+            "data": self.source(dataset).digest,
+            "image_size": chosen.image_size,
+            "channels": chosen.channels,
+            "split": self.study.split.model_dump(),
+            "limit": self.study.limit,
+            "seed": seed,
+        }
+
+    def _fit(self, cell: Cell) -> Spec:
+        study, arm = self.study, cell.arm
+        spec: Spec = {
+            "split": fingerprint(self.split(cell.dataset, cell.seed)),
+            "model": cell.model,
+            "stem": study.stem,
+            "pretrained": study.pretrained,
+            "arm": arm,
+            "training": study.training.model_dump(),
+            "seed": cell.seed,
+        }
+        if arm != "standard":
+            spec["augment"] = study.datasets[cell.dataset].augment or f"default of {cell.dataset}"
+        if arm in WITH_COPIES:
+            spec["eps"] = study.eps
+        if arm == "transferred":
+            spec["examples"] = fingerprint(self._craft(self.examples(cell, "train", study.transfer)))
+        return spec
+
+    def _craft(self, cell: Cell) -> Spec:
+        return {
+            "fit": fingerprint(self._fit(Cell("fit", cell.dataset, cell.seed, cell.model))),
+            "attack": _attack_spec(self.study.attacks[cell.attack]),
+            "norm": self.study.norm,
+            "part": cell.part,
+            "evaluation": {"precision": self.study.evaluation.precision},
+        }
+
+    def _evaluate(self, cell: Cell) -> Spec:
+        study, choice = self.study, self.study.attacks.get(cell.attack)
+        spec: Spec = {
+            "fit": fingerprint(self._fit(cell)),
+            "attack": _attack_spec(choice) if choice else "none",
+            "images": [study.evaluation.images, choice and choice.images],
+        }
+        if choice:
+            spec |= {"eps": study.eps, "norm": study.norm, "precision": study.evaluation.precision}
+            crafted = self.crafted_on(cell)
+            spec["examples"] = fingerprint(self._craft(crafted)) if crafted else None
+        return spec
+
+    def _choice(self, cell: Cell) -> Spec:
+        fits = [self._fit(Cell("fit", cell.dataset, cell.seed, model)) for model in self.study.models]
+        attack = _attack_spec(self.study.attacks[self.study.transfer])
+        return {
+            "fits": dict(zip(self.study.models, map(fingerprint, fits), strict=True)),
+            "attack": attack,
+            "eps": self.study.eps,
+            "images": self.study.evaluation.images,
+        }
+
+    def examples(self, cell: Cell, part: Any, attack: str, model: str = ANY_SURROGATE) -> Cell:
+        """The crafting whose examples `cell` uses."""
+        name = self.surrogate(cell.dataset, cell.seed) if model == ANY_SURROGATE else model
+        return Cell("craft", cell.dataset, cell.seed, name, part=part, attack=attack)
+
+    def crafted_on(self, cell: Cell) -> Cell | None:
+        """The stored examples that this evaluation replays; None if it crafts its own."""
+        if cell.reading == "surrogate":
+            return self.examples(cell, "test", cell.attack)
+        own_standard = cell.arm == "standard" and is_one_step(self.study.attacks[cell.attack])
+        if cell.reading == "replayed" or own_standard:
+            return self.examples(cell, "test", cell.attack, cell.model)
+        return None
+
+    def surrogate(self, dataset: str, seed: int) -> str:
+        """The network whose examples are transferred: named in the study, or chosen on validation."""
+        if self.study.surrogate != MOST_VULNERABLE:
+            return self.study.surrogate
+        folder = self.store.path("surrogate", self._choice(Cell("surrogate", dataset, seed)))
+        return str(read_json(folder / "choice.json")["surrogate"])
+
+
+def _attack_spec(choice: AttackChoice) -> Spec:
+    return {"attack": choice.attack, **choice.options}

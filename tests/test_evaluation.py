@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import inoculate.models.fast as fast_module
+from inoculate.attacks.craft import craft, to_float
+from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
+from inoculate.data.split import Split
+from inoculate.errors import InputError
+from inoculate.evaluation import evaluate, judge_clean, judge_replay
+from inoculate.stats import wilson
+from inoculate.threat import Threat
+
+CONTRACT = ["dataset", "model", "arm", "attack", "norm", "eps", "protocol"]
+CONTRACT += ["accuracy", "correct", "n", "ci_low", "ci_high", "seed", "seconds"]
+THREATS = [Threat("linf", eps) for eps in (0.02, 0.1, 0.05)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[nn.Module, Split]:
+    """A small CNN trained on most of scikit-learn's digits (8×8, grey), and the rest of them."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.from_numpy(data.images / 16 * 255).round().to(torch.uint8)[:, None]
+    labels = torch.from_numpy(data.target).long()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    train, test = order[:1200], order[1200:]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
+        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10))
+        optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+        for _ in range(8):
+            for rows in train[torch.randperm(1200)].split(50):
+                optimizer.zero_grad()
+                F.cross_entropy(model(to_float(images[rows])), labels[rows]).backward()
+                optimizer.step()
+    return model.eval(), Split.from_tensors(images[test], labels[test], name="digits")
+
+
+def accuracies(model: nn.Module, split: Split, **options: object) -> dict[tuple[str, float], float]:
+    return {(r.attack, r.eps): r.accuracy for r in evaluate(model, split, threats=THREATS, **options)}  # type: ignore[arg-type]
+
+
+def test_rows_hold_the_contracts_fields(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+    attacks = {"fgsm": FGSM(), "bim": BIM(steps=2)}
+    rows = evaluate(model, split, attacks, [*THREATS, Threat("l2", 0.5)], seed=4, name="cnn", arm="augmented")
+    assert [list(row.as_dict()) for row in rows] == [CONTRACT] * 9
+    assert [(r.attack, r.norm, r.eps) for r in rows] == [
+        ("none", "linf", 0.0),
+        *[(a, n, e) for a in attacks for n, e in [("linf", 0.02), ("linf", 0.1), ("linf", 0.05), ("l2", 0.5)]],
+    ]
+    for row in rows:
+        assert (row.dataset, row.model, row.arm, row.protocol, row.seed) == (
+            "digits", "cnn", "augmented", "white-box", 4,
+        )  # fmt: skip
+        assert row.n == len(split) == 597
+        assert isinstance(row.correct, int)
+        assert row.accuracy == row.correct / row.n
+        assert (row.ci_low, row.ci_high) == wilson(row.correct, row.n)
+        assert row.seconds >= 0
+
+
+def test_accuracies_equal_a_count_by_hand(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+    x, y = to_float(split.images).requires_grad_(), split.labels
+    logits = model(x)
+    right = logits.argmax(1) == y
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), x)
+    got = accuracies(model, split, precision="exact")
+    assert got[("none", 0.0)] == right.sum().item() / 597
+    for threat in THREATS:
+        x_adv = (x + threat.eps * gradient.sign()).clamp(0, 1)
+        still = (model(x_adv).argmax(1) == y) & right
+        assert got[("fgsm", threat.eps)] == pytest.approx(still.sum().item() / 597, abs=1 / 597)
+    assert got[("none", 0.0)] > 0.95  # the net is trained, and the attack bites
+    assert got[("fgsm", 0.1)] < got[("fgsm", 0.05)] < got[("fgsm", 0.02)] < got[("none", 0.0)]
+    assert got[("fgsm", 0.1)] < 0.8
+
+
+@dataclass(frozen=True)
+class _Helpful:
+    """No attack at all: paints each image in its true class (0 black, 1 white)."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        return y.view(-1, 1, 1, 1).expand_as(x).to(x.dtype)
+
+
+class _Brightness(nn.Module):
+    """Class 1 if the image is brighter than ½."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.flatten(1).mean(1) - 0.5
+        return torch.stack([-mean, mean], dim=1)
+
+
+def test_every_image_counts_and_a_clean_error_is_an_error_under_attack() -> None:
+    """Brightness 0.2, 0.4, 0.6, 0.8 with labels 0, 1, 1, 0: the second and the last are wrong from the start."""
+    shots = torch.tensor([51, 102, 153, 204], dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 1, 2, 2).contiguous()
+    split = Split.from_tensors(shots, torch.tensor([0, 1, 1, 0]))
+    records: dict[str, Tensor] = {}
+    attacks = {"helpful": _Helpful(), "fgsm": FGSM(loss="margin")}
+    rows = evaluate(_Brightness(), split, attacks, [Threat("linf", 0.15)], precision="exact", records=records)
+    assert [(r.attack, r.correct, r.n) for r in rows] == [("none", 2, 4), ("helpful", 2, 4), ("fgsm", 1, 4)]
+    assert [records[r.key].tolist() for r in rows] == [
+        [True, False, True, False],
+        [True, False, True, False],
+        [True, False, False, False],  # 0.6 − 0.15 is dark, 0.2 + 0.15 still is
+    ]
+
+
+def test_records_are_keyed_by_row_and_count_to_its_number(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+    records: dict[str, Tensor] = {}
+    rows = evaluate(model, split, {"pgd": PGD(steps=2)}, THREATS, records=records)
+    assert list(records) == [row.key for row in rows]
+    assert len(records) == 4
+    for row in rows:
+        assert records[row.key].dtype is torch.bool
+        assert records[row.key].shape == (597,)
+        assert int(records[row.key].sum()) == row.correct
+        assert not (records[row.key] & ~records[rows[0].key]).any()
+
+
+@pytest.mark.parametrize("precision", ["fast", "exact"])
+def test_the_batch_size_does_not_change_fgsm(digits: tuple[nn.Module, Split], precision: str) -> None:
+    model, split = digits
+    attacks = {"fgsm": FGSM(), "one_step_target": OneStepTarget()}
+    results = [accuracies(model, split, attacks=attacks, precision=precision, batch_size=b) for b in (7, 64, 1000)]
+    for other in results[1:]:
+        assert other == pytest.approx(results[0], abs=1 / 597 + 1e-9)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_fast_and_exact_agree(digits: tuple[nn.Module, Split], bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_module, "gains_from_bf16", lambda _device: bf16)
+    model, split = digits
+    attacks = {"fgsm": FGSM(), "bim": BIM(steps=5)}
+    quick, exact = (accuracies(model, split, attacks=attacks, precision=p) for p in ("fast", "exact"))
+    assert quick[("none", 0.0)] == exact[("none", 0.0)]  # the verdict is the model's own
+    assert quick == pytest.approx(exact, abs=0.005)
+
+
+def test_the_same_seed_gives_the_same_rows_and_nothing_global_moves(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+    before, modes = torch.get_rng_state(), [m.training for m in model.modules()]
+    state = {n: t.clone() for n, t in model.state_dict().items()}
+    records: list[dict[str, Tensor]] = [{}, {}, {}]
+    for seed, record in zip((1, 1, 2), records, strict=True):
+        evaluate(model, split, {"pgd": PGD(steps=1)}, THREATS, seed=seed, records=record)
+    first, again, other = ([r.tolist() for r in record.values()] for record in records)
+    assert first == again
+    assert first != other
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_callers_without_gradients_get_the_same(digits: tuple[nn.Module, Split], mode: type) -> None:
+    model, split = digits
+    expected = accuracies(model, split)
+    with mode():
+        assert accuracies(model, split) == expected
+
+
+def test_replayed_examples_are_judged_like_fresh_ones(digits: tuple[nn.Module, Split]) -> None:
+    """On the model that they were crafted on, the stored FGSM examples are the white-box ones."""
+    model, split = digits
+    clean = judge_clean(model, split)
+    stored = craft(FGSM(), model, split, Threat())
+    verdicts = judge_replay(model, split, stored, [t.eps for t in THREATS], clean.right, batch_size=100)
+    fresh = accuracies(model, split, precision="exact")
+    for verdict in verdicts:
+        share = verdict.right.float().mean().item()
+        assert share == pytest.approx(fresh[("fgsm", verdict.eps)], abs=1 / 597 + 1e-6)
+        assert not (verdict.right & ~clean.right).any()
+
+
+def test_a_model_that_gives_nan_is_wrong(digits: tuple[nn.Module, Split]) -> None:
+    _, split = digits
+
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.full((len(x), 10), torch.nan)
+
+    assert judge_clean(Broken(), split).right.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), {}),
+        (nn.Sequential(nn.Conv2d(3, 4, 3)), {}),
+        (nn.Conv2d(1, 10, 3), {}),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), {"precision": "half"}),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), {"threats": [Threat("linf", 0.1, low=0.4, high=0.6)]}),
+    ],
+    ids=["classes", "channels", "maps", "precision", "range"],
+)
+def test_what_does_not_fit_is_refused_in_one_line(
+    digits: tuple[nn.Module, Split], model: nn.Module, options: dict[str, object]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        evaluate(model, digits[1], **options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_progress_is_told(digits: tuple[nn.Module, Split]) -> None:
+    seen: list[tuple[str, int, int]] = []
+    model, split = digits
+    rows = evaluate(model, split, threats=THREATS, batch_size=300, progress=lambda *told: seen.append(told))
+    standing = rows[0].correct
+    assert seen == [("clean", 300, 597), ("clean", 597, 597), ("fgsm", 300, standing), ("fgsm", standing, standing)]
