@@ -60,6 +60,8 @@ def main(repeats: int = 5) -> None:
         "bare loop, our model": bare(build_model("resnet18", classes=10, image_size=32)),
         "bare loop, timm's model": bare(timm.create_model("resnet18", num_classes=10)),
     }
+    for run in work.values():  # warm-up
+        run()
     seconds = interleaved(work, repeats)
     loop = {"fit": [UPDATES * BATCH / speed for speed in speeds[1:]], **seconds}  # the first was the warm-up
     title = f"Training ResNet-18 at 32×32, {UPDATES} updates of {BATCH} images, AdamW"
