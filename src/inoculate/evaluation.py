@@ -89,7 +89,8 @@ def judge_clean(model: nn.Module, split: Split, batch_size: int = 256, progress:
     with frozen(model), torch.no_grad():
         right = torch.zeros(len(split), dtype=torch.bool)
         for rows in _batches(torch.arange(len(split)), batch_size):
-            x, y = to_float(split.images[rows]).to(_device(model)), split.labels[rows].to(_device(model))
+            x = to_float(split.images[rows]).to(_device(model), memory_format=torch.channels_last)
+            y = split.labels[rows].to(_device(model))
             right[rows] = _judge(model, x, y, len(split.classes)).cpu()
             if progress:
                 progress(int(rows[-1]) + 1, len(split))
@@ -156,7 +157,8 @@ def _judge_all(
     with frozen(model):
         right = {eps: torch.zeros(len(split), dtype=torch.bool) for eps in epsilons}
         for rows in _batches(standing, batch_size):
-            x, y = to_float(split.images[rows]).to(device), split.labels[rows].to(device)
+            x = to_float(split.images[rows]).to(device, memory_format=torch.channels_last)
+            y = split.labels[rows].to(device)
             began = time.perf_counter()
             for eps, x_adv in adversarial(x, rows):
                 with torch.no_grad():

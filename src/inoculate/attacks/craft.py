@@ -35,7 +35,7 @@ class AdvSet:
     def images(self, x: Tensor, indices: Tensor, eps: float | Tensor) -> Tensor:
         """Adversarial versions of `x` (float B×C×H×W in [0, 1], rows `indices` of the split) at `eps` (or B of it)."""
         fixed = self.provenance["eps"]
-        if fixed is not None and eps != fixed:
+        if fixed is not None and (torch.as_tensor(eps) != torch.as_tensor(fixed)).any():
             raise InputError(f"these examples were crafted at eps {fixed:g}: they have no version at eps {eps}")
         return perturb(x, self.direction[indices].to(x.device), eps)
 

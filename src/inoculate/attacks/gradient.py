@@ -135,14 +135,11 @@ class PGD:
             x, y = _own(x), _own(y)
             first = sample(x, threat, generator) if start is None else project(_own(start), x, threat)
             worst = ascend(model, x, y, threat, steps=self.steps, step=self.step, start=first, loss=loss)
-            if self.restarts > 1:
-                badness = _badness(model, worst, y, loss)
             for _ in range(1, self.restarts):
                 again = sample(x, threat, generator)
                 other = ascend(model, x, y, threat, steps=self.steps, step=self.step, start=again, loss=loss)
-                rival = _badness(model, other, y, loss)
-                worse = rival > badness
-                worst[worse], badness[worse] = other[worse], rival[worse]
+                worse = _worse(model, other, worst, y, loss)
+                worst = torch.where(worse.view(-1, *[1] * (x.ndim - 1)), other, worst)
             return worst
 
 
@@ -240,8 +237,9 @@ def _own(t: Tensor) -> Tensor:
     return t.detach().clone() if t.is_inference() else t.detach()
 
 
-def _badness(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
-    """Orders candidates per sample: misclassified above correct, then by loss."""
+def _worse(model: nn.Module, rival: Tensor, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+    """Per sample (B, bool), whether `rival` harms more than `x`: misclassified beats correct, then the loss decides."""
     with torch.no_grad():
-        logits = model(x).float()
-    return loss(logits, y) + torch.where(logits.argmax(dim=1) == y, 0.0, 1e6)
+        old, new = model(x).float(), model(rival).float()
+    old_wrong, new_wrong = old.argmax(dim=1) != y, new.argmax(dim=1) != y
+    return (new_wrong & ~old_wrong) | ((new_wrong == old_wrong) & (loss(new, y) > loss(old, y)))

@@ -24,7 +24,8 @@ def sweep(
 ) -> Iterator[tuple[float, Tensor]]:
     """Yield `(eps, x_adv)` for each eps, in the order given; `threat` supplies norm and range.
 
-    A one-step attack's direction does not depend on eps, so it costs a single gradient for all of them.
+    A one-step attack's direction does not depend on eps, so it costs a single gradient for all of them. Any other
+    attack draws the same random numbers at every eps: what it finds at one does not depend on the others asked for.
     """
     threats = [replace(threat, eps=eps) for eps in epsilons]  # all are checked before any work is done
     if isinstance(attack, OneStep):
@@ -33,5 +34,8 @@ def sweep(
         for each in threats:
             yield each.eps, step(x, direction, each)
     else:
+        state = None if generator is None else generator.get_state()
         for each in threats:
+            if generator is not None and state is not None:
+                generator.set_state(state)
             yield each.eps, attack(model, x, y, each, generator=generator)

@@ -189,17 +189,17 @@ class _Estimate:
         self.cells = cells
         self.seen: dict[tuple[str, ...], float] = {}
 
-    @staticmethod
-    def _kind(cell: Cell) -> tuple[str, ...]:
-        return (cell.kind, cell.model, cell.attack, cell.reading)
-
     def add(self, number: int, seconds: float, made: bool) -> None:
+        """Take note of how long a cell took."""
         if made:
-            self.seen[self._kind(self.cells[number])] = seconds
+            cell = self.cells[number]
+            self.seen[cell.kind, cell.model, cell.attack, cell.reading] = seconds
 
     def seconds_left(self, number: int) -> float | None:
-        """None until something has been timed; cells never seen count like the mean of those seen."""
-        if not self.seen:
-            return None
-        mean = sum(self.seen.values()) / len(self.seen)
-        return sum(self.seen.get(self._kind(cell), mean) for cell in self.cells[number:])
+        """None until something has been timed; low at first, when kinds of work not seen yet count as nothing."""
+        return sum(map(self._guess, self.cells[number:])) if self.seen else None
+
+    def _guess(self, cell: Cell) -> float:
+        exact = self.seen.get((cell.kind, cell.model, cell.attack, cell.reading))
+        alike = [seconds for kind, seconds in self.seen.items() if kind[0] == cell.kind and kind[2] == cell.attack]
+        return exact if exact is not None else sum(alike) / max(1, len(alike))
