@@ -77,9 +77,10 @@ def refused(capsys, *arguments):
         (["--eps", ""], "not a number"),
         (["--attack", "fgms"], "did you mean 'fgsm'?"),
         (["--norm", "l7"], "use one of linf, l2, l1"),
-        (["--limit", "0"], "--limit 0"),
-        (["--limit", "-3"], "--limit -3"),
-        (["--batch-size", "0"], "--batch-size 0"),
+        (["--limit", "0"], "--limit"),
+        (["--limit", "-3"], "--limit"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--seed", "-1"], "--seed"),
         (["--precision", "half"], "fast or exact"),
         (["--split", "tests"], "train, val, test, all"),
         (["--model", "resnet81"], "did you mean 'resnet"),
@@ -166,7 +167,7 @@ def test_model_and_data_that_do_not_fit(capsys, tmp_path, trained):
     ("arguments", "says"),
     [
         (["--only", "mnist"], "choose one of digits"),
-        (["--limit", "0"], "--limit 0"),
+        (["--limit", "0"], "--limit"),
         (["--limit", "12"], "class"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -176,8 +177,9 @@ def test_study_refuses(capsys, tmp_path, study, arguments, says):
 
 
 def test_study_with_an_unknown_network_stops_before_training(capsys, tmp_path, study):
-    study.write_text(STUDY.replace("test_resnet", "resnet81"))
+    study.write_text(STUDY.replace("[test_resnet]", "[test_resnet, resnet81]"))
     assert "did you mean 'resnet" in refused(capsys, "study", "run", study, "--out", tmp_path / "out")
+    assert not list((tmp_path / "out").glob("store/fit/*/manifest.json"))
 
 
 def test_hub_without_network_fails_fast_and_says_what_to_do(capsys, monkeypatch):
@@ -246,6 +248,38 @@ def test_own_model_file_and_own_pictures(capsys, tmp_path):
     )
     assert call("evaluate", "--model", f"{tmp_path}/mine.py:net", "--data", folder, "--norm", "l2", "--eps", "1.5") == 0
     assert "pgd l2 eps 1.5" in capsys.readouterr().out
+
+
+def test_train_never_sees_the_test_part(tmp_path, monkeypatch):
+    from inoculate.defences import fit as loop
+
+    seen = []
+    real = loop.fit
+    monkeypatch.setattr(
+        loop, "fit", lambda model, samples, *a, **k: seen.append(samples.split) or real(model, samples, *a, **k)
+    )
+    arguments = ["--model", "test_resnet", "--data", "digits", "--seed", 3, "--epochs", "1", "--out", tmp_path / "m"]
+    assert call("train", *arguments) == 0
+    test = {image.numpy().tobytes() for image in inoculate.load_data("digits", "test").images}
+    assert not test & {image.numpy().tobytes() for image in seen[0].images}
+
+
+def test_classes_in_another_order_are_refused(capsys, tmp_path):
+    spec = ModelSpec("test_resnet", ("dogs", "cats"), 3, 32)
+    (tmp_path / "model").mkdir()
+    save_model(tmp_path / "model", spec.build(), spec)
+    folder = pictures(tmp_path / "pets", cats=20, dogs=20)
+    assert "swapped" in refused(capsys, *EVALUATE, "--model", tmp_path / "model", "--data", folder)
+
+
+def test_a_model_without_gradients_is_refused(capsys, tmp_path):
+    (tmp_path / "step.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def forward(self, x): return torch.arange(10.0).repeat(len(x), 1)\n"
+        "def net(): return Net()\n"
+    )
+    assert "not differentiable" in refused(capsys, *EVALUATE, "--model", f"{tmp_path}/step.py:net")
 
 
 def test_train_then_evaluate(capsys, tmp_path):

@@ -6,6 +6,7 @@ import errno
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 
 from inoculate.errors import InputError
+from inoculate.spec import fingerprint
 
 app = typer.Typer(
     add_completion=False,
@@ -27,7 +29,7 @@ DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", envvar="INOCULATE_DATA", help="Folder searched for <name>/ before the hub."),
 ]
-Limit = Annotated[int | None, typer.Option(help="Use only this many images, drawn evenly over the classes.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only this many images, drawn evenly over the classes.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps …; auto takes the fastest there is.")]
 # Newer typer carries its own copy of click: this is the usage error of whichever copy is in use.
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
@@ -68,7 +70,7 @@ def study_run(
 
     study = load_study(file)
     if limit is not None:
-        study = study.model_copy(update={"limit": _positive(limit, "--limit")})
+        study = study.model_copy(update={"limit": limit})
     if only is not None and only not in study.datasets:
         raise InputError(f"--only {only}: {file} has no such dataset, choose one of {', '.join(study.datasets)}")
     folder = writable(out or Path("runs") / study.name)
@@ -76,9 +78,9 @@ def study_run(
     screen = Screen(Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 150))
     try:
         run.go(screen, plan(study, only))
-        run.recall([cell for cell in plan(study) if only not in (None, cell.dataset)])
     finally:
         screen.close()
+        run.recall(plan(study))
         if run.rows:
             write_report(folder, run.rows, run.records, run.surrogates, run.parameters)
             write_manifest(folder, run)
@@ -120,8 +122,8 @@ def evaluate(
     attack: Annotated[str, typer.Option(help="Attack names, separated by commas.")] = "fgsm,pgd",
     norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
     eps: Annotated[str, typer.Option(help="Sizes in units of [0, 1], separated by commas: 0.01,8/255.")] = "8/255",
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Images per batch.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 256,
     precision: Annotated[
         str, typer.Option(help="How attacks craft: fast or exact. The verdict is always exact.")
     ] = "fast",
@@ -138,9 +140,6 @@ def evaluate(
 
     threats = [Threat(norm, parse_eps(text)) for text in eps.split(",")]  # type: ignore[arg-type]
     attacks = {name.strip(): attack_named(name.strip()) for name in attack.split(",")}
-    if limit is not None:
-        _positive(limit, "--limit")
-    _positive(batch_size, "--batch-size")
     if json_file is not None:
         writable(json_file.parent)
     expected = expected_size(model)
@@ -151,7 +150,7 @@ def evaluate(
     height, _ = images.image_size
     network = resolve_model(
         model,
-        classes=len(images.classes),
+        class_names=images.classes,
         channels=images.channels,
         image_size=height,
         weights=weights,
@@ -176,47 +175,47 @@ def train(
     data_root: DataRoot = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels at which images are loaded.")] = None,
     limit: Limit = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training part.")] = 5,
-    batch_size: Annotated[int, typer.Option(help="Images per update.")] = 64,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training part.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per update.")] = 64,
+    lr: Annotated[float, typer.Option(min=1e-9, help="Peak learning rate.")] = 2e-3,
     stem: Annotated[str, typer.Option(help="imagenet, or small for small images.")] = "imagenet",
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    augment: Annotated[str, typer.Option(help="Augmentation: none, digits or photos.")] = "none",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
     device: Device = "auto",
 ) -> None:
-    """Train a classifier and write a folder that `evaluate --model` reads. Run it again to go on after a stop."""
-    from inoculate.store import Store
-    from inoculate.study.config import validated
-    from inoculate.study.plan import Cell
-    from inoculate.study.run import Run
-    from inoculate.watch import Screen
+    """Train a classifier and write a folder that `evaluate --model` reads. Run it again to go on after a stop.
 
-    for value, name in ((epochs, "--epochs"), (batch_size, "--batch-size"), (limit or 1, "--limit")):
-        _positive(value, name)
-    study = validated(
-        {
-            "name": "train",
-            "datasets": {data: {"image_size": image_size or 32}},
-            "models": [model],
-            "arms": ["standard"],
-            "eps": [0.0],
-            "attacks": {"fgsm": {}},
-            "stem": stem,
-            "training": {"epochs": epochs, "batch_size": batch_size, "lr": lr},
-            "seeds": [seed],
-            "limit": limit,
-        },
-        "train",
+    The test part that `evaluate` uses is never seen; the validation part chooses the epoch that is kept.
+    """
+    from inoculate.data.sources import load_data
+    from inoculate.defences.fit import Recipe, best_round, fit
+    from inoculate.defences.methods import standard
+    from inoculate.defences.transferred import training_set
+    from inoculate.models.checkpoint import ModelSpec, save_model
+    from inoculate.store import write_json
+    from inoculate.watch import Bar
+
+    images, validation = (
+        load_data(data, part, data_root=data_root, image_size=image_size) for part in ("train", "val")
     )
-    run = Run(study, Store(writable(out) / "store"), data_root, lambda: pick_device(device))
-    screen, cell = Screen(Console(soft_wrap=True)), Cell("fit", data, seed, model)
-    try:
-        run.go(screen, [cell])
-    finally:
-        screen.close()
-    for file in ("weights.safetensors", "model.json", "history.json"):
-        shutil.copyfile(run.artefact(cell) / file, out / file)
-    last = run.cells[0]["history"][-1]
-    typer.echo(f"{out}: validation accuracy {last['val_accuracy']:.1%} after {last['update']:.0f} updates")
+    if limit is not None:
+        images = images.limit(limit, seed=seed)
+    mean, std = images.channel_statistics()
+    spec = ModelSpec(model, images.classes, images.channels, images.image_size[0], stem, mean=mean, std=std)  # type: ignore[arg-type]
+    network = spec.build(seed=seed).to(pick_device(device))
+    recipe = Recipe(
+        epochs * -(-len(images) // batch_size), rounds=epochs, batch_size=batch_size, lr=lr, augment=augment
+    )
+    made_from = {"model": asdict(spec), "recipe": asdict(recipe), "data": images.digest, "seed": seed}
+    unfinished = writable(out / f".unfinished-{fingerprint(made_from)}")
+    with Bar(Console(), f"train {model} on {images.name}") as bar:
+        samples = training_set("standard", images, (), seed=seed)
+        history = fit(network, samples, validation, standard, recipe, seed=seed, folder=unfinished, progress=bar)
+    save_model(out, network, spec, seed=seed, data=images.digest)
+    write_json(out / "history.json", history)
+    shutil.rmtree(unfinished)
+    best = history[best_round(history)]
+    typer.echo(f"{out}: validation accuracy {best['val_accuracy']:.1%} after {best['update']:.0f} updates")
 
 
 def pick_device(name: str) -> str:
@@ -273,9 +272,3 @@ def _guarded(work: Callable[[], Any]) -> int:
 def _fail(message: str) -> int:
     typer.echo("error: " + " ".join(message.split()), err=True)
     return 2
-
-
-def _positive(value: int, name: str) -> int:
-    if value < 1:
-        raise InputError(f"{name} {value} leaves nothing to do: give a number of at least 1")
-    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from inoculate.models.fast import fast
 from inoculate.modes import frozen
 from inoculate.rng import generator
 from inoculate.row import Row
-from inoculate.threat import Threat
+from inoculate.threat import Threat, distance
 
 Progress = Callable[[int, int], None]
 Precision = Literal["fast", "exact"]
@@ -117,7 +117,7 @@ def judge_attack(
         draw = generator(seed, "attack", int(rows[0]), device=x.device)
         return sweep(attack, crafting, x, split.labels[rows].to(x.device), threat, epsilons, generator=draw)
 
-    return _judge_all(model, split, clean, epsilons, adversarial, batch_size, progress)
+    return _judge_all(model, split, clean, threat, epsilons, adversarial, batch_size, progress)
 
 
 def judge_replay(
@@ -138,13 +138,14 @@ def judge_replay(
     def adversarial(x: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
         return ((eps, examples.images(x, rows, eps)) for eps in epsilons)
 
-    return _judge_all(model, split, clean, epsilons, adversarial, batch_size, progress)
+    return _judge_all(model, split, clean, Threat(), epsilons, adversarial, batch_size, progress)
 
 
 def _judge_all(
     model: nn.Module,
     split: Split,
     clean: Tensor,
+    threat: Threat,
     epsilons: Sequence[float],
     adversarial: Callable[[Tensor, Tensor], Iterator[tuple[float, Tensor]]],
     batch_size: int,
@@ -161,6 +162,7 @@ def _judge_all(
             y = split.labels[rows].to(device)
             began = time.perf_counter()
             for eps, x_adv in adversarial(x, rows):
+                _check_allowed(x_adv, x, replace(threat, eps=eps))
                 with torch.no_grad():
                     right[eps][rows] = _judge(model, x_adv, y, len(split.classes)).cpu()
                 seconds[eps] += time.perf_counter() - began
@@ -172,17 +174,32 @@ def _judge_all(
 
 
 def _judge(model: nn.Module, x: Tensor, y: Tensor, classes: int) -> Tensor:
+    """Which images of a batch the model gets right (B, bool); an output that is not finite is an error."""
     try:
         logits = model(x)
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({first}): "
-                         "load the data at the model's image size and channels") from error  # fmt: skip
-    if logits.ndim != 2 or logits.shape[1] != classes:
-        raise InputError(f"the model gives outputs of shape {tuple(logits.shape)} for {classes} classes: "
-                         f"it must give one logit per class, B×{classes}")  # fmt: skip
+    except torch.cuda.OutOfMemoryError as error:
+        raise InputError(f"no memory for {len(x)} images at once: lower --batch-size") from error
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({first}): "
+            "load the data at the model's image size and channels"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"the model gives outputs of shape {shape}, it must give one logit per class: B×{classes}")
     right: Tensor = (logits.argmax(dim=1) == y) & logits.isfinite().all(dim=1)
     return right
+
+
+def _check_allowed(x_adv: Tensor, x: Tensor, threat: Threat) -> None:
+    """Raise `InputError` if an attack returned images that the threat model does not allow."""
+    far = float(distance(x_adv, x, threat.norm).max())
+    if far > threat.eps * (1 + 1e-4) + 1e-6 or x_adv.min() < threat.low - 1e-6 or x_adv.max() > threat.high + 1e-6:
+        raise InputError(
+            f"the attack left the ball or the pixel range ({threat.norm} distance {far:.4g} at eps {threat.eps:g}): "
+            "its numbers would be worthless, mend the attack"
+        )
 
 
 def _device(model: nn.Module) -> torch.device:

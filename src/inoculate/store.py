@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,19 +50,20 @@ class Store:
         with _lock(final.with_name(final.name + ".lock")):
             if found := self.find(kind, spec):  # another process made it while we waited
                 return found
+            began = time.perf_counter()
             make(partial)
-            seal(partial, spec)
+            seal(partial, spec, seconds=round(time.perf_counter() - began, 3))
             if final.exists():  # damaged: `find` refused it
                 shutil.rmtree(final)
             os.replace(partial, final)
         return final
 
 
-def seal(folder: Path, spec: Mapping[str, Any]) -> None:
-    """Write the manifest that makes `folder` whole: its spec and the size of every file in it."""
+def seal(folder: Path, spec: Mapping[str, Any], **facts: Any) -> None:
+    """Write the manifest that makes `folder` whole: its spec, the size of every file in it, and `facts` (JSON)."""
     files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
     files.pop(MANIFEST, None)
-    write_json(folder / MANIFEST, {"spec": dict(spec), "files": files})
+    write_json(folder / MANIFEST, {"spec": dict(spec), "files": files, **facts})
 
 
 def is_whole(folder: Path) -> bool:

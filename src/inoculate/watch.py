@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
 from inoculate.report.layout import Table
@@ -17,60 +17,72 @@ from inoculate.study.run import Run
 EVERY = 10.0  # seconds between plain progress lines
 
 
+class Bar:
+    """Progress of one piece of work, as a callback: a bar on a terminal, elsewhere a line now and then."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self.console, self.title = console, title
+        self.bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self.task = self.bars.add_task(title, total=None, facts="")
+        self.spoke = time.monotonic()
+
+    def __enter__(self) -> Bar:
+        if self.console.is_terminal:
+            self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, done: int, total: int, facts: Mapping[str, float]) -> None:
+        self.bars.update(self.task, completed=done, total=total, facts=_facts(facts))
+        if not self.console.is_terminal and time.monotonic() - self.spoke > EVERY:
+            self.spoke = time.monotonic()
+            text = f"{self.title}: {done}/{total} {_facts(facts)}".rstrip()
+            self.console.print(text, markup=False, highlight=False)
+
+
 class Screen:
     """A `Watcher` that prints progress with an estimate, and the first tables as soon as they can be read."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.bars: Progress | None = None
-        if console.is_terminal:
-            self.bars = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-                TextColumn("{task.fields[facts]}"), TimeElapsedColumn(), TimeRemainingColumn(), console=console,
-            )  # fmt: skip
-        self.task: TaskID | None = None
-        self.cell = ""
-        self.number = (0, 0)
-        self.spoke = time.monotonic()
+        self.bar: Bar | None = None
         self.made = 0
 
     def begin(self, cell: Cell, number: int, total: int, seconds_left: float | None) -> None:
-        self.cell, self.number = cell.title, (number, total)
         left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
-        self.head = f"[{number}/{total}{left}]"
-        if self.bars:
-            self.bars.start()
-            self.task = self.bars.add_task(f"{self.head} {self.cell}", total=None, facts="")
+        self.bar = Bar(self.console, f"[{number}/{total}{left}] {cell.title}").__enter__()
 
     def progress(self, done: int, total: int, facts: Mapping[str, float]) -> None:
-        text = _facts(facts)
-        if self.bars and self.task is not None:
-            self.bars.update(self.task, completed=done, total=total, facts=text)
-        elif time.monotonic() - self.spoke > EVERY:
-            self.spoke = time.monotonic()
-            self.console.print(
-                f"{self.head} {self.cell}: {done}/{total} {text}".rstrip(), markup=False, highlight=False
-            )
+        if self.bar:
+            self.bar(done, total, facts)
 
     def end(self, cell: Cell, seconds: float, made: bool, run: Run) -> None:
-        if self.bars and self.task is not None:
-            self.bars.remove_task(self.task)
-            self.task = None
+        title = self.bar.title if self.bar else cell.title
+        self.close()
         if not made:
             return
         self.made += 1
-        self.spoke = time.monotonic()
-        self.console.print(f"{self.head} {cell.title}: {duration(seconds)}", markup=False, highlight=False)
-        if (cell.arm, cell.attack, cell.reading) == (
-            "standard",
-            run.study.transfer,
-            "white-box",
-        ) and cell.kind == "evaluate":
+        self.console.print(f"{title}: {duration(seconds)}", markup=False, highlight=False)
+        first = ("evaluate", "standard", run.study.transfer, "white-box")
+        if (cell.kind, cell.arm, cell.attack, cell.reading) == first:
             self.show(paper_tables(run.rows, run.surrogates)[:2])  # the first numbers, long before the study is done
 
     def close(self) -> None:
-        if self.bars:
-            self.bars.stop()
+        """Take a bar that is still shown off the screen."""
+        if self.bar:
+            self.bar.__exit__()
+            self.bar = None
 
     def show(self, tables: list[Table]) -> None:
         """Print tables, whole, however narrow the terminal."""

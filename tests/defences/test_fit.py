@@ -107,3 +107,9 @@ def test_other_optimisers_and_schedules_learn_too(split, tmp_path, optimizer, sc
     recipe = replace(RECIPE, optimizer=optimizer, schedule=schedule, lr=0.05 if optimizer == "sgd" else 0.01)
     _, history = run(split, tmp_path / "a", recipe)
     assert max(h["val_accuracy"] for h in history) > 0.6
+
+
+@pytest.mark.parametrize("updates", [1, 2, 3, 4, 5])
+def test_very_short_trainings_work(split, tmp_path, updates):
+    _, history = run(split, tmp_path / "a", replace(RECIPE, updates=updates, rounds=1))
+    assert history[-1]["update"] == updates

@@ -128,6 +128,24 @@ def test_a_damaged_artefact_is_made_again(finished):
     assert numbers(run.rows) == numbers(first.rows)
 
 
+def test_another_split_in_the_same_store_is_refused(finished, monkeypatch):
+    from inoculate.errors import InputError
+    from inoculate.study import make
+
+    folder, _, _ = finished
+    real = make.partition
+    monkeypatch.setattr(make, "partition", lambda labels, *, seed, **k: real(labels, seed=seed + 1, **k))
+    with pytest.raises(InputError, match="give a new folder"):
+        run_study(folder, STUDY.replace("steps: 2", "steps: 3"))
+
+
+def test_several_seeds_share_one_surrogate(tmp_path):
+    small = STUDY.replace("limit: 200", "limit: 120").replace("epochs: 2", "epochs: 1").replace("  pgd", "  # pgd")
+    run, _ = run_study(tmp_path, small + "seeds: [0, 1]\narms: [standard, transferred]\n")
+    protocols = {row.protocol for row in run.rows if row.arm == "standard"} - {"white-box"}
+    assert protocols == {f"transfer:{run.surrogates['digits']}/standard"}
+
+
 def command(folder, out):
     path = folder / "study.yaml"
     path.write_text(STUDY)
@@ -166,6 +184,24 @@ def test_interrupt_leaves_results_so_far_and_exits_with_130(tmp_path):
     assert "run the same command again" in err
     assert "Traceback" not in err
     assert read_rows(out / "results.json")
+
+
+def test_interrupting_a_run_again_keeps_what_was_measured(finished):
+    folder, first, _ = finished
+
+    class Impatient(Notes):
+        def begin(self, cell, number, total, seconds_left):
+            if number == 3:
+                raise KeyboardInterrupt
+
+    (folder / "study.yaml").write_text(STUDY)
+    study = load_study(folder / "study.yaml")
+    run = Run(study, Store(folder / "store"))
+    with pytest.raises(KeyboardInterrupt):
+        run.go(Impatient(), plan(study))
+    run.recall(plan(study))
+    assert numbers(run.rows) == numbers(first.rows)
+    assert len(run.rows) == len(first.rows)
 
 
 def test_command_writes_the_whole_folder(finished, tmp_path, capsys):

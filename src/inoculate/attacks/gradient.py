@@ -44,6 +44,9 @@ class FGSM:
 
     loss: str = "cross_entropy"
 
+    def __post_init__(self) -> None:
+        _check(loss=self.loss)
+
     def direction(
         self, model: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -68,6 +71,9 @@ class OneStepTarget:
 
     target: Target = "least_likely"
     loss: str = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        _check(target=self.target, loss=self.loss)
 
     def direction(
         self, model: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, generator: torch.Generator | None = None
@@ -96,6 +102,9 @@ class BIM:
     target: Target = None
     loss: str = "cross_entropy"
 
+    def __post_init__(self) -> None:
+        _check(steps=self.steps, step=self.step, target=self.target, loss=self.loss)
+
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -118,6 +127,9 @@ class PGD:
     step: float = 0.25
     restarts: int = 1
     loss: str = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        _check(steps=self.steps, step=self.step, restarts=self.restarts, loss=self.loss)
 
     def __call__(
         self,
@@ -232,6 +244,19 @@ def check_images(x: Tensor, threat: Threat) -> None:
         )
 
 
+def _check(**options: object) -> None:
+    """Raise `InputError` for an attack option that would attack nothing, or the wrong way."""
+    for name, value in options.items():
+        if name in ("steps", "restarts") and (not isinstance(value, int) or value < 1):
+            raise InputError(f"{name} {value!r} makes no attack: give a whole number of at least 1")
+        if name == "step" and not (isinstance(value, int | float) and 0 < value < float("inf")):
+            raise InputError(f"step {value!r} is not a step length: give a number above 0, relative to eps")
+        if name == "target" and not (value is None or isinstance(value, int) or value in ("least_likely", "random")):
+            raise InputError(f"target {value!r} is unknown: use least_likely, random or a class number")
+        if name == "loss":
+            loss_named(str(value))
+
+
 def _own(t: Tensor) -> Tensor:
     """The tensor, or a copy that autograd may record if the caller made it under `inference_mode`."""
     return t.detach().clone() if t.is_inference() else t.detach()
@@ -242,4 +267,5 @@ def _worse(model: nn.Module, rival: Tensor, x: Tensor, y: Tensor, loss: Loss) ->
     with torch.no_grad():
         old, new = model(x).float(), model(rival).float()
     old_wrong, new_wrong = old.argmax(dim=1) != y, new.argmax(dim=1) != y
-    return (new_wrong & ~old_wrong) | ((new_wrong == old_wrong) & (loss(new, y) > loss(old, y)))
+    worse: Tensor = (new_wrong & ~old_wrong) | ((new_wrong == old_wrong) & (loss(new, y) > loss(old, y)))
+    return worse

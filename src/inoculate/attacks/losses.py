@@ -37,5 +37,10 @@ def loss_named(name: str) -> Loss:
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
     """Gradient of the summed per-sample loss with respect to the images alone, in the images' dtype; B×C×H×W."""
     x = x.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(model(x).float(), y).sum(), x)
+    total = loss(model(x).float(), y).sum()
+    if not total.requires_grad:
+        raise InputError(
+            "no gradient reaches the images: the model is not differentiable, gradient attacks cannot be used"
+        )
+    (gradient,) = torch.autograd.grad(total, x)
     return gradient

@@ -48,6 +48,12 @@ class Split:
         """(H, W) in pixels."""
         return int(self.images.shape[2]), int(self.images.shape[3])
 
+    def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation per channel over at most 10,000 images, in [0, 1], to four places."""
+        sample = self.images[:: max(1, len(self) // 10_000)].float() / 255
+        mean, std = sample.mean(dim=(0, 2, 3)), sample.std(dim=(0, 2, 3)).clamp_min(1e-2)
+        return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
+
     def subset(self, indices: Tensor | NDArray[Any] | Sequence[int]) -> Split:
         """The images at `indices` (integers in 0..N-1), in that order; a consecutive run is a view, the rest a copy.
 

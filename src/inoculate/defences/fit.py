@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # what a damaged file raises; nothing is unpickled here
 from typing import Any, Literal
 
 import torch
@@ -176,8 +177,10 @@ def _train(
 def _make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LRScheduler:
     if recipe.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.updates)
-    # One update more than are made, because the scheduler refuses the step after the last.
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.updates + 1, pct_start=0.25)
+    # One update more than are made, because the scheduler refuses the step after the last; and at least five, because
+    # with four its first phase has no length.
+    steps = max(recipe.updates + 1, 5)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps, pct_start=0.25)
 
 
 def _out_of_patience(history: History, patience: int | None) -> bool:
@@ -188,7 +191,10 @@ def _resume(path: Path, model: nn.Module, *stateful: Any) -> History:
     """Load a checkpoint into model, optimiser and schedule; an empty history if there is none that can be read."""
     try:
         state = torch.load(path, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError):  # none yet, or damaged: train from the start
+        wanted = {"model", "optimizer", "scheduler", "history"}
+    except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError):  # none yet, or damaged: train from the start
+        return []
+    if not isinstance(state, dict) or not wanted <= set(state):
         return []
     model.load_state_dict(state["model"])
     for each, name in zip(stateful, ("optimizer", "scheduler"), strict=True):

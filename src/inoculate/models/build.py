@@ -40,10 +40,7 @@ def build_model(
     """
     import timm
 
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "use a timm name such as resnet18"
-        raise InputError(f"network '{name}' is unknown: {hint}")
+    check_name(name)
     options: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights", name))
@@ -61,6 +58,16 @@ def build_model(
     model = nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=with_point_convolutions(network)))
     _check(model, name, channels, image_size, classes)
     return model
+
+
+def check_name(name: str) -> None:
+    """Raise `InputError`, with the nearest known name, unless timm has an architecture of this name."""
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "use a timm name such as resnet18"
+        raise InputError(f"network '{name}' is unknown: {hint}")
 
 
 def parameter_count(model: nn.Module) -> int:

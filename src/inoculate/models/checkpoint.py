@@ -55,6 +55,14 @@ def save_model(folder: Path, model: nn.Module, spec: ModelSpec, **facts: Any) ->
 
 def load_model(folder: Path) -> tuple[nn.Sequential, ModelSpec]:
     """The classifier that `save_model` wrote, in eval mode; raises `InputError` if it is missing or was altered."""
+    spec, digest = read_description(folder)
+    model = spec.build(pretrained=False)
+    load_weights(folder / WEIGHTS, model, digest)
+    return model.eval(), spec
+
+
+def read_description(folder: Path) -> tuple[ModelSpec, str]:
+    """What `save_model` wrote beside the weights: how to rebuild the network, and the weights' checksum."""
     if not (folder / DESCRIPTION).is_file():
         raise InputError(
             f"{folder} holds no trained model ({DESCRIPTION} is missing): give a folder that training wrote"
@@ -69,9 +77,7 @@ def load_model(folder: Path) -> tuple[nn.Sequential, ModelSpec]:
         raise InputError(
             f"{folder / DESCRIPTION} is not a model description ({error}): train the model again"
         ) from error
-    model = spec.build(pretrained=False)
-    load_weights(folder / WEIGHTS, model, digest)
-    return model.eval(), spec
+    return spec, digest
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

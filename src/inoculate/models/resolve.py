@@ -12,17 +12,24 @@ from torch import nn
 
 from inoculate.errors import InputError
 from inoculate.models.build import build_model
-from inoculate.models.checkpoint import load_model, load_weights
+from inoculate.models.checkpoint import load_model, load_weights, read_description
 
 
 def resolve_model(
-    spec: str, *, classes: int, channels: int, image_size: int, weights: Path | None = None, pretrained: bool = False
+    spec: str,
+    *,
+    class_names: tuple[str, ...],
+    channels: int,
+    image_size: int,
+    weights: Path | None = None,
+    pretrained: bool = False,
 ) -> nn.Module:
     """The classifier that `spec` means, for images of this kind; `weights` is a safetensors file to load into it.
 
     A factory is called without arguments and returns an `nn.Module` that takes images in [0, 1] and gives logits.
     Raises `InputError` for whatever cannot be found, imported or loaded.
     """
+    classes = len(class_names)
     if Path(spec).is_dir():
         model: nn.Module
         model, kept = load_model(Path(spec))
@@ -31,6 +38,11 @@ def resolve_model(
                 f"{spec} was trained on {kept.image_size}×{kept.image_size} images with {kept.channels} channel(s) and "
                 f"{len(kept.class_names)} classes, the data has {image_size}×{image_size}, {channels} and {classes}: "
                 "choose the data it was trained for"
+            )
+        if kept.class_names != class_names and sorted(kept.class_names) == sorted(class_names):
+            raise InputError(
+                f"{spec} knows its classes in another order ({', '.join(kept.class_names)}) than the data "
+                f"({', '.join(class_names)}): its labels would be swapped, load the data that it was trained for"
             )
     elif ":" in spec:
         model = _call_factory(spec)
@@ -51,7 +63,7 @@ def expected_size(spec: str) -> tuple[int, int] | None:
     """(image size, channels) that a trained folder was made for; None for any other SPEC."""
     if not Path(spec).is_dir():
         return None
-    kept = load_model(Path(spec))[1]
+    kept = read_description(Path(spec))[0]
     return kept.image_size, kept.channels
 
 

@@ -158,7 +158,9 @@ def _handles(results: Results, attack: str) -> list[Any]:
     handles = [Line2D([], [], label=_LABELS.get(arm, arm), **_style(results, arm)) for arm in dict.fromkeys(order)]
     if "pgd" in results.attacks and attack != "pgd":
         look: dict[str, Any] = {"color": "#444444", "marker": "o", "mfc": "white", "ls": ":", "lw": 1.2}
-        handles.append(Line2D([], [], label="the same network under PGD", **look))
+        sizes = sorted({row.n for row in results.rows if row.attack == "pgd"})
+        images = "–".join(str(n) for n in dict.fromkeys((sizes[0], sizes[-1])))
+        handles.append(Line2D([], [], label=f"the same network under PGD ({images} images)", **look))
     return handles
 
 

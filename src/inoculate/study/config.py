@@ -92,6 +92,10 @@ class Evaluation(_Part):
     batch_size: int = Field(256, ge=1)
     precision: Literal["fast", "exact"] = "fast"
 
+    def of(self, size: int) -> int:
+        """How many of `size` images are measured."""
+        return min(size, self.images or size)
+
 
 class Study(_Part):
     """datasets × models × arms × attacks × eps × seeds."""
@@ -110,7 +114,7 @@ class Study(_Part):
     split: Partition = Field(default_factory=lambda: Partition.model_validate({}))
     training: Training = Field(default_factory=lambda: Training.model_validate({}))
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
     limit: int | None = Field(None, ge=1)
 
     @field_validator("datasets", mode="before")
@@ -158,7 +162,7 @@ def load_study(path: Path) -> Study:
         tree, value = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"study file {path} cannot be read ({error.strerror}): check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         raise InputError(
@@ -191,11 +195,9 @@ def _check_attack(choice: AttackChoice) -> None:
 
     _known(choice.attack, tuple(ATTACKS), "attack")
     known = tuple(f.name for f in fields(ATTACKS[choice.attack]))
-    for option, value in choice.options.items():
+    for option in choice.options:
         _known(option, (*known, "images", "arms"), f"key of attack {choice.attack}")
-        default = next(f.default for f in fields(ATTACKS[choice.attack]) if f.name == option)
-        if isinstance(default, int | float) and not isinstance(value, int | float):
-            raise ValueError(f"{option} of attack {choice.attack} must be a number, not {value!r}")
+    ATTACKS[choice.attack](**choice.options)  # its own checks of the values
     for arm in choice.arms or ():
         _known(arm, ARMS, "arm")
 

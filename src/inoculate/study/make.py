@@ -20,12 +20,13 @@ from inoculate.data.split import Parts, Split, partition
 from inoculate.defences.fit import BEST, CHECKPOINT, Recipe, fit
 from inoculate.defences.methods import standard
 from inoculate.defences.transferred import training_set
+from inoculate.errors import InputError
 from inoculate.evaluation import Verdict, judge_attack, judge_clean, judge_replay
-from inoculate.models.build import parameter_count
+from inoculate.models.build import check_name, parameter_count
 from inoculate.models.checkpoint import ModelSpec, load_model, save_model
 from inoculate.models.fast import fast
 from inoculate.rng import generator
-from inoculate.store import write_json
+from inoculate.store import read_json, write_json
 from inoculate.study.config import AttackChoice, Dataset, Study
 from inoculate.threat import Threat
 
@@ -46,6 +47,8 @@ class Data:
 
 def load_parts(study: Study, source: Source, dataset: Dataset, name: str, seed: int, progress: Progress) -> Data:
     """Decode (or find decoded) the dataset and split it; the test part is shuffled, so its beginning is a sample."""
+    for model in study.models:  # a misspelt network is found before hours of work, not after
+        check_name(model)
     pool = load_pool(
         source,
         image_size=dataset.image_size,
@@ -56,7 +59,9 @@ def load_parts(study: Study, source: Source, dataset: Dataset, name: str, seed: 
     kept = torch.arange(len(split))
     if study.limit is not None and study.limit < len(split):
         kept = limited(split, study.limit)
-    official = pool.official_test[kept.numpy()] if study.split.official_test and pool.had_test else None
+    if study.split.official_test and not pool.had_test:
+        raise InputError(f"{name} has no test split of its own: set official_test: false")
+    official = pool.official_test[kept.numpy()] if study.split.official_test else None
     fractions = (study.split.train, study.split.val, study.split.test)
     parts = partition(split.labels[kept], seed=seed, fractions=fractions, test_mask=official)
     parts = Parts(*(kept.numpy()[part] for part in (parts.train, parts.val, parts.test)))
@@ -70,6 +75,20 @@ def limited(split: Split, limit: int) -> torch.Tensor:
     """Positions of a stratified sample of `limit` images."""
     numbered = replace(split, images=torch.arange(len(split)).view(-1, 1, 1, 1))
     return numbered.limit(limit, seed=0).images.flatten()
+
+
+def check_parts(folder: Path, data: Data) -> None:
+    """Raise `InputError` if the artefact in `folder` holds other images or another split than `data`.
+
+    Networks in the same store were trained on the stored split: tested on another, they would see training images.
+    """
+    stored = np.load(folder / "indices.npz", allow_pickle=False)
+    same = all(np.array_equal(stored[name], getattr(data.parts, name)) for name in ("train", "val", "test"))
+    if not same or read_json(folder / "split.json")["digest"] != data.digest:
+        raise InputError(
+            f"{data.train.name}: images or their split differ from those that this store was made with "
+            "(another library version?): give a new folder with --out"
+        )
 
 
 def save_parts(folder: Path, data: Data) -> None:
@@ -93,7 +112,9 @@ def make_fit(
     progress: Progress,
 ) -> None:
     """Train one network for one arm; an interrupted training in `folder` goes on."""
-    mean, std = channel_statistics(data.train)
+    if (folder / "history.json").is_file():  # written last: only the manifest was missing
+        return
+    mean, std = data.train.channel_statistics()
     spec = ModelSpec(
         model,
         data.train.classes,
@@ -138,13 +159,6 @@ def recipe(study: Study, size: int, augment: str) -> Recipe:
     )
 
 
-def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of at most 10,000 images, in [0, 1], to four places."""
-    sample = split.images[:: max(1, len(split) // 10_000)].float() / 255
-    mean, std = sample.mean(dim=(0, 2, 3)), sample.std(dim=(0, 2, 3)).clamp_min(1e-2)
-    return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
-
-
 def make_examples(
     folder: Path,
     study: Study,
@@ -181,7 +195,7 @@ def make_verdicts(
     progress: Progress,
 ) -> None:
     """Measure one network: clean (`choice` None), under an attack, or on stored `examples`."""
-    images = min(len(test), study.evaluation.images or len(test), (choice and choice.images) or len(test))
+    images = min(study.evaluation.of(len(test)), (choice and choice.images) or len(test))
     part = test.subset(torch.arange(images))
     model = trained(fitted, device)
     batch_size = study.evaluation.batch_size
@@ -217,7 +231,7 @@ def make_choice(
     folder: Path, study: Study, fitted: dict[str, Path], val: Split, seed: int, device: str, progress: Progress
 ) -> None:
     """The most vulnerable standard network: lowest mean adversarial accuracy on validation (never on test)."""
-    part = val.subset(torch.arange(min(len(val), study.evaluation.images or len(val))))
+    part = val.limit(study.evaluation.images or len(val), seed=seed)
     attack, accuracy = build_attack(study.attacks[study.transfer]), {}
     for done, (name, path) in enumerate(fitted.items()):
         model = trained(path, device)

@@ -68,8 +68,9 @@ def _plan_one(study: Study, dataset: str, seed: int) -> list[Cell]:
         ]
     surrogate = study.surrogate
     if surrogate == MOST_VULNERABLE:
-        cells.append(Cell("surrogate", dataset, seed, attack=study.transfer))
         surrogate = ANY_SURROGATE
+        if seed == study.seeds[0]:  # chosen once, so that all seeds speak of the same network
+            cells.append(Cell("surrogate", dataset, seed, attack=study.transfer))
     cells += _readings(study, dataset, seed, "standard", surrogate, one_step)
     if "transferred" in study.arms:
         cells.append(Cell("craft", dataset, seed, surrogate, part="train", attack=study.transfer))

@@ -5,6 +5,7 @@ Nothing here imports torch unless an artefact has to be made, so a finished stud
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import numpy as np
 
 from inoculate.errors import InputError
 from inoculate.row import Row
-from inoculate.store import Store, read_json
+from inoculate.store import MANIFEST, Store, read_json
 from inoculate.study.config import MOST_VULNERABLE, Study
 from inoculate.study.plan import Cell
 from inoculate.study.specs import Specs
@@ -47,6 +48,7 @@ class Run:
     cells: list[dict[str, Any]] = field(default_factory=list)
     device: str | None = None
     specs: Specs = field(init=False)
+    _noted: set[Cell] = field(default_factory=set)
     _data: dict[tuple[str, int], Data] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,19 +66,25 @@ class Run:
             began = time.perf_counter()
             made, facts = self._do(cell, watcher)
             seconds = time.perf_counter() - began
-            self.cells.append({"cell": cell.title, "made": made, "seconds": round(seconds, 3), **facts})
+            self.cells.append({"cell": cell.title, "made": made, **facts})
             estimate.add(number, seconds, made)
             watcher.end(cell, seconds, made, self)
 
     def recall(self, cells: Sequence[Cell]) -> None:
-        """Collect what earlier runs left of these cells; the rest is passed over."""
+        """Collect what earlier runs left of those cells that this run did not reach; the rest is passed over."""
+        missing: set[str] = set()  # datasets that are not there any more: asked for once
         for cell in cells:
-            try:
-                spec = {} if self.specs.repeats(cell) else self.specs.of(self.specs.resolved(cell))
-            except InputError:  # its dataset is not there, or its surrogate has not been chosen
+            if cell in self._noted or cell.dataset in missing:
                 continue
-            if spec and (folder := self.store.find(cell.kind, spec)):
-                self._note(self.specs.resolved(cell), folder)
+            try:
+                self.specs.source(cell.dataset)
+            except InputError:
+                missing.add(cell.dataset)
+                continue
+            with contextlib.suppress(InputError):  # the surrogate has not been chosen yet
+                known = self.specs.resolved(cell)
+                if not self.specs.repeats(known) and (folder := self.store.find(known.kind, self.specs.of(known))):
+                    self._note(known, folder)
 
     def artefact(self, cell: Cell) -> Path:
         """Where a cell's artefact is, or will be."""
@@ -89,9 +97,9 @@ class Run:
         if (dataset, seed) not in self._data:
             chosen = self.study.datasets[dataset]
             data = make.load_parts(self.study, self.specs.source(dataset), chosen, dataset, seed, watcher.progress)
-            self.store.get_or_make(
-                "split", self.specs.split(dataset, seed), lambda folder: make.save_parts(folder, data)
-            )
+            spec = self.specs.split(dataset, seed)
+            stored = self.store.get_or_make("split", spec, lambda folder: make.save_parts(folder, data))
+            make.check_parts(stored, data)
             self._data = {(dataset, seed): data}  # one at a time: the images are memory-mapped anyway
         return self._data[dataset, seed]
 
@@ -112,7 +120,8 @@ class Run:
         spec = self.specs.of(cell)
         made = self.store.find(cell.kind, spec) is None
         folder = self.store.get_or_make(cell.kind, spec, lambda partial: self._make(cell, partial, watcher))
-        return made, {"artefact": f"{cell.kind}/{folder.name}", **self._note(cell, folder)}
+        seconds = read_json(folder / MANIFEST)["seconds"]  # of making it, whenever that was
+        return made, {"artefact": f"{cell.kind}/{folder.name}", "seconds": seconds, **self._note(cell, folder)}
 
     def _make(self, cell: Cell, folder: Path, watcher: Watcher) -> None:
         from inoculate.study import make
@@ -128,7 +137,7 @@ class Run:
             policy = study.datasets[cell.dataset].augment
             make.make_fit(folder, study, data, cell.model, cell.arm, policy, seed, examples, device, watcher.progress)
         elif cell.kind == "craft" and choice:
-            part = data.train if cell.part == "train" else data.test
+            part = data.train if cell.part == "train" else data.test.subset(range(study.evaluation.of(len(data.test))))
             fitted = self.artefact(Cell("fit", cell.dataset, seed, cell.model))
             make.make_examples(folder, study, choice, fitted, part, seed, device, watcher.progress)
         elif cell.kind == "evaluate":
@@ -149,6 +158,7 @@ class Run:
 
     def _note(self, cell: Cell, folder: Path) -> dict[str, Any]:
         """Collect what the artefact says for the results; the rest of it, for the manifest, is returned."""
+        self._noted.add(cell)
         if cell.kind == "fit":
             self.parameters[cell.model] = int(read_json(folder / "model.json")["parameters"])
             return {"history": read_json(folder / "history.json")}

@@ -14,6 +14,7 @@ from inoculate.study.config import MOST_VULNERABLE, AttackChoice, Study, is_one_
 from inoculate.study.plan import ANY_SURROGATE, Cell
 
 Spec = dict[str, Any]
+MEANING = 1  # raised when a change of the code gives another result for the same study: nothing old is then reused
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Specs:
         """The spec of a dataset's train, val and test parts."""
         chosen = self.study.datasets[dataset]
         return {
+            "meaning": MEANING,
             "data": self.source(dataset).digest,
             "image_size": chosen.image_size,
             "channels": chosen.channels,
@@ -64,13 +66,15 @@ class Specs:
             "stem": study.stem,
             "pretrained": study.pretrained,
             "arm": arm,
-            "training": study.training.model_dump(),
+            "training": study.training.model_dump(exclude={"balance", "budget"} if arm == "standard" else None),
             "seed": cell.seed,
         }
         if arm != "standard":
             spec["augment"] = study.datasets[cell.dataset].augment or f"default of {cell.dataset}"
         if arm in WITH_COPIES:
-            spec["eps"] = study.eps
+            spec["copies"] = study.eps
+        if arm == "duplicates":  # its copies have no eps, and with `balance` there is one per image
+            spec["copies"] = 1 if study.training.balance else len(study.eps)
         if arm == "transferred":
             spec["examples"] = fingerprint(self._craft(self.examples(cell, "train", study.transfer)))
         return spec
@@ -81,18 +85,20 @@ class Specs:
             "attack": _attack_spec(self.study.attacks[cell.attack]),
             "norm": self.study.norm,
             "part": cell.part,
-            "evaluation": {"precision": self.study.evaluation.precision},
+            "images": self.study.evaluation.images if cell.part == "test" else None,
+            "evaluation": self._how(),
         }
 
     def _evaluate(self, cell: Cell) -> Spec:
         study, choice = self.study, self.study.attacks.get(cell.attack)
+        limits = [limit for limit in (study.evaluation.images, choice.images if choice else None) if limit is not None]
         spec: Spec = {
             "fit": fingerprint(self._fit(cell)),
             "attack": _attack_spec(choice) if choice else "none",
-            "images": [study.evaluation.images, choice and choice.images],
+            "images": min(limits, default=None),
         }
         if choice:
-            spec |= {"eps": study.eps, "norm": study.norm, "precision": study.evaluation.precision}
+            spec |= {"eps": study.eps, "norm": study.norm, "evaluation": self._how()}
             crafted = self.crafted_on(cell)
             spec["examples"] = fingerprint(self._craft(crafted)) if crafted else None
         return spec
@@ -104,8 +110,14 @@ class Specs:
             "fits": dict(zip(self.study.models, map(fingerprint, fits), strict=True)),
             "attack": attack,
             "eps": self.study.eps,
+            "norm": self.study.norm,
             "images": self.study.evaluation.images,
+            "evaluation": self._how(),
         }
+
+    def _how(self) -> Spec:
+        """What of the evaluation's settings can move a number beside which images it sees."""
+        return self.study.evaluation.model_dump(include={"precision", "batch_size"})
 
     def examples(self, cell: Cell, part: Any, attack: str, model: str = ANY_SURROGATE) -> Cell:
         """The crafting whose examples `cell` uses."""
@@ -125,7 +137,7 @@ class Specs:
         """The network whose examples are transferred: named in the study, or chosen on validation."""
         if self.study.surrogate != MOST_VULNERABLE:
             return self.study.surrogate
-        folder = self.store.path("surrogate", self._choice(Cell("surrogate", dataset, seed)))
+        folder = self.store.path("surrogate", self._choice(Cell("surrogate", dataset, self.study.seeds[0])))
         return str(read_json(folder / "choice.json")["surrogate"])
 
 
