@@ -15,7 +15,7 @@ from inoculate.data.split import Split
 from inoculate.errors import InputError
 from inoculate.evaluation import evaluate, judge_clean, judge_replay
 from inoculate.stats import wilson
-from inoculate.threat import Threat
+from inoculate.threat import Threat, project
 
 CONTRACT = ["dataset", "model", "arm", "attack", "norm", "eps", "protocol"]
 CONTRACT += ["accuracy", "correct", "n", "ci_low", "ci_high", "seed", "seconds"]
@@ -31,13 +31,19 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def digits() -> tuple[nn.Module, Split]:
-    """A small CNN trained on most of scikit-learn's digits (8×8, grey), and the rest of them."""
+def every_digit() -> Split:
+    """All of scikit-learn's digits (1,797, 8×8, grey)."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
     images = torch.from_numpy(data.images / 16 * 255).round().to(torch.uint8)[:, None]
-    labels = torch.from_numpy(data.target).long()
+    return Split.from_tensors(images, torch.from_numpy(data.target).long(), name="digits")
+
+
+@pytest.fixture(scope="session")
+def digits(every_digit: Split) -> tuple[nn.Module, Split]:
+    """A small CNN trained on most of the digits, and the rest of them."""
+    images, labels = every_digit.images, every_digit.labels
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     train, test = order[:1200], order[1200:]
     with torch.random.fork_rng(devices=[]):
@@ -97,12 +103,12 @@ def test_accuracies_equal_a_count_by_hand(digits: tuple[nn.Module, Split]) -> No
 
 @dataclass(frozen=True)
 class _Helpful:
-    """No attack at all: paints each image in its true class (0 black, 1 white)."""
+    """No attack at all: paints each image towards its true class (0 black, 1 white), as far as is allowed."""
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        return y.view(-1, 1, 1, 1).expand_as(x).to(x.dtype)
+        return project(y.view(-1, 1, 1, 1).expand_as(x).to(x.dtype), x, threat)
 
 
 class _Brightness(nn.Module):
@@ -128,6 +134,22 @@ def test_every_image_counts_and_a_clean_error_is_an_error_under_attack() -> None
     ]
 
 
+@dataclass(frozen=True)
+class _Cheating:
+    """Goes further than it may."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        return (x + 2 * threat.eps).clamp(0, 1)
+
+
+def test_an_attack_that_leaves_the_ball_is_not_counted(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+    with pytest.raises(InputError, match="left the ball"):
+        evaluate(model, split, {"cheating": _Cheating()}, THREATS)
+
+
 def test_records_are_keyed_by_row_and_count_to_its_number(digits: tuple[nn.Module, Split]) -> None:
     model, split = digits
     records: dict[str, Tensor] = {}
@@ -151,11 +173,14 @@ def test_the_batch_size_does_not_change_fgsm(digits: tuple[nn.Module, Split], pr
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_fast_and_exact_agree(digits: tuple[nn.Module, Split], bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_and_exact_agree(
+    digits: tuple[nn.Module, Split], every_digit: Split, bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On all the digits: on a third of them half a point is less than three images, and ties decide."""
     monkeypatch.setattr(fast_module, "gains_from_bf16", lambda _device: bf16)
-    model, split = digits
+    model, _ = digits
     attacks = {"fgsm": FGSM(), "bim": BIM(steps=5)}
-    quick, exact = (accuracies(model, split, attacks=attacks, precision=p) for p in ("fast", "exact"))
+    quick, exact = (accuracies(model, every_digit, attacks=attacks, precision=p) for p in ("fast", "exact"))
     assert quick[("none", 0.0)] == exact[("none", 0.0)]  # the verdict is the model's own
     assert quick == pytest.approx(exact, abs=0.005)
 

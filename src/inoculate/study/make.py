@@ -45,6 +45,21 @@ class Data:
     skipped: tuple[str, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What every artefact of one dataset and seed is made with."""
+
+    study: Study
+    data: Data
+    seed: int
+    device: str
+    progress: Progress
+
+    def tell(self, done: int, total: int) -> None:
+        """Progress without facts."""
+        self.progress(done, total, {})
+
+
 def load_parts(study: Study, source: Source, dataset: Dataset, name: str, seed: int, progress: Progress) -> Data:
     """Decode (or find decoded) the dataset and split it; the test part is shuffled, so its beginning is a sample."""
     for model in study.models:  # a misspelt network is found before hours of work, not after
@@ -99,41 +114,23 @@ def save_parts(folder: Path, data: Data) -> None:
     )
 
 
-def make_fit(
-    folder: Path,
-    study: Study,
-    data: Data,
-    model: str,
-    arm: str,
-    policy: str | None,
-    seed: int,
-    examples: Path | None,
-    device: str,
-    progress: Progress,
-) -> None:
+def make_fit(folder: Path, job: Job, model: str, arm: str, examples: Path | None) -> None:
     """Train one network for one arm; an interrupted training in `folder` goes on."""
     if (folder / "history.json").is_file():  # written last: only the manifest was missing
         return
-    mean, std = data.train.channel_statistics()
-    spec = ModelSpec(
-        model,
-        data.train.classes,
-        data.train.channels,
-        data.train.image_size[0],
-        study.stem,
-        study.pretrained,
-        mean,
-        std,
-    )
-    network = spec.build(seed=seed).to(device)
-    adversarial = AdvSet.load(examples) if examples and arm == "transferred" else None
-    balance = study.training.balance
-    samples = training_set(arm, data.train, study.eps, seed=seed, balance=balance, adversarial=adversarial)
-    size = len(data.train) if study.training.budget == "updates" else len(samples)
-    augment = "none" if arm == "standard" else policy or default_policy(data.train.name)
-    history = fit(
-        network, samples, data.val, standard, recipe(study, size, augment), seed=seed, folder=folder, progress=progress
-    )
+    study, train, seed = job.study, job.data.train, job.seed
+    mean, std = train.channel_statistics()
+    size = train.image_size[0]
+    spec = ModelSpec(model, train.classes, train.channels, size, study.stem, study.pretrained, mean, std)
+    network = spec.build(seed=seed).to(job.device)
+    adversarial = AdvSet.load(examples) if examples else None
+    samples = training_set(
+        arm, train, study.eps, seed=seed, balance=study.training.balance, adversarial=adversarial
+    )  # fmt: skip
+    passes_over = train if study.training.budget == "updates" else samples
+    policy = study.datasets[train.name].augment or default_policy(train.name)
+    how = recipe(study, len(passes_over), "none" if arm == "standard" else policy)
+    history = fit(network, samples, job.data.val, standard, how, seed=seed, folder=folder, progress=job.progress)
     save_model(folder, network, spec, arm=arm, seed=seed, parameters=parameter_count(network))
     write_json(folder / "history.json", history)
     for leftover in (CHECKPOINT, BEST):
@@ -159,63 +156,60 @@ def recipe(study: Study, size: int, augment: str) -> Recipe:
     )
 
 
-def make_examples(
-    folder: Path,
-    study: Study,
-    choice: AttackChoice,
-    fitted: Path,
-    split: Split,
-    seed: int,
-    device: str,
-    progress: Progress,
-) -> None:
+def make_examples(folder: Path, job: Job, choice: AttackChoice, fitted: Path, split: Split) -> None:
     """Craft on a trained network, once for all eps."""
+    how, network = job.study.evaluation, trained(fitted, job.device)
     examples = craft(
         build_attack(choice),
-        fast(trained(fitted, device)) if study.evaluation.precision == "fast" else trained(fitted, device),
+        fast(network) if how.precision == "fast" else network,
         split,
-        Threat(study.norm, max(study.eps)),
-        batch_size=study.evaluation.batch_size,
-        seed=seed,
-        progress=lambda done, total: progress(done, total, {}),
+        Threat(job.study.norm, max(job.study.eps)),
+        batch_size=how.batch_size,
+        seed=job.seed,
+        progress=job.tell,
     )
     examples.save(folder)
 
 
+def make_clean(folder: Path, job: Job, fitted: Path) -> None:
+    """Measure a network on the test images as they are."""
+    part = job.data.test.subset(range(job.study.evaluation.of(len(job.data.test))))
+    network = trained(fitted, job.device)
+    _save_verdicts(folder, [judge_clean(network, part, job.study.evaluation.batch_size, job.tell)])
+
+
 def make_verdicts(
-    folder: Path,
-    study: Study,
-    choice: AttackChoice | None,
-    fitted: Path,
-    test: Split,
-    clean: Path | None,
-    examples: Path | None,
-    seed: int,
-    device: str,
-    progress: Progress,
+    folder: Path, job: Job, choice: AttackChoice, fitted: Path, clean: Path, examples: Path | None
 ) -> None:
-    """Measure one network: clean (`choice` None), under an attack, or on stored `examples`."""
-    images = min(study.evaluation.of(len(test)), (choice and choice.images) or len(test))
-    part = test.subset(torch.arange(images))
-    model = trained(fitted, device)
-    batch_size = study.evaluation.batch_size
-
-    def tell(done: int, total: int) -> None:
-        progress(done, total, {})
-
-    if choice is None or clean is None:
-        verdicts = [judge_clean(model, part, batch_size, tell)]
+    """Measure a network under an attack, or on the stored `examples`, given its verdicts on `clean` images."""
+    study, network = job.study, trained(fitted, job.device)
+    right = read_verdicts(clean)[0].right
+    right = right[: choice.images or len(right)]
+    part, batch_size = job.data.test.subset(range(len(right))), study.evaluation.batch_size
+    if examples is not None:
+        stored = AdvSet.load(examples)
+        verdicts = judge_replay(network, part, stored, study.eps, right, batch_size=batch_size, progress=job.tell)
     else:
-        right = read_verdicts(clean)[0].right[:images]
-        if examples is not None:
-            verdicts = judge_replay(
-                model, part, AdvSet.load(examples), study.eps, right, batch_size=batch_size, progress=tell
-            )
-        else:
-            verdicts = judge_attack(
-                model, part, build_attack(choice), Threat(study.norm, max(study.eps)), study.eps, right,
-                batch_size=batch_size, seed=seed, precision=study.evaluation.precision, progress=tell,
-            )  # fmt: skip
+        verdicts = _attacked(job, choice, network, part, right)
+    _save_verdicts(folder, verdicts)
+
+
+def _attacked(job: Job, choice: AttackChoice, network: nn.Module, part: Split, right: torch.Tensor) -> list[Verdict]:
+    return judge_attack(
+        network,
+        part,
+        build_attack(choice),
+        Threat(job.study.norm, max(job.study.eps)),
+        job.study.eps,
+        right,
+        batch_size=job.study.evaluation.batch_size,
+        seed=job.seed,
+        precision=job.study.evaluation.precision,
+        progress=job.tell,
+    )
+
+
+def _save_verdicts(folder: Path, verdicts: list[Verdict]) -> None:
     np.save(folder / "right.npy", torch.stack([v.right for v in verdicts]).numpy(), allow_pickle=False)
     write_json(folder / "verdicts.json", [{"eps": v.eps, "seconds": v.seconds} for v in verdicts])
 
@@ -227,21 +221,15 @@ def read_verdicts(folder: Path) -> list[Verdict]:
     return [Verdict(fact["eps"], right[i], fact["seconds"]) for i, fact in enumerate(facts)]
 
 
-def make_choice(
-    folder: Path, study: Study, fitted: dict[str, Path], val: Split, seed: int, device: str, progress: Progress
-) -> None:
+def make_choice(folder: Path, job: Job, fitted: dict[str, Path]) -> None:
     """The most vulnerable standard network: lowest mean adversarial accuracy on validation (never on test)."""
-    part = val.limit(study.evaluation.images or len(val), seed=seed)
-    attack, accuracy = build_attack(study.attacks[study.transfer]), {}
-    for done, (name, path) in enumerate(fitted.items()):
-        model = trained(path, device)
-        right = judge_clean(model, part, study.evaluation.batch_size).right
-        verdicts = judge_attack(
-            model, part, attack, Threat(study.norm, max(study.eps)), study.eps, right,
-            batch_size=study.evaluation.batch_size, seed=seed, precision=study.evaluation.precision,
-        )  # fmt: skip
+    evaluation, accuracy = job.study.evaluation, {}
+    part = job.data.val.limit(evaluation.of(len(job.data.val)), seed=job.seed)
+    for name, path in fitted.items():
+        network = trained(path, job.device)
+        right = judge_clean(network, part, evaluation.batch_size).right
+        verdicts = _attacked(job, job.study.attacks[job.study.transfer], network, part, right)
         accuracy[name] = sum(v.right.float().mean().item() for v in verdicts) / len(verdicts)
-        progress(done + 1, len(fitted), {})
     write_json(
         folder / "choice.json", {"surrogate": min(accuracy, key=lambda name: accuracy[name]), "accuracy": accuracy}
     )

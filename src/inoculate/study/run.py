@@ -126,35 +126,28 @@ class Run:
     def _make(self, cell: Cell, folder: Path, watcher: Watcher) -> None:
         from inoculate.study import make
 
-        study, seed = self.study, cell.seed
-        self.device = device = self.device or self.pick_device()
-        data = self.data(cell.dataset, seed, watcher)
+        study, here = self.study, (cell.dataset, cell.seed)
+        self.device = self.device or self.pick_device()
+        data = self.data(*here, watcher)
+        job = make.Job(study, data, cell.seed, self.device, watcher.progress)
         choice = study.attacks.get(cell.attack)
         if cell.kind == "fit":
-            examples = (
-                self.artefact(self.specs.examples(cell, "train", study.transfer)) if cell.arm == "transferred" else None
-            )
-            policy = study.datasets[cell.dataset].augment
-            make.make_fit(folder, study, data, cell.model, cell.arm, policy, seed, examples, device, watcher.progress)
-        elif cell.kind == "craft" and choice:
-            part = data.train if cell.part == "train" else data.test.subset(range(study.evaluation.of(len(data.test))))
-            fitted = self.artefact(Cell("fit", cell.dataset, seed, cell.model))
-            make.make_examples(folder, study, choice, fitted, part, seed, device, watcher.progress)
-        elif cell.kind == "evaluate":
-            crafted = self.specs.crafted_on(cell) if choice else None
-            examples = self.artefact(crafted) if crafted else None
-            clean = (
-                self.artefact(Cell("evaluate", cell.dataset, seed, cell.model, cell.arm, attack="none"))
-                if choice
-                else None
-            )
-            fitted = self.artefact(Cell("fit", cell.dataset, seed, cell.model, cell.arm))
-            make.make_verdicts(
-                folder, study, choice, fitted, data.test, clean, examples, seed, device, watcher.progress
-            )  # fmt: skip
+            examples = self.specs.examples(cell, "train", study.transfer) if cell.arm == "transferred" else None
+            make.make_fit(folder, job, cell.model, cell.arm, self.artefact(examples) if examples else None)
+            return
+        if cell.kind == "surrogate":
+            make.make_choice(folder, job, {model: self.artefact(Cell("fit", *here, model)) for model in study.models})
+            return
+        fitted = self.artefact(Cell("fit", *here, cell.model, cell.arm))
+        if choice is None:
+            make.make_clean(folder, job, fitted)
+        elif cell.kind == "craft":
+            tested = data.test.subset(range(study.evaluation.of(len(data.test))))
+            make.make_examples(folder, job, choice, fitted, data.train if cell.part == "train" else tested)
         else:
-            fits = {model: self.artefact(Cell("fit", cell.dataset, seed, model)) for model in study.models}
-            make.make_choice(folder, study, fits, data.val, seed, device, watcher.progress)
+            crafted = self.specs.crafted_on(cell)
+            clean = self.artefact(Cell("evaluate", *here, cell.model, cell.arm, attack="none"))
+            make.make_verdicts(folder, job, choice, fitted, clean, self.artefact(crafted) if crafted else None)
 
     def _note(self, cell: Cell, folder: Path) -> dict[str, Any]:
         """Collect what the artefact says for the results; the rest of it, for the manifest, is returned."""
