@@ -41,7 +41,8 @@ class Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bars.stop()
+        if self.console.is_terminal:
+            self.bars.stop()
 
     def __call__(self, done: int, total: int, facts: Mapping[str, float]) -> None:
         self.bars.update(self.task, completed=done, total=total, facts=_facts(facts))

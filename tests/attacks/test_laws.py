@@ -11,7 +11,7 @@ import torch
 from attack_samples import CASES, DETERMINISTIC, RADII, RANDOM, images, linear_net, seeded, small_net
 from torch import Tensor, nn
 
-from inoculate.attacks.gradient import BIM, FGSM, Attack, OneStepTarget, attack_named
+from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget, attack_named
 from inoculate.attacks.losses import cross_entropy, input_gradient, loss_named
 from inoculate.errors import InputError
 from inoculate.threat import Norm, Threat, distance
@@ -267,12 +267,23 @@ def test_images_that_are_none_are_refused_in_one_line(name: str, spoil: Callable
 
 
 @pytest.mark.parametrize(
-    "attack", [FGSM(loss="hinge"), OneStepTarget("likeliest"), OneStepTarget(4), BIM(target=-1), BIM(target="all")]
+    "options",
+    [
+        (FGSM, {"loss": "hinge"}),
+        (OneStepTarget, {"target": "likeliest"}),
+        (OneStepTarget, {"target": 4}),  # known only once the model has told its classes
+        (BIM, {"target": -1}),
+        (BIM, {"target": "all"}),
+        (BIM, {"steps": 0}),
+        (PGD, {"steps": 2.5}),
+        (PGD, {"step": -0.1}),
+        (PGD, {"restarts": 0}),
+    ],
 )
-def test_an_unknown_loss_or_target_is_refused_in_one_line(attack: Attack) -> None:
-    x, y = images()
+def test_an_option_that_makes_no_attack_is_refused_in_one_line(options: tuple[type, dict[str, object]]) -> None:
+    (attack, values), (x, y) = options, images()
     with pytest.raises(InputError) as caught:
-        attack(small_net(), x, y, Threat())
+        attack(**values)(small_net(), x, y, Threat())
     assert "\n" not in str(caught.value)
 
 
