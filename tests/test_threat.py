@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from inoculate.errors import InputError
+from inoculate.rng import Draws
 from inoculate.threat import Threat, distance, parse_eps, project, sample, steepest
 
 NORMS = ("linf", "l2", "l1")
@@ -105,7 +106,7 @@ def test_projection_is_the_nearest_point_of_the_ball(norm: str) -> None:
     threat = Threat(norm, 0.2)  # type: ignore[arg-type]
     far = x + torch.randn(x.shape, generator=g) * 0.3
     nearest = project(far, x, Threat(norm, 0.2, low=-9, high=9))  # type: ignore[arg-type]
-    others = sample(x.expand(20000, 1, 2, 2), threat, g)
+    others = sample(x.expand(20000, 1, 2, 2), threat, Draws(torch.rand(20000, 1, generator=g), g))
     assert (others - far).flatten(1).norm(dim=1).min() >= (nearest - far).norm() - 1e-6
     assert distance(nearest, x, threat.norm).item() == pytest.approx(0.2, abs=1e-6)
 
@@ -115,7 +116,7 @@ def test_a_random_start_is_uniform_in_the_ball(norm: str) -> None:
     """In d dimensions (distance/eps)^d of a uniform point is uniform on [0, 1]; the mean is the centre."""
     x = torch.full((20000, 1, 2, 2), 0.5)
     threat = Threat(norm, 0.1)  # type: ignore[arg-type]
-    points = sample(x, threat, torch.Generator().manual_seed(0))
+    points = sample(x, threat, Draws(torch.arange(20000.0)[:, None], None))
     share = (distance(points, x, threat.norm) / threat.eps) ** 4
     assert share.max() <= 1 + 1e-4
     for quantile in (0.1, 0.25, 0.5, 0.75, 0.9):
@@ -130,7 +131,7 @@ def test_a_random_start_stays_in_range_and_is_the_generators_alone(norm: str) ->
     before = torch.get_rng_state()
 
     def draw(seed: int) -> Tensor:
-        return sample(x, threat, torch.Generator().manual_seed(seed))
+        return sample(x, threat, Draws(x, torch.Generator().manual_seed(seed)))
 
     first = draw(1)
     assert torch.equal(first, draw(1))
@@ -148,7 +149,7 @@ def test_eps_zero_is_the_identity_and_the_dtype_is_kept(norm: str, dtype: torch.
     threat = Threat(norm, 0.0)  # type: ignore[arg-type]
     operations: list[Callable[[], Tensor]] = [
         lambda: project(x + 0.3, x, threat),
-        lambda: sample(x, threat, torch.Generator().manual_seed(0)),
+        lambda: sample(x, threat, Draws(x, None)),
     ]
     for operation in operations:
         torch.testing.assert_close(operation(), x, rtol=0, atol=1e-7)

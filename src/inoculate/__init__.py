@@ -16,6 +16,11 @@ _ROOMS = {
     "OneStepTarget": "attacks.gradient",
     "BIM": "attacks.gradient",
     "PGD": "attacks.gradient",
+    "MIFGSM": "attacks.gradient",
+    "APGD": "attacks.apgd",
+    "FAB": "attacks.fab",
+    "Square": "attacks.square",
+    "AutoAttack": "attacks.autoattack",
     "sweep": "attacks.sweep",
     "craft": "attacks.craft",
     "AdvSet": "attacks.craft",
@@ -30,12 +35,17 @@ _ROOMS = {
 __all__ = sorted(_ROOMS)
 
 if TYPE_CHECKING:
+    from inoculate.attacks.apgd import APGD as APGD
+    from inoculate.attacks.autoattack import AutoAttack as AutoAttack
     from inoculate.attacks.craft import AdvSet as AdvSet
     from inoculate.attacks.craft import craft as craft
+    from inoculate.attacks.fab import FAB as FAB
     from inoculate.attacks.gradient import BIM as BIM
     from inoculate.attacks.gradient import FGSM as FGSM
+    from inoculate.attacks.gradient import MIFGSM as MIFGSM
     from inoculate.attacks.gradient import PGD as PGD
     from inoculate.attacks.gradient import OneStepTarget as OneStepTarget
+    from inoculate.attacks.square import Square as Square
     from inoculate.attacks.sweep import sweep as sweep
     from inoculate.data.sources import load_data as load_data
     from inoculate.data.split import Split as Split

@@ -131,7 +131,7 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Measure clean and adversarial accuracy of a model on a dataset."""
-    from inoculate.attacks.gradient import attack_named
+    from inoculate.attacks.registry import attack_named
     from inoculate.data.sources import load_data
     from inoculate.evaluation import evaluate as measure
     from inoculate.models.resolve import expected_size, resolve_model

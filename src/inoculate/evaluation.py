@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from inoculate.attacks.attack import Attack
 from inoculate.attacks.craft import AdvSet, to_float
-from inoculate.attacks.gradient import FGSM, Attack
+from inoculate.attacks.gradient import FGSM
 from inoculate.attacks.sweep import sweep
 from inoculate.data.split import Split
 from inoculate.errors import InputError

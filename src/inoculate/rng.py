@@ -1,4 +1,7 @@
-"""Seeds by name: every random draw has its own generator, so nothing depends on the order of other draws."""
+"""Seeds by name: every random draw has its own generator, so nothing depends on the order of other draws.
+
+`Draws` are random numbers that belong to images: an image gets the same ones wherever it stands in whatever batch.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
 def seed_for(seed: int, *names: object) -> int:
@@ -20,3 +24,65 @@ def generator(seed: int, *names: object, device: str | torch.device = "cpu") -> 
     import torch
 
     return torch.Generator(device).manual_seed(seed_for(seed, *names))
+
+
+class Draws:
+    """Random numbers for each image of a batch `x`, decided by the image's content and one draw of `generator`.
+
+    Batch size and order do not matter, nor does the device. Each call draws anew. Identical images draw alike. Without
+    a generator the draws are always the same.
+    """
+
+    def __init__(self, x: Tensor, generator: torch.Generator | None) -> None:
+        import torch
+
+        base = 0
+        if generator is not None:
+            base = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        content = x.detach().to(torch.float32).contiguous().view(torch.int32).flatten(1).to(torch.int64)
+        position = torch.arange(content.shape[1], device=x.device)
+        self._keys = _mix(_mix(content + position * _STRIDE).sum(dim=1) + base)
+        self._calls = 0
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Independent uniform numbers in [0, 1): B×`shape`, float32."""
+        import torch
+
+        self._calls += 1
+        count = 1
+        for size in shape:
+            count *= size
+        counter = torch.arange(count, device=self._keys.device) * _STRIDE
+        stream = _mix(self._keys + self._calls)
+        bits = _shifted(_mix(stream[:, None] + counter), 40)
+        return (bits.to(torch.float32) / 2**24).view(-1, *shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Independent standard normal numbers (Box and Muller): B×`shape`, float32."""
+        radius = (-2 * (1 - self.uniform(*shape)).log()).sqrt()
+        return radius * (self.uniform(*shape) * 6.283185307179586).cos()
+
+    def signs(self, *shape: int) -> Tensor:
+        """−1 or 1, each half the time: B×`shape`, float32."""
+        signs: Tensor = (self.uniform(*shape) < 0.5) * 2.0 - 1
+        return signs
+
+    def integers(self, high: int) -> Tensor:
+        """One whole number from 0 to `high` − 1 per image: B, int64."""
+        numbers: Tensor = (self.uniform() * high).long().clamp_max(high - 1)
+        return numbers
+
+
+# Constants of SplitMix64 (Steele, Lea, Flood 2014), as signed integers: int64 arithmetic wraps around.
+_STRIDE, _FIRST, _SECOND = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shifted(z, 30)) * _FIRST
+    z = (z ^ _shifted(z, 27)) * _SECOND
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(z: Tensor, by: int) -> Tensor:
+    """Shift right, filling with zeros."""
+    return (z >> by) & ((1 << (64 - by)) - 1)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 from inoculate.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
+
+    from inoculate.rng import Draws
 
 Norm = Literal["linf", "l2", "l1"]
 
@@ -63,7 +64,7 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
         inside = x_adv.clamp(x - threat.eps, x + threat.eps)
     elif threat.norm == "l2":
         delta = x_adv - x
-        inside = x + delta * (threat.eps / _per_sample(delta.flatten(1).norm(dim=1), x).clamp_min(1e-12)).clamp_max(1)
+        inside = x + delta * (threat.eps / per_sample(delta.flatten(1).norm(dim=1), x).clamp_min(1e-12)).clamp_max(1)
     else:
         inside = x + _onto_l1_ball((x_adv - x).flatten(1), threat.eps).view_as(x)
     return inside.clamp(threat.low, threat.high)
@@ -75,30 +76,64 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
         return gradient.sign()
     if norm == "l2":
         length = gradient.flatten(1).norm(dim=1)
-        return gradient / _per_sample(length, gradient).clamp_min(1e-30)
+        return gradient / per_sample(length, gradient).clamp_min(1e-30)
     flat = gradient.flatten(1)
     best = flat.abs().argmax(dim=1, keepdim=True)
     return flat.new_zeros(flat.shape).scatter_(1, best, flat.gather(1, best).sign()).view_as(gradient)
 
 
-def sample(x: Tensor, threat: Threat, generator: torch.Generator | None) -> Tensor:
+def sample(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
     """A random allowed image: uniform in the ball around `x`, then projected into the valid range. B×C×H×W."""
-    import torch
-
-    def draw(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator, device=x.device, dtype=torch.float32)
-
+    shape = x.shape[1:]
     if threat.norm == "linf":
-        delta = (draw(*x.shape) * 2 - 1) * threat.eps
+        delta = (draws.uniform(*shape) * 2 - 1) * threat.eps
     else:
         # A uniform direction on the unit sphere of the norm (Gaussian, or signed exponential), at radius u^(1/d).
-        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=torch.float32)
+        noise = draws.normal(*shape)
         if threat.norm == "l1":
-            noise = -draw(*x.shape).clamp_min(1e-12).log() * noise.sign()
+            noise = -(1 - draws.uniform(*shape)).clamp_min(1e-12).log() * noise.sign()
         length = noise.flatten(1).norm(p=2 if threat.norm == "l2" else 1, dim=1).clamp_min(1e-12)
-        radius = draw(len(x)) ** (1 / noise[0].numel()) * threat.eps
-        delta = noise * _per_sample(radius / length, x)
+        radius = draws.uniform() ** (1 / shape.numel()) * threat.eps
+        delta = noise * per_sample(radius / length, x)
     return project(x + delta.to(x.dtype), x, threat)
+
+
+def to_plane(x: Tensor, normal: Tensor, rise: Tensor, threat: Threat) -> Tensor:
+    """The shortest move (in the threat's norm, B×C×H×W) within the valid range by which `normal`·x grows by `rise` (B).
+
+    `rise` may be negative. Where the range is too small for it the move ends in the corner that comes nearest.
+    """
+    import torch
+
+    way = normal.flatten(1) * rise.sign()[:, None]
+    room = torch.where(way > 0, threat.high - x.flatten(1), x.flatten(1) - threat.low).clamp_min(0)
+    weight = way.abs()
+    room = room * (weight > 0)
+    if threat.norm == "l1":  # all the room of the steepest pixels, and a part of one more
+        order = weight.argsort(dim=1, descending=True)
+        gains = (weight * room).gather(1, order)
+        missing = (rise.abs()[:, None] - (gains.cumsum(dim=1) - gains)).clamp_min(0)
+        part = (missing / gains.clamp_min(1e-30)).clamp_max(1)
+        size = room * torch.zeros_like(room).scatter_(1, order, part)
+    else:
+        pace = torch.ones_like(weight) if threat.norm == "linf" else weight
+        size = _until(rise.abs(), weight, pace, room)
+    return (way.sign() * size).view_as(x)
+
+
+def _until(goal: Tensor, weight: Tensor, pace: Tensor, room: Tensor) -> Tensor:
+    """min(λ·pace, room) per pixel, with λ such that the sum weighted by `weight` reaches `goal` per row.
+
+    That sum is a concave, piecewise linear function of λ: Newton's method climbs to the goal from below in a few steps.
+    """
+    product = weight * pace
+    scale = goal / product.sum(dim=1).clamp_min(1e-30)
+    for _ in range(8):
+        size = (scale[:, None] * pace).minimum(room)
+        missing = goal - (weight * size).sum(dim=1)
+        slope = (product * (size < room)).sum(dim=1)
+        scale = scale + missing.clamp_min(0) / slope.clamp_min(1e-30) * (slope > 0)
+    return (scale[:, None] * pace).minimum(room)
 
 
 def distance(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
@@ -108,7 +143,7 @@ def distance(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
     return lengths
 
 
-def _per_sample(values: Tensor, like: Tensor) -> Tensor:
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """Shape B into B×1×1×1, to multiply with images."""
     return values.view(-1, *[1] * (like.ndim - 1))
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.gradient import BIM, FGSM, PGD, Attack, OneStepTarget
+from inoculate.attacks.attack import Attack
+from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ import torch
 from attack_samples import linear_net, seeded
 from torch import Tensor, nn
 
-from inoculate.attacks.gradient import BIM, FGSM, PGD, Attack, OneStepTarget
+from inoculate.attacks.attack import Attack
+from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
 from inoculate.attacks.losses import cross_entropy, margin
-from inoculate.threat import Norm, Threat
+from inoculate.rng import Draws
+from inoculate.threat import Norm, Threat, sample
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
 ZERO, ONE = torch.tensor([0]), torch.tensor([1])
@@ -21,8 +23,13 @@ def image(*pixels: float) -> Tensor:
     return torch.tensor(pixels, dtype=torch.float32).view(1, 1, 2, 2)
 
 
-def close(got: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+def close(got: Tensor, expected: Tensor, atol: float = 1e-6) -> None:
+    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
+
+
+def apart(x: Tensor) -> Tensor:
+    """The same images, a hair's breadth from one another: identical ones would draw the same random numbers."""
+    return x + 1e-6 * torch.arange(float(len(x))).view(-1, 1, 1, 1)
 
 
 X = image(0.2, 0.4, 0.6, 0.8)
@@ -85,11 +92,11 @@ def test_a_sample_of_the_target_class_is_attacked_untargeted() -> None:
 
 
 def test_a_random_target_is_any_wrong_class() -> None:
-    x, y = X.repeat(300, 1, 1, 1), torch.full((300,), 1)
+    x, y = X.repeat(300, 1, 1, 1) + 1e-8 * torch.arange(300.0).view(-1, 1, 1, 1), torch.full((300,), 1)
     got = OneStepTarget("random", loss="margin")(THREE, x, y, Threat("linf", 0.1), generator=seeded(0))
     towards_0, towards_2 = image(0.3, 0.3, 0.6, 0.8), image(0.2, 0.3, 0.5, 0.8)
-    to_0 = (got - towards_0).abs().flatten(1).amax(1) < 1e-6
-    to_2 = (got - towards_2).abs().flatten(1).amax(1) < 1e-6
+    to_0 = (got - towards_0).abs().flatten(1).amax(1) < 1e-5
+    to_2 = (got - towards_2).abs().flatten(1).amax(1) < 1e-5
     assert bool((to_0 ^ to_2).all())
     assert 100 < int(to_0.sum()) < 200
 
@@ -170,20 +177,20 @@ class _Slope(nn.Module):
 def test_restarts_keep_the_worst_per_sample() -> None:
     """From ½ a start on the wrong side ends on the lesser summit; with restarts every sample finds the higher one."""
     bright = torch.arange(40) % 2
-    x = torch.stack([torch.full((40,), 0.5), 0.3 + 0.4 * bright], dim=1).view(40, 1, 1, 2)
+    x = apart(torch.stack([torch.full((40,), 0.5), 0.3 + 0.4 * bright], dim=1).view(40, 1, 1, 2))
     y, threat = torch.zeros(40, dtype=torch.long), Threat("linf", 0.1)
     high = torch.where(bright == 1, 0.4, 0.6)
     single = PGD(steps=10, step=0.25)(_Slope(), x, y, threat, generator=seeded(0))[:, 0, 0, 0]
     many = PGD(steps=10, step=0.25, restarts=15)(_Slope(), x, y, threat, generator=seeded(0))[:, 0, 0, 0]
     assert 5 < int((single - high).abs().lt(1e-4).sum()) < 35
-    close(many, high)
+    close(many, high, atol=1e-4)
 
 
 def test_restarts_equal_the_worse_of_single_runs_sample_by_sample() -> None:
-    x = torch.tensor([0.5, 0.3]).view(1, 1, 1, 2).repeat(40, 1, 1, 1)
+    x = apart(torch.tensor([0.5, 0.3]).view(1, 1, 1, 2).repeat(40, 1, 1, 1))
     y, threat = torch.zeros(40, dtype=torch.long), Threat("linf", 0.1)
-    g = seeded(1)
-    one, two = (PGD(steps=10)(_Slope(), x, y, threat, generator=g) for _ in range(2))
+    draws = Draws(x, seeded(1))
+    one, two = (PGD(steps=10)(_Slope(), x, y, threat, start=sample(x, threat, draws)) for _ in range(2))
     both = PGD(steps=10, restarts=2)(_Slope(), x, y, threat, generator=seeded(1))
     second = cross_entropy(_Slope()(two), y) > cross_entropy(_Slope()(one), y) + 1e-6
     first = cross_entropy(_Slope()(one), y) > cross_entropy(_Slope()(two), y) + 1e-6
@@ -194,14 +201,14 @@ def test_restarts_equal_the_worse_of_single_runs_sample_by_sample() -> None:
 
 
 def test_a_misclassified_restart_is_worse_than_a_correct_one_of_higher_loss() -> None:
-    x, y, threat = torch.full((30, 1, 1, 1), 0.5), torch.zeros(30, dtype=torch.long), Threat("linf", 0.1)
+    x, y, threat = apart(torch.full((30, 1, 1, 1), 0.5)), torch.zeros(30, dtype=torch.long), Threat("linf", 0.1)
     single = PGD(steps=10)(_Valley(), x, y, threat, generator=seeded(0))
     left = single.flatten() < 0.5
     assert 3 < int(left.sum()) < 27
     assert bool((_Valley()(single).argmax(1).eq(0) == left).all())
     assert cross_entropy(_Valley()(single), y)[left].min() > cross_entropy(_Valley()(single), y)[~left].max()
     many = PGD(steps=10, restarts=15)(_Valley(), x, y, threat, generator=seeded(0))
-    close(many.flatten(), torch.full((30,), 0.6))
+    close(many.flatten(), torch.full((30,), 0.6), atol=1e-4)
 
 
 def test_the_last_iterate_is_judged_and_a_given_start_is_projected() -> None:

@@ -16,9 +16,10 @@ from attack_samples import seeded, small_net
 from torch import Tensor, nn
 
 from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
-from inoculate.attacks.losses import cross_entropy, input_gradient
+from inoculate.attacks.losses import Objective, ascent, loss_named
 from inoculate.models.build import build_model
 from inoculate.modes import frozen
+from inoculate.rng import Draws
 from inoculate.threat import Norm, Threat, project, sample, steepest
 
 EPSILONS = (0.01, 0.03, 8 / 255)
@@ -70,7 +71,7 @@ def certain(
     x_adv, clear = x if start is None else start, torch.ones_like(x, dtype=torch.bool)
     with frozen(net):
         for _ in range(steps):
-            g = input_gradient(net, x_adv, y, cross_entropy)
+            g = ascent(net, x_adv, Objective(loss_named("cross_entropy"), y)).gradient
             clear &= g.abs() > 1e-6 * g.abs().flatten(1).amax(1).view(-1, 1, 1, 1)
             x_adv = project(x_adv + step * threat.eps * steepest(g, threat.norm), x, threat)
     assert (~clear).float().mean() < 0.001
@@ -129,7 +130,7 @@ def test_torchattacks_pgd_from_the_same_start(net: nn.Module, eps: float, monkey
     peer = pytest.importorskip("torchattacks")
     x, y, _ = batch(net)
     threat = Threat("linf", eps)
-    start = sample(x, threat, seeded(5))
+    start = sample(x, threat, Draws(x, seeded(5)))
     monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, *_bounds: self.copy_(start - x))
     theirs = peer.PGD(net, eps=eps, alpha=STEP * eps, steps=STEPS)(x, y)
     monkeypatch.undo()
@@ -189,7 +190,7 @@ def test_foolbox_pgd_from_the_same_start(net: nn.Module, eps: float, monkeypatch
     ep = pytest.importorskip("eagerpy")
     x, y, _ = batch(net)
     threat = Threat("linf", eps)
-    start = sample(x, threat, seeded(5))
+    start = sample(x, threat, Draws(x, seeded(5)))
     attack = peer.attacks.LinfPGD(abs_stepsize=STEP * eps, steps=STEPS)
     monkeypatch.setattr(attack, "get_random_start", lambda _x, _eps: ep.astensor(start))
     theirs, _, _ = attack(peer.PyTorchModel(net, bounds=(0, 1)), x, y, epsilons=eps)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.gradient import Attack, OneStep
+from inoculate.attacks.attack import Attack, OneStep
 from inoculate.data.split import Split
 from inoculate.errors import InputError
 from inoculate.rng import generator

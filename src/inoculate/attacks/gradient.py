@@ -1,41 +1,18 @@
-"""Gradient attacks over one ascent loop: FGSM, one-step target, BIM and PGD, for every norm."""
+"""Gradient attacks over one ascent loop: FGSM, one-step target, BIM, PGD and MI-FGSM, for every norm."""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.attacks.losses import Loss, cross_entropy, input_gradient, loss_named
-from inoculate.errors import InputError
-from inoculate.modes import frozen
-from inoculate.threat import Norm, Threat, project, sample, steepest
-
-Target = str | int | None
-
-
-class Attack(Protocol):
-    """Anything that turns images into adversarial ones: `(model, x, y, threat, *, generator) -> x_adv`.
-
-    `model` maps B×C×H×W images in the threat's range to B×K logits; `x_adv` has the shape and dtype of `x`. The
-    model's state and the global random state are left as they were.
-    """
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor: ...
-
-
-@runtime_checkable
-class OneStep(Protocol):
-    """An attack whose direction does not depend on eps: `x_adv = project(x + eps · direction)`."""
-
-    def direction(
-        self, model: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, generator: torch.Generator | None = None
-    ) -> Tensor: ...
+from inoculate.attacks.attack import Target, aim, carry_out, check_images, check_options, fooled, rounded
+from inoculate.attacks.losses import Objective, ascent, in_full, loss_named
+from inoculate.rng import Draws
+from inoculate.threat import Norm, Threat, per_sample, project, sample, steepest
 
 
 @dataclass(frozen=True)
@@ -45,14 +22,13 @@ class FGSM:
     loss: str = "cross_entropy"
 
     def __post_init__(self) -> None:
-        _check(loss=self.loss)
+        check_options(loss=self.loss)
 
     def direction(
         self, model: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """The unit step (in `norm`), B×C×H×W; 0 where the gradient is 0."""
-        with frozen(model):
-            return steepest(input_gradient(model, _own(x), _own(y), loss_named(self.loss)), norm)
+        return _uphill(model, x, y, norm, self.loss, None, generator)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -73,15 +49,13 @@ class OneStepTarget:
     loss: str = "cross_entropy"
 
     def __post_init__(self) -> None:
-        _check(target=self.target, loss=self.loss)
+        check_options(target=self.target, loss=self.loss)
 
     def direction(
         self, model: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """The unit step (in `norm`), B×C×H×W; 0 where the gradient is 0."""
-        with frozen(model):
-            x, goal = _own(x), aim(model, x, y, self.target, generator)
-            return steepest(input_gradient(model, x, goal.y, goal.loss(loss_named(self.loss))), norm)
+        return _uphill(model, x, y, norm, self.loss, self.target, generator)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -95,24 +69,28 @@ class BIM:
     """`steps` small steps up the loss from the clean image, each projected back (Kurakin et al. 2017, section 3.3).
 
     `step` is relative to eps. With a `target` (as in `OneStepTarget`) it descends that class's loss instead.
+    `early_stop` leaves an image alone as soon as it is misclassified.
     """
 
     steps: int = 10
     step: float = 0.25
     target: Target = None
     loss: str = "cross_entropy"
+    early_stop: bool = False
 
     def __post_init__(self) -> None:
-        _check(steps=self.steps, step=self.step, target=self.target, loss=self.loss)
+        check_options(steps=self.steps, step=self.step, target=self.target, loss=self.loss)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        check_images(x, threat)
-        with frozen(model):
-            x, goal = _own(x), aim(model, x, y, self.target, generator)
-            loss = goal.loss(loss_named(self.loss))
-            return ascend(model, x, goal.y, threat, steps=self.steps, step=self.step, start=x, loss=loss)
+        def craft(x: Tensor, y: Tensor) -> Tensor:
+            objective = Objective(loss_named(self.loss), y, aim(model, x, y, self.target, generator))
+            return ascend(
+                model, x, objective, threat, steps=self.steps, step=self.step, start=x, early_stop=self.early_stop
+            )
+
+        return carry_out(model, x, y, threat, craft)
 
 
 @dataclass(frozen=True)
@@ -120,16 +98,19 @@ class PGD:
     """BIM from a random point of the ball, the worst of `restarts` kept per sample (Madry et al. 2018, section 2.1).
 
     `step` is relative to eps. A sample's worst restart is one that it misclassifies, else the one of highest loss;
-    within a restart the last iterate counts. `start` (an image batch) replaces the first random start.
+    within a restart the last iterate counts. `start` (an image batch) replaces the first random start. `early_stop`
+    leaves an image alone as soon as it is misclassified.
     """
 
     steps: int = 10
     step: float = 0.25
     restarts: int = 1
+    target: Target = None
     loss: str = "cross_entropy"
+    early_stop: bool = False
 
     def __post_init__(self) -> None:
-        _check(steps=self.steps, step=self.step, restarts=self.restarts, loss=self.loss)
+        check_options(steps=self.steps, step=self.step, restarts=self.restarts, target=self.target, loss=self.loss)
 
     def __call__(
         self,
@@ -141,131 +122,174 @@ class PGD:
         generator: torch.Generator | None = None,
         start: Tensor | None = None,
     ) -> Tensor:
-        check_images(x, threat)
-        loss = loss_named(self.loss)
-        with frozen(model):
-            x, y = _own(x), _own(y)
-            first = sample(x, threat, generator) if start is None else project(_own(start), x, threat)
-            worst = ascend(model, x, y, threat, steps=self.steps, step=self.step, start=first, loss=loss)
+        def craft(x: Tensor, y: Tensor) -> Tensor:
+            objective = Objective(loss_named(self.loss), y, aim(model, x, y, self.target, generator))
+            draws = Draws(x, generator)
+
+            def run(x_start: Tensor) -> Tensor:
+                return ascend(
+                    model, x, objective, threat,
+                    steps=self.steps, step=self.step, start=x_start, early_stop=self.early_stop,
+                )  # fmt: skip
+
+            worst = run(sample(x, threat, draws) if start is None else project(start.detach().to(x), x, threat))
             for _ in range(1, self.restarts):
-                again = sample(x, threat, generator)
-                other = ascend(model, x, y, threat, steps=self.steps, step=self.step, start=again, loss=loss)
-                worse = _worse(model, other, worst, y, loss)
-                worst = torch.where(worse.view(-1, *[1] * (x.ndim - 1)), other, worst)
+                other = run(sample(x, threat, draws))
+                worst = torch.where(per_sample(_worse(model, other, worst, objective), x), other, worst)
             return worst
 
+        return carry_out(model, x, y, threat, craft)
 
-ATTACKS: dict[str, type[Any]] = {"fgsm": FGSM, "one_step_target": OneStepTarget, "bim": BIM, "pgd": PGD}
 
+@dataclass(frozen=True)
+class MIFGSM:
+    """BIM along a decaying sum of gradients, for examples that fool other models too (Dong et al. 2018, algorithm 1).
 
-def attack_named(name: str) -> Attack:
-    """The attack of this registry name with its default options; raises `InputError` naming the nearest known one."""
-    if name not in ATTACKS:
-        near = difflib.get_close_matches(name, ATTACKS, n=1)
-        raise InputError(
-            f"attack '{name}' is unknown: " + (f"did you mean '{near[0]}'?" if near else f"use {', '.join(ATTACKS)}")
-        )
-    attack: Attack = ATTACKS[name]()
-    return attack
+    `decay` is the momentum μ. `diversity` is the probability with which a step sees the images shrunk to at least 90 %
+    and padded at random (Xie et al. 2019); `blur` the width in pixels (odd, 0 for none) of the Gaussian that smooths
+    each gradient, for translation invariance (Dong et al. 2019). `step` is relative to eps.
+    """
+
+    steps: int = 10
+    step: float = 0.1
+    decay: float = 1.0
+    diversity: float = 0.0
+    blur: int = 0
+    target: Target = None
+    loss: str = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        check_options(
+            steps=self.steps, step=self.step, target=self.target, loss=self.loss,
+            decay=self.decay, diversity=self.diversity, blur=self.blur,
+        )  # fmt: skip
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        def craft(x: Tensor, y: Tensor) -> Tensor:
+            objective = Objective(loss_named(self.loss), y, aim(model, x, y, self.target, generator))
+            view = _random_view(self.diversity, generator) if self.diversity else None
+            return ascend(
+                model, x, objective, threat,
+                steps=self.steps, step=self.step, start=x, decay=self.decay, blur=self.blur, view=view,
+            )  # fmt: skip
+
+        return carry_out(model, x, y, threat, craft)
 
 
 def ascend(
     model: nn.Module,
     x: Tensor,
-    y: Tensor,
+    objective: Objective,
     threat: Threat,
     *,
     steps: int,
     step: float,
     start: Tensor,
-    loss: Loss = cross_entropy,
+    early_stop: bool = False,
+    decay: float = 0.0,
+    blur: int = 0,
+    view: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The one inner loop: `steps` steepest steps of length `step`·eps up `loss` from `start`, each projected.
+    """The one inner loop: `steps` steepest steps of length `step`·eps up `objective` from `start`, each projected.
 
-    Returns the last iterate, B×C×H×W. The caller holds `frozen(model)`.
+    Returns the last iterate, B×C×H×W, or with `early_stop` the first misclassified one. `decay` adds momentum over
+    L1-normalised gradients, `blur` smooths them, `view` changes what the model sees. The caller holds `frozen(model)`.
     """
-    x_adv = start
-    for _ in range(steps):
-        gradient = input_gradient(model, x_adv, y, loss)
+    seen: nn.Module = model if view is None else _Seen(model, view)
+    result, rows = start, torch.arange(len(x), device=x.device)
+    x_adv, velocity = start, torch.zeros_like(x)
+    for number in range(steps):
+        gradient, _, logits = ascent(seen, x_adv, objective)
+        if early_stop and number and view is None:
+            keep = ~fooled(model, x_adv, logits, objective.y)
+            if not keep.all():
+                result = result.index_copy(0, rows, x_adv)
+                rows, x, x_adv, gradient = rows[keep], x[keep], x_adv[keep], gradient[keep]
+                objective, velocity = objective.of(keep), velocity[keep]
+                if not len(rows):
+                    return result
+        if blur:
+            gradient = smooth(gradient, blur)
+        if decay:
+            velocity = decay * velocity + gradient / per_sample(gradient.flatten(1).abs().sum(1), x).clamp_min(1e-30)
+            gradient = velocity
         x_adv = project(x_adv + step * threat.eps * steepest(gradient, threat.norm), x, threat)
-    return x_adv
+    return x_adv if len(rows) == len(result) else result.index_copy(0, rows, x_adv)
 
 
 def step(x: Tensor, direction: Tensor, threat: Threat) -> Tensor:
     """One step of length eps along a unit `direction`, projected."""
-    x = x.detach()
-    return project(x + threat.eps * direction, x, threat)
+    exact = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
+    return rounded(project(exact + threat.eps * direction.to(exact), exact, threat), x.detach())
 
 
-@dataclass(frozen=True)
-class _Aim:
-    """Labels to attack, and per sample whether the loss is raised (+1, away from `y`) or lowered (−1, towards it)."""
-
-    y: Tensor
-    sign: Tensor
-
-    def loss(self, base: Loss) -> Loss:
-        return lambda logits, y: self.sign * base(logits, y)
-
-
-def aim(model: nn.Module, x: Tensor, y: Tensor, target: Target, generator: torch.Generator | None) -> _Aim:
-    """Resolve a target rule on clean images; see `OneStepTarget`. Raises `InputError` for an unknown rule."""
-    y = _own(y)
-    if target is None:
-        return _Aim(y, torch.ones_like(y))
-    with torch.no_grad():
-        logits = model(x)
-    classes = logits.shape[1]
-    if target == "least_likely":
-        goal = logits.argmin(dim=1)
-    elif target == "random":
-        shift = torch.randint(1, classes, y.shape, generator=generator, device=y.device)
-        goal = (y + shift) % classes
-    elif isinstance(target, int) and 0 <= target < classes:
-        goal = torch.full_like(y, target)
-    else:
-        raise InputError(f"target '{target}' is unknown: use least_likely, random or a class from 0 to {classes - 1}")
-    return _Aim(goal, torch.where(goal == y, 1, -1))
+def smooth(gradient: Tensor, width: int) -> Tensor:
+    """Each channel under a Gaussian of `width` pixels (odd) that falls to 3 standard deviations at its rim."""
+    at = torch.linspace(-3, 3, width, device=gradient.device, dtype=gradient.dtype)
+    bell = torch.exp(-(at**2) / 2)
+    bell = (bell / bell.sum()).view(1, 1, -1)
+    channels = gradient.shape[1]
+    rows = bell.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    sideways = F.conv2d(gradient, rows, padding=(0, width // 2), groups=channels)
+    return F.conv2d(sideways, rows.transpose(2, 3), padding=(width // 2, 0), groups=channels)
 
 
-def check_images(x: Tensor, threat: Threat) -> None:
-    """Raise `InputError` unless `x` holds finite float images inside the threat's range."""
-    if not x.is_floating_point():
-        raise InputError(
-            f"images are {x.dtype}: attacks take floats in [{threat.low:g}, {threat.high:g}], divide by 255"
-        )
-    if not len(x):
-        return
-    low, high = x.min().item(), x.max().item()
-    if not (threat.low - 1e-6 <= low and high <= threat.high + 1e-6):  # false for NaN too
-        raise InputError(
-            f"images span [{low:g}, {high:g}], outside the threat's range [{threat.low:g}, {threat.high:g}]: "
-            "put normalisation inside the model (inoculate.models.normalize.Normalize) and pass plain pixels"
-        )
+class _Seen(nn.Module):
+    """A model behind a random `view` of its images."""
+
+    def __init__(self, model: nn.Module, view: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.view = view
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(self.view(x))
+        return logits
 
 
-def _check(**options: object) -> None:
-    """Raise `InputError` for an attack option that would attack nothing, or the wrong way."""
-    for name, value in options.items():
-        if name in ("steps", "restarts") and (not isinstance(value, int) or value < 1):
-            raise InputError(f"{name} {value!r} makes no attack: give a whole number of at least 1")
-        if name == "step" and not (isinstance(value, int | float) and 0 < value < float("inf")):
-            raise InputError(f"step {value!r} is not a step length: give a number above 0, relative to eps")
-        if name == "target" and not (value is None or isinstance(value, int) or value in ("least_likely", "random")):
-            raise InputError(f"target {value!r} is unknown: use least_likely, random or a class number")
-        if name == "loss":
-            loss_named(str(value))
+def _random_view(probability: float, generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
+    """Shrink the batch to 90–100 % and pad it back with zeros, both drawn anew for each step, or leave it."""
+
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    draws = generator
+
+    def view(x: Tensor) -> Tensor:
+        chance, scale, top, left = torch.rand(4, generator=draws, device=draws.device).tolist()
+        if chance >= probability:
+            return x
+        height, width = (max(1, round(size * (0.9 + 0.1 * scale))) for size in x.shape[-2:])
+        small = F.interpolate(x, size=(height, width), mode="nearest")
+        above, before = int((x.shape[-2] - height + 1) * top), int((x.shape[-1] - width + 1) * left)
+        return F.pad(small, (before, x.shape[-1] - width - before, above, x.shape[-2] - height - above))
+
+    return view
 
 
-def _own(t: Tensor) -> Tensor:
-    """The tensor, or a copy that autograd may record if the caller made it under `inference_mode`."""
-    return t.detach().clone() if t.is_inference() else t.detach()
+def _uphill(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: Norm,
+    loss: str,
+    target: Target,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """The unit step of the one-step attacks: up `loss` from the clean image, or towards the target."""
+
+    def craft(x: Tensor, y: Tensor) -> Tensor:
+        objective = Objective(loss_named(loss), y, aim(model, x, y, target, generator))
+        return steepest(ascent(model, x, objective).gradient, norm)
+
+    return carry_out(model, x, y, None, craft)
 
 
-def _worse(model: nn.Module, rival: Tensor, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+def _worse(model: nn.Module, rival: Tensor, x: Tensor, objective: Objective) -> Tensor:
     """Per sample (B, bool), whether `rival` harms more than `x`: misclassified beats correct, then the loss decides."""
     with torch.no_grad():
-        old, new = model(x).float(), model(rival).float()
-    old_wrong, new_wrong = old.argmax(dim=1) != y, new.argmax(dim=1) != y
-    worse: Tensor = (new_wrong & ~old_wrong) | ((new_wrong == old_wrong) & (loss(new, y) > loss(old, y)))
+        old, new = in_full(model(x)), in_full(model(rival))
+    old_wrong, new_wrong = old.argmax(dim=1) != objective.y, new.argmax(dim=1) != objective.y
+    worse: Tensor = (new_wrong & ~old_wrong) | ((new_wrong == old_wrong) & (objective(new) > objective(old)))
     return worse

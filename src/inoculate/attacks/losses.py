@@ -1,16 +1,16 @@
-"""What an attack raises: per-sample losses of logits (B×K) and labels (B), and their input gradients."""
+"""What an attack raises: per-sample losses of logits (B×K), away from the true class or towards another."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inoculate.errors import InputError
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -21,10 +21,46 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Best wrong logit minus the logit of `y`, per sample (B): positive where misclassified, and never saturates."""
     wrong = logits.scatter(1, y[:, None], -torch.inf)
-    return wrong.amax(dim=1) - logits.gather(1, y[:, None]).squeeze(1)
+    return wrong.amax(dim=1) - _of(logits, y)
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin}
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Margin over the spread of the largest three logits: scale does not matter (Croce and Hein 2020, equation 6).
+
+    It needs three classes.
+    """
+    top = _largest(logits, 3, "the DLR loss")
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def to_cross_entropy(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """log softmax of class `target`, per sample (B)."""
+    return -cross_entropy(logits, target)
+
+
+def to_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """The logit of `target` minus the best other one, per sample (B): positive where the target is reached."""
+    return -margin(logits, target)
+
+
+def to_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """The targeted DLR loss (Croce and Hein 2020, equation 7). It needs four classes."""
+    top = _largest(logits, 4, "the targeted DLR loss")
+    return (_of(logits, target) - _of(logits, y)) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+class Loss(NamedTuple):
+    """One loss in both its forms: `away(logits, y)` and `towards(logits, y, target)`, each raised by an attack."""
+
+    away: Callable[[Tensor, Tensor], Tensor]
+    towards: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+LOSSES = {
+    "cross_entropy": Loss(cross_entropy, to_cross_entropy),
+    "margin": Loss(margin, to_margin),
+    "dlr": Loss(dlr, to_dlr),
+}
 
 
 def loss_named(name: str) -> Loss:
@@ -34,13 +70,62 @@ def loss_named(name: str) -> Loss:
     return LOSSES[name]
 
 
-def input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
-    """Gradient of the summed per-sample loss with respect to the images alone, in the images' dtype; B×C×H×W."""
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """What an attack raises on each image: `loss` away from its class `y` (B), or towards `target` (B) if given.
+
+    An image that already belongs to its target class is driven away from it.
+    """
+
+    loss: Loss
+    y: Tensor
+    target: Tensor | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The value per sample (B) of logits (B×K)."""
+        away = self.loss.away(logits, self.y)
+        if self.target is None:
+            return away
+        return torch.where(self.target == self.y, away, self.loss.towards(logits, self.y, self.target))
+
+    def of(self, rows: Tensor) -> Objective:
+        """The objective for some of the images."""
+        return Objective(self.loss, self.y[rows], None if self.target is None else self.target[rows])
+
+
+class Ascent(NamedTuple):
+    """One pass through the model: gradient of the objective (like the images), its values (B), and the logits."""
+
+    gradient: Tensor
+    values: Tensor
+    logits: Tensor
+
+
+def ascent(model: nn.Module, x: Tensor, objective: Callable[[Tensor], Tensor]) -> Ascent:
+    """Differentiate the per-sample `objective` of the logits with respect to the images alone."""
     x = x.detach().requires_grad_()
-    total = loss(model(x).float(), y).sum()
-    if not total.requires_grad:
+    logits = in_full(model(x))
+    values = objective(logits)
+    if not values.requires_grad:
         raise InputError(
             "no gradient reaches the images: the model is not differentiable, gradient attacks cannot be used"
         )
-    (gradient,) = torch.autograd.grad(total, x)
-    return gradient
+    (gradient,) = torch.autograd.grad(values.sum(), x)
+    return Ascent(gradient, values.detach(), logits.detach())
+
+
+def in_full(logits: Tensor) -> Tensor:
+    """Half-precision logits as fp32: a loss of them would lose its last digits."""
+    return logits if logits.dtype is torch.float64 else logits.float()
+
+
+def _of(logits: Tensor, classes: Tensor) -> Tensor:
+    return logits.gather(1, classes[:, None]).squeeze(1)
+
+
+def _largest(logits: Tensor, count: int, what: str) -> Tensor:
+    if logits.shape[1] < count:
+        raise InputError(
+            f"{what} needs {count} classes and the model has {logits.shape[1]}: use cross_entropy or margin"
+        )
+    return logits.topk(count, dim=1).values

@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.gradient import Attack, OneStep, check_images, step
-from inoculate.threat import Threat
+from inoculate.attacks.attack import Attack, MinimumNorm, OneStep, check_images
+from inoculate.attacks.gradient import step
+from inoculate.threat import Threat, project
 
 
 def sweep(
@@ -24,8 +25,9 @@ def sweep(
 ) -> Iterator[tuple[float, Tensor]]:
     """Yield `(eps, x_adv)` for each eps, in the order given; `threat` supplies norm and range.
 
-    A one-step attack's direction does not depend on eps, so it costs a single gradient for all of them. Any other
-    attack draws the same random numbers at every eps: what it finds at one does not depend on the others asked for.
+    A one-step attack's direction does not depend on eps, so it costs a single gradient for all of them; a minimum-norm
+    attack searches once. Any other attack draws the same random numbers at every eps: what it finds at one does not
+    depend on the others asked for.
     """
     threats = [replace(threat, eps=eps) for eps in epsilons]  # all are checked before any work is done
     if isinstance(attack, OneStep):
@@ -33,6 +35,10 @@ def sweep(
         direction = attack.direction(model, x, y, threat.norm, generator=generator)
         for each in threats:
             yield each.eps, step(x, direction, each)
+    elif isinstance(attack, MinimumNorm):
+        nearest = attack.closest(model, x, y, max(threats, key=lambda each: each.eps), generator=generator)
+        for each in threats:
+            yield each.eps, project(nearest, x, each)
     else:
         state = None if generator is None else generator.get_state()
         for each in threats:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from inoculate.models.pointwise import with_point_convolutions
+
 
 def fast(model: nn.Module) -> nn.Module:
     """A quicker stand-in for `model` in eval mode, with the same input and output types; `model` is untouched.
@@ -18,9 +20,14 @@ def fast(model: nn.Module) -> nn.Module:
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with torch.inference_mode(False):  # autograd could not pass through tensors made under inference_mode
-        plain = copy.deepcopy(model).eval().requires_grad_(False)
+        plain = with_point_convolutions(copy.deepcopy(original(model)).eval().requires_grad_(False))
         quick = fold_batchnorm(plain).to(memory_format=torch.channels_last)
-    return _ChannelsLast(quick, torch.bfloat16 if gains_from_bf16(device) else None)
+    return _Fast(quick, torch.bfloat16 if gains_from_bf16(device) else None, original(model))
+
+
+def original(model: nn.Module) -> nn.Module:
+    """The model that a `fast` copy stands in for; any other model itself."""
+    return model.original[0] if isinstance(model, _Fast) else model
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
@@ -51,13 +58,17 @@ def gains_from_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-class _ChannelsLast(nn.Module):
-    """Runs `inner` on channels-last inputs, under autocast if a dtype is given, and returns fp32 logits."""
+class _Fast(nn.Module):
+    """Runs `inner` on channels-last inputs, under autocast if a dtype is given, and returns fp32 logits.
 
-    def __init__(self, inner: nn.Module, dtype: torch.dtype | None) -> None:
+    `original` is kept beside it, in a tuple, so that it is no part of the copy: not moved, frozen or saved with it.
+    """
+
+    def __init__(self, inner: nn.Module, dtype: torch.dtype | None, original: nn.Module) -> None:
         super().__init__()
         self.inner = inner
         self.dtype = dtype
+        self.original = (original,)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

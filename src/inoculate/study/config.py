@@ -185,19 +185,20 @@ def validated(value: dict[str, Any], where: str, tree: Any = None) -> Study:
 
 def is_one_step(choice: AttackChoice) -> bool:
     """Whether one gradient serves every eps."""
-    from inoculate.attacks.gradient import ATTACKS
+    from inoculate.attacks.attack import OneStep
+    from inoculate.attacks.registry import ATTACKS
 
-    return hasattr(ATTACKS[choice.attack], "direction")
+    return isinstance(ATTACKS[choice.attack], OneStep)
 
 
 def _check_attack(choice: AttackChoice) -> None:
-    from inoculate.attacks.gradient import ATTACKS
+    from inoculate.attacks.registry import ATTACKS, attack_named
 
     _known(choice.attack, tuple(ATTACKS), "attack")
     known = tuple(f.name for f in fields(ATTACKS[choice.attack]))
     for option in choice.options:
         _known(option, (*known, "images", "arms"), f"key of attack {choice.attack}")
-    ATTACKS[choice.attack](**choice.options)  # its own checks of the values
+    attack_named(choice.attack, **choice.options)  # its own checks of the values
     for arm in choice.arms or ():
         _known(arm, ARMS, "arm")
 

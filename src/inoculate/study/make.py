@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from inoculate.attacks.attack import Attack
 from inoculate.attacks.craft import AdvSet, craft
-from inoculate.attacks.gradient import ATTACKS, Attack
+from inoculate.attacks.registry import attack_named
 from inoculate.data.augment import default_policy
 from inoculate.data.sources import Source, load_pool
 from inoculate.data.split import Parts, Split, partition
@@ -237,7 +238,7 @@ def make_choice(folder: Path, job: Job, fitted: dict[str, Path]) -> None:
 
 def build_attack(choice: AttackChoice) -> Attack:
     """The attack of a study file's entry."""
-    attack: Attack = ATTACKS[choice.attack](**choice.options)
+    attack: Attack = attack_named(choice.attack, **choice.options)
     return attack
 
 

@@ -1,0 +1,161 @@
+"""Auto-PGD: gradient ascent with momentum that finds its own step size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.attacks.attack import carry_out, check_options, fooled, wrong_classes
+from inoculate.attacks.losses import Ascent, Objective, ascent, loss_named
+from inoculate.errors import InputError
+from inoculate.rng import Draws
+from inoculate.threat import Threat, per_sample, project, sample, steepest
+
+
+@dataclass(frozen=True)
+class APGD:
+    """Auto-PGD (Croce and Hein 2020, algorithm 1): steps are halved where they stop helping.
+
+    `targets` = 0 raises `loss` away from the true class; k > 0 makes one run towards each of the k most likely wrong
+    classes in turn (APGD-T with `loss="dlr"`). `restarts` random starts per run. `rho` is the share of steps that must
+    rise for a step size to be kept. `eot` gradients are averaged per step, for randomised models.
+    An image is left alone as soon as it is misclassified; one that never is comes back at its highest loss.
+    """
+
+    steps: int = 100
+    loss: str = "cross_entropy"
+    targets: int = 0
+    restarts: int = 1
+    rho: float = 0.75
+    eot: int = 1
+
+    def __post_init__(self) -> None:
+        check_options(steps=self.steps, loss=self.loss, targets=self.targets, restarts=self.restarts, eot=self.eot)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        if threat.norm == "l1":
+            raise InputError("APGD is made for linf and l2: for l1 use pgd with many steps, fab_t or fmn")
+
+        def craft(x: Tensor, y: Tensor) -> Tensor:
+            draws = Draws(x, generator)
+            result, best, rows = x.clone(), torch.full_like(y, -torch.inf, dtype=x.dtype), torch.arange(len(x)).to(y)
+            ranks: list[int | None] = [None]
+            if self.targets:
+                with torch.no_grad():
+                    order = wrong_classes(model(x), y)
+                ranks = list(range(min(self.targets, order.shape[1])))
+            for rank in ranks:
+                for _ in range(self.restarts):
+                    target = None if rank is None else order[rows, rank]
+                    goal = Objective(loss_named(self.loss), y[rows], target)
+                    start = sample(x, threat, draws)[rows]
+                    x_adv, values, broken = self._run(model, x[rows], goal, threat, start)
+                    better = broken | (values > best[rows])
+                    result[rows[better]], best[rows[better]] = x_adv[better], values[better]
+                    rows = rows[~broken]
+                    if not len(rows):
+                        return result
+            return result
+
+        return carry_out(model, x, y, threat, craft)
+
+    def _run(
+        self, model: nn.Module, x: Tensor, goal: Objective, threat: Threat, start: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One run from `start`: final images, their values (B), and which of them are misclassified (B, bool)."""
+        result, final = start.clone(), torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        first = self._gradient(model, start, goal)
+        s = _State.begin(x, goal, start, first, 2 * threat.eps)
+
+        def drop(logits: Tensor) -> None:
+            done = fooled(model, s.x_adv, logits, s.y)
+            if done.any():
+                result[s.rows[done]], final[s.rows[done]], broken[s.rows[done]] = s.x_adv[done], s.previous[done], True
+                s.keep(~done)
+
+        drop(first.logits)
+        period, since = max(int(0.22 * self.steps), 1), 0
+        for number in range(self.steps):
+            if not len(s.rows):
+                break
+            share = 0.75 if number else 1.0
+            ahead = project(s.x_adv + s.step * steepest(s.gradient, threat.norm), s.x, threat)
+            moved = s.x_adv + (ahead - s.x_adv) * share + (s.x_adv - s.x_old) * (1 - share)
+            s.x_old, s.x_adv = s.x_adv, project(moved, s.x, threat)
+            found = self._gradient(model, s.x_adv, Objective(goal.loss, s.y, s.target))
+            s.take(found)
+            drop(found.logits)
+            since += 1
+            if since == period:
+                s.check(self.rho * period)
+                period, since = max(period - max(int(0.03 * self.steps), 1), max(int(0.06 * self.steps), 1)), 0
+        result[s.rows], final[s.rows] = s.x_best, s.best
+        return result, final, broken
+
+    def _gradient(self, model: nn.Module, x: Tensor, goal: Objective) -> Ascent:
+        passes = [ascent(model, x, goal) for _ in range(self.eot)]
+        if len(passes) == 1:
+            return passes[0]
+        return Ascent(*(torch.stack(parts).mean(dim=0) for parts in zip(*passes, strict=True)))
+
+
+@dataclass
+class _State:
+    """What one run keeps of each image that is not yet misclassified. Every field has one row per image."""
+
+    rows: Tensor
+    x: Tensor
+    y: Tensor
+    target: Tensor | None
+    x_adv: Tensor
+    x_old: Tensor
+    gradient: Tensor
+    x_best: Tensor
+    gradient_best: Tensor
+    best: Tensor
+    previous: Tensor
+    rises: Tensor
+    step: Tensor
+    best_at_check: Tensor
+    reduced: Tensor
+
+    @classmethod
+    def begin(cls, x: Tensor, goal: Objective, start: Tensor, first: Ascent, step: float) -> _State:
+        values = first.values
+        return cls(
+            rows=torch.arange(len(x), device=x.device), x=x, y=goal.y, target=goal.target, x_adv=start, x_old=start,
+            gradient=first.gradient, x_best=start, gradient_best=first.gradient, best=values, previous=values,
+            rises=torch.zeros_like(values), step=per_sample(torch.full_like(values, step), x), best_at_check=values,
+            reduced=torch.ones_like(values, dtype=torch.bool),
+        )  # fmt: skip
+
+    def keep(self, rows: Tensor) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                setattr(self, field.name, value[rows])
+
+    def take(self, found: Ascent) -> None:
+        """Note the gradient at `x_adv`, whether it rose, and whether it is the best point so far."""
+        self.gradient = found.gradient
+        self.rises = self.rises + (found.values > self.previous)
+        self.previous = found.values
+        better = found.values > self.best
+        image = per_sample(better, self.x)
+        self.x_best = torch.where(image, self.x_adv, self.x_best)
+        self.gradient_best = torch.where(image, self.gradient, self.gradient_best)
+        self.best = torch.where(better, found.values, self.best)
+
+    def check(self, enough: float) -> None:
+        """Halve the step and go back to the best point where at most `enough` steps rose, or nothing improved."""
+        halve = (self.rises <= enough) | (~self.reduced & (self.best_at_check >= self.best))
+        self.reduced, self.best_at_check, self.rises = halve, self.best, torch.zeros_like(self.rises)
+        image = per_sample(halve, self.x)
+        self.step = torch.where(image, self.step / 2, self.step)
+        self.x_adv = torch.where(image, self.x_best, self.x_adv)
+        self.gradient = torch.where(image, self.gradient_best, self.gradient)

@@ -1,0 +1,155 @@
+"""What every attack shares: the call, its checks, targets, and the question whether an image is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.attacks.losses import loss_named
+from inoculate.errors import InputError
+from inoculate.models.fast import original
+from inoculate.modes import frozen
+from inoculate.rng import Draws
+from inoculate.threat import Norm, Threat
+
+Target = str | int | None
+
+
+class Attack(Protocol):
+    """Anything that turns images into adversarial ones: `(model, x, y, threat, *, generator) -> x_adv`.
+
+    `model` maps B×C×H×W images in the threat's range to B×K logits; `x_adv` has the shape and dtype of `x`. The
+    model's state and the global random state are left as they were.
+    """
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor: ...
+
+
+@runtime_checkable
+class OneStep(Protocol):
+    """An attack whose direction does not depend on eps: `x_adv = project(x + eps · direction)`."""
+
+    def direction(
+        self, model: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, generator: torch.Generator | None = None
+    ) -> Tensor: ...
+
+
+@runtime_checkable
+class MinimumNorm(Protocol):
+    """An attack that looks for the nearest misclassified image, whatever eps is: one run serves every eps."""
+
+    def closest(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor: ...
+
+
+def carry_out(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat | None, craft: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Run `craft(x, y) -> x_adv` on a frozen model; the images are checked against the threat's range if one is given.
+
+    The work is done in the model's dtype; the result has that of `x`, rounded towards `x`.
+    """
+    if threat is not None:
+        check_images(x, threat)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    with frozen(model):
+        return rounded(craft(_own(x).to(dtype), _own(y)).detach(), _own(x))
+
+
+def rounded(x_adv: Tensor, x: Tensor) -> Tensor:
+    """`x_adv` in the dtype of `x`; where rounding would take a pixel further from `x`, the next number towards it."""
+    if x_adv.dtype is x.dtype:
+        return x_adv
+    near, exact = x_adv.to(x.dtype), x_adv.double()
+    further = (near.double() - x.double()).abs() > (exact - x.double()).abs()
+    return torch.where(further, torch.nextafter(near, x), near)
+
+
+def fooled(model: nn.Module, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+    """Which images (B, bool) the model gets wrong, given its `logits` of them.
+
+    Where the model is a `fast` copy its opinion counts for nothing alone: the original confirms each one.
+    """
+    wrong = logits.argmax(dim=1) != y
+    judge = original(model)
+    if judge is model or not wrong.any():
+        return wrong
+    rows = wrong.nonzero().squeeze(1)
+    with frozen(judge), torch.no_grad():
+        confirmed = judge(x_adv[rows]).argmax(dim=1) != y[rows]
+    return wrong.index_copy(0, rows, confirmed)
+
+
+def aim(model: nn.Module, x: Tensor, y: Tensor, target: Target, generator: torch.Generator | None) -> Tensor | None:
+    """Resolve a target rule on clean images to one class per sample (B); see `OneStepTarget`.
+
+    Raises `InputError` for an unknown rule.
+    """
+    if target is None:
+        return None
+    with torch.no_grad():
+        logits = model(x)
+    classes = logits.shape[1]
+    if target == "least_likely":
+        least: Tensor = logits.argmin(dim=1)
+        return least
+    if target == "random":
+        others: Tensor = (y + 1 + Draws(x, generator).integers(classes - 1)) % classes
+        return others
+    if isinstance(target, int) and 0 <= target < classes:
+        return torch.full_like(y, target)
+    raise InputError(f"target '{target}' is unknown: use least_likely, random or a class from 0 to {classes - 1}")
+
+
+def wrong_classes(logits: Tensor, y: Tensor) -> Tensor:
+    """The wrong classes of each sample, the most likely first: B×(K−1)."""
+    order: Tensor = logits.scatter(1, y[:, None], torch.inf).argsort(dim=1, descending=True, stable=True)[:, 1:]
+    return order
+
+
+def check_images(x: Tensor, threat: Threat) -> None:
+    """Raise `InputError` unless `x` holds finite float images inside the threat's range."""
+    if not x.is_floating_point():
+        raise InputError(
+            f"images are {x.dtype}: attacks take floats in [{threat.low:g}, {threat.high:g}], divide by 255"
+        )
+    if not len(x):
+        return
+    low, high = x.min().item(), x.max().item()
+    if not (threat.low - 1e-6 <= low and high <= threat.high + 1e-6):  # false for NaN too
+        raise InputError(
+            f"images span [{low:g}, {high:g}], outside the threat's range [{threat.low:g}, {threat.high:g}]: "
+            "put normalisation inside the model (inoculate.models.normalize.Normalize) and pass plain pixels"
+        )
+
+
+def check_options(**options: object) -> None:
+    """Raise `InputError` for an attack option that would attack nothing, or the wrong way."""
+    for name, value in options.items():
+        if name in ("steps", "restarts", "eot", "queries") and (not isinstance(value, int) or value < 1):
+            raise InputError(f"{name} {value!r} makes no attack: give a whole number of at least 1")
+        if name == "step" and not (isinstance(value, int | float) and 0 < value < float("inf")):
+            raise InputError(f"step {value!r} is not a step length: give a number above 0, relative to eps")
+        if name == "decay" and not (isinstance(value, int | float) and 0 <= value < float("inf")):
+            raise InputError(f"decay {value!r} is not a momentum: give a number of at least 0")
+        if name == "diversity" and not (isinstance(value, int | float) and 0 <= value <= 1):
+            raise InputError(f"diversity {value!r} is not a probability: give a number from 0 to 1")
+        if name == "blur" and not (isinstance(value, int) and (value == 0 or (value > 0 and value % 2 == 1))):
+            raise InputError(f"blur {value!r} is not a width in pixels: give an odd number, or 0 for none")
+        if name == "targets" and not (isinstance(value, int) and value >= 0):
+            raise InputError(f"targets {value!r} is not a number of classes: give a whole number, 0 for untargeted")
+        if name == "target" and not (value is None or isinstance(value, int) or value in ("least_likely", "random")):
+            raise InputError(f"target {value!r} is unknown: use least_likely, random or a class number")
+        if name == "loss":
+            loss_named(str(value))
+
+
+def _own(t: Tensor) -> Tensor:
+    """The tensor, or a copy that autograd may record if the caller made it under `inference_mode`."""
+    return t.detach().clone() if t.is_inference() else t.detach()

@@ -1,0 +1,84 @@
+"""AutoAttack: four attacks that fail in different ways, one after the other on what is still standing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.attacks.apgd import APGD
+from inoculate.attacks.attack import Attack, carry_out
+from inoculate.attacks.fab import FAB
+from inoculate.attacks.gradient import PGD
+from inoculate.attacks.square import Square
+from inoculate.errors import InputError
+from inoculate.models.fast import original
+from inoculate.threat import Threat
+
+Version = Literal["standard", "binary", "rand"]
+
+
+@runtime_checkable
+class Ensemble(Protocol):
+    """An attack made of others: an image counts as broken if any member breaks it."""
+
+    def members(self, classes: int) -> Mapping[str, Attack]:
+        """The members by name, in the order in which they see the images that are still standing."""
+        ...
+
+
+@dataclass(frozen=True)
+class AutoAttack:
+    """The parameter-free ensemble of Croce and Hein (2020), for L∞ and L2.
+
+    `standard`: APGD on cross-entropy, APGD-T on the targeted DLR loss, FAB-T and Square, with the paper's budgets: 100
+    steps, 9 target classes, 5000 queries. It needs four classes. `binary`, for two or three, has APGD on the margin in
+    place of APGD-T, because DLR is not defined there. `rand`, for randomised models: APGD on cross-entropy and on DLR,
+    each step over 20 gradients. A short PGD goes first, so that what is easy costs little; it changes no verdict for
+    the better. Raises `InputError` for a version that does not fit the number of classes.
+    """
+
+    version: Version = "standard"
+
+    def __post_init__(self) -> None:
+        if self.version not in get_args(Version):
+            raise InputError(f"AutoAttack has no version '{self.version}': use {', '.join(get_args(Version))}")
+
+    def members(self, classes: int) -> Mapping[str, Attack]:
+        opening = PGD(steps=10, early_stop=True)
+        if self.version == "rand":
+            if classes < 3:
+                raise InputError("AutoAttack's version rand needs three classes (DLR loss): use apgd_ce with eot=20")
+            return {"apgd_ce": APGD(eot=20), "apgd_dlr": APGD(loss="dlr", eot=20)}
+        if self.version == "binary":
+            if classes > 3:
+                raise InputError(
+                    f"AutoAttack's version binary is for two or three classes, not {classes}: use autoattack"
+                )
+            return {"pgd": opening, "apgd_ce": APGD(), "apgd_margin": APGD(loss="margin"),
+                    "fab_t": FAB(), "square": Square()}  # fmt: skip
+        if classes < 4:
+            raise InputError(f"autoattack needs four classes (targeted DLR loss), not {classes}: use autoattack_binary")
+        return {"pgd": opening, "apgd_ce": APGD(), "apgd_t": APGD(loss="dlr", targets=9),
+                "fab_t": FAB(), "square": Square()}  # fmt: skip
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        def craft(x: Tensor, y: Tensor) -> Tensor:
+            judge = original(model)
+            with torch.no_grad():
+                logits = judge(x)
+            result, rows = x.clone(), torch.arange(len(x), device=x.device)
+            for member in self.members(logits.shape[1]).values():
+                result[rows] = member(model, x[rows], y[rows], threat, generator=generator)
+                with torch.no_grad():
+                    rows = rows[judge(result[rows]).argmax(dim=1) == y[rows]]
+                if not len(rows):
+                    break
+            return result
+
+        return carry_out(model, x, y, threat, craft)

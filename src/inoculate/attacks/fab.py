@@ -1,0 +1,137 @@
+"""FAB: walk to the nearest decision boundary, along its tangents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.attacks.attack import carry_out, check_options, fooled, wrong_classes
+from inoculate.attacks.losses import ascent
+from inoculate.rng import Draws
+from inoculate.threat import Threat, distance, per_sample, project, sample, to_plane
+
+
+@dataclass(frozen=True)
+class FAB:
+    """Fast adaptive boundary attack, targeted (Croce and Hein 2020b, algorithm 1): the nearest misclassified image.
+
+    One run per image towards each of its `targets` most likely wrong classes. A step projects the iterate and the
+    original onto the linearised boundary, overshoots by `eta` and mixes the two, at most `alpha` of the latter; a
+    misclassified iterate is drawn back to `beta` of its distance. `restarts` after the first start at random.
+    """
+
+    steps: int = 100
+    targets: int = 9
+    restarts: int = 1
+    alpha: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_options(steps=self.steps, restarts=self.restarts)
+        check_options(restarts=self.targets)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The first misclassified image found within eps, else the nearest one found, projected."""
+
+        def craft(x: Tensor, y: Tensor) -> Tensor:
+            return project(self._search(model, x, y, threat, generator, enough=threat.eps), x, threat)
+
+        return carry_out(model, x, y, threat, craft)
+
+    def closest(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The nearest misclassified image found, at any distance; the image itself where none was, or no need to look.
+
+        Of `threat` norm and range matter, and eps as the radius of random starts.
+        """
+        return carry_out(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator, enough=-1.0))
+
+    def _search(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        generator: torch.Generator | None,
+        enough: float,
+    ) -> Tensor:
+        """Nearest misclassified images; one within `enough` is settled."""
+        with torch.no_grad():
+            logits = model(x)
+        nearest, far = x.clone(), torch.full(y.shape, torch.inf, dtype=x.dtype, device=x.device)
+        rows = (~fooled(model, x, logits, y)).nonzero().squeeze(1)
+        draws, order = Draws(x, generator), wrong_classes(logits, y)
+        for restart in range(self.restarts):
+            start = sample(x, Threat(threat.norm, threat.eps / 2, threat.low, threat.high), draws) if restart else x
+            for rank in range(min(self.targets, order.shape[1])):
+                if not len(rows):
+                    return nearest
+                target = order[rows, rank]
+                found, at = self._run(model, x[rows], y[rows], target, threat, start[rows], far[rows], enough)
+                nearest[rows], far[rows] = torch.where(per_sample(at < far[rows], x), found, nearest[rows]), at
+                rows = rows[at > enough]
+        return nearest
+
+    def _run(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        target: Tensor,
+        threat: Threat,
+        start: Tensor,
+        far: Tensor,
+        enough: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Walk towards `target`: the nearest misclassified images on the way and their distance (`far` if none)."""
+        result, best = x.clone(), far.clone()
+        rows, x_adv = torch.arange(len(x), device=x.device), start
+        for number in range(self.steps + 1):
+            gap, normal, logits = _boundary(model, x_adv, y, target)
+            wrong = fooled(model, x_adv, logits, y)
+            if number and wrong.any():
+                at = distance(x_adv, x, threat.norm)
+                nearer = wrong & (at < best[rows])
+                result[rows[nearer]], best[rows[nearer]] = x_adv[nearer], at[nearer]
+                back = x + self.beta * (x_adv - x)
+                keep = best[rows] > enough
+                again = wrong & keep
+                x_adv = torch.where(per_sample(wrong, x), back, x_adv)
+                if number < self.steps and again.any():
+                    gap, normal = gap.clone(), normal.clone()
+                    gap[again], normal[again], _ = _boundary(model, x_adv[again], y[again], target[again])
+                if not keep.all():
+                    rows, x, y, target = rows[keep], x[keep], y[keep], target[keep]
+                    x_adv, gap, normal = x_adv[keep], gap[keep], normal[keep]
+                if not len(rows):
+                    break
+            if number == self.steps:
+                break
+            # The plane where the linearised gap is closed: gap + normal · (z − x_adv) = 0.
+            here = to_plane(x_adv, normal, -gap, threat)
+            home = to_plane(x, normal, (normal * (x_adv - x)).flatten(1).sum(1) - gap, threat)
+            size_here, size_home = (_length(move, threat) for move in (here, home))
+            share = per_sample((size_here / (size_here + size_home)).clamp(0, self.alpha), x)
+            mixed = (x_adv + self.eta * here) * (1 - share) + (x + self.eta * home) * share
+            x_adv = mixed.clamp(threat.low, threat.high)
+        return result, best
+
+
+def _boundary(model: nn.Module, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How far the target's logit is above the true one (B), the gradient of that, and the logits."""
+
+    def gap(logits: Tensor) -> Tensor:
+        return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+
+    gradient, values, logits = ascent(model, x, gap)
+    return values, gradient, logits
+
+
+def _length(move: Tensor, threat: Threat) -> Tensor:
+    return distance(move, torch.zeros_like(move), threat.norm).clamp_min(1e-8)

@@ -1,0 +1,44 @@
+"""The attacks by name, as the command line and study files know them."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+from typing import Any
+
+from inoculate.attacks.apgd import APGD
+from inoculate.attacks.attack import Attack
+from inoculate.attacks.autoattack import AutoAttack
+from inoculate.attacks.fab import FAB
+from inoculate.attacks.gradient import BIM, FGSM, MIFGSM, PGD, OneStepTarget
+from inoculate.attacks.square import Square
+from inoculate.errors import InputError
+
+ATTACKS: dict[str, Any] = {
+    "fgsm": FGSM(),
+    "one_step_target": OneStepTarget(),
+    "bim": BIM(),
+    "pgd": PGD(),
+    "mifgsm": MIFGSM(),
+    "difgsm": MIFGSM(diversity=0.5),
+    "tifgsm": MIFGSM(blur=15),
+    "apgd_ce": APGD(),
+    "apgd_dlr": APGD(loss="dlr"),
+    "apgd_t": APGD(loss="dlr", targets=9),
+    "fab_t": FAB(),
+    "square": Square(),
+    "autoattack": AutoAttack(),
+    "autoattack_binary": AutoAttack("binary"),
+    "autoattack_rand": AutoAttack("rand"),
+}
+
+
+def attack_named(name: str, **options: Any) -> Attack:
+    """The attack of this registry name, with some options changed; raises `InputError` naming the nearest known one."""
+    if name not in ATTACKS:
+        near = difflib.get_close_matches(name, ATTACKS, n=1)
+        raise InputError(
+            f"attack '{name}' is unknown: " + (f"did you mean '{near[0]}'?" if near else f"use {', '.join(ATTACKS)}")
+        )
+    attack: Attack = replace(ATTACKS[name], **options)
+    return attack
