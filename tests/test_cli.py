@@ -156,7 +156,9 @@ def test_model_and_data_that_do_not_fit(capsys, tmp_path, trained):
     (tmp_path / "three.py").write_text(
         "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(1024, 3))\n"
     )
-    assert "one logit per class" in refused(capsys, *EVALUATE, "--model", f"{tmp_path}/three.py:net")
+    assert "the model knows 3 classes and the data has 10" in refused(
+        capsys, *EVALUATE, "--model", f"{tmp_path}/three.py:net"
+    )
     (tmp_path / "wrong.py").write_text("def net(): return 3\ndef broken(): return 1 / 0\n")
     assert "torch.nn.Module" in refused(capsys, *EVALUATE, "--model", f"{tmp_path}/wrong.py:net")
     assert "ZeroDivisionError" in refused(capsys, *EVALUATE, "--model", f"{tmp_path}/wrong.py:broken")

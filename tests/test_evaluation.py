@@ -13,9 +13,11 @@ from inoculate.attacks.craft import craft, to_float
 from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
 from inoculate.data.split import Split
 from inoculate.errors import InputError
-from inoculate.evaluation import evaluate, judge_clean, judge_replay
+from inoculate.evaluation import evaluate
+from inoculate.judging import judge_clean, judge_replay
 from inoculate.stats import wilson
 from inoculate.threat import Threat, project
+from inoculate.verdict import Verdict
 
 CONTRACT = ["dataset", "model", "arm", "attack", "norm", "eps", "protocol"]
 CONTRACT += ["accuracy", "correct", "n", "ci_low", "ci_high", "seed", "seconds"]
@@ -123,11 +125,11 @@ def test_every_image_counts_and_a_clean_error_is_an_error_under_attack() -> None
     """Brightness 0.2, 0.4, 0.6, 0.8 with labels 0, 1, 1, 0: the second and the last are wrong from the start."""
     shots = torch.tensor([51, 102, 153, 204], dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 1, 2, 2).contiguous()
     split = Split.from_tensors(shots, torch.tensor([0, 1, 1, 0]))
-    records: dict[str, Tensor] = {}
+    records: dict[str, Verdict] = {}
     attacks = {"helpful": _Helpful(), "fgsm": FGSM(loss="margin")}
     rows = evaluate(_Brightness(), split, attacks, [Threat("linf", 0.15)], precision="exact", records=records)
     assert [(r.attack, r.correct, r.n) for r in rows] == [("none", 2, 4), ("helpful", 2, 4), ("fgsm", 1, 4)]
-    assert [records[r.key].tolist() for r in rows] == [
+    assert [records[r.key].right.tolist() for r in rows] == [
         [True, False, True, False],
         [True, False, True, False],
         [True, False, False, False],  # 0.6 − 0.15 is dark, 0.2 + 0.15 still is
@@ -152,15 +154,15 @@ def test_an_attack_that_leaves_the_ball_is_not_counted(digits: tuple[nn.Module, 
 
 def test_records_are_keyed_by_row_and_count_to_its_number(digits: tuple[nn.Module, Split]) -> None:
     model, split = digits
-    records: dict[str, Tensor] = {}
+    records: dict[str, Verdict] = {}
     rows = evaluate(model, split, {"pgd": PGD(steps=2)}, THREATS, records=records)
     assert list(records) == [row.key for row in rows]
     assert len(records) == 4
     for row in rows:
-        assert records[row.key].dtype is torch.bool
-        assert records[row.key].shape == (597,)
-        assert int(records[row.key].sum()) == row.correct
-        assert not (records[row.key] & ~records[rows[0].key]).any()
+        assert records[row.key].right.dtype is torch.bool
+        assert records[row.key].right.shape == (597,)
+        assert int(records[row.key].right.sum()) == row.correct
+        assert not (records[row.key].right & ~records[rows[0].key].right).any()
 
 
 @pytest.mark.parametrize("precision", ["fast", "exact"])
@@ -189,10 +191,10 @@ def test_the_same_seed_gives_the_same_rows_and_nothing_global_moves(digits: tupl
     model, split = digits
     before, modes = torch.get_rng_state(), [m.training for m in model.modules()]
     state = {n: t.clone() for n, t in model.state_dict().items()}
-    records: list[dict[str, Tensor]] = [{}, {}, {}]
+    records: list[dict[str, Verdict]] = [{}, {}, {}]
     for seed, record in zip((1, 1, 2), records, strict=True):
         evaluate(model, split, {"pgd": PGD(steps=1)}, THREATS, seed=seed, records=record)
-    first, again, other = ([r.tolist() for r in record.values()] for record in records)
+    first, again, other = ([r.right.tolist() for r in record.values()] for record in records)
     assert first == again
     assert first != other
     assert torch.equal(torch.get_rng_state(), before)

@@ -26,6 +26,9 @@ _ROOMS = {
     "AdvSet": "attacks.craft",
     "fast": "models.fast",
     "evaluate": "evaluation",
+    "minimal_eps": "evaluation",
+    "transfer_matrix": "transfer",
+    "trust_panel": "trust",
     "Row": "row",
     "load_data": "data.sources",
     "Split": "data.split",
@@ -51,10 +54,13 @@ if TYPE_CHECKING:
     from inoculate.data.split import Split as Split
     from inoculate.errors import InputError as InputError
     from inoculate.evaluation import evaluate as evaluate
+    from inoculate.evaluation import minimal_eps as minimal_eps
     from inoculate.models.build import build_model as build_model
     from inoculate.models.fast import fast as fast
     from inoculate.row import Row as Row
     from inoculate.threat import Threat as Threat
+    from inoculate.transfer import transfer_matrix as transfer_matrix
+    from inoculate.trust import trust_panel as trust_panel
 
 
 def __getattr__(name: str) -> Any:

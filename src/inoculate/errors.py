@@ -6,3 +6,9 @@ class InputError(ValueError):
 
     The command line prints the line and exits with code 2; in Python it is an ordinary `ValueError`.
     """
+
+
+def gist(error: BaseException) -> str:
+    """The line of an error that tells most, to be put into an `InputError`: the first, of TorchScript's the last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if "TorchScript" in lines[0] else 0][:160]

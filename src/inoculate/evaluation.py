@@ -4,41 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Attack
-from inoculate.attacks.craft import AdvSet, to_float
+from inoculate.attacks.attack import Attack, MinimumNorm
+from inoculate.attacks.fab import FAB
 from inoculate.attacks.gradient import FGSM
-from inoculate.attacks.sweep import sweep
 from inoculate.data.split import Split
-from inoculate.errors import InputError
-from inoculate.models.fast import fast
-from inoculate.modes import frozen
+from inoculate.judging import Keep, Precision, Progress, check_precision, judge_attack, judge_clean
 from inoculate.rng import generator
 from inoculate.row import Row
-from inoculate.threat import Threat, distance
+from inoculate.threat import Norm, Threat
+from inoculate.verdict import Outcome, Verdict
 
-Progress = Callable[[int, int], None]
-Precision = Literal["fast", "exact"]
-
-
-@dataclass(frozen=True, eq=False)
-class Verdict:
-    """Which images (N, bool) a model got right at one eps, and the seconds it took to find out."""
-
-    eps: float
-    right: Tensor
-    seconds: float
-
-    def row(self, **labels: Any) -> Row:
-        """The verdict as a row; `labels` are the row's remaining fields."""
-        return Row.measured(
-            correct=int(self.right.sum()), n=len(self.right), seconds=self.seconds, eps=self.eps, **labels
-        )
+FIRST_CHUNK = 32  # images attacked before it is known how long one takes
 
 
 def evaluate(
@@ -52,163 +34,136 @@ def evaluate(
     *,
     name: str = "model",
     arm: str = "standard",
-    records: dict[str, Tensor] | None = None,
+    time_budget: float | None = None,
+    records: dict[str, Verdict] | None = None,
+    keep: Callable[[str, Tensor, Tensor, Threat], None] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Row]:
     """Measure a classifier (float images in [0, 1] → logits) on a split: clean, then each attack at each threat.
 
     Attacks craft on the model (`white-box`), through its `fast` copy unless `precision="exact"`; the verdict is always
     the model's own. Every image counts: one that is misclassified clean is an error under every attack. `name`
-    and `arm` label the rows; `records`, if given, receives per row key the images that were right (N, bool).
-    Raises `InputError` for images or labels that the model cannot take.
+    and `arm` label the rows. `time_budget` (seconds) ends the work early: images are then taken in random order, and a
+    row counts those that were attacked to the end (its `n`); an attack that finished none has no row.
+    `records`, if given, receives the verdict behind each row by its key; `keep(attack, rows, x_adv, threat)` every
+    batch of adversarial images. Raises `InputError` for images or labels that the model cannot take.
     """
-    if precision not in ("fast", "exact"):
-        raise InputError(f"precision '{precision}' is unknown: use fast or exact")
+    check_precision(precision)
     attacks = {"fgsm": FGSM()} if attacks is None else attacks
+    deadline = None if time_budget is None else time.monotonic() + time_budget
     labels: dict[str, Any] = {"dataset": split.name, "model": name, "arm": arm, "protocol": "white-box", "seed": seed}
 
     def tell(what: str) -> Progress | None:
         return None if progress is None else lambda done, total: progress(what, done, total)
 
+    def hold(key: str, family: Threat) -> Keep | None:
+        return None if keep is None else lambda rows, x_adv, eps: keep(key, rows, x_adv, replace(family, eps=eps))
+
     clean = judge_clean(model, split, batch_size, tell("clean"))
-    found = [(clean, clean.row(**labels, attack="none", norm=threats[0].norm if threats else "linf"))]
-    for key, attack in attacks.items():
-        for family, epsilons in _families(threats):
+    work = [(key, family, epsilons) for key in attacks for family, epsilons in _families(threats)]
+    found: dict[tuple[str, Norm], list[Verdict]] = {}
+    for chunk in _chunks(len(split), seed, deadline):
+        for key, family, epsilons in work:
             verdicts = judge_attack(
-                model, split, attack, family, epsilons, clean.right,
+                model, split, attacks[key], family, epsilons, clean.right & chunk,
                 batch_size=batch_size, seed=seed, precision=precision, progress=tell(key),
+                keep=hold(key, family), deadline=deadline,
             )  # fmt: skip
-            found += [(v, v.row(**labels, attack=key, norm=family.norm)) for v in verdicts]
+            before = found.get((key, family.norm))
+            verdicts = [_within(v, chunk, clean) for v in verdicts]
+            found[key, family.norm] = [
+                _merged(*pair) for pair in zip(before, verdicts, strict=True)
+            ] if before else verdicts  # fmt: skip
+    results = [(clean, clean.row(**labels, attack="none", norm=threats[0].norm if threats else "linf"))]
+    for (key, norm), verdicts in found.items():
+        results += [
+            (v, v.row(**labels, attack=key, norm=norm)) for v in verdicts if v.known is None or bool(v.known.any())
+        ]
     if records is not None:
-        records.update({row.key: verdict.right for verdict, row in found})
-    return [row for _, row in found]
+        records.update({row.key: verdict for verdict, row in results})
+    return [row for _, row in results]
 
 
-def judge_clean(model: nn.Module, split: Split, batch_size: int = 256, progress: Progress | None = None) -> Verdict:
-    """Which images the model gets right as they are. Raises `InputError` if its outputs do not fit the labels."""
-    began = time.perf_counter()
-    with frozen(model), torch.no_grad():
-        right = torch.zeros(len(split), dtype=torch.bool)
-        for rows in _batches(torch.arange(len(split)), batch_size):
-            x = to_float(split.images[rows]).to(_device(model), memory_format=torch.channels_last)
-            y = split.labels[rows].to(_device(model))
-            right[rows] = _judge(model, x, y, len(split.classes)).cpu()
-            if progress:
-                progress(int(rows[-1]) + 1, len(split))
-    return Verdict(0.0, right, time.perf_counter() - began)
-
-
-def judge_attack(
+def minimal_eps(
     model: nn.Module,
     split: Split,
-    attack: Attack,
-    threat: Threat,
-    epsilons: Sequence[float],
-    clean: Tensor,
+    norm: Norm = "linf",
+    attack: MinimumNorm | None = None,
     *,
+    eps: float = 1.0,
     batch_size: int = 256,
     seed: int = 0,
     precision: Precision = "fast",
-    progress: Progress | None = None,
-) -> list[Verdict]:
-    """White-box verdicts, one per eps. Only images right when `clean` (N, bool) are attacked: the rest are errors."""
-    crafting = fast(model) if precision == "fast" else model
+) -> Tensor:
+    """Per image (N) the smallest eps at which the attack (`FAB` by default) breaks it, as far as it found.
 
-    def adversarial(x: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
-        draw = generator(seed, "attack", int(rows[0]), device=x.device)
-        return sweep(attack, crafting, x, split.labels[rows].to(x.device), threat, epsilons, generator=draw)
-
-    return _judge_all(model, split, clean, threat, epsilons, adversarial, batch_size, progress)
-
-
-def judge_replay(
-    model: nn.Module,
-    split: Split,
-    examples: AdvSet,
-    epsilons: Sequence[float],
-    clean: Tensor,
-    *,
-    batch_size: int = 256,
-    progress: Progress | None = None,
-) -> list[Verdict]:
-    """Verdicts on examples that were crafted on another model (or another version of this one), one per eps.
-
-    `examples` may cover more images than `split`, as long as the split is their beginning.
+    0 for images that are wrong as they are, infinity where nothing was found within `eps`. The share of entries above
+    some eps is the accuracy there: `(minimal_eps(...) > eps).float().mean()` is the whole curve from one search.
     """
-
-    def adversarial(x: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
-        return ((eps, examples.images(x, rows, eps)) for eps in epsilons)
-
-    return _judge_all(model, split, clean, Threat(), epsilons, adversarial, batch_size, progress)
-
-
-def _judge_all(
-    model: nn.Module,
-    split: Split,
-    clean: Tensor,
-    threat: Threat,
-    epsilons: Sequence[float],
-    adversarial: Callable[[Tensor, Tensor], Iterator[tuple[float, Tensor]]],
-    batch_size: int,
-    progress: Progress | None,
-) -> list[Verdict]:
-    device = _device(model)
-    seconds = dict.fromkeys(epsilons, 0.0)
-    standing = clean.nonzero().squeeze(1)
-    done = 0
-    with frozen(model):
-        right = {eps: torch.zeros(len(split), dtype=torch.bool) for eps in epsilons}
-        for rows in _batches(standing, batch_size):
-            x = to_float(split.images[rows]).to(device, memory_format=torch.channels_last)
-            y = split.labels[rows].to(device)
-            began = time.perf_counter()
-            for eps, x_adv in adversarial(x, rows):
-                _check_allowed(x_adv, x, replace(threat, eps=eps))
-                with torch.no_grad():
-                    right[eps][rows] = _judge(model, x_adv, y, len(split.classes)).cpu()
-                seconds[eps] += time.perf_counter() - began
-                began = time.perf_counter()
-            done += len(rows)
-            if progress:
-                progress(done, len(standing))
-    return [Verdict(eps, right[eps], seconds[eps]) for eps in epsilons]
+    clean = judge_clean(model, split, batch_size)
+    chosen: Any = FAB() if attack is None else attack
+    (verdict,) = judge_attack(
+        model, split, chosen, Threat(norm, eps), [eps], clean.right,
+        batch_size=batch_size, seed=seed, precision=precision,
+    )  # fmt: skip
+    assert verdict.outcome is not None
+    reached = torch.where(verdict.right, torch.inf, verdict.outcome.distance)
+    return torch.where(clean.right, reached, 0.0)
 
 
-def _judge(model: nn.Module, x: Tensor, y: Tensor, classes: int) -> Tensor:
-    """Which images of a batch the model gets right (B, bool); an output that is not finite is an error."""
-    try:
-        logits = model(x)
-    except torch.cuda.OutOfMemoryError as error:
-        raise InputError(f"no memory for {len(x)} images at once: lower --batch-size") from error
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({first}): "
-            "load the data at the model's image size and channels"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"the model gives outputs of shape {shape}, it must give one logit per class: B×{classes}")
-    right: Tensor = (logits.argmax(dim=1) == y) & logits.isfinite().all(dim=1)
-    return right
+def bounds(verdict: Verdict) -> tuple[float, float]:
+    """(lowest, highest) accuracy over all images that what was not finished leaves possible."""
+    n = len(verdict.right)
+    known = torch.ones(n, dtype=torch.bool) if verdict.known is None else verdict.known
+    sure = int((verdict.right & known).sum())
+    return sure / n, (sure + int((~known).sum())) / n
 
 
-def _check_allowed(x_adv: Tensor, x: Tensor, threat: Threat) -> None:
-    """Raise `InputError` if an attack returned images that the threat model does not allow."""
-    far = float(distance(x_adv, x, threat.norm).max())
-    if far > threat.eps * (1 + 1e-4) + 1e-6 or x_adv.min() < threat.low - 1e-6 or x_adv.max() > threat.high + 1e-6:
-        raise InputError(
-            f"the attack left the ball or the pixel range ({threat.norm} distance {far:.4g} at eps {threat.eps:g}): "
-            "its numbers would be worthless, mend the attack"
-        )
+def _chunks(n: int, seed: int, deadline: float | None) -> Iterator[Tensor]:
+    """Masks (N, bool) of the images to attack next: all at once, or so many in random order as the time allows."""
+    if deadline is None:
+        yield torch.ones(n, dtype=torch.bool)
+        return
+    order = torch.randperm(n, generator=generator(seed, "time budget"))
+    began, done, size = time.monotonic(), 0, min(FIRST_CHUNK, n)
+    while done < n:
+        mask = torch.zeros(n, dtype=torch.bool)
+        mask[order[done : done + size]] = True
+        yield mask
+        done += size
+        now = time.monotonic()
+        affordable = int((deadline - now) / max((now - began) / done, 1e-9) * 0.9)
+        size = min(2 * size, affordable, n - done)
+        if size < 1:
+            return
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+def _within(verdict: Verdict, chunk: Tensor, clean: Verdict) -> Verdict:
+    """The verdict on a chunk of the images, with clean errors filled in from the clean verdict."""
+    known = chunk if verdict.known is None else chunk & verdict.known
+    outcome, first = verdict.outcome, clean.outcome
+    assert outcome is not None
+    assert first is not None
+    wrong = chunk & ~clean.right
+    for mine, theirs in ((outcome.predicted, first.predicted), (outcome.margin, first.margin)):
+        mine[wrong] = theirs[wrong]
+    return replace(verdict, known=None if bool(known.all()) else known)
 
 
-def _batches(rows: Tensor, size: int) -> Iterable[Tensor]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))
+def _merged(one: Verdict, other: Verdict) -> Verdict:
+    """Two verdicts on disjoint chunks as one."""
+    assert one.known is not None
+    assert other.known is not None
+    assert one.outcome is not None
+    assert other.outcome is not None
+    a, b = one.outcome, other.outcome
+    outcome = Outcome(
+        torch.where(other.known, b.predicted, a.predicted), torch.where(other.known, b.margin, a.margin),
+        torch.where(other.known, b.distance, a.distance), torch.where(other.known, b.broken_by, a.broken_by), a.names,
+    )  # fmt: skip
+    known = one.known | other.known
+    right = torch.where(other.known, other.right, one.right)
+    return Verdict(one.eps, right, one.seconds + other.seconds, outcome, None if bool(known.all()) else known)
 
 
 def _families(threats: Iterable[Threat]) -> list[tuple[Threat, list[float]]]:

@@ -15,7 +15,8 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
 
     Inside, autograd records even if the caller is under `no_grad` or `inference_mode`: attacks need input gradients.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    # A TorchScript module that was frozen before it was saved has no flag.
+    modes = [(module, getattr(module, "training", False)) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for module, _ in modes:

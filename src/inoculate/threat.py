@@ -55,18 +55,20 @@ def parse_eps(text: str) -> float:
         raise InputError(f"eps '{text}' is not a number: write it like 0.03 or 8/255") from None
 
 
-def project(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
+def project(x_adv: Tensor, x: Tensor, threat: Threat, radius: Tensor | None = None) -> Tensor:
     """The nearest allowed image: into the ball around `x`, then into the valid range. All B×C×H×W.
 
-    The second step never leaves the ball, because `x` itself lies in the range.
+    The second step never leaves the ball, because `x` itself lies in the range. `radius` (B) gives each image an eps of
+    its own.
     """
+    eps = threat.eps if radius is None else per_sample(radius, x)
     if threat.norm == "linf":
-        inside = x_adv.clamp(x - threat.eps, x + threat.eps)
+        inside = x_adv.clamp(x - eps, x + eps)
     elif threat.norm == "l2":
         delta = x_adv - x
-        inside = x + delta * (threat.eps / per_sample(delta.flatten(1).norm(dim=1), x).clamp_min(1e-12)).clamp_max(1)
+        inside = x + delta * (eps / per_sample(delta.flatten(1).norm(dim=1), x).clamp_min(1e-12)).clamp_max(1)
     else:
-        inside = x + _onto_l1_ball((x_adv - x).flatten(1), threat.eps).view_as(x)
+        inside = x + _onto_l1_ball((x_adv - x).flatten(1), threat.eps if radius is None else radius[:, None]).view_as(x)
     return inside.clamp(threat.low, threat.high)
 
 
@@ -80,6 +82,13 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     flat = gradient.flatten(1)
     best = flat.abs().argmax(dim=1, keepdim=True)
     return flat.new_zeros(flat.shape).scatter_(1, best, flat.gather(1, best).sign()).view_as(gradient)
+
+
+def dual_norm(gradient: Tensor, norm: Norm) -> Tensor:
+    """By how much a unit step (in `norm`) can raise a linear function with this gradient: per sample (B)."""
+    order = {"linf": 1, "l2": 2, "l1": math.inf}[norm]
+    lengths: Tensor = gradient.flatten(1).norm(p=order, dim=1)
+    return lengths
 
 
 def sample(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
@@ -126,12 +135,15 @@ def _until(goal: Tensor, weight: Tensor, pace: Tensor, room: Tensor) -> Tensor:
 
     That sum is a concave, piecewise linear function of λ: Newton's method climbs to the goal from below in a few steps.
     """
-    product = weight * pace
+    product = weight * pace * (room > 0)
     scale = goal / product.sum(dim=1).clamp_min(1e-30)
-    for _ in range(8):
-        size = (scale[:, None] * pace).minimum(room)
+    for _ in range(12):
+        wanted = scale[:, None] * pace
+        size = wanted.minimum(room)
         missing = goal - (weight * size).sum(dim=1)
-        slope = (product * (size < room)).sum(dim=1)
+        if not goal.is_cuda and bool((missing <= 1e-5 * goal).all()):  # to ask would stop a GPU
+            break
+        slope = product.masked_fill(wanted >= room, 0).sum(dim=1)
         scale = scale + missing.clamp_min(0) / slope.clamp_min(1e-30) * (slope > 0)
     return (scale[:, None] * pace).minimum(room)
 
@@ -148,8 +160,11 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def _onto_l1_ball(delta: Tensor, eps: float) -> Tensor:
-    """Nearest point of the L1 ball, per row (Duchi et al. 2008, figure 1): shrink all entries by one threshold."""
+def _onto_l1_ball(delta: Tensor, eps: float | Tensor) -> Tensor:
+    """Nearest point of the L1 ball, per row (Duchi et al. 2008, figure 1): shrink all entries by one threshold.
+
+    `eps` is a number or B×1.
+    """
     import torch
 
     ordered = delta.abs().sort(dim=1, descending=True).values

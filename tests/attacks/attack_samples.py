@@ -7,16 +7,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from inoculate.attacks.apgd import APGD
 from inoculate.attacks.attack import Attack
-from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
+from inoculate.attacks.autoattack import AutoAttack
+from inoculate.attacks.fab import FAB
+from inoculate.attacks.gradient import BIM, FGSM, MIFGSM, PGD, OneStepTarget
+from inoculate.attacks.square import Square
+from inoculate.threat import Norm
 
 
 @dataclass(frozen=True)
 class Case:
-    """One attack of the table: every law is checked on it. `random`: its result depends on the generator."""
+    """One attack of the table: every law is checked on it.
+
+    `random`: its result depends on the generator. `minimal`: it leaves images alone that are misclassified as they are.
+    """
 
     attack: Attack
     random: bool = False
+    minimal: bool = False
+    norms: tuple[Norm, ...] = ("linf", "l2", "l1")
+    fewest_classes: int = 2
 
 
 CASES = {
@@ -30,9 +41,20 @@ CASES = {
     "bim_random": Case(BIM(steps=3, step=0.5, target="random"), random=True),
     "pgd": Case(PGD(steps=3, step=0.5), random=True),
     "pgd_restarts": Case(PGD(steps=2, step=0.5, restarts=2), random=True),
+    "pgd_early": Case(PGD(steps=4, step=0.5, early_stop=True), random=True),
+    "mifgsm": Case(MIFGSM(steps=3, step=0.5)),
+    "mifgsm_blurred": Case(MIFGSM(steps=3, step=0.5, blur=3)),
+    "mifgsm_diverse": Case(MIFGSM(steps=3, step=0.5, diversity=1.0), random=True),
+    "apgd": Case(APGD(steps=6), random=True, norms=("linf", "l2")),
+    "apgd_margin": Case(APGD(steps=6, loss="margin", restarts=2), random=True, norms=("linf", "l2")),
+    "apgd_targeted": Case(APGD(steps=4, loss="margin", targets=2), random=True, norms=("linf", "l2")),
+    "fab": Case(FAB(steps=5, targets=2), minimal=True),
+    "square": Case(Square(queries=15), random=True, norms=("linf", "l2")),
+    "autoattack": Case(AutoAttack(steps=4, targets=2, queries=8), random=True, norms=("linf", "l2"), fewest_classes=4),
 }
 DETERMINISTIC = [name for name, case in CASES.items() if not case.random]
 RANDOM = [name for name, case in CASES.items() if case.random]
+IN_NORMS = [(name, norm) for name, case in CASES.items() for norm in case.norms]
 RADII = {"linf": 0.03, "l2": 0.5, "l1": 2.0}
 
 

@@ -55,7 +55,11 @@ def test_a_sweep_equals_the_attack_at_each_eps(name: str, norm: Norm) -> None:
     swept = list(sweep(attack, model, x, y, Threat(norm, 0.7), epsilons, generator=seeded(0)))
     assert [eps for eps, _ in swept] == epsilons  # in the order given
     for eps, x_adv in swept:  # the same random numbers at every eps
-        assert torch.equal(x_adv, attack(model, x, y, Threat(norm, eps), generator=seeded(0)))
+        single = attack(model, x, y, Threat(norm, eps), generator=seeded(0))
+        if CASES[name].minimal:  # the sweep has the nearest image found, the attack the first one within eps
+            assert torch.equal(model(x_adv).argmax(1) == y, model(single).argmax(1) == y)
+        else:
+            assert torch.equal(x_adv, single)
         assert torch.equal(x_adv, x) == (eps == 0)
 
 

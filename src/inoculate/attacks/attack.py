@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from inoculate.attacks.losses import loss_named
 from inoculate.errors import InputError
 from inoculate.models.fast import original
+from inoculate.models.pointwise import point_convolutions
 from inoculate.modes import frozen
 from inoculate.rng import Draws
 from inoculate.threat import Norm, Threat
@@ -81,7 +82,7 @@ def fooled(model: nn.Module, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor
     if judge is model or not wrong.any():
         return wrong
     rows = wrong.nonzero().squeeze(1)
-    with frozen(judge), torch.no_grad():
+    with frozen(judge), point_convolutions(judge), torch.no_grad():
         confirmed = judge(x_adv[rows]).argmax(dim=1) != y[rows]
     return wrong.index_copy(0, rows, confirmed)
 

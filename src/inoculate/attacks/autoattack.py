@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.apgd import APGD
-from inoculate.attacks.attack import Attack, carry_out
+from inoculate.attacks.attack import Attack, carry_out, check_options
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.gradient import PGD
 from inoculate.attacks.square import Square
@@ -42,28 +42,30 @@ class AutoAttack:
     """
 
     version: Version = "standard"
+    steps: int = 100
+    targets: int = 9
+    queries: int = 5000
 
     def __post_init__(self) -> None:
+        check_options(steps=self.steps, restarts=self.targets, queries=self.queries)
         if self.version not in get_args(Version):
             raise InputError(f"AutoAttack has no version '{self.version}': use {', '.join(get_args(Version))}")
 
     def members(self, classes: int) -> Mapping[str, Attack]:
-        opening = PGD(steps=10, early_stop=True)
         if self.version == "rand":
             if classes < 3:
                 raise InputError("AutoAttack's version rand needs three classes (DLR loss): use apgd_ce with eot=20")
-            return {"apgd_ce": APGD(eot=20), "apgd_dlr": APGD(loss="dlr", eot=20)}
+            return {"apgd_ce": APGD(self.steps, eot=20), "apgd_dlr": APGD(self.steps, "dlr", eot=20)}
         if self.version == "binary":
             if classes > 3:
-                raise InputError(
-                    f"AutoAttack's version binary is for two or three classes, not {classes}: use autoattack"
-                )
-            return {"pgd": opening, "apgd_ce": APGD(), "apgd_margin": APGD(loss="margin"),
-                    "fab_t": FAB(), "square": Square()}  # fmt: skip
-        if classes < 4:
-            raise InputError(f"autoattack needs four classes (targeted DLR loss), not {classes}: use autoattack_binary")
-        return {"pgd": opening, "apgd_ce": APGD(), "apgd_t": APGD(loss="dlr", targets=9),
-                "fab_t": FAB(), "square": Square()}  # fmt: skip
+                raise InputError(f"autoattack_binary is for two or three classes, not {classes}: use autoattack")
+            second: dict[str, Attack] = {"apgd_margin": APGD(self.steps, "margin")}
+        else:
+            if classes < 4:
+                raise InputError(f"autoattack needs four classes (DLR loss), not {classes}: use autoattack_binary")
+            second = {"apgd_t": APGD(self.steps, "dlr", self.targets)}
+        opening: dict[str, Attack] = {"pgd": PGD(steps=10, early_stop=True), "apgd_ce": APGD(self.steps)}
+        return {**opening, **second, "fab_t": FAB(self.steps, self.targets), "square": Square(self.queries)}
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None

@@ -66,9 +66,14 @@ class FAB:
             logits = model(x)
         nearest, far = x.clone(), torch.full(y.shape, torch.inf, dtype=x.dtype, device=x.device)
         rows = (~fooled(model, x, logits, y)).nonzero().squeeze(1)
-        draws, order = Draws(x, generator), wrong_classes(logits, y)
+        order = wrong_classes(logits, y)
+        draws = Draws(x, generator) if self.restarts > 1 else None
         for restart in range(self.restarts):
-            start = sample(x, Threat(threat.norm, threat.eps / 2, threat.low, threat.high), draws) if restart else x
+            start = (
+                sample(x, Threat(threat.norm, threat.eps / 2, threat.low, threat.high), draws)
+                if draws and restart
+                else x
+            )
             for rank in range(min(self.targets, order.shape[1])):
                 if not len(rows):
                     return nearest

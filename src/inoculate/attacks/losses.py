@@ -108,7 +108,7 @@ def ascent(model: nn.Module, x: Tensor, objective: Callable[[Tensor], Tensor]) -
     values = objective(logits)
     if not values.requires_grad:
         raise InputError(
-            "no gradient reaches the images: the model is not differentiable, gradient attacks cannot be used"
+            "no gradient reaches the images: the model is not differentiable, attack it with square, which needs none"
         )
     (gradient,) = torch.autograd.grad(values.sum(), x)
     return Ascent(gradient, values.detach(), logits.detach())

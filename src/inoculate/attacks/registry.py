@@ -6,6 +6,7 @@ import difflib
 from dataclasses import replace
 from typing import Any
 
+from inoculate.attacks.adapters import adapted
 from inoculate.attacks.apgd import APGD
 from inoculate.attacks.attack import Attack
 from inoculate.attacks.autoattack import AutoAttack
@@ -34,7 +35,12 @@ ATTACKS: dict[str, Any] = {
 
 
 def attack_named(name: str, **options: Any) -> Attack:
-    """The attack of this registry name, with some options changed; raises `InputError` naming the nearest known one."""
+    """The attack of this registry name, or of a peer (`foolbox:PGD`), with some options changed.
+
+    Raises `InputError`, naming the nearest known one.
+    """
+    if ":" in name:
+        return adapted(name, **options)
     if name not in ATTACKS:
         near = difflib.get_close_matches(name, ATTACKS, n=1)
         raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,12 +10,11 @@ import torch
 from torch import nn
 
 from inoculate.errors import InputError
-from inoculate.models.normalize import Normalize
+from inoculate.models.normalize import IMAGENET_MEAN, IMAGENET_STD, normalized
 from inoculate.models.pointwise import with_point_convolutions
 from inoculate.rng import seed_for
 
 Stem = Literal["imagenet", "small"]
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def build_model(
@@ -55,7 +53,7 @@ def build_model(
             _fit_small_stem(network, name)
     mean = mean or _for_channels(IMAGENET_MEAN, channels)
     std = std or _for_channels(IMAGENET_STD, channels)
-    model = nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=with_point_convolutions(network)))
+    model = normalized(with_point_convolutions(network), mean, std)
     _check(model, name, channels, image_size, classes)
     return model
 

@@ -16,18 +16,40 @@ def fast(model: nn.Module) -> nn.Module:
     """A quicker stand-in for `model` in eval mode, with the same input and output types; `model` is untouched.
 
     Use it to craft examples only: the verdict on them belongs to the original. A network whose BatchNorm cannot be
-    folded without changing its outputs is copied as it is.
+    folded without changing its outputs is copied as it is. TorchScript, or a model that cannot be copied (an ONNX
+    session, an open file), is returned itself.
     """
+    model = original(model)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return model
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with torch.inference_mode(False):  # autograd could not pass through tensors made under inference_mode
-        plain = with_point_convolutions(copy.deepcopy(original(model)).eval().requires_grad_(False))
-        quick = fold_batchnorm(plain).to(memory_format=torch.channels_last)
-    return _Fast(quick, torch.bfloat16 if gains_from_bf16(device) else None, original(model))
+        try:
+            copied = copy.deepcopy(model)
+        except Exception:  # each such object refuses in its own way
+            return model
+        quick = fold_batchnorm(with_point_convolutions(copied.eval().requires_grad_(False)))
+        quick = quick.to(memory_format=torch.channels_last)
+    return _Fast(quick, torch.bfloat16 if gains_from_bf16(device) else None, model)
 
 
 def original(model: nn.Module) -> nn.Module:
     """The model that a `fast` copy stands in for; any other model itself."""
     return model.original[0] if isinstance(model, _Fast) else model
+
+
+def layout_for(model: nn.Module, image: Tensor) -> torch.memory_format:
+    """How `model` takes images like this one (1×C×H×W): channels-last, which is quicker, if it does.
+
+    A network that flattens its maps with `.view` refuses them.
+    """
+    try:
+        with torch.no_grad():
+            model(image.contiguous(memory_format=torch.channels_last))
+    except RuntimeError as error:
+        if "view size" in str(error):
+            return torch.contiguous_format
+    return torch.channels_last
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
@@ -59,7 +81,7 @@ def gains_from_bf16(device: torch.device) -> bool:
 
 
 class _Fast(nn.Module):
-    """Runs `inner` on channels-last inputs, under autocast if a dtype is given, and returns fp32 logits.
+    """Runs `inner` on channels-last inputs (if it takes them), under autocast if a dtype is given; returns fp32 logits.
 
     `original` is kept beside it, in a tuple, so that it is no part of the copy: not moved, frozen or saved with it.
     """
@@ -69,11 +91,15 @@ class _Fast(nn.Module):
         self.inner = inner
         self.dtype = dtype
         self.original = (original,)
+        self.layout: torch.memory_format | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
         with torch.autocast(x.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            logits: Tensor = self.inner(x)
+            if self.layout is None and x.ndim == 4:
+                self.layout = layout_for(self.inner, x[:1])
+                with torch.inference_mode(False):
+                    self.inner.to(memory_format=self.layout)
+            logits: Tensor = self.inner(x.contiguous(memory_format=self.layout) if self.layout else x)
         return logits.float()
 
 

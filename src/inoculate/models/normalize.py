@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from inoculate.errors import InputError
+
+MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NORMALIZATIONS: dict[str, MeanStd] = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "0-255": ((0.0,), (1 / 255,)),  # for a model that takes pixels from 0 to 255
+}
+
 
 class Normalize(nn.Module):
-    """`(x − mean) / std` per channel for B×C×H×W images in [0, 1]; `mean` and `std` have one entry per channel."""
+    """`(x − mean) / std` per channel for B×C×H×W images in [0, 1]; `mean`, `std` have an entry per channel, or one."""
 
     mean: Tensor
     std: Tensor
@@ -20,4 +34,36 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
+        # The images decide the device: a network behind this layer may have no parameters that would.
+        return (x - self.mean.to(x.device)) / self.std.to(x.device)
+
+
+def normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Sequential:
+    """`network` behind its normalisation: a classifier of plain pixels."""
+    return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
+
+
+def parse_normalize(text: str) -> MeanStd:
+    """`"imagenet"`, `"cifar10"`, `"mnist"`, `"0-255"` or `"0.5,0.5,0.5/0.2,0.2,0.2"` as (mean, std) in units of [0, 1].
+
+    One number each serves all channels. Raises `InputError` for anything else (nothing is ever evaluated).
+    """
+    name = text.strip().lower()
+    if name in NORMALIZATIONS:
+        return NORMALIZATIONS[name]
+    try:
+        mean, std = (tuple(float(number) for number in part.split(",")) for part in text.split("/"))
+    except ValueError:
+        known = ", ".join(NORMALIZATIONS)
+        raise InputError(
+            f"normalisation '{text}' is not understood: give {known}, or mean/std like 0.5,0.5,0.5/0.2,0.2,0.2"
+        ) from None
+    if len(mean) != len(std):
+        raise InputError(f"normalisation '{text}' has {len(mean)} mean and {len(std)} std: give one each per channel")
+    if not all(math.isfinite(number) for number in mean + std) or min(std) <= 0:
+        raise InputError(f"normalisation '{text}' cannot be computed: every std must be a number above 0")
+    if max(mean) > 1:
+        raise InputError(
+            f"normalisation '{text}' is for pixels from 0 to 255, images here are in [0, 1]: divide by 255"
+        )
+    return mean, std

@@ -1,4 +1,4 @@
-"""From a model SPEC to a classifier: a timm name, a factory in a package or a file, or a folder that training wrote."""
+"""From a model SPEC to a classifier: a timm name, a factory, a TorchScript or ONNX file, or a folder training wrote."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from torch import nn
 from inoculate.errors import InputError
 from inoculate.models.build import build_model
 from inoculate.models.checkpoint import load_model, load_weights, read_description
+from inoculate.models.exported import ONNX, TORCHSCRIPT, OnnxModel, load_onnx, load_torchscript
+from inoculate.models.normalize import MeanStd, normalized
+from inoculate.models.wrap import wrapper_named
 
 
 def resolve_model(
@@ -23,48 +26,83 @@ def resolve_model(
     image_size: int,
     weights: Path | None = None,
     pretrained: bool = False,
+    outputs: str = "logits",
+    normalize: MeanStd | None = None,
 ) -> nn.Module:
     """The classifier that `spec` means, for images of this kind; `weights` is a safetensors file to load into it.
 
-    A factory is called without arguments and returns an `nn.Module` that takes images in [0, 1] and gives logits.
-    Raises `InputError` for whatever cannot be found, imported or loaded.
+    A factory is called without arguments and returns an `nn.Module`. It, or the model in a file, takes images in
+    [0, 1], or else `normalize` is the (mean, std) that is put in front of it, and gives what `outputs` says: logits,
+    probabilities, or single-logit. Raises `InputError` for whatever cannot be found, imported or loaded.
     """
-    classes = len(class_names)
-    if Path(spec).is_dir():
-        model: nn.Module
-        model, kept = load_model(Path(spec))
-        if (kept.channels, kept.image_size, len(kept.class_names)) != (channels, image_size, classes):
-            raise InputError(
-                f"{spec} was trained on {kept.image_size}×{kept.image_size} images with {kept.channels} channel(s) and "
-                f"{len(kept.class_names)} classes, the data has {image_size}×{image_size}, {channels} and {classes}: "
-                "choose the data it was trained for"
-            )
-        if kept.class_names != class_names and sorted(kept.class_names) == sorted(class_names):
-            raise InputError(
-                f"{spec} knows its classes in another order ({', '.join(kept.class_names)}) than the data "
-                f"({', '.join(class_names)}): its labels would be swapped, load the data that it was trained for"
-            )
+    wrap, path = wrapper_named(outputs), Path(spec)
+    if normalize is not None and len(normalize[0]) not in (1, channels):
+        raise InputError(
+            f"the normalisation is for {len(normalize[0])} channels and the images have {channels}: "
+            f"give {channels} numbers, or one for all"
+        )
+    if path.is_dir():
+        if normalize is not None or outputs != "logits":
+            raise InputError(f"{spec} has its normalisation inside and gives logits: leave normalize and outputs out")
+        model = _trained(path, class_names, channels, image_size)
+    elif path.suffix in TORCHSCRIPT + ONNX and path.is_file():
+        if weights is not None:
+            raise InputError(f"model {spec} brings its own weights: leave out {weights}")
+        model = load_onnx(path) if path.suffix in ONNX else load_torchscript(path)
     elif ":" in spec:
         model = _call_factory(spec)
-    elif "/" in spec or spec.endswith((".py", ".pt", ".pth", ".safetensors")):
+    elif path.is_file() and ("/" in spec or path.suffix):
+        raise InputError(f"model {spec} is no model that can be read: give file.py:factory, and its --weights")
+    elif "/" in spec or path.suffix in (".py", ".safetensors", *TORCHSCRIPT, *ONNX):
         raise InputError(
-            f"model '{spec}' is not there: give a timm name, file.py:factory or a folder that training wrote"
+            f"model '{spec}' is not there: give a timm name, file.py:factory, a TorchScript or ONNX file, "
+            "or a folder that training wrote"
         )
     else:
+        mean, std = normalize or (None, None)
         model = build_model(
-            spec, classes=classes, channels=channels, image_size=image_size, pretrained=pretrained and weights is None
-        )
+            spec, classes=len(class_names), channels=channels, image_size=image_size, mean=mean, std=std,
+            pretrained=pretrained and weights is None,
+        )  # fmt: skip
+        normalize = None  # it is inside
     if weights is not None:
         load_weights(weights, model)
-    return model.eval()
+    model = wrap(model)
+    return (model if normalize is None else normalized(model, *normalize)).eval()
 
 
 def expected_size(spec: str) -> tuple[int, int] | None:
-    """(image size, channels) that a trained folder was made for; None for any other SPEC."""
-    if not Path(spec).is_dir():
+    """(image size, channels) that a trained folder or an ONNX file was made for; None where `spec` does not say."""
+    path = Path(spec)
+    if path.suffix in ONNX and path.is_file():
+        channels, height, width = OnnxModel(path).image_shape
+        return (height, channels) if height is not None and height == width and channels is not None else None
+    if not path.is_dir():
         return None
-    kept = read_description(Path(spec))[0]
+    kept = read_description(path)[0]
     return kept.image_size, kept.channels
+
+
+def brings_weights(spec: str) -> bool:
+    """Whether `spec` means a model with weights: anything but a bare timm name."""
+    path = Path(spec)
+    return path.is_dir() or ":" in spec or path.suffix in TORCHSCRIPT + ONNX
+
+
+def _trained(folder: Path, class_names: tuple[str, ...], channels: int, image_size: int) -> nn.Module:
+    model, kept = load_model(folder)
+    if (kept.channels, kept.image_size, len(kept.class_names)) != (channels, image_size, len(class_names)):
+        raise InputError(
+            f"{folder} was trained on {kept.image_size}×{kept.image_size} images with {kept.channels} channel(s) and "
+            f"{len(kept.class_names)} classes, the data has {image_size}×{image_size}, {channels} and "
+            f"{len(class_names)}: choose the data it was trained for"
+        )
+    if kept.class_names != class_names and sorted(kept.class_names) == sorted(class_names):
+        raise InputError(
+            f"{folder} knows its classes in another order ({', '.join(kept.class_names)}) than the data "
+            f"({', '.join(class_names)}): its labels would be swapped, load the data that it was trained for"
+        )
+    return model
 
 
 def _call_factory(spec: str) -> nn.Module:

@@ -188,7 +188,7 @@ def is_one_step(choice: AttackChoice) -> bool:
     from inoculate.attacks.attack import OneStep
     from inoculate.attacks.registry import ATTACKS
 
-    return isinstance(ATTACKS[choice.attack], OneStep)
+    return isinstance(ATTACKS.get(choice.attack), OneStep)
 
 
 def _check_attack(choice: AttackChoice) -> None:

@@ -22,7 +22,7 @@ from inoculate.defences.fit import BEST, CHECKPOINT, Recipe, fit
 from inoculate.defences.methods import standard
 from inoculate.defences.transferred import training_set
 from inoculate.errors import InputError
-from inoculate.evaluation import Verdict, judge_attack, judge_clean, judge_replay
+from inoculate.judging import judge_attack, judge_clean, judge_replay
 from inoculate.models.build import check_name, parameter_count
 from inoculate.models.checkpoint import ModelSpec, load_model, save_model
 from inoculate.models.fast import fast
@@ -30,6 +30,7 @@ from inoculate.rng import generator
 from inoculate.store import read_json, write_json
 from inoculate.study.config import AttackChoice, Dataset, Study
 from inoculate.threat import Threat
+from inoculate.verdict import Verdict
 
 Progress = Callable[[int, int, dict[str, float]], None]
 

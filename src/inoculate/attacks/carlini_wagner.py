@@ -1,0 +1,110 @@
+"""Carlini and Wagner's attack: the least squared distance that still fools, by gradient descent in tanh space."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.attacks.attack import Target, carry_out, check_options
+from inoculate.attacks.losses import Objective, ascent
+from inoculate.attacks.minimum import Nearest, check_positive, reached, search_right
+from inoculate.errors import InputError
+from inoculate.threat import Threat, distance, per_sample, project
+
+
+@dataclass(frozen=True)
+class CarliniWagner:
+    """Least squared L2 distance plus `constant` times the hinge of the margin (Carlini and Wagner 2017, section VI.A).
+
+    Adam with rate `lr` walks in tanh space, where every point lies in the range. `search` rounds of `steps` steps look
+    for the smallest constant that fools: per image ten times larger until one does, then by bisection. An image leaves
+    a round when a tenth of the steps has brought it nothing. Only a margin of at least `confidence` counts, and with a
+    `target` (as in `OneStepTarget`) only the target class. Raises `InputError` for norms other than l2.
+    """
+
+    steps: int = 500
+    search: int = 9
+    lr: float = 0.01
+    confidence: float = 0.0
+    constant: float = 1e-3
+    target: Target = None
+
+    def __post_init__(self) -> None:
+        check_options(steps=self.steps, target=self.target)
+        check_positive(lr=self.lr, constant=self.constant)
+        if not isinstance(self.search, int) or self.search < 1:
+            raise InputError(f"search {self.search!r} makes no attack: give a whole number of at least 1")
+        if not (isinstance(self.confidence, int | float) and 0 <= self.confidence < math.inf):
+            raise InputError(f"confidence {self.confidence!r} is not a margin: give a number of at least 0")
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The nearest misclassified image found, projected; the image itself where none was, or no need to look."""
+
+        def craft(x: Tensor, y: Tensor) -> Tensor:
+            return project(self._search(model, x, y, threat, generator), x, threat)
+
+        return carry_out(model, x, y, threat, craft)
+
+    def closest(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The nearest misclassified image found, at any distance; the image itself where none was, or no need to look.
+
+        Of `threat` the range matters.
+        """
+        return carry_out(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
+
+    def _search(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, generator: torch.Generator | None
+    ) -> Tensor:
+        if threat.norm != "l2":
+            raise InputError(f"Carlini and Wagner's attack is made for l2: for {threat.norm} use fmn or fab_t")
+
+        def bisect(x: Tensor, goal: Objective) -> Tensor:
+            best = Nearest(x)
+            constant = torch.full_like(best.far, self.constant)
+            low, high = torch.zeros_like(constant), torch.full_like(constant, torch.inf)
+            for _ in range(self.search):
+                found = self._descend(model, x, goal, threat, constant, best)
+                low, high = torch.where(found, low, constant), torch.where(found, constant, high)
+                constant = torch.where(high.isfinite(), (low + high) / 2, 10 * constant)
+            return best.image
+
+        return search_right(model, x, y, self.target, generator, bisect)
+
+    def _descend(
+        self, model: nn.Module, x: Tensor, goal: Objective, threat: Threat, constant: Tensor, best: Nearest
+    ) -> Tensor:
+        """One round with these constants (B): `best` hears of what is found. Which images were fooled (B, bool)."""
+        found, rows = torch.zeros_like(goal.y, dtype=torch.bool), torch.arange(len(x), device=x.device)
+        middle, half = (threat.low + threat.high) / 2, (threat.high - threat.low) / 2
+        inside = 1 - max(1e-6, torch.finfo(x.dtype).eps)  # the ends of the range lie at infinity
+        w = ((x - middle) / half * inside).atanh()
+        mean, square, before = torch.zeros_like(x), torch.zeros_like(x), torch.full_like(constant, torch.inf)
+        for number in range(1, self.steps + 1):
+            squashed = w.tanh()
+            x_adv = (middle + half * squashed).clamp(threat.low, threat.high)
+            uphill, values, logits = ascent(model, x_adv, goal)
+            at = distance(x_adv, x, threat.norm)
+            hit = reached(model, x_adv, logits, goal) & (values >= self.confidence)
+            best.offer(rows, x_adv, at, hit)
+            found[rows] |= hit
+            hinge = (self.confidence - values).clamp_min(0)
+            slope = 2 * (x_adv - x) - per_sample(constant * (hinge > 0), x) * uphill
+            gradient = slope * half * (1 - squashed**2)
+            mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+            w = w - self.lr * (mean / (1 - 0.9**number)) / ((square / (1 - 0.999**number)).sqrt() + 1e-8)
+            if number % max(self.steps // 10, 1) == 0:
+                loss = at**2 + constant * hinge
+                keep = loss < 0.9999 * before
+                state = (rows, x, constant, w, mean, square, loss)
+                rows, x, constant, w, mean, square, before = (each[keep] for each in state)
+                goal = goal.of(keep)
+                if not len(rows):
+                    break
+        return found

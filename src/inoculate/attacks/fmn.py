@@ -1,0 +1,77 @@
+"""FMN: ascent in a ball whose radius adapts to each image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.attacks.attack import Target, carry_out, check_options
+from inoculate.attacks.losses import Objective, ascent
+from inoculate.attacks.minimum import Nearest, check_positive, reached, search_right
+from inoculate.threat import Threat, distance, dual_norm, project, steepest
+
+
+@dataclass(frozen=True)
+class FMN:
+    """Ascend the margin in a ball that shrinks where it fools and else grows (Pintor et al. 2021, algorithm 1).
+
+    A step is `alpha` long (L2, in pixel units), the radius changes by the share `gamma`; cosines take both down, to a
+    100th and a 50th. With a `target` (as in `OneStepTarget`) only the target class counts.
+    """
+
+    steps: int = 100
+    alpha: float = 1.0
+    gamma: float = 0.05
+    target: Target = None
+
+    def __post_init__(self) -> None:
+        check_options(steps=self.steps, target=self.target)
+        check_positive(alpha=self.alpha, gamma=self.gamma)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The nearest misclassified image found, projected; the image itself where none was, or no need to look."""
+
+        def craft(x: Tensor, y: Tensor) -> Tensor:
+            return project(self._search(model, x, y, threat, generator), x, threat)
+
+        return carry_out(model, x, y, threat, craft)
+
+    def closest(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The nearest misclassified image found, at any distance; the image itself where none was, or no need to look.
+
+        Of `threat` norm and range matter.
+        """
+        return carry_out(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
+
+    def _search(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, generator: torch.Generator | None
+    ) -> Tensor:
+        def tighten(x: Tensor, goal: Objective) -> Tensor:
+            best, rows, x_adv = Nearest(x), torch.arange(len(x), device=x.device), x
+            widest = distance(torch.where(x - threat.low > threat.high - x, threat.low, threat.high), x, threat.norm)
+            radius = torch.zeros_like(widest)
+            for number in range(self.steps):
+                share = (1 + math.cos(math.pi * number / self.steps)) / 2
+                alpha, gamma = self.alpha * (0.01 + 0.99 * share), self.gamma * (0.02 + 0.98 * share)
+                uphill, values, logits = ascent(model, x_adv, goal)
+                at, hit = distance(x_adv, x, threat.norm), reached(model, x_adv, logits, goal)
+                best.offer(rows, x_adv, at, hit)
+                # Until the first success, the linearised margin tells how far the boundary is. Beyond the paper, the
+                # radius goes a little further, lest rounding decide, and grows in any case: the margin may mislead.
+                border = at + (1 + gamma) * values.abs() / dual_norm(uphill, threat.norm).clamp_min(1e-12)
+                larger = radius * (1 + gamma)
+                larger = torch.where(best.far.isfinite(), larger, larger.maximum(border))
+                radius = torch.where(hit, (radius * (1 - gamma)).minimum(best.far), larger).minimum(widest)
+                # Into the range first: what it cuts off must not use up the ball.
+                ahead = (x_adv + alpha * steepest(uphill, "l2")).clamp(threat.low, threat.high)
+                x_adv = project(ahead, x, threat, radius)
+            return best.image
+
+        return search_right(model, x, y, self.target, generator, tighten)

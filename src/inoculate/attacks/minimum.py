@@ -1,0 +1,60 @@
+"""What the attacks share that look for the nearest misclassified image, whatever eps is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.attacks.attack import Target, aim, fooled
+from inoculate.attacks.losses import LOSSES, Objective, in_full
+from inoculate.errors import InputError
+
+
+class Nearest:
+    """The nearest image found for each of a batch, and how far it is; at first the image itself, at infinity."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.image, self.far = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+
+    def offer(self, rows: Tensor, x_adv: Tensor, at: Tensor, hit: Tensor) -> None:
+        """Keep those of the images `x_adv` of these rows that `hit` and are nearer, at the distances `at`."""
+        nearer = hit & (at < (1 - 1e-6) * self.far[rows])  # between equals rounding would decide, and with it the batch
+        self.image[rows[nearer]], self.far[rows[nearer]] = x_adv[nearer], at[nearer]
+
+
+def search_right(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    target: Target,
+    generator: torch.Generator | None,
+    search: Callable[[Tensor, Objective], Tensor],
+) -> Tensor:
+    """`search(x, goal)` for the images that the model gets right, with the margin as goal; the others as they are."""
+    goal = Objective(LOSSES["margin"], y, aim(model, x, y, target, generator))
+    rows = (~misclassified(model, x, y)).nonzero().squeeze(1)
+    return x.index_copy(0, rows, search(x[rows], goal.of(rows))) if len(rows) else x.clone()
+
+
+def misclassified(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Which images (B, bool) the model gets wrong."""
+    with torch.no_grad():
+        return fooled(model, x, in_full(model(x)), y)
+
+
+def reached(model: nn.Module, x_adv: Tensor, logits: Tensor, goal: Objective) -> Tensor:
+    """Which images (B, bool) the model gets wrong, and as their target if they have one."""
+    wrong = fooled(model, x_adv, logits, goal.y)
+    if goal.target is None:
+        return wrong
+    return wrong & ((goal.target == goal.y) | (logits.argmax(dim=1) == goal.target))
+
+
+def check_positive(**options: float) -> None:
+    """Raise `InputError` for an option that is no number above 0."""
+    for name, value in options.items():
+        if not (isinstance(value, int | float) and 0 < value < math.inf):
+            raise InputError(f"{name} {value!r} makes no attack: give a number above 0")

@@ -1,0 +1,46 @@
+"""Options and checks that the commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inoculate.errors import InputError
+
+DataRoot = Annotated[
+    Path | None,
+    typer.Option("--data-root", envvar="INOCULATE_DATA", help="Folder searched for <name>/ before the hub."),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only this many images, drawn evenly over the classes.")]
+Data = Annotated[str, typer.Option(help="mnist, cifar10, cats_vs_dogs, digits, a hub id owner/name, or a folder.")]
+ImageSize = Annotated[int | None, typer.Option(help="Side in pixels at which images are loaded.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps …; auto takes the fastest there is.")]
+
+
+def pick_device(name: str) -> str:
+    """The device called `name`, or for `auto` the fastest there is. Raises `InputError` if it is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device '{name}' cannot be used here: choose cpu or auto") from error
+    return name
+
+
+def writable(folder: Path) -> Path:
+    """`folder`, made if need be; raises `InputError` now if nothing can be written there."""
+    probe = folder / ".inoculate-write-test"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error.strerror}): give another folder with --out") from error
+    return folder

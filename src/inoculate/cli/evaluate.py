@@ -1,0 +1,187 @@
+"""`inoculate evaluate`: a model, images, attacks; accuracies and whether to believe them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inoculate.cli.common import BatchSize, Data, DataRoot, Device, ImageSize, Limit, Seed, pick_device, writable
+from inoculate.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from inoculate.data.split import Split
+    from inoculate.row import Row
+    from inoculate.trust import Check
+    from inoculate.verdict import Verdict
+
+MODEL = "timm name, package.module:factory, file.py:factory, a trained folder, a TorchScript or an ONNX file."
+Outputs = Annotated[str, typer.Option(help="What the model gives: logits, probabilities or single-logit.")]
+Normalization = Annotated[
+    str | None,
+    typer.Option("--normalize", help="Put this in front of the model: imagenet, cifar10, or 0.5,0.5,0.5/0.2,0.2,0.2."),
+]
+Precision = Annotated[str, typer.Option(help="How attacks craft: fast or exact. The verdict is always exact.")]
+Norm = Annotated[str, typer.Option(help="linf, l2 or l1.")]
+Eps = Annotated[str, typer.Option(help="Sizes in units of [0, 1], separated by commas: 0.01,8/255.")]
+
+
+def evaluate(
+    model: Annotated[str, typer.Option(help=MODEL)],
+    data: Data,
+    weights: Annotated[Path | None, typer.Option(help="safetensors file to load into the model.")] = None,
+    pretrained: Annotated[bool, typer.Option(help="Download timm's weights for the model.")] = False,
+    outputs: Outputs = "logits",
+    normalize: Normalization = None,
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    data_root: DataRoot = None,
+    image_size: ImageSize = None,
+    limit: Limit = None,
+    attack: Annotated[
+        str, typer.Option(help="Attacks, separated by commas: fgsm, pgd, autoattack …, foolbox:PGD, art:…")
+    ] = "fgsm,pgd",
+    norm: Norm = "linf",
+    eps: Eps = "8/255",
+    seed: Seed = 0,
+    batch_size: BatchSize = 256,
+    precision: Precision = "fast",
+    time_budget: Annotated[
+        str | None, typer.Option(help="Stop after this long with what is known: 90s, 5m, 2h.")
+    ] = None,
+    surrogate: Annotated[
+        list[str] | None, typer.Option(help="Another model: its examples must not beat white-box ones. Repeatable.")
+    ] = None,
+    trust: Annotated[bool, typer.Option(help="Check whether the numbers can be believed.")] = True,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
+    records: Annotated[Path | None, typer.Option(help="Write one line per image to this .parquet file.")] = None,
+    save_images: Annotated[Path | None, typer.Option(help="Write adversarial images to this folder as PNG.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Measure clean and adversarial accuracy of a model on a dataset, and whether to believe it."""
+    from inoculate.attacks.registry import attack_named
+    from inoculate.evaluation import evaluate as measure
+    from inoculate.gallery import Gallery, write_records
+    from inoculate.judging import check_precision
+    from inoculate.models.inspect import inspect
+    from inoculate.models.resolve import brings_weights
+    from inoculate.report.rows import write_rows
+    from inoculate.threat import Threat, parse_eps
+    from inoculate.trust import trust_panel
+
+    check_precision(precision)
+    threats = [Threat(norm, parse_eps(text)) for text in eps.split(",")]  # type: ignore[arg-type]
+    attacks = {name.strip(): attack_named(name.strip()) for name in attack.split(",")}
+    seconds = None if time_budget is None else parse_duration(time_budget)
+    for file in (json_file, records):
+        if file is not None:
+            writable(file.parent)
+    if records is not None and records.suffix != ".parquet":
+        raise InputError(f"--records {records}: the records are written as Parquet, give a name that ends in .parquet")
+    images = load_images(data, split, data_root, image_size, limit, seed, model)
+    network = load_network(
+        model, images, pick_device(device),
+        weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize,
+    )  # fmt: skip
+    if not (weights or pretrained or brings_weights(model)):
+        typer.echo(f"note: {model} has random weights; give --weights, --pretrained or a trained folder", err=True)
+    sample = images.limit(min(64, len(images)), seed=seed)
+    for finding in inspect(network, sample.images, sample.labels, len(images.classes)):
+        typer.echo(f"warning: {finding}", err=True)
+    gallery = None if save_images is None else Gallery(writable(save_images), network, images)
+    verdicts: dict[str, Verdict] = {}
+    rows = measure(
+        network, images, attacks, threats, batch_size, seed, precision, name=model, time_budget=seconds,  # type: ignore[arg-type]
+        records=verdicts, keep=None if gallery is None else gallery.keep,
+    )  # fmt: skip
+    _show(rows, verdicts, images, model, split, attacks)
+    if json_file is not None:
+        write_rows(json_file, rows)
+    if records is not None:
+        write_records(records, images, rows, verdicts)
+    for (name, size), (written, still) in (gallery.verify() if gallery else {}).items():
+        typer.echo(
+            f"  {name} eps {size:.4g}: {written} images saved, {still} of them still fool the model when read back"
+        )
+    if trust:
+        others = {spec: load_network(spec, images, pick_device(device)) for spec in surrogate or ()}
+        largest = max(threats, key=lambda threat: threat.eps)
+        _show_trust(trust_panel(network, images, attacks, largest, seed=seed, batch_size=batch_size, surrogates=others))
+
+
+def load_images(
+    data: str, part: str, data_root: Path | None, image_size: int | None, limit: int | None, seed: int, model: str
+) -> Split:
+    """The images to evaluate on, at the size and with the channels that a trained folder asks for."""
+    from inoculate.data.sources import load_data
+    from inoculate.models.resolve import expected_size
+
+    expected = expected_size(model)
+    size, channels = (image_size or expected[0], expected[1]) if expected else (image_size, None)
+    images = load_data(data, part, data_root=data_root, image_size=size, channels=channels)
+    return images if limit is None else images.limit(limit, seed=seed)
+
+
+def load_network(
+    spec: str,
+    images: Split,
+    device: str,
+    *,
+    weights: Path | None = None,
+    pretrained: bool = False,
+    outputs: str = "logits",
+    normalize: str | None = None,
+) -> nn.Module:
+    """The classifier that a model SPEC means, for these images."""
+    from inoculate.models.normalize import parse_normalize
+    from inoculate.models.resolve import resolve_model
+
+    return resolve_model(
+        spec,
+        class_names=images.classes,
+        channels=images.channels,
+        image_size=images.image_size[0],
+        weights=weights,
+        pretrained=pretrained,
+        outputs=outputs,
+        normalize=None if normalize is None else parse_normalize(normalize),
+    ).to(device)
+
+
+def parse_duration(text: str) -> float:
+    """`90`, `90s`, `5m` or `2h` in seconds; raises `InputError` for anything else."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text.strip()[-1:], 1)
+    try:
+        value = float(text.strip().rstrip("smh")) * unit
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InputError(f"time budget '{text}' is not a time: write it like 90s, 5m or 2h")
+    return value
+
+
+def _show(
+    rows: list[Row], verdicts: Mapping[str, Verdict], images: Split, model: str, split: str, attacks: Mapping[str, Any]
+) -> None:
+    from inoculate.evaluation import bounds
+
+    typer.echo(f"{model} on {len(images)} images of {images.name} ({split})")
+    for row in rows:
+        what = "clean" if row.attack == "none" else f"{row.attack} {row.norm} eps {row.eps:.4g}"
+        line = f"  {what:28} {row.accuracy:6.1%}  [{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seconds:.1f} s"
+        if row.n < len(images):
+            low, high = bounds(verdicts[row.key])
+            line += f"  {row.n} images in the time given; over all {len(images)} it lies in [{low:.1%}, {high:.1%}]"
+        typer.echo(line)
+    for name in set(attacks) - {row.attack for row in rows}:
+        typer.echo(f"  {name}: no image was finished in the time given")
+
+
+def _show_trust(checks: list[Check]) -> None:
+    typer.echo("Can these numbers be believed?")
+    signs = {True: "ok   ", False: "ALARM", None: "  –  "}
+    for check in checks:
+        typer.echo(f"  {signs[check.passed]} {check.name}: {check.says}")

@@ -1,0 +1,63 @@
+"""`inoculate transfer`: which model's adversarial examples fool which other model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from inoculate.cli.common import BatchSize, Data, DataRoot, Device, ImageSize, Limit, Seed, pick_device, writable
+from inoculate.cli.evaluate import MODEL, Eps, Norm, Precision, load_images, load_network
+from inoculate.errors import InputError
+
+
+def transfer(
+    model: Annotated[list[str], typer.Option(help=MODEL + " Give it several times.")],
+    data: Data,
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    data_root: DataRoot = None,
+    image_size: ImageSize = None,
+    limit: Limit = None,
+    attack: Annotated[str, typer.Option(help="One attack, such as fgsm or mifgsm.")] = "mifgsm",
+    norm: Norm = "linf",
+    eps: Eps = "8/255",
+    seed: Seed = 0,
+    batch_size: BatchSize = 256,
+    precision: Precision = "fast",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Craft on each model, judge on all: a matrix of accuracies per eps."""
+    from inoculate.attacks.registry import attack_named
+    from inoculate.report.rows import write_rows
+    from inoculate.threat import Threat, parse_eps
+    from inoculate.transfer import transfer_matrix
+
+    epsilons = [parse_eps(text) for text in eps.split(",")]
+    threat = Threat(norm, max(epsilons))  # type: ignore[arg-type]
+    chosen = attack_named(attack)
+    if len(set(model)) < len(model):
+        raise InputError("a model is given twice: name each --model once")
+    if json_file is not None:
+        writable(json_file.parent)
+    images = load_images(data, split, data_root, image_size, limit, seed, model[0])
+    networks = {spec: load_network(spec, images, pick_device(device)) for spec in model}
+    rows = transfer_matrix(
+        networks, images, chosen, threat, epsilons, batch_size=batch_size, seed=seed,
+        precision=precision, name=attack,  # type: ignore[arg-type]
+    )  # fmt: skip
+    found = {(row.protocol, row.model, row.eps): row.accuracy for row in rows}
+    console = Console(soft_wrap=True)
+    for size in epsilons:
+        title = f"{attack} {norm} eps {size:.4g}: accuracy on {len(images)} images of {images.name} ({split})"
+        table = Table("crafted on", *(f"judged on {spec}" for spec in model), title=title, title_justify="left")
+        for source in model:
+            protocols = ["white-box" if target == source else f"transfer:{source}/standard" for target in model]
+            cells = [found[protocol, target, size] for protocol, target in zip(protocols, model, strict=True)]
+            table.add_row(source, *(f"{cell:.1%}" for cell in cells))
+        console.print(table)
+    if json_file is not None:
+        write_rows(json_file, rows)

@@ -1,0 +1,165 @@
+"""Whether a robustness number can be believed: checks that fail where gradients are masked or a pipeline is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.attacks.attack import Attack
+from inoculate.attacks.autoattack import AutoAttack
+from inoculate.attacks.craft import to_float
+from inoculate.attacks.gradient import FGSM, PGD
+from inoculate.attacks.losses import Objective, ascent, loss_named
+from inoculate.attacks.square import Square
+from inoculate.data.split import Split
+from inoculate.errors import InputError
+from inoculate.judging import judge_attack, judge_clean
+from inoculate.modes import frozen
+from inoculate.rng import Draws, generator
+from inoculate.stats import mcnemar
+from inoculate.threat import Norm, Threat, sample
+
+IMAGES = 64
+DOUBT = 0.01  # a difference counts when chance would give it less often than this
+MASKED = "gradients are probably masked; run square and autoattack, and believe the lowest number"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check. `passed` is None where it could not be made; `says` is for people: numbers, and a failure's cause."""
+
+    name: str
+    passed: bool | None
+    says: str
+
+
+def trust_panel(
+    model: nn.Module,
+    split: Split,
+    attacks: Mapping[str, Attack],
+    threat: Threat,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    surrogates: Mapping[str, nn.Module] | None = None,
+) -> list[Check]:
+    """Check a model and the attacks on up to 64 images of the split, at one threat.
+
+    Range and ball are enforced on every image of every evaluation. `surrogates` are other classifiers of the same
+    images, from which examples are transferred. A model without gradients is checked as far as that goes.
+    """
+    part = split.subset(torch.randperm(len(split), generator=generator(seed, "trust panel"))[:IMAGES])
+    clean = judge_clean(model, part, batch_size).right
+    if not clean.any():
+        return [Check("images", None, "the model gets none of the images right: there is nothing to attack")]
+
+    def right(attack: Attack, at: Threat = threat, on: nn.Module = model) -> Tensor:
+        (verdict,) = judge_attack(on, part, attack, at, [at.eps], clean, batch_size=batch_size, seed=seed)
+        return verdict.right
+
+    checks = [_identity(right, clean, attacks, threat)]
+    noise = right(_Noise())
+    square = right(Square(queries=200)) if threat.norm != "l1" else None
+    try:
+        zero = _zero_gradients(model, part, clean, batch_size)
+    except InputError:
+        says = "no gradient reaches the images: only gradient-free attacks count, use square"
+        return [*checks, Check("gradients", None, says)]
+    fgsm, short, long = right(FGSM()), right(PGD(steps=10)), right(PGD(steps=50, step=0.1))
+    far = right(PGD(steps=20, step=0.25), replace(threat, eps=_enormous(threat, part)))
+    checks += [
+        Check(
+            "gradients", zero < 0.05,
+            f"{zero:.0%} of the images have no gradient at all" + ("" if zero < 0.05 else f": {MASKED}"),
+        ),
+        Check(
+            "a very large eps", not bool(far.any()),
+            f"PGD without a bound leaves {int(far.sum())} of {int(clean.sum())} images right"
+            + (f": it must break all; {MASKED}" if far.any() else ""),
+        ),
+        _compare("more steps", "50 steps of PGD", long, "10 steps", short, MASKED),
+        _compare("random noise", "FGSM", fgsm, "random noise", noise, MASKED),
+    ]  # fmt: skip
+    best = short & long
+    if square is not None:
+        checks.append(_compare("gradient-free", "PGD", best, "Square without gradients", square, MASKED))
+    for name, surrogate in (surrogates or {}).items():
+        replayed = right(_From(PGD(steps=10), surrogate))
+        checks.append(_compare(f"transfer from {name}", "PGD", best, f"examples made on {name}", replayed, MASKED))
+    if not surrogates:
+        checks.append(Check("transfer", None, "not checked: give another model of the same images as surrogate"))
+    return checks
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """A random point of the ball: no attack, but the least that an attack must beat."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        return sample(x, threat, Draws(x, generator))
+
+
+@dataclass(frozen=True, eq=False)
+class _From:
+    """An attack that crafts on another model."""
+
+    attack: Attack
+    surrogate: nn.Module
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        return self.attack(self.surrogate, x, y, threat, generator=generator)
+
+
+def _identity(right: object, clean: Tensor, attacks: Mapping[str, Attack], threat: Threat) -> Check:
+    """At eps = 0 every attack must give back the clean accuracy."""
+    assert callable(right)
+    nothing = replace(threat, eps=0.0)
+    for name, attack in attacks.items():
+        quick = _shortened(attack)
+        changed = int((right(quick, nothing) != clean).sum())
+        if changed:
+            says = f"{name} at eps 0 changes {changed} verdicts: a random model (autoattack_rand), or a wrong attack"
+            return Check("eps = 0", False, says)
+    return Check("eps = 0", True, "at eps 0 every attack leaves the clean accuracy as it is")
+
+
+def _shortened(attack: Attack) -> Attack:
+    """The same attack with few steps: enough to see what it does at eps = 0."""
+    if isinstance(attack, AutoAttack):
+        return replace(attack, steps=2, targets=1, queries=2)
+    changes = {name: 2 for name in ("steps", "queries", "search") if hasattr(attack, name)}
+    return replace(attack, **changes) if changes else attack  # type: ignore[type-var]
+
+
+def _zero_gradients(model: nn.Module, part: Split, clean: Tensor, batch_size: int) -> float:
+    """Share of the images that the model gets right whose cross-entropy has a gradient of exactly 0."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    zeros = 0
+    with frozen(model):
+        for rows in torch.split(clean.nonzero().squeeze(1), batch_size):
+            x, y = to_float(part.images[rows]).to(device), part.labels[rows].to(device)
+            gradient = ascent(model, x, Objective(loss_named("cross_entropy"), y)).gradient
+            zeros += int((gradient.flatten(1) == 0).all(dim=1).sum())
+    return zeros / int(clean.sum())
+
+
+def _enormous(threat: Threat, part: Split) -> float:
+    """The distance between black and white images in the threat's norm: no image is out of reach."""
+    width, pixels = threat.high - threat.low, part.images[0].numel()
+    norms: dict[Norm, float] = {"linf": width, "l2": width * pixels**0.5, "l1": width * pixels}
+    return norms[threat.norm]
+
+
+def _compare(name: str, strong: str, strong_right: Tensor, weak: str, weak_right: Tensor, cause: str) -> Check:
+    """`strong` must not leave clearly more images right than `weak` does, on the same images."""
+    more, less = int(strong_right.sum()), int(weak_right.sum())
+    failed = more > less and mcnemar(strong_right.numpy(), weak_right.numpy()) < DOUBT
+    says = f"{strong} leaves {more}, {weak} {less} of {len(strong_right)} images right"
+    return Check(name, not failed, says + (f": {cause}" if failed else ""))
