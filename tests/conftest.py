@@ -1,8 +1,18 @@
-"""For every test: a cache of the session's own, so that nothing of the user's is read or written."""
+"""For every test: a cache of the session's own, so that nothing of the user's is read or written; and one thread."""
 
 import os
 
 import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """The nets here are small: threads would only wait for each other (many times slower on a busy machine)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

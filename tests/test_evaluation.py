@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import inoculate.models.fast as fast_module
+from digits_samples import every_digit, trained_digits
 from inoculate.attacks.craft import craft, to_float
 from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
 from inoculate.data.split import Split
@@ -24,42 +24,10 @@ CONTRACT += ["accuracy", "correct", "n", "ci_low", "ci_high", "seed", "seconds"]
 THREATS = [Threat("linf", eps) for eps in (0.02, 0.1, 0.05)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
-def every_digit() -> Split:
-    """All of scikit-learn's digits (1,797, 8×8, grey)."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    images = torch.from_numpy(data.images / 16 * 255).round().to(torch.uint8)[:, None]
-    return Split.from_tensors(images, torch.from_numpy(data.target).long(), name="digits")
-
-
-@pytest.fixture(scope="session")
-def digits(every_digit: Split) -> tuple[nn.Module, Split]:
+def digits() -> tuple[nn.Module, Split]:
     """A small CNN trained on most of the digits, and the rest of them."""
-    images, labels = every_digit.images, every_digit.labels
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    train, test = order[:1200], order[1200:]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        layers = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)]
-        layers += [nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
-        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10))
-        optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-        for _ in range(8):
-            for rows in train[torch.randperm(1200)].split(50):
-                optimizer.zero_grad()
-                F.cross_entropy(model(to_float(images[rows])), labels[rows]).backward()
-                optimizer.step()
-    return model.eval(), Split.from_tensors(images[test], labels[test], name="digits")
+    return trained_digits()
 
 
 def accuracies(model: nn.Module, split: Split, **options: object) -> dict[tuple[str, float], float]:
@@ -175,14 +143,12 @@ def test_the_batch_size_does_not_change_fgsm(digits: tuple[nn.Module, Split], pr
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_fast_and_exact_agree(
-    digits: tuple[nn.Module, Split], every_digit: Split, bf16: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fast_and_exact_agree(digits: tuple[nn.Module, Split], bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On all the digits: on a third of them half a point is less than three images, and ties decide."""
     monkeypatch.setattr(fast_module, "gains_from_bf16", lambda _device: bf16)
     model, _ = digits
     attacks = {"fgsm": FGSM(), "bim": BIM(steps=5)}
-    quick, exact = (accuracies(model, every_digit, attacks=attacks, precision=p) for p in ("fast", "exact"))
+    quick, exact = (accuracies(model, every_digit(), attacks=attacks, precision=p) for p in ("fast", "exact"))
     assert quick[("none", 0.0)] == exact[("none", 0.0)]  # the verdict is the model's own
     assert quick == pytest.approx(exact, abs=0.005)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from inoculate.errors import InputError
 from inoculate.rng import Draws
-from inoculate.threat import Threat, distance, parse_eps, project, sample, steepest
+from inoculate.threat import Threat, distance, parse_eps, project, sample, steepest, to_plane
 
 NORMS = ("linf", "l2", "l1")
 
@@ -154,3 +154,43 @@ def test_eps_zero_is_the_identity_and_the_dtype_is_kept(norm: str, dtype: torch.
     for operation in operations:
         torch.testing.assert_close(operation(), x, rtol=0, atol=1e-7)
         assert operation().dtype is dtype
+
+
+def test_the_way_to_a_plane_literally() -> None:
+    """normal · x must grow by 0.3; the second pixel has only 0.1 of room, the third moves down, the last not at all."""
+    x = torch.tensor([0.5, 0.9, 0.5, 0.5]).view(1, 1, 2, 2)
+    normal, rise = torch.tensor([1.0, 1.0, -1.0, 0.0]).view(1, 1, 2, 2), torch.tensor([0.3])
+
+    def move(norm: str, by: float) -> list[float]:
+        threat = Threat(norm, 1.0)  # type: ignore[arg-type]
+        return to_plane(x, normal, torch.tensor([by]), threat).flatten().tolist()
+
+    assert move("linf", 0.3) == pytest.approx([0.1, 0.1, -0.1, 0], abs=1e-6)
+    assert move("linf", 0.5) == pytest.approx([0.2, 0.1, -0.2, 0], abs=1e-6)
+    assert move("l2", 0.5) == pytest.approx([0.2, 0.1, -0.2, 0], abs=1e-6)
+    assert move("linf", -0.3) == pytest.approx([-0.1, -0.1, 0.1, 0], abs=1e-6)
+    assert move("linf", 9.0) == pytest.approx([0.5, 0.1, -0.5, 0], abs=1e-6)  # out of reach: the nearest corner
+    steep = torch.tensor([1.0, 3.0, -2.0, 0.0]).view(1, 1, 2, 2)
+    one = to_plane(x, steep, torch.tensor([0.5]), Threat("l1", 1.0)).flatten().tolist()
+    assert one == pytest.approx([0, 0.1, -0.1, 0], abs=1e-6)  # the steepest pixel's room, the rest on the next
+    assert to_plane(x, normal, 0 * rise, Threat("l2", 1.0)).abs().max() == 0
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_way_to_a_plane_is_the_shortest_and_equals_the_ports(norm: str) -> None:
+    port = pytest.importorskip("pyautoattack.fab_projections", reason="pyautoattack is not installed")
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(40, 1, 6, 6, generator=g)
+    x = torch.where(torch.rand(x.shape, generator=g) < 0.4, x.round(), x)  # many pixels at the ends, as in digits
+    normal = torch.randn(x.shape, generator=g)
+    rise = (torch.rand(40, generator=g) - 0.5) * normal.abs().flatten(1).sum(1) * 0.6
+    move = to_plane(x, normal, rise, Threat(norm, 1.0))  # type: ignore[arg-type]
+    assert (x + move).min() >= -1e-6
+    assert (x + move).max() <= 1 + 1e-6
+    plane = (normal * x).flatten(1).sum(1) + rise
+    theirs = getattr(port, f"projection_{norm}")(x.flatten(1), normal.flatten(1), plane).view_as(x)
+    reached = ((normal * theirs).flatten(1).sum(1) - rise).abs() < 1e-3
+    assert int(reached.sum()) > 20
+    ours, peers = (distance(x + m, x, norm)[reached] for m in (move, theirs))  # type: ignore[arg-type]
+    torch.testing.assert_close(ours, peers, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close((normal * move).flatten(1).sum(1)[reached], rise[reached], rtol=1e-3, atol=1e-3)

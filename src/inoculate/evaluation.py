@@ -113,10 +113,8 @@ def minimal_eps(
 
 def bounds(verdict: Verdict) -> tuple[float, float]:
     """(lowest, highest) accuracy over all images that what was not finished leaves possible."""
-    n = len(verdict.right)
-    known = torch.ones(n, dtype=torch.bool) if verdict.known is None else verdict.known
-    sure = int((verdict.right & known).sum())
-    return sure / n, (sure + int((~known).sum())) / n
+    n, sure = len(verdict.right), verdict.right if verdict.known is None else verdict.right & verdict.known
+    return int(sure.sum()) / n, int(verdict.right.sum()) / n
 
 
 def _chunks(n: int, seed: int, deadline: float | None) -> Iterator[Tensor]:
@@ -139,15 +137,19 @@ def _chunks(n: int, seed: int, deadline: float | None) -> Iterator[Tensor]:
 
 
 def _within(verdict: Verdict, chunk: Tensor, clean: Verdict) -> Verdict:
-    """The verdict on a chunk of the images, with clean errors filled in from the clean verdict."""
-    known = chunk if verdict.known is None else chunk & verdict.known
+    """The verdict on a chunk as one on all images: they stand as they stood clean, and count if the chunk was finished.
+
+    A part of a chunk does not count: its clean errors are known at once, so it would make the model look worse.
+    """
     outcome, first = verdict.outcome, clean.outcome
     assert outcome is not None
     assert first is not None
     wrong = chunk & ~clean.right
     for mine, theirs in ((outcome.predicted, first.predicted), (outcome.margin, first.margin)):
         mine[wrong] = theirs[wrong]
-    return replace(verdict, known=None if bool(known.all()) else known)
+    known = chunk if verdict.known is None else torch.zeros_like(chunk)
+    right = torch.where(chunk, verdict.right, clean.right)
+    return replace(verdict, right=right, known=None if bool(known.all()) else known)
 
 
 def _merged(one: Verdict, other: Verdict) -> Verdict:
@@ -162,8 +164,9 @@ def _merged(one: Verdict, other: Verdict) -> Verdict:
         torch.where(other.known, b.distance, a.distance), torch.where(other.known, b.broken_by, a.broken_by), a.names,
     )  # fmt: skip
     known = one.known | other.known
-    right = torch.where(other.known, other.right, one.right)
-    return Verdict(one.eps, right, one.seconds + other.seconds, outcome, None if bool(known.all()) else known)
+    return Verdict(
+        one.eps, one.right & other.right, one.seconds + other.seconds, outcome, None if bool(known.all()) else known
+    )
 
 
 def _families(threats: Iterable[Threat]) -> list[tuple[Threat, list[float]]]:

@@ -58,7 +58,9 @@ def write_records(path: Path, split: Split, rows: Sequence[Row], verdicts: Mappi
             "clean_predicted": clean.outcome.predicted.numpy(), "predicted": outcome.predicted.numpy(),
             "margin": outcome.margin.numpy(), "right": verdict.right.numpy(), "finished": known.numpy(),
             "distance": outcome.distance.numpy(),
-            "broken_by": [names[i] if i >= 0 and row.attack != "none" else None for i in by.tolist()],
+            "broken_by": pa.array(
+                [names[i] if i >= 0 and row.attack != "none" else None for i in by.tolist()], pa.string()
+            ),
             "breaks_at": pa.array(
                 [None] * n if breaks_at is None else [v if v < float("inf") else None for v in breaks_at.tolist()],
                 pa.float64(),

@@ -69,7 +69,7 @@ def judge_attack(
 
     With `precision="fast"` the attack crafts on the model's `fast` copy and leaves an image alone once the model
     itself misclassifies it; with `"exact"` it runs as it was given. `deadline` (on `time.monotonic`) ends the work:
-    images that were not finished are not `known`.
+    images that were not finished are not `known`, and `right` unless they are already broken.
     """
     crafting = fast(model) if precision == "fast" else model
     if isinstance(attack, Ensemble):
@@ -145,7 +145,7 @@ def _judge_ensemble(
             seconds += verdict.seconds
             if verdict.known is not None:
                 known &= verdict.known
-            standing = standing & (verdict.right | ~known)
+            standing = standing & verdict.right
         kept = replace(
             outcome,
             predicted=outcome.predicted.clone(),
@@ -194,6 +194,8 @@ def _judge_all(
         for rows in _batches(standing, batch_size):
             if deadline is not None and time.monotonic() > deadline:
                 known[standing[done:]] = False
+                for each in right.values():
+                    each[standing[done:]] = True
                 break
             x, y = load(rows)
             began = time.perf_counter()

@@ -141,10 +141,11 @@ def _until(goal: Tensor, weight: Tensor, pace: Tensor, room: Tensor) -> Tensor:
         wanted = scale[:, None] * pace
         size = wanted.minimum(room)
         missing = goal - (weight * size).sum(dim=1)
-        if not goal.is_cuda and bool((missing <= 1e-5 * goal).all()):  # to ask would stop a GPU
+        short = missing > 1e-5 * goal  # a row that is there stays as it is, however long the others of its batch take
+        if not goal.is_cuda and not bool(short.any()):  # to ask would stop a GPU
             break
         slope = product.masked_fill(wanted >= room, 0).sum(dim=1)
-        scale = scale + missing.clamp_min(0) / slope.clamp_min(1e-30) * (slope > 0)
+        scale = scale + missing / slope.clamp_min(1e-30) * (short & (slope > 0))
     return (scale[:, None] * pace).minimum(room)
 
 

@@ -44,7 +44,8 @@ class Outcome:
 class Verdict:
     """Which images (N, bool) a model got right at one eps, and the seconds it took to find out.
 
-    `known` (N, bool) are the images that were seen to the end; None for all of them.
+    `known` (N, bool) are the images that count, because all were seen to the end; None for every image. One that is
+    not known is `right` as long as nothing broke it.
     """
 
     eps: float

@@ -19,7 +19,7 @@ from inoculate.attacks.losses import margin
 from inoculate.attacks.sweep import sweep
 from inoculate.errors import InputError
 from inoculate.models.fast import fast
-from inoculate.threat import Norm, Threat, distance
+from inoculate.threat import Norm, Threat, distance, dual_norm, project, steepest
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
 # Short runs; each attack in each norm that it knows.
@@ -90,6 +90,22 @@ def test_deepfool_as_in_the_paper_overshoots_a_linear_boundary_by_the_given_shar
     y = torch.zeros(1, dtype=torch.long)
     found = DeepFool(overshoot=0.1, halvings=0).closest(NET, X[:1], y, Threat(norm, 0.1))
     assert distance(found, X[:1], norm).item() == pytest.approx(1.1 * NEAREST[norm][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_each_image_may_have_a_ball_of_its_own(norm: Norm) -> None:
+    x, _ = images(4)
+    far, radius = x + torch.randn(x.shape, generator=seeded(1)), torch.tensor([0.0, 0.1, 0.4, 99.0])
+    threats = [Threat(norm, min(r, 1.0) if norm == "linf" else r) for r in radius.tolist()]
+    alone = [project(far[i : i + 1], x[i : i + 1], threat) for i, threat in enumerate(threats)]
+    torch.testing.assert_close(project(far, x, Threat(norm, 0.2), radius), torch.cat(alone), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "length"), [("linf", 7), ("l2", 5), ("l1", 4)])
+def test_the_dual_norm_is_what_a_unit_step_gains(norm: Norm, length: float) -> None:
+    gradient = torch.tensor([0.0, 3.0, -4.0, 0.0]).view(1, 1, 2, 2)
+    assert dual_norm(gradient, norm).item() == length
+    assert (gradient * steepest(gradient, norm)).sum().item() == pytest.approx(length)
 
 
 # --- what the protocol promises

@@ -98,7 +98,7 @@ def _to_nearest_boundary(model: nn.Module, x: Tensor, y: Tensor, rivals: Tensor,
 
 def _halved(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, times: int) -> Tensor:
     """Bisect the straight way from each image to a misclassified one: the last misclassified point, or the end."""
-    right, wrong = torch.zeros(len(x)).to(x), torch.ones(len(x)).to(x)
+    right, wrong = x.new_zeros(len(x)), x.new_ones(len(x))
     for _ in range(times):
         middle = (right + wrong) / 2
         over = misclassified(model, x.lerp(x_adv, per_sample(middle, x)), y)

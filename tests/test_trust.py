@@ -1,0 +1,128 @@
+"""The panel is calm about an honest model and alarmed by those that fool gradient attacks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from digits_samples import trained_digits
+from inoculate.attacks.autoattack import AutoAttack
+from inoculate.attacks.gradient import FGSM, PGD
+from inoculate.attacks.square import Square
+from inoculate.data.split import Split
+from inoculate.threat import Threat
+from inoculate.trust import Check, trust_panel
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[nn.Module, Split]:
+    return trained_digits()
+
+
+def panel(model: nn.Module, split: Split, eps: float = 0.1, **options: object) -> dict[str, Check]:
+    attacks = {"fgsm": FGSM(), "pgd": PGD(), "square": Square(), "autoattack": AutoAttack()}
+    return {c.name: c for c in trust_panel(model, split, attacks, Threat("linf", eps), **options)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("eps", [0.03, 0.1])
+def test_an_honest_model_passes(digits: tuple[nn.Module, Split], eps: float) -> None:
+    checks = panel(*digits, eps, surrogates={"itself": digits[0]})
+    assert [c.passed for c in checks.values()] == [True] * 7
+    assert "not checked" in panel(*digits)["transfer"].says
+
+
+class _Scaled(nn.Module):
+    """Logits so large that the cross-entropy's gradient is exactly 0 in fp32."""
+
+    def __init__(self, inner: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.inner, self.scale = inner, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x) * self.scale
+        return logits
+
+
+def test_vanishing_gradients_alarm(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+    checks = panel(_Scaled(model, 1e4), split)
+    assert checks["gradients"].passed is False
+    assert checks["a very large eps"].passed is False
+    assert "masked" in checks["gradients"].says
+
+
+class _Rounded(nn.Module):
+    """The images are rounded to few levels with a gradient that points the wrong way."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x.detach() - (x - x.detach()))
+        return logits
+
+
+def test_gradients_that_mislead_alarm(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+    checks = panel(_Rounded(model), split, surrogates={"honest": model})
+    for name in ("gradient-free", "transfer from honest"):
+        assert checks[name].passed is False, name
+        assert "masked" in checks[name].says
+    assert panel(_Rounded(model), split, 0.5)["random noise"].passed is False
+
+
+class _Random(nn.Module):
+    """Answers at random half the time."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x) + 6 * torch.randn(len(x), 10)
+        return logits
+
+
+def test_a_random_model_is_named(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        check = panel(_Random(model), split)["eps = 0"]
+    assert check.passed is False
+    assert "autoattack_rand" in check.says
+
+
+class _Blind(nn.Module):
+    """No gradient reaches the images."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self.inner(x)
+        return logits
+
+
+def test_a_model_without_gradients_is_checked_as_far_as_that_goes(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+    checks = trust_panel(_Blind(model), split, {"square": Square()}, Threat("linf", 0.1))
+    assert [(c.name, c.passed) for c in checks] == [("eps = 0", True), ("gradients", None)]
+    assert "square" in checks[1].says
+
+
+def test_a_model_that_knows_nothing_is_not_checked(digits: tuple[nn.Module, Split]) -> None:
+    _, split = digits
+    wrong = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with torch.no_grad():
+        wrong[1].weight.zero_()
+        wrong[1].bias.copy_(torch.nn.functional.one_hot(torch.tensor(0), 10) * 1.0)
+    none = Split.from_tensors(
+        split.images[split.labels != 0], split.labels[split.labels != 0], classes=list("0123456789")
+    )
+    (check,) = trust_panel(wrong, none, {"fgsm": FGSM()}, Threat())
+    assert check.passed is None
+    assert "none of the images" in check.says
