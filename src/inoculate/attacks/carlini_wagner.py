@@ -21,7 +21,7 @@ class CarliniWagner:
 
     Adam with rate `lr` walks in tanh space, where every point lies in the range. `search` rounds of `steps` steps look
     for the smallest constant that fools: per image ten times larger until one does, then by bisection. An image leaves
-    a round when a tenth of the steps has brought it nothing. Only a margin of at least `confidence` counts, and with a
+    a round when a fifth of the steps has brought it nothing. Only a margin of at least `confidence` counts, and with a
     `target` (as in `OneStepTarget`) only the target class. Raises `InputError` for norms other than l2.
     """
 
@@ -84,8 +84,9 @@ class CarliniWagner:
         found, rows = torch.zeros_like(goal.y, dtype=torch.bool), torch.arange(len(x), device=x.device)
         middle, half = (threat.low + threat.high) / 2, (threat.high - threat.low) / 2
         inside = 1 - max(1e-6, torch.finfo(x.dtype).eps)  # the ends of the range lie at infinity
-        w = ((x - middle) / half * inside).atanh()
-        mean, square, before = torch.zeros_like(x), torch.zeros_like(x), torch.full_like(constant, torch.inf)
+        w = ((x - middle) / half).clamp(-inside, inside).atanh()
+        mean, square = torch.zeros_like(x), torch.zeros_like(x)
+        lowest = before = torch.full_like(constant, torch.inf)
         for number in range(1, self.steps + 1):
             squashed = w.tanh()
             x_adv = (middle + half * squashed).clamp(threat.low, threat.high)
@@ -99,11 +100,11 @@ class CarliniWagner:
             gradient = slope * half * (1 - squashed**2)
             mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
             w = w - self.lr * (mean / (1 - 0.9**number)) / ((square / (1 - 0.999**number)).sqrt() + 1e-8)
-            if number % max(self.steps // 10, 1) == 0:
-                loss = at**2 + constant * hinge
-                keep = loss < 0.9999 * before
-                state = (rows, x, constant, w, mean, square, loss)
-                rows, x, constant, w, mean, square, before = (each[keep] for each in state)
+            lowest = lowest.minimum(at**2 + constant * hinge)  # Adam overshoots: the last loss alone says little
+            if number % max(self.steps // 5, 1) == 0:
+                keep = lowest < 0.9999 * before
+                state = (rows, x, constant, w, mean, square, lowest, lowest)
+                rows, x, constant, w, mean, square, lowest, before = (each[keep] for each in state)
                 goal = goal.of(keep)
                 if not len(rows):
                     break
