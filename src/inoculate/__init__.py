@@ -19,6 +19,9 @@ _ROOMS = {
     "MIFGSM": "attacks.gradient",
     "APGD": "attacks.apgd",
     "FAB": "attacks.fab",
+    "DeepFool": "attacks.deepfool",
+    "CarliniWagner": "attacks.carlini_wagner",
+    "FMN": "attacks.fmn",
     "Square": "attacks.square",
     "AutoAttack": "attacks.autoattack",
     "sweep": "attacks.sweep",
@@ -40,9 +43,12 @@ __all__ = sorted(_ROOMS)
 if TYPE_CHECKING:
     from inoculate.attacks.apgd import APGD as APGD
     from inoculate.attacks.autoattack import AutoAttack as AutoAttack
+    from inoculate.attacks.carlini_wagner import CarliniWagner as CarliniWagner
     from inoculate.attacks.craft import AdvSet as AdvSet
     from inoculate.attacks.craft import craft as craft
+    from inoculate.attacks.deepfool import DeepFool as DeepFool
     from inoculate.attacks.fab import FAB as FAB
+    from inoculate.attacks.fmn import FMN as FMN
     from inoculate.attacks.gradient import BIM as BIM
     from inoculate.attacks.gradient import FGSM as FGSM
     from inoculate.attacks.gradient import MIFGSM as MIFGSM

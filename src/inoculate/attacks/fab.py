@@ -97,27 +97,30 @@ class FAB:
         """Walk towards `target`: the nearest misclassified images on the way and their distance (`far` if none)."""
         result, best = x.clone(), far.clone()
         rows, x_adv = torch.arange(len(x), device=x.device), start
+        beyond = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # misclassified at the last step: likely again
         for number in range(self.steps + 1):
-            gap, normal, logits = _boundary(model, x_adv, y, target)
-            wrong = fooled(model, x_adv, logits, y)
-            if number and wrong.any():
-                at = distance(x_adv, x, threat.norm)
-                nearer = wrong & (at < best[rows])
-                result[rows[nearer]], best[rows[nearer]] = x_adv[nearer], at[nearer]
-                back = x + self.beta * (x_adv - x)
-                keep = best[rows] > enough
-                again = wrong & keep
-                x_adv = torch.where(per_sample(wrong, x), back, x_adv)
-                if number < self.steps and again.any():
-                    gap, normal = gap.clone(), normal.clone()
-                    gap[again], normal[again], _ = _boundary(model, x_adv[again], y[again], target[again])
-                if not keep.all():
-                    rows, x, y, target = rows[keep], x[keep], y[keep], target[keep]
-                    x_adv, gap, normal = x_adv[keep], gap[keep], normal[keep]
-                if not len(rows):
-                    break
+            wrong = torch.zeros_like(beyond)
             if number == self.steps:
+                beyond = torch.ones_like(beyond)
+            if beyond.any():  # a look without gradient: where it finds an error, the gradient is wanted further back
+                with torch.no_grad():
+                    wrong[beyond] = model(x_adv[beyond]).argmax(dim=1) != y[beyond]
+            x_adv, keep = self._take(model, x, y, x_adv, wrong, threat, result, best, rows, enough)
+            if number < self.steps:
+                gap, normal, logits = _boundary(model, x_adv, y, target)
+                late = ~beyond & keep & (logits.argmax(dim=1) != y) & bool(number)
+                if late.any():
+                    x_adv, still = self._take(model, x, y, x_adv, late, threat, result, best, rows, enough)
+                    keep, again = keep & still, late & still
+                    if again.any():
+                        gap, normal = gap.clone(), normal.clone()
+                        gap[again], normal[again], _ = _boundary(model, x_adv[again], y[again], target[again])
+                beyond = wrong | late
+            if number == self.steps or not keep.any():
                 break
+            if not keep.all():
+                rows, x, y, target, beyond = rows[keep], x[keep], y[keep], target[keep], beyond[keep]
+                x_adv, gap, normal = x_adv[keep], gap[keep], normal[keep]
             # The plane where the linearised gap is closed: gap + normal · (z − x_adv) = 0.
             here = to_plane(x_adv, normal, -gap, threat)
             home = to_plane(x, normal, (normal * (x_adv - x)).flatten(1).sum(1) - gap, threat)
@@ -126,6 +129,37 @@ class FAB:
             mixed = (x_adv + self.eta * here) * (1 - share) + (x + self.eta * home) * share
             x_adv = mixed.clamp(threat.low, threat.high)
         return result, best
+
+    def _take(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        x_adv: Tensor,
+        wrong: Tensor,
+        threat: Threat,
+        result: Tensor,
+        best: Tensor,
+        rows: Tensor,
+        enough: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Note the misclassified iterates that are nearer than before and draw them back towards their images.
+
+        Returns the new iterates and which images (B, bool) are not settled yet. Under a fixed eps (`enough`) nothing
+        beyond it is worth the original's confirmation.
+        """
+        if not wrong.any():
+            return x_adv, torch.ones_like(wrong)
+        at = distance(x_adv, x, threat.norm)
+        nearer = wrong & (at < best[rows])
+        counts = nearer & (at <= enough) if enough >= 0 else nearer
+        if counts.any():
+            some = counts.nonzero().squeeze(1)
+            with torch.no_grad():
+                nearer = nearer.index_copy(0, some, fooled(model, x_adv[some], model(x_adv[some]), y[some]))
+        result[rows[nearer]], best[rows[nearer]] = x_adv[nearer], at[nearer]
+        keep = best[rows] > enough
+        return torch.where(per_sample(wrong, x), x + self.beta * (x_adv - x), x_adv), keep
 
 
 def _boundary(model: nn.Module, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,10 @@ from inoculate.attacks.adapters import adapted
 from inoculate.attacks.apgd import APGD
 from inoculate.attacks.attack import Attack
 from inoculate.attacks.autoattack import AutoAttack
+from inoculate.attacks.carlini_wagner import CarliniWagner
+from inoculate.attacks.deepfool import DeepFool
 from inoculate.attacks.fab import FAB
+from inoculate.attacks.fmn import FMN
 from inoculate.attacks.gradient import BIM, FGSM, MIFGSM, PGD, OneStepTarget
 from inoculate.attacks.square import Square
 from inoculate.errors import InputError
@@ -28,6 +31,9 @@ ATTACKS: dict[str, Any] = {
     "apgd_t": APGD(loss="dlr", targets=9),
     "fab_t": FAB(),
     "square": Square(),
+    "deepfool": DeepFool(),
+    "carlini_wagner": CarliniWagner(),
+    "fmn": FMN(),
     "autoattack": AutoAttack(),
     "autoattack_binary": AutoAttack("binary"),
     "autoattack_rand": AutoAttack("rand"),
