@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -22,6 +23,8 @@ class APGD:
     classes in turn (APGD-T with `loss="dlr"`). `restarts` random starts per run. `rho` is the share of steps that must
     rise for a step size to be kept. `eot` gradients are averaged per step, for randomised models.
     An image is left alone as soon as it is misclassified; one that never is comes back at its highest loss.
+    `give_up`: a run of `dlr` or `margin` ends after its first check (22 % of the steps) for an image whose way to the
+    boundary is still longer than `give_up` times the way it came; infinity never gives up.
     """
 
     steps: int = 100
@@ -30,9 +33,11 @@ class APGD:
     restarts: int = 1
     rho: float = 0.75
     eot: int = 1
+    give_up: float = math.inf
 
     def __post_init__(self) -> None:
         check_options(steps=self.steps, loss=self.loss, targets=self.targets, restarts=self.restarts, eot=self.eot)
+        check_options(give_up=self.give_up)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -93,6 +98,10 @@ class APGD:
             since += 1
             if since == period:
                 s.check(self.rho * period)
+                if number + 1 == period and self.loss != "cross_entropy":  # the boundary is at 0
+                    hopeless = -s.best > self.give_up * (s.best - s.first)
+                    result[s.rows[hopeless]], final[s.rows[hopeless]] = s.x_best[hopeless], s.best[hopeless]
+                    s.keep(~hopeless)
                 period, since = max(period - max(int(0.03 * self.steps), 1), max(int(0.06 * self.steps), 1)), 0
         result[s.rows], final[s.rows] = s.x_best, s.best
         return result, final, broken
@@ -117,6 +126,7 @@ class _State:
     gradient: Tensor
     x_best: Tensor
     gradient_best: Tensor
+    first: Tensor
     best: Tensor
     previous: Tensor
     rises: Tensor
@@ -129,8 +139,8 @@ class _State:
         values = first.values
         return cls(
             rows=torch.arange(len(x), device=x.device), x=x, y=goal.y, target=goal.target, x_adv=start, x_old=start,
-            gradient=first.gradient, x_best=start, gradient_best=first.gradient, best=values, previous=values,
-            rises=torch.zeros_like(values), step=per_sample(torch.full_like(values, step), x), best_at_check=values,
+            gradient=first.gradient, x_best=start, gradient_best=first.gradient, first=values, best=values,
+            previous=values, rises=torch.zeros_like(values), step=per_sample(torch.full_like(values, step), x), best_at_check=values,
             reduced=torch.ones_like(values, dtype=torch.bool),
         )  # fmt: skip
 

@@ -139,6 +139,8 @@ def check_options(**options: object) -> None:
             raise InputError(f"step {value!r} is not a step length: give a number above 0, relative to eps")
         if name == "decay" and not (isinstance(value, int | float) and 0 <= value < float("inf")):
             raise InputError(f"decay {value!r} is not a momentum: give a number of at least 0")
+        if name == "give_up" and not (isinstance(value, int | float) and value > 0):
+            raise InputError(f"give_up {value!r} is not a ratio: give a number above 0, infinity for never")
         if name == "diversity" and not (isinstance(value, int | float) and 0 <= value <= 1):
             raise InputError(f"diversity {value!r} is not a probability: give a number from 0 to 1")
         if name == "blur" and not (isinstance(value, int) and (value == 0 or (value > 0 and value % 2 == 1))):

@@ -37,17 +37,23 @@ class AutoAttack:
     `standard`: APGD on cross-entropy, APGD-T on the targeted DLR loss, FAB-T and Square, with the paper's budgets: 100
     steps, 9 target classes, 5000 queries. It needs four classes. `binary`, for two or three, has APGD on the margin in
     place of APGD-T, because DLR is not defined there. `rand`, for randomised models: APGD on cross-entropy and on DLR,
-    each step over 20 gradients. A short PGD goes first, so that what is easy costs little; it changes no verdict for
-    the better. Raises `InputError` for a version that does not fit the number of classes.
+    each step over 20 gradients.
+
+    Two things make it quicker than the paper's. A short PGD goes first, so that what is easy costs little. And a run
+    ends early on an image that it cannot break any more: where after a fifth to a third of the budget the way to the
+    boundary is longer than `give_up` times the way made so far (a quarter of that for FAB, which is nearly there by
+    then). `give_up=math.inf` spends every budget to the end (`autoattack_thorough`).
+    Raises `InputError` for a version that does not fit the number of classes.
     """
 
     version: Version = "standard"
     steps: int = 100
     targets: int = 9
     queries: int = 5000
+    give_up: float = 1.0
 
     def __post_init__(self) -> None:
-        check_options(steps=self.steps, restarts=self.targets, queries=self.queries)
+        check_options(steps=self.steps, restarts=self.targets, queries=self.queries, give_up=self.give_up)
         if self.version not in get_args(Version):
             raise InputError(f"AutoAttack has no version '{self.version}': use {', '.join(get_args(Version))}")
 
@@ -59,13 +65,14 @@ class AutoAttack:
         if self.version == "binary":
             if classes > 3:
                 raise InputError(f"autoattack_binary is for two or three classes, not {classes}: use autoattack")
-            second: dict[str, Attack] = {"apgd_margin": APGD(self.steps, "margin")}
+            second: dict[str, Attack] = {"apgd_margin": APGD(self.steps, "margin", give_up=self.give_up)}
         else:
             if classes < 4:
                 raise InputError(f"autoattack needs four classes (DLR loss), not {classes}: use autoattack_binary")
-            second = {"apgd_t": APGD(self.steps, "dlr", self.targets)}
+            second = {"apgd_t": APGD(self.steps, "dlr", self.targets, give_up=self.give_up)}
         opening: dict[str, Attack] = {"pgd": PGD(steps=10, early_stop=True), "apgd_ce": APGD(self.steps)}
-        return {**opening, **second, "fab_t": FAB(self.steps, self.targets), "square": Square(self.queries)}
+        fab = FAB(self.steps, self.targets, give_up=self.give_up / 4)  # it has all but arrived after a third
+        return {**opening, **second, "fab_t": fab, "square": Square(self.queries, give_up=self.give_up)}
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None

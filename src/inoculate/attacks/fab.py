@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,8 @@ class FAB:
     One run per image towards each of its `targets` most likely wrong classes. A step projects the iterate and the
     original onto the linearised boundary, overshoots by `eta` and mixes the two, at most `alpha` of the latter; a
     misclassified iterate is drawn back to `beta` of its distance. `restarts` after the first start at random.
+    `give_up`: under a fixed eps a run ends after a third of its steps for an image whose nearest error so far is more
+    than `give_up` times eps outside the ball; infinity never gives up.
     """
 
     steps: int = 100
@@ -28,10 +31,11 @@ class FAB:
     alpha: float = 0.1
     eta: float = 1.05
     beta: float = 0.9
+    give_up: float = math.inf
 
     def __post_init__(self) -> None:
         check_options(steps=self.steps, restarts=self.restarts)
-        check_options(restarts=self.targets)
+        check_options(restarts=self.targets, give_up=self.give_up)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -116,6 +120,8 @@ class FAB:
                         gap, normal = gap.clone(), normal.clone()
                         gap[again], normal[again], _ = _boundary(model, x_adv[again], y[again], target[again])
                 beyond = wrong | late
+            if enough >= 0 and number == -(-self.steps // 3):
+                keep &= best[rows] <= (1 + self.give_up) * enough
             if number == self.steps or not keep.any():
                 break
             if not keep.all():

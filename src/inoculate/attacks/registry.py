@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +36,7 @@ ATTACKS: dict[str, Any] = {
     "carlini_wagner": CarliniWagner(),
     "fmn": FMN(),
     "autoattack": AutoAttack(),
+    "autoattack_thorough": AutoAttack(give_up=math.inf),
     "autoattack_binary": AutoAttack("binary"),
     "autoattack_rand": AutoAttack("rand"),
 }

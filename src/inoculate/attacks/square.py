@@ -23,14 +23,16 @@ class Square:
     """Random search over squares (Andriushchenko et al. 2020, algorithms 1 to 3) for L∞ and L2, by the margin loss.
 
     `queries` passes per image at most; `p` is the share of pixels that the first squares cover. All images share the
-    same squares, which `generator` decides. An image is left alone as soon as it is misclassified.
+    same squares, which `generator` decides. An image is left alone as soon as it is misclassified. `give_up`: so is one
+    whose way to the boundary, after a fifth of the queries, is still longer than `give_up` times the way it came.
     """
 
     queries: int = 5000
     p: float = 0.8
+    give_up: float = math.inf
 
     def __post_init__(self) -> None:
-        check_options(queries=self.queries)
+        check_options(queries=self.queries, give_up=self.give_up)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -59,7 +61,7 @@ class Square:
         """Keep each proposal that lowers the margin; the last images, misclassified or not."""
         result, rows = start.clone(), torch.arange(len(x), device=x.device)
         best, height = start, torch.full_like(y, -torch.inf, dtype=torch.float32)
-        trial = start
+        trial, first = start, height
         pixels = x.shape[2] * x.shape[3]
         for query in range(self.queries + 1):
             logits = in_full(model(trial))
@@ -67,11 +69,17 @@ class Square:
             better = value > height
             best = torch.where(per_sample(better, x), trial, best)
             height = torch.where(better, value, height)
+            first = height if query == 0 else first
             done = fooled(model, trial, logits, y)
-            if done.any():
-                result[rows[done]] = trial[done]
-                keep = ~done
-                rows, x, y, best, height = rows[keep], x[keep], y[keep], best[keep], height[keep]
+            result[rows[done]] = trial[done]
+            keep = ~done
+            if query == self.queries // 5:
+                hopeless = keep & (-height > self.give_up * (height - first))
+                result[rows[hopeless]] = best[hopeless]
+                keep &= ~hopeless
+            if not keep.all():
+                rows, x, y = rows[keep], x[keep], y[keep]
+                best, height, first = best[keep], height[keep], first[keep]
                 if not len(rows):
                     return result
             if query < self.queries:
