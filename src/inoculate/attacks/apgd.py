@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import carry_out, check_options, fooled, wrong_classes
+from inoculate.attacks.attack import carry_out, check_options, fooled, runs_at_once, wrong_classes
 from inoculate.attacks.losses import Ascent, Objective, ascent, loss_named
 from inoculate.errors import InputError
 from inoculate.rng import Draws
@@ -53,17 +53,21 @@ class APGD:
                 with torch.no_grad():
                     order = wrong_classes(model(x), y)
                 ranks = list(range(min(self.targets, order.shape[1])))
-            for rank in ranks:
-                for _ in range(self.restarts):
-                    target = None if rank is None else order[rows, rank]
-                    goal = Objective(loss_named(self.loss), y[rows], target)
-                    start = sample(x, threat, draws)[rows]
-                    x_adv, values, broken = self._run(model, x[rows], goal, threat, start)
-                    better = broken | (values > best[rows])
+            runs = [rank for rank in ranks for _ in range(self.restarts)]
+            while runs and len(rows):
+                now = runs[: runs_at_once(x, len(rows))]
+                runs = runs[len(now) :]
+                many = rows.repeat(len(now))
+                target = None if now[0] is None else torch.cat([order[rows, rank] for rank in now])
+                start = torch.cat([sample(x, threat, draws)[rows] for _ in now])
+                goal = Objective(loss_named(self.loss), y[many], target)
+                found = self._run(model, x[many], goal, threat, start)
+                broken = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
+                for x_adv, values, fell in zip(*(torch.split(part, len(rows)) for part in found), strict=True):
+                    better = ~broken & (fell | (values > best[rows]))
                     result[rows[better]], best[rows[better]] = x_adv[better], values[better]
-                    rows = rows[~broken]
-                    if not len(rows):
-                        return result
+                    broken |= fell
+                rows = rows[~broken]
             return result
 
         return carry_out(model, x, y, threat, craft)
@@ -140,8 +144,8 @@ class _State:
         return cls(
             rows=torch.arange(len(x), device=x.device), x=x, y=goal.y, target=goal.target, x_adv=start, x_old=start,
             gradient=first.gradient, x_best=start, gradient_best=first.gradient, first=values, best=values,
-            previous=values, rises=torch.zeros_like(values), step=per_sample(torch.full_like(values, step), x), best_at_check=values,
-            reduced=torch.ones_like(values, dtype=torch.bool),
+            previous=values, rises=torch.zeros_like(values), step=per_sample(torch.full_like(values, step), x),
+            best_at_check=values, reduced=torch.ones_like(values, dtype=torch.bool),
         )  # fmt: skip
 
     def keep(self, rows: Tensor) -> None:

@@ -114,6 +114,12 @@ def wrong_classes(logits: Tensor, y: Tensor) -> Tensor:
     return order
 
 
+def runs_at_once(x: Tensor, standing: int) -> int:
+    """How many runs of an attack fit one pass over `standing` of the images `x`: few images fill a batch too."""
+    room = max(len(x), 2**19 // max(x[:1].numel(), 1))
+    return max(1, room // max(standing, 1))
+
+
 def check_images(x: Tensor, threat: Threat) -> None:
     """Raise `InputError` unless `x` holds finite float images inside the threat's range."""
     if not x.is_floating_point():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import carry_out, check_options, fooled, wrong_classes
+from inoculate.attacks.attack import carry_out, check_options, fooled, runs_at_once, wrong_classes
 from inoculate.attacks.losses import ascent
 from inoculate.rng import Draws
 from inoculate.threat import Threat, distance, per_sample, project, sample, to_plane
@@ -72,19 +72,22 @@ class FAB:
         rows = (~fooled(model, x, logits, y)).nonzero().squeeze(1)
         order = wrong_classes(logits, y)
         draws = Draws(x, generator) if self.restarts > 1 else None
-        for restart in range(self.restarts):
-            start = (
-                sample(x, Threat(threat.norm, threat.eps / 2, threat.low, threat.high), draws)
-                if draws and restart
-                else x
-            )
-            for rank in range(min(self.targets, order.shape[1])):
-                if not len(rows):
-                    return nearest
-                target = order[rows, rank]
-                found, at = self._run(model, x[rows], y[rows], target, threat, start[rows], far[rows], enough)
-                nearest[rows], far[rows] = torch.where(per_sample(at < far[rows], x), found, nearest[rows]), at
-                rows = rows[at > enough]
+        starts = [x]
+        for _ in range(1, self.restarts):
+            assert draws is not None
+            starts.append(sample(x, Threat(threat.norm, threat.eps / 2, threat.low, threat.high), draws))
+        runs = [(start, rank) for start in starts for rank in range(min(self.targets, order.shape[1]))]
+        while runs and len(rows):
+            now = runs[: runs_at_once(x, len(rows))]
+            runs = runs[len(now) :]
+            many = rows.repeat(len(now))
+            target = torch.cat([order[rows, rank] for _, rank in now])
+            start = torch.cat([start[rows] for start, _ in now])
+            found = self._run(model, x[many], y[many], target, threat, start, far[many], enough)
+            for x_adv, at in zip(*(torch.split(part, len(rows)) for part in found), strict=True):
+                nearer = at < far[rows]
+                nearest[rows[nearer]], far[rows[nearer]] = x_adv[nearer], at[nearer]
+            rows = rows[far[rows] > enough]
         return nearest
 
     def _run(

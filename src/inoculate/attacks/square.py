@@ -15,7 +15,7 @@ from inoculate.errors import InputError
 from inoculate.rng import Draws
 from inoculate.threat import Threat, per_sample, project
 
-Propose = Callable[[Tensor, Tensor, int], Tensor]
+Propose = Callable[[Tensor, Tensor, Tensor, Threat], Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,74 +39,120 @@ class Square:
     ) -> Tensor:
         if threat.norm == "l1":
             raise InputError("the Square attack is made for linf and l2: for l1 use pgd with many steps, fab_t or fmn")
-        if generator is None:
-            generator = torch.Generator().manual_seed(0)
 
         def craft(x: Tensor, y: Tensor) -> Tensor:
             draws = Draws(x, generator)
-            shared = torch.Generator().manual_seed(
-                int(torch.randint(2**62, (), generator=generator, device=generator.device))
-            )
+            squares = _Squares(self.queries, self.p, x, generator)
+            if threat.norm == "linf":
+                stripes = draws.signs(x.shape[1], 1, x.shape[3]).to(x)
+                start, propose = project(x + threat.eps * stripes, x, threat), squares.linf
+            else:
+                start, propose = _tiled(x, threat, draws), squares.l2
             with torch.no_grad():
-                if threat.norm == "linf":
-                    stripes = draws.signs(x.shape[1], 1, x.shape[3]).to(x)
-                    start = project(x + threat.eps * stripes, x, threat)
-                    return self._search(model, x, y, start, lambda x, z, side: _window(x, z, side, threat, shared))
-                start = _tiled(x, threat, draws)
-                return self._search(model, x, y, start, lambda x, z, side: _two_windows(x, z, side, threat, shared))
+                return self._search(model, x, y, threat, start, propose)
 
         return carry_out(model, x, y, threat, craft)
 
-    def _search(self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor, propose: Propose) -> Tensor:
-        """Keep each proposal that lowers the margin; the last images, misclassified or not."""
+    def _search(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, start: Tensor, propose: Propose
+    ) -> Tensor:
+        """Keep each proposal that lowers the margin; the last images, misclassified or not.
+
+        Few images fill a batch with several proposals each: all are compared with the same image, up to the first that
+        helps, so the search is the same as one by one. For L2, whose squares depend on all before them, it is one each.
+        """
         result, rows = start.clone(), torch.arange(len(x), device=x.device)
-        best, height = start, torch.full_like(y, -torch.inf, dtype=torch.float32)
-        trial, first = start, height
-        pixels = x.shape[2] * x.shape[3]
-        for query in range(self.queries + 1):
-            logits = in_full(model(trial))
-            value = margin(logits, y).float()
-            better = value > height
-            best = torch.where(per_sample(better, x), trial, best)
-            height = torch.where(better, value, height)
-            first = height if query == 0 else first
-            done = fooled(model, trial, logits, y)
-            result[rows[done]] = trial[done]
-            keep = ~done
-            if query == self.queries // 5:
-                hopeless = keep & (-height > self.give_up * (height - first))
-                result[rows[hopeless]] = best[hopeless]
-                keep &= ~hopeless
-            if not keep.all():
-                rows, x, y = rows[keep], x[keep], y[keep]
+        logits = in_full(model(start))
+        best, height = start, margin(logits, y).float()
+        first, at = height, torch.zeros_like(y)  # how far each image was at first, and the next square it will see
+        done, fifth = fooled(model, start, logits, y), self.queries // 5
+        while True:
+            hopeless = (at == max(fifth, 1)) & (-height > self.give_up * (height - first))
+            stop = done | hopeless | (at >= self.queries)
+            if stop.any():
+                result[rows[stop]] = best[stop]
+                keep = ~stop
+                rows, x, y, at = rows[keep], x[keep], y[keep], at[keep]
                 best, height, first = best[keep], height[keep], first[keep]
                 if not len(rows):
                     return result
-            if query < self.queries:
-                trial = propose(x, best, max(round(math.sqrt(self.p * _share(query) * pixels)), 1))
-        result[rows] = best
-        return result
+            ahead = max(1, min(16, 2**18 // x[0].numel() // len(rows))) if threat.norm == "linf" else 1
+            index = at[:, None] + torch.arange(ahead, device=x.device)
+            goal = torch.where(at < fifth, fifth, self.queries)[:, None]
+            many = torch.arange(len(x), device=x.device).repeat_interleave(ahead)
+            trial = propose(x[many], best[many], index.flatten().clamp_max(self.queries - 1), threat)
+            logits = in_full(model(trial))
+            value = margin(logits, y[many]).float().view(-1, ahead)
+            better = (value > height[:, None]) & (index < goal)
+            helps, which = better.any(dim=1), better.int().argmax(dim=1)
+            chosen = torch.arange(len(x), device=x.device) * ahead + which
+            best = torch.where(per_sample(helps, x), trial[chosen], best)
+            height = torch.where(helps, value.flatten()[chosen], height)
+            at = torch.where(helps, at + which + 1, (at + ahead).minimum(goal[:, 0]))
+            done = helps.clone()
+            done[helps] = fooled(model, best[helps], logits[chosen[helps]], y[helps])
+
+
+class _Squares:
+    """The squares that all images see, decided by the generator alone: for each query a place, a size and colours."""
+
+    def __init__(self, queries: int, p: float, x: Tensor, generator: torch.Generator | None) -> None:
+        base = 0
+        if generator is not None:
+            base = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        g = torch.Generator().manual_seed(base)
+        self.channels, self.height, self.width = x.shape[1:]
+        shares = [p * _share(query) * self.height * self.width for query in range(queries)]
+        side = torch.tensor([max(round(math.sqrt(share)), 1) for share in shares])
+        self.side = side.clamp_max(min(self.height, self.width)).to(x.device)
+        places = torch.rand(queries, 4, generator=g).to(x.device)
+        self.places = places  # of two squares, relative to the room that their size leaves
+        self.signs = (torch.randint(2, (queries, self.channels), generator=g) * 2 - 1).to(x)
+        self.turned = torch.randint(2, (queries,), generator=g).tolist()
+
+    def linf(self, x: Tensor, best: Tensor, index: Tensor, threat: Threat) -> Tensor:
+        """One square per image takes ±eps per channel, added to what is there and cut back to the ball."""
+        side = self.side[index]
+        top, left = self._corner(index, 0, side, self.height), self._corner(index, 1, side, self.width)
+        down, across = torch.arange(self.height, device=x.device), torch.arange(self.width, device=x.device)
+        inside_down = (down >= top[:, None]) & (down < (top + side)[:, None])
+        inside_across = (across >= left[:, None]) & (across < (left + side)[:, None])
+        mask = inside_down[:, None, :, None] & inside_across[:, None, None, :]
+        colour = 2 * threat.eps * self.signs[index][:, :, None, None]
+        return project(best + colour * mask, x, threat)
+
+    def l2(self, x: Tensor, best: Tensor, index: Tensor, threat: Threat) -> Tensor:
+        """The mass of one square moves to another, with what the ball has left. All images see the same squares."""
+        query = index[:1]
+        side = min(max(int(self.side[query]), 3), self.height, self.width)
+        side -= 1 - side % 2 if side > 1 else 0
+        sides = torch.tensor([side], device=x.device)
+        top, other_top = (int(self._corner(query, i, sides, self.height)) for i in (0, 2))
+        left, other_left = (int(self._corner(query, i, sides, self.width)) for i in (1, 3))
+        here = (..., slice(top, top + side), slice(left, left + side))
+        there = (..., slice(other_top, other_top + side), slice(other_left, other_left + side))
+        delta = best - x
+        mask = torch.zeros_like(x[:1])
+        mask[here] = mask[there] = 1
+        left_over = (threat.eps**2 - _square_sum(delta)).clamp_min(0) / self.channels
+        budget = (left_over + _square_sum(delta * mask)).sqrt()
+        old = delta[here]
+        bump = _bump(side, bool(self.turned[int(query)])).to(x) * self.signs[query][:, :, None, None]
+        fresh = bump + old / old.flatten(2).norm(dim=2)[..., None, None].clamp_min(1e-12)
+        fresh = fresh / fresh.flatten(2).norm(dim=2)[..., None, None].clamp_min(1e-12) * budget
+        delta[there] = 0
+        delta[here] = fresh
+        return project(x + _scaled(delta, threat.eps), x, threat)
+
+    def _corner(self, index: Tensor, which: int, side: Tensor, size: int) -> Tensor:
+        """Where the square begins in a direction with `size` pixels."""
+        return (self.places[index, which] * (size - side + 1)).long().minimum(size - side)
 
 
 def _share(query: int) -> float:
     """By how much the squares have shrunk at this query (section 4 of the paper, for 10,000 queries)."""
     halvings = sum(query > bound for bound in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000))
     return 0.5**halvings
-
-
-def _corner(size: int, side: int, generator: torch.Generator) -> int:
-    return int(torch.randint(max(size - side, 0) + 1, (), generator=generator))
-
-
-def _window(x: Tensor, best: Tensor, side: int, threat: Threat, generator: torch.Generator) -> Tensor:
-    """L∞: one square takes ±eps per channel, added to what is there and cut back to the ball."""
-    high, wide = min(side, x.shape[2]), min(side, x.shape[3])
-    top, left = _corner(x.shape[2], high, generator), _corner(x.shape[3], wide, generator)
-    colour = (torch.randint(2, (1, x.shape[1], 1, 1), generator=generator) * 2 - 1).to(x)
-    place = (..., slice(top, top + high), slice(left, left + wide))
-    trial = best.clone()
-    trial[place] = project(best[place] + 2 * threat.eps * colour, x[place], threat)
-    return trial
 
 
 def _tiled(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
@@ -119,29 +165,6 @@ def _tiled(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
         for column in range(signs.shape[2]):
             place = (..., slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side))
             delta[place] = bump * signs[:, row, column, :, None, None]
-    return project(x + _scaled(delta, threat.eps), x, threat)
-
-
-def _two_windows(x: Tensor, best: Tensor, side: int, threat: Threat, generator: torch.Generator) -> Tensor:
-    """L2: the mass of one window moves to another, with what the ball has left."""
-    side = min(max(side, 3), x.shape[2], x.shape[3])
-    side -= 1 - side % 2 if side > 1 else 0
-    channels = x.shape[1]
-    delta = best - x
-    top, left, other_top, other_left = (_corner(x.shape[2 + i % 2], side, generator) for i in range(4))
-    here = (..., slice(top, top + side), slice(left, left + side))
-    there = (..., slice(other_top, other_top + side), slice(other_left, other_left + side))
-    mask = torch.zeros_like(x[:1])
-    mask[here] = mask[there] = 1
-    left_over = (threat.eps**2 - _square_sum(delta)).clamp_min(0) / channels
-    budget = (left_over + _square_sum(delta * mask)).sqrt()
-    turned = bool(torch.randint(2, (), generator=generator))
-    signs = (torch.randint(2, (1, channels, 1, 1), generator=generator) * 2 - 1).to(x)
-    old = delta[here]
-    fresh = _bump(side, turned).to(x) * signs + old / old.flatten(2).norm(dim=2)[..., None, None].clamp_min(1e-12)
-    fresh = fresh / fresh.flatten(2).norm(dim=2)[..., None, None].clamp_min(1e-12) * budget
-    delta[there] = 0
-    delta[here] = fresh
     return project(x + _scaled(delta, threat.eps), x, threat)
 
 

@@ -14,7 +14,7 @@ from inoculate.study.config import MOST_VULNERABLE, AttackChoice, Study, is_one_
 from inoculate.study.plan import ANY_SURROGATE, Cell
 
 Spec = dict[str, Any]
-MEANING = 1  # raised when a change of the code gives another result for the same study: nothing old is then reused
+MEANING = 2  # raised when a change of the code gives another result for the same study: nothing old is then reused
 
 
 @dataclass
