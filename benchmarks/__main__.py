@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import fgsm_sweep, training
+from benchmarks import autoattack, fgsm_sweep, pgd, training
 
 fgsm_sweep.main()
+pgd.main()
 training.main()
+autoattack.main()

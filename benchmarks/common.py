@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate import build_model
+from inoculate import PGD, Threat, build_model
 
 
 def interleaved(work: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
@@ -48,13 +48,19 @@ def seeded_images(count: int, classes: int = 10) -> tuple[Tensor, Tensor]:
     return (images.clamp(0, 1) * 255).to(torch.uint8), labels
 
 
-def trained_resnet18(updates: int = 40) -> nn.Module:
-    """A ResNet-18 after a few updates on such images: right on most of them, and on fewer under attack."""
+def trained_resnet18(updates: int = 40, eps: float = 0.0) -> nn.Module:
+    """A ResNet-18 after a few updates on such images: right on most of them, and on fewer under attack.
+
+    With `eps` it is trained on FGSM examples from random starts, so that a part of the images withstands attacks.
+    """
     model = build_model("resnet18", classes=10, channels=3, image_size=32).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     images, labels = seeded_images(updates * 64)
     for x, y in zip(images.split(64), labels.split(64), strict=True):
+        x = x.float() / 255
+        if eps:
+            x = PGD(steps=1, step=1.25)(model, x, y, Threat("linf", eps))
         optimizer.zero_grad()
-        F.cross_entropy(model(x.float() / 255), y).backward()
+        F.cross_entropy(model(x), y).backward()
         optimizer.step()
     return model.eval()
