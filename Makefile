@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/inoculate study run studies/demo.yaml
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow

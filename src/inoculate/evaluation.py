@@ -20,7 +20,7 @@ from inoculate.row import Row
 from inoculate.threat import Norm, Threat
 from inoculate.verdict import Outcome, Verdict
 
-FIRST_CHUNK = 32  # images attacked before it is known how long one takes
+FIRST_CHUNK = 8  # images attacked before it is known how long one takes
 
 
 def evaluate(

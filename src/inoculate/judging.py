@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -17,7 +18,7 @@ from inoculate.attacks.sweep import sweep
 from inoculate.data.split import Split
 from inoculate.errors import InputError
 from inoculate.models.fast import fast
-from inoculate.modes import frozen
+from inoculate.modes import OutOfTimeError, frozen, until
 from inoculate.rng import generator
 from inoculate.threat import Threat
 from inoculate.verdict import Outcome, Verdict, check_allowed, judge_batch, loader
@@ -73,9 +74,10 @@ def judge_attack(
     """
     crafting = fast(model) if precision == "fast" else model
     if isinstance(attack, Ensemble):
-        return _judge_ensemble(
-            model, crafting, split, attack, threat, epsilons, clean, batch_size, seed, progress, keep, deadline
-        )
+        with until(crafting, deadline):
+            return _judge_ensemble(
+                model, crafting, split, attack, threat, epsilons, clean, batch_size, seed, progress, keep
+            )
     if precision == "fast" and hasattr(attack, "early_stop"):
         attack = replace(attack, early_stop=True)  # type: ignore[type-var]
 
@@ -83,7 +85,8 @@ def judge_attack(
         y = split.labels[rows].to(x.device)
         return sweep(attack, crafting, x, y, threat, epsilons, generator=generator(seed, "attack", device=x.device))
 
-    return _judge_all(model, split, clean, threat, epsilons, adversarial, batch_size, progress, keep, deadline)
+    with until(crafting, deadline):
+        return _judge_all(model, split, clean, threat, epsilons, adversarial, batch_size, progress, keep)
 
 
 @torch.inference_mode(False)
@@ -120,7 +123,6 @@ def _judge_ensemble(
     seed: int,
     progress: Progress | None,
     keep: Keep | None,
-    deadline: float | None,
 ) -> list[Verdict]:
     """One member after the other, each on full batches of the images that all before it, at any smaller eps, left."""
     members = ensemble.members(len(split.classes))
@@ -138,9 +140,8 @@ def _judge_ensemble(
                 draw = generator(seed, "attack", name, device=x.device)
                 yield eps, member(crafting, x, y, replace(threat, eps=eps), generator=draw)
 
-            (verdict,) = _judge_all(
-                model, split, standing, threat, [eps], adversarial, batch_size, progress, keep, deadline
-            )
+            step = None if progress is None else partial(_percent, progress, number / len(members), 1 / len(members))
+            (verdict,) = _judge_all(model, split, standing, threat, [eps], adversarial, batch_size, step, keep)
             _note(outcome, verdict, standing, number)
             seconds += verdict.seconds
             if verdict.known is not None:
@@ -155,6 +156,11 @@ def _judge_ensemble(
         )
         found[eps] = Verdict(eps, standing.clone(), seconds, kept, None if known.all() else known.clone())
     return [found[eps] for eps in epsilons]
+
+
+def _percent(progress: Progress, begin: float, share: float, done: int, total: int) -> None:
+    """Tell the progress of one member as that of the whole ensemble, in percent."""
+    progress(round(100 * (begin + share * done / max(total, 1))), 100)
 
 
 def _note(outcome: Outcome, verdict: Verdict, attacked: Tensor, member: int) -> None:
@@ -182,7 +188,6 @@ def _judge_all(
     batch_size: int,
     progress: Progress | None = None,
     keep: Keep | None = None,
-    deadline: float | None = None,
 ) -> list[Verdict]:
     seconds = dict.fromkeys(epsilons, 0.0)
     standing, done = clean.nonzero().squeeze(1), 0
@@ -190,26 +195,26 @@ def _judge_all(
     right = {eps: torch.zeros(len(split), dtype=torch.bool) for eps in epsilons}
     outcomes = {eps: Outcome.empty(len(split)) for eps in epsilons}
     with frozen(model):
-        load = loader(model, split)
-        for rows in _batches(standing, batch_size):
-            if deadline is not None and time.monotonic() > deadline:
-                known[standing[done:]] = False
-                for each in right.values():
-                    each[standing[done:]] = True
-                break
-            x, y = load(rows)
-            began = time.perf_counter()
-            for eps, x_adv in adversarial(x, rows):
-                far = check_allowed(x_adv, x, replace(threat, eps=eps))
-                right[eps][rows] = judge_batch(model, x_adv, y, len(split.classes), outcomes[eps], rows)
-                outcomes[eps].distance[rows] = far.float().cpu()
-                if keep:
-                    keep(rows, x_adv, eps)
-                seconds[eps] += time.perf_counter() - began
+        try:
+            load = loader(model, split)
+            for rows in _batches(standing, batch_size):
+                x, y = load(rows)
                 began = time.perf_counter()
-            done += len(rows)
-            if progress:
-                progress(done, len(standing))
+                for eps, x_adv in adversarial(x, rows):
+                    far = check_allowed(x_adv, x, replace(threat, eps=eps))
+                    right[eps][rows] = judge_batch(model, x_adv, y, len(split.classes), outcomes[eps], rows)
+                    outcomes[eps].distance[rows] = far.float().cpu()
+                    if keep:
+                        keep(rows, x_adv, eps)
+                    seconds[eps] += time.perf_counter() - began
+                    began = time.perf_counter()
+                done += len(rows)
+                if progress:
+                    progress(done, len(standing))
+        except OutOfTimeError:
+            known[standing[done:]] = False
+            for each in right.values():
+                each[standing[done:]] = True
     unfinished = None if known.all() else known
     return [Verdict(eps, right[eps], seconds[eps], outcomes[eps], unfinished) for eps in epsilons]
 

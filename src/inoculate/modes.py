@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,3 +31,23 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+class OutOfTimeError(Exception):
+    """A model was called after its deadline."""
+
+
+@contextmanager
+def until(model: nn.Module, deadline: float | None) -> Iterator[nn.Module]:
+    """A model that raises `OutOfTimeError` when called after `deadline` (on `time.monotonic`); None for no deadline."""
+
+    def check(*_: object) -> None:
+        if deadline is not None and time.monotonic() > deadline:
+            raise OutOfTimeError
+
+    hook = None if deadline is None else model.register_forward_pre_hook(check)
+    try:
+        yield model
+    finally:
+        if hook is not None:
+            hook.remove()

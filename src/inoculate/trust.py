@@ -20,7 +20,7 @@ from inoculate.judging import judge_attack, judge_clean
 from inoculate.modes import frozen
 from inoculate.rng import Draws, generator
 from inoculate.stats import mcnemar
-from inoculate.threat import Norm, Threat, sample
+from inoculate.threat import Threat, distance, sample
 
 IMAGES = 64
 DOUBT = 0.01  # a difference counts when chance would give it less often than this
@@ -152,9 +152,8 @@ def _zero_gradients(model: nn.Module, part: Split, clean: Tensor, batch_size: in
 
 def _enormous(threat: Threat, part: Split) -> float:
     """The distance between black and white images in the threat's norm: no image is out of reach."""
-    width, pixels = threat.high - threat.low, part.images[0].numel()
-    norms: dict[Norm, float] = {"linf": width, "l2": width * pixels**0.5, "l1": width * pixels}
-    return norms[threat.norm]
+    black = torch.full((1, part.images[0].numel()), threat.low)
+    return float(distance(black, torch.full_like(black, threat.high), threat.norm))
 
 
 def _compare(name: str, strong: str, strong_right: Tensor, weak: str, weak_right: Tensor, cause: str) -> Check:

@@ -52,6 +52,26 @@ class Bar:
             self.console.print(text, markup=False, highlight=False)
 
 
+class Steps:
+    """Progress of an evaluation, as its callback `(what, done, total)`: one bar after the other, on stderr."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, soft_wrap=True)
+        self.what, self.bar = "", None  # type: tuple[str, Bar | None]
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self.what or self.bar is None:
+            self.close()
+            self.what, self.bar = what, Bar(self.console, what).__enter__()
+        self.bar(done, total, {})
+
+    def close(self) -> None:
+        """Take a bar that is still shown off the screen."""
+        if self.bar:
+            self.bar.__exit__()
+            self.bar = None
+
+
 class Screen:
     """A `Watcher` that prints progress with an estimate, and the first tables as soon as they can be read."""
 

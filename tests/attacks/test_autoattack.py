@@ -159,6 +159,24 @@ def test_wrong_classes_are_ordered_and_leave_out_the_true_one() -> None:
     assert wrong_classes(logits, torch.tensor([0, 3])).tolist() == [[3, 1, 2], [0, 1, 2]]
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_two_classes_are_judged_exactly_where_the_answer_is_known(norm: Norm) -> None:
+    """A linear model of two classes: an image withstands eps just if its margin exceeds eps times the dual norm."""
+    weight = torch.randn(48, generator=seeded(3))
+    net = linear_net([(-0.5 * weight).tolist(), (0.5 * weight).tolist()], [0.0, 0.0])
+    with torch.no_grad():
+        net[1].bias.copy_(torch.tensor([0.25, -0.25]) * weight.sum())
+    x = 0.3 + 0.4 * torch.rand(60, 3, 4, 4, generator=seeded(4))  # the range is never in the way
+    logits = net(x)
+    y, threat = logits.argmax(1), Threat(norm, {"linf": 0.02, "l2": 0.07}[norm])
+    margins = (logits[:, 0] - logits[:, 1]).abs() / weight.norm(p={"linf": 1, "l2": 2}[norm])
+    expected = margins > threat.eps
+    assert 10 < int(expected.sum()) < 50
+    x_adv = AutoAttack("binary", steps=20, queries=50)(net, x, y, threat, generator=seeded(0))
+    close = (margins / threat.eps - 1).abs() < 0.02
+    assert torch.equal((net(x_adv).argmax(1) == y)[~close], expected[~close])
+
+
 def test_versions_fit_the_number_of_classes() -> None:
     assert list(AutoAttack().members(10)) == ["pgd", "apgd_ce", "apgd_t", "fab_t", "square"]
     assert list(AutoAttack("binary").members(2)) == ["pgd", "apgd_ce", "apgd_margin", "fab_t", "square"]

@@ -71,6 +71,7 @@ def evaluate(
     from inoculate.report.rows import write_rows
     from inoculate.threat import Threat, parse_eps
     from inoculate.trust import trust_panel
+    from inoculate.watch import Steps
 
     check_precision(precision)
     threats = [Threat(norm, parse_eps(text)) for text in eps.split(",")]  # type: ignore[arg-type]
@@ -95,8 +96,9 @@ def evaluate(
     verdicts: dict[str, Verdict] = {}
     rows = measure(
         network, images, attacks, threats, batch_size, seed, precision, name=model, time_budget=seconds,  # type: ignore[arg-type]
-        records=verdicts, keep=None if gallery is None else gallery.keep,
+        records=verdicts, keep=None if gallery is None else gallery.keep, progress=(steps := Steps()),
     )  # fmt: skip
+    steps.close()
     _show(rows, verdicts, images, model, split, attacks)
     if json_file is not None:
         write_rows(json_file, rows)
@@ -177,7 +179,7 @@ def _show(
             line += f"  {row.n} images in the time given; over all {len(images)} it lies in [{low:.1%}, {high:.1%}]"
         typer.echo(line)
     for name in set(attacks) - {row.attack for row in rows}:
-        typer.echo(f"  {name}: no image was finished in the time given")
+        typer.echo(f"  {name}: no image was finished in the time given: give more, or a smaller --limit")
 
 
 def _show_trust(checks: list[Check]) -> None:
