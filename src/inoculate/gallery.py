@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from inoculate.attacks.craft import to_float
 from inoculate.data.split import Split
 from inoculate.errors import InputError
-from inoculate.modes import frozen
+from inoculate.modes import device_of, frozen
 from inoculate.row import Row
 from inoculate.threat import Threat, distance
 from inoculate.verdict import Verdict
@@ -103,7 +103,7 @@ class Gallery:
 
     def verify(self) -> dict[tuple[str, float], tuple[int, int]]:
         """Per attack and eps: how many images were written, and how many still fool the model when read from disk."""
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        device = device_of(self.model)
         found = {}
         for key, files in self.written.items():
             still = 0

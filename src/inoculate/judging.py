@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -147,14 +148,8 @@ def _judge_ensemble(
             if verdict.known is not None:
                 known &= verdict.known
             standing = standing & verdict.right
-        kept = replace(
-            outcome,
-            predicted=outcome.predicted.clone(),
-            margin=outcome.margin.clone(),
-            distance=outcome.distance.clone(),
-            broken_by=outcome.broken_by.clone(),
-        )
-        found[eps] = Verdict(eps, standing.clone(), seconds, kept, None if known.all() else known.clone())
+        unfinished = None if known.all() else known.clone()
+        found[eps] = Verdict(eps, standing, seconds, copy.deepcopy(outcome), unfinished)
     return [found[eps] for eps in epsilons]
 
 

@@ -26,6 +26,13 @@ def generator(seed: int, *names: object, device: str | torch.device = "cpu") -> 
     return torch.Generator(device).manual_seed(seed_for(seed, *names))
 
 
+def drawn_seed(generator: torch.Generator | None, below: int = 2**62) -> int:
+    """A seed decided by one draw of `generator`; without one always 0."""
+    import torch
+
+    return 0 if generator is None else int(torch.randint(below, (), generator=generator, device=generator.device))
+
+
 class Draws:
     """Random numbers for each image of a batch `x`, decided by the image's content and one draw of `generator`.
 
@@ -36,9 +43,7 @@ class Draws:
     def __init__(self, x: Tensor, generator: torch.Generator | None) -> None:
         import torch
 
-        base = 0
-        if generator is not None:
-            base = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        base = drawn_seed(generator)
         content = x.detach().to(torch.float32).contiguous().view(torch.int32).flatten(1).to(torch.int64)
         position = torch.arange(content.shape[1], device=x.device)
         self._keys = _mix(_mix(content + position * _STRIDE).sum(dim=1) + base)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +17,7 @@ from inoculate.attacks.square import Square
 from inoculate.data.split import Split
 from inoculate.errors import InputError
 from inoculate.judging import judge_attack, judge_clean
-from inoculate.modes import frozen
+from inoculate.modes import device_of, frozen
 from inoculate.rng import Draws, generator
 from inoculate.stats import mcnemar
 from inoculate.threat import Threat, distance, sample
@@ -117,9 +117,10 @@ class _From:
         return self.attack(self.surrogate, x, y, threat, generator=generator)
 
 
-def _identity(right: object, clean: Tensor, attacks: Mapping[str, Attack], threat: Threat) -> Check:
+def _identity(
+    right: Callable[[Attack, Threat], Tensor], clean: Tensor, attacks: Mapping[str, Attack], threat: Threat
+) -> Check:
     """At eps = 0 every attack must give back the clean accuracy."""
-    assert callable(right)
     nothing = replace(threat, eps=0.0)
     for name, attack in attacks.items():
         quick = _shortened(attack)
@@ -140,7 +141,7 @@ def _shortened(attack: Attack) -> Attack:
 
 def _zero_gradients(model: nn.Module, part: Split, clean: Tensor, batch_size: int) -> float:
     """Share of the images that the model gets right whose cross-entropy has a gradient of exactly 0."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     zeros = 0
     with frozen(model):
         for rows in torch.split(clean.nonzero().squeeze(1), batch_size):

@@ -15,6 +15,7 @@ from inoculate.data.split import Split
 from inoculate.errors import InputError, gist
 from inoculate.models.fast import layout_for
 from inoculate.models.pointwise import point_convolutions
+from inoculate.modes import device_of
 from inoculate.row import Row
 from inoculate.threat import Threat, distance
 
@@ -62,7 +63,7 @@ class Verdict:
 
 def loader(model: nn.Module, split: Split) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """From row numbers to float images and labels, where the model is and in the layout that it takes fastest."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     layout = layout_for(model, to_float(split.images[:1]).to(device))
 
     def load(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -233,7 +233,8 @@ def test_settled_images_cost_nothing_more(digits: tuple[nn.Module, Tensor, Tenso
     x_adv = attack(counted, x, y, Threat("linf", 0.14), generator=seeded(0))
     left = int((model(x_adv).argmax(1) == y).sum())
     assert 0 < left < 190
-    assert counted.sizes[-1] <= left + 10  # the last pass sees those that stand, and few that fell in it
+    together = getattr(attack, "targets", 0) or 1  # so many runs share a pass
+    assert counted.sizes[-1] <= together * (left + 10)  # the last sees those that stand, and few that fell in it
 
 
 def test_momentum_follows_the_paper() -> None:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from inoculate.attacks.attack import Attack, carry_out
 from inoculate.errors import InputError
+from inoculate.modes import device_of
+from inoculate.rng import drawn_seed
 from inoculate.threat import Norm, Threat, project
 
 HOMES = {"foolbox": "foolbox.attacks", "torchattacks": "torchattacks", "art": "art.attacks.evasion"}
@@ -75,9 +77,7 @@ class Foreign:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        seed = 0
-        if generator is not None:
-            seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        seed = drawn_seed(generator, 2**31)
         make = self._fitting(threat.norm)
         span = threat.high - threat.low
 
@@ -145,7 +145,7 @@ def adapted(name: str, **options: Any) -> Attack:
 def to_foolbox(model: nn.Module, threat: Threat) -> Any:
     """The classifier as a `foolbox.PyTorchModel`, for images in the threat's range. Put it in eval mode yourself."""
     peer = _imported("foolbox", "foolbox")
-    return peer.PyTorchModel(model, bounds=(threat.low, threat.high), device=_device(model))
+    return peer.PyTorchModel(model, bounds=(threat.low, threat.high), device=device_of(model))
 
 
 def to_art(model: nn.Module, threat: Threat, input_shape: tuple[int, ...], classes: int) -> Any:
@@ -153,7 +153,7 @@ def to_art(model: nn.Module, threat: Threat, input_shape: tuple[int, ...], class
     peer = _imported("art", "art.estimators.classification")
     return peer.PyTorchClassifier(
         model, loss=nn.CrossEntropyLoss(), input_shape=input_shape, nb_classes=classes,
-        clip_values=(threat.low, threat.high), device_type=_device(model).type.replace("cuda", "gpu"),
+        clip_values=(threat.low, threat.high), device_type=device_of(model).type.replace("cuda", "gpu"),
     )  # fmt: skip
 
 
@@ -172,7 +172,7 @@ class _Bound:
     generator: torch.Generator | None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        at = _device(self.model)
+        at = device_of(self.model)
         return self.attack(self.model, images.to(at), labels.to(at), self.threat, generator=self.generator)
 
 
@@ -259,7 +259,3 @@ def _imported(library: str, module: str) -> ModuleType:
 
 def _line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -36,8 +36,9 @@ class APGD:
     give_up: float = math.inf
 
     def __post_init__(self) -> None:
-        check_options(steps=self.steps, loss=self.loss, targets=self.targets, restarts=self.restarts, eot=self.eot)
-        check_options(give_up=self.give_up)
+        check_options(steps=self.steps, loss=self.loss, restarts=self.restarts, eot=self.eot, give_up=self.give_up)
+        if self.targets != 0:
+            check_options(targets=self.targets)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None

@@ -77,14 +77,18 @@ def fooled(model: nn.Module, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor
 
     Where the model is a `fast` copy its opinion counts for nothing alone: the original confirms each one.
     """
-    wrong = logits.argmax(dim=1) != y
+    return confirmed(model, x_adv, logits.argmax(dim=1) != y, y)
+
+
+def confirmed(model: nn.Module, x_adv: Tensor, wrong: Tensor, y: Tensor) -> Tensor:
+    """Which images that `model` thinks `wrong` (B, bool) are so: where it is a `fast` copy the original decides."""
     judge = original(model)
     if judge is model or not wrong.any():
         return wrong
     rows = wrong.nonzero().squeeze(1)
     with frozen(judge), point_convolutions(judge), torch.no_grad():
-        confirmed = judge(x_adv[rows]).argmax(dim=1) != y[rows]
-    return wrong.index_copy(0, rows, confirmed)
+        sure = judge(x_adv[rows]).argmax(dim=1) != y[rows]
+    return wrong.index_copy(0, rows, sure)
 
 
 def aim(model: nn.Module, x: Tensor, y: Tensor, target: Target, generator: torch.Generator | None) -> Tensor | None:
@@ -139,7 +143,7 @@ def check_images(x: Tensor, threat: Threat) -> None:
 def check_options(**options: object) -> None:
     """Raise `InputError` for an attack option that would attack nothing, or the wrong way."""
     for name, value in options.items():
-        if name in ("steps", "restarts", "eot", "queries") and (not isinstance(value, int) or value < 1):
+        if name in ("steps", "restarts", "eot", "queries", "targets") and (not isinstance(value, int) or value < 1):
             raise InputError(f"{name} {value!r} makes no attack: give a whole number of at least 1")
         if name == "step" and not (isinstance(value, int | float) and 0 < value < float("inf")):
             raise InputError(f"step {value!r} is not a step length: give a number above 0, relative to eps")
@@ -151,8 +155,6 @@ def check_options(**options: object) -> None:
             raise InputError(f"diversity {value!r} is not a probability: give a number from 0 to 1")
         if name == "blur" and not (isinstance(value, int) and (value == 0 or (value > 0 and value % 2 == 1))):
             raise InputError(f"blur {value!r} is not a width in pixels: give an odd number, or 0 for none")
-        if name == "targets" and not (isinstance(value, int) and value >= 0):
-            raise InputError(f"targets {value!r} is not a number of classes: give a whole number, 0 for untargeted")
         if name == "target" and not (value is None or isinstance(value, int) or value in ("least_likely", "random")):
             raise InputError(f"target {value!r} is unknown: use least_likely, random or a class number")
         if name == "loss":

@@ -53,7 +53,7 @@ class AutoAttack:
     give_up: float = 1.0
 
     def __post_init__(self) -> None:
-        check_options(steps=self.steps, restarts=self.targets, queries=self.queries, give_up=self.give_up)
+        check_options(steps=self.steps, targets=self.targets, queries=self.queries, give_up=self.give_up)
         if self.version not in get_args(Version):
             raise InputError(f"AutoAttack has no version '{self.version}': use {', '.join(get_args(Version))}")
 

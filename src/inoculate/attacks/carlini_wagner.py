@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from inoculate.attacks.attack import Target, carry_out, check_options
 from inoculate.attacks.losses import Objective, ascent
-from inoculate.attacks.minimum import Nearest, check_positive, reached, search_right
+from inoculate.attacks.minimum import Nearest, check_positive, reached, search_right, within
 from inoculate.errors import InputError
-from inoculate.threat import Threat, distance, per_sample, project
+from inoculate.threat import Threat, distance, per_sample
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,7 @@ class CarliniWagner:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """The nearest misclassified image found, projected; the image itself where none was, or no need to look."""
-
-        def craft(x: Tensor, y: Tensor) -> Tensor:
-            return project(self._search(model, x, y, threat, generator), x, threat)
-
-        return carry_out(model, x, y, threat, craft)
+        return within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
     def closest(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from inoculate.attacks.attack import Attack, OneStep
 from inoculate.data.split import Split
 from inoculate.errors import InputError
+from inoculate.modes import device_of
 from inoculate.rng import generator
 from inoculate.store import read_json, write_json
 from inoculate.threat import Threat
@@ -80,7 +81,7 @@ def craft(
     if threat.norm != "linf":
         raise InputError(f"an AdvSet stores L∞ directions: craft with norm linf, not {threat.norm}")
     one_step = isinstance(attack, OneStep)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     direction = torch.empty(split.images.shape, dtype=torch.int8)
     for start in range(0, len(split), batch_size):
         rows = slice(start, start + batch_size)

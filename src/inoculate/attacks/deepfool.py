@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.attack import carry_out, check_options, wrong_classes
-from inoculate.attacks.losses import in_full
-from inoculate.attacks.minimum import check_positive, misclassified, search_right
+from inoculate.attacks.losses import check_differentiable, in_full
+from inoculate.attacks.minimum import check_positive, misclassified, search_right, within
 from inoculate.errors import InputError
-from inoculate.threat import Threat, distance, per_sample, project, to_plane
+from inoculate.threat import Threat, distance, per_sample, to_plane
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class DeepFool:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """The nearest misclassified image found, projected; the image itself where none was, or no need to look."""
-        return carry_out(model, x, y, threat, lambda x, y: project(self._search(model, x, y, threat), x, threat))
+        return within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat))
 
     def closest(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -78,10 +78,7 @@ def _to_nearest_boundary(model: nn.Module, x: Tensor, y: Tensor, rivals: Tensor,
     """The shortest move (like the images) that makes one of the `rivals` (B×k) draw level with `y`, seen linearly."""
     x = x.detach().requires_grad_()
     logits = in_full(model(x))
-    if not logits.requires_grad:
-        raise InputError(
-            "no gradient reaches the images: the model is not differentiable, gradient attacks cannot be used"
-        )
+    check_differentiable(logits)
     leads = logits.gather(1, rivals) - logits.gather(1, y[:, None])
     best, shortest = torch.zeros_like(x), torch.full_like(leads[:, 0], torch.inf)
     for lead in leads.unbind(dim=1):

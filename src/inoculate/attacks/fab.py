@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import carry_out, check_options, fooled, runs_at_once, wrong_classes
+from inoculate.attacks.attack import carry_out, check_options, confirmed, fooled, runs_at_once, wrong_classes
 from inoculate.attacks.losses import ascent
+from inoculate.attacks.minimum import within
 from inoculate.rng import Draws
-from inoculate.threat import Threat, distance, per_sample, project, sample, to_plane
+from inoculate.threat import Threat, distance, per_sample, sample, to_plane
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,13 @@ class FAB:
     give_up: float = math.inf
 
     def __post_init__(self) -> None:
-        check_options(steps=self.steps, restarts=self.restarts)
-        check_options(restarts=self.targets, give_up=self.give_up)
+        check_options(steps=self.steps, restarts=self.restarts, targets=self.targets, give_up=self.give_up)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """The first misclassified image found within eps, else the nearest one found, projected."""
-
-        def craft(x: Tensor, y: Tensor) -> Tensor:
-            return project(self._search(model, x, y, threat, generator, enough=threat.eps), x, threat)
-
-        return carry_out(model, x, y, threat, craft)
+        return within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator, enough=threat.eps))
 
     def closest(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -83,7 +79,7 @@ class FAB:
             many = rows.repeat(len(now))
             target = torch.cat([order[rows, rank] for _, rank in now])
             start = torch.cat([start[rows] for start, _ in now])
-            found = self._run(model, x[many], y[many], target, threat, start, far[many], enough)
+            found = self._run(model, x[many], y[many], target, threat, start, far[many], enough, len(rows))
             for x_adv, at in zip(*(torch.split(part, len(rows)) for part in found), strict=True):
                 nearer = at < far[rows]
                 nearest[rows[nearer]], far[rows[nearer]] = x_adv[nearer], at[nearer]
@@ -100,8 +96,12 @@ class FAB:
         start: Tensor,
         far: Tensor,
         enough: float,
+        images: int,
     ) -> tuple[Tensor, Tensor]:
-        """Walk towards `target`: the nearest misclassified images on the way and their distance (`far` if none)."""
+        """Walk towards `target`: the nearest misclassified images on the way and their distance (`far` if none).
+
+        The batch holds the same `images` once per target: one that is settled towards any of them leaves all.
+        """
         result, best = x.clone(), far.clone()
         rows, x_adv = torch.arange(len(x), device=x.device), start
         beyond = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # misclassified at the last step: likely again
@@ -123,6 +123,8 @@ class FAB:
                         gap, normal = gap.clone(), normal.clone()
                         gap[again], normal[again], _ = _boundary(model, x_adv[again], y[again], target[again])
                 beyond = wrong | late
+            if enough >= 0:
+                keep &= ~(best <= enough).view(-1, images).any(0)[rows % images]
             if enough >= 0 and number == -(-self.steps // 3):
                 keep &= best[rows] <= (1 + self.give_up) * enough
             if number == self.steps or not keep.any():
@@ -162,10 +164,7 @@ class FAB:
         at = distance(x_adv, x, threat.norm)
         nearer = wrong & (at < best[rows])
         counts = nearer & (at <= enough) if enough >= 0 else nearer
-        if counts.any():
-            some = counts.nonzero().squeeze(1)
-            with torch.no_grad():
-                nearer = nearer.index_copy(0, some, fooled(model, x_adv[some], model(x_adv[some]), y[some]))
+        nearer = nearer & (~counts | confirmed(model, x_adv, counts, y))
         result[rows[nearer]], best[rows[nearer]] = x_adv[nearer], at[nearer]
         keep = best[rows] > enough
         return torch.where(per_sample(wrong, x), x + self.beta * (x_adv - x), x_adv), keep

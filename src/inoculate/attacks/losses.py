@@ -106,12 +106,17 @@ def ascent(model: nn.Module, x: Tensor, objective: Callable[[Tensor], Tensor]) -
     x = x.detach().requires_grad_()
     logits = in_full(model(x))
     values = objective(logits)
+    check_differentiable(values)
+    (gradient,) = torch.autograd.grad(values.sum(), x)
+    return Ascent(gradient, values.detach(), logits.detach())
+
+
+def check_differentiable(values: Tensor) -> None:
+    """Raise `InputError` unless a gradient of `values` can be taken."""
     if not values.requires_grad:
         raise InputError(
             "no gradient reaches the images: the model is not differentiable, attack it with square, which needs none"
         )
-    (gradient,) = torch.autograd.grad(values.sum(), x)
-    return Ascent(gradient, values.detach(), logits.detach())
 
 
 def in_full(logits: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Target, aim, fooled
+from inoculate.attacks.attack import Target, aim, carry_out, fooled
 from inoculate.attacks.losses import LOSSES, Objective, in_full
 from inoculate.errors import InputError
+from inoculate.threat import Threat, project
 
 
 class Nearest:
@@ -37,6 +38,13 @@ def search_right(
     goal = Objective(LOSSES["margin"], y, aim(model, x, y, target, generator))
     rows = (~misclassified(model, x, y)).nonzero().squeeze(1)
     return x.index_copy(0, rows, search(x[rows], goal.of(rows))) if len(rows) else x.clone()
+
+
+def within(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, search: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Carry out `search(x, y)` for the nearest images, and project what it finds into the ball."""
+    return carry_out(model, x, y, threat, lambda x, y: project(search(x, y), x, threat))
 
 
 def misclassified(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

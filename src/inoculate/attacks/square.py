@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from inoculate.attacks.attack import carry_out, check_options, fooled
 from inoculate.attacks.losses import in_full, margin
 from inoculate.errors import InputError
-from inoculate.rng import Draws
+from inoculate.rng import Draws, drawn_seed
 from inoculate.threat import Threat, per_sample, project
 
 Propose = Callable[[Tensor, Tensor, Tensor, Threat], Tensor]
@@ -97,16 +97,14 @@ class _Squares:
     """The squares that all images see, decided by the generator alone: for each query a place, a size and colours."""
 
     def __init__(self, queries: int, p: float, x: Tensor, generator: torch.Generator | None) -> None:
-        base = 0
-        if generator is not None:
-            base = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        g = torch.Generator().manual_seed(base)
+        g = torch.Generator().manual_seed(drawn_seed(generator))
         self.channels, self.height, self.width = x.shape[1:]
         shares = [p * _share(query) * self.height * self.width for query in range(queries)]
         side = torch.tensor([max(round(math.sqrt(share)), 1) for share in shares])
         self.side = side.clamp_max(min(self.height, self.width)).to(x.device)
-        places = torch.rand(queries, 4, generator=g).to(x.device)
-        self.places = places  # of two squares, relative to the room that their size leaves
+        self.places = torch.rand(queries, 4, generator=g).to(
+            x.device
+        )  # of two squares, relative to the room that their size leaves
         self.signs = (torch.randint(2, (queries, self.channels), generator=g) * 2 - 1).to(x)
         self.turned = torch.randint(2, (queries,), generator=g).tolist()
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inoculate.models.pointwise import with_point_convolutions
+from inoculate.modes import device_of
 
 
 def fast(model: nn.Module) -> nn.Module:
@@ -22,7 +23,7 @@ def fast(model: nn.Module) -> nn.Module:
     model = original(model)
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         return model
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     with torch.inference_mode(False):  # autograd could not pass through tensors made under inference_mode
         try:
             copied = copy.deepcopy(model)

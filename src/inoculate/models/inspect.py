@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from inoculate.errors import InputError, gist
 from inoculate.models.normalize import Normalize, parse_normalize
-from inoculate.modes import frozen
+from inoculate.modes import device_of, frozen
 from inoculate.stats import mcnemar
 
 ENOUGH, GAIN, SURE = 32, 0.2, 0.001  # images; accuracy; p-value of a paired test
@@ -36,7 +36,7 @@ def inspect(model: nn.Module, images: Tensor, labels: Tensor, classes: int) -> l
     global random state are left as they were. Raises `InputError` where the model cannot be measured at all: it does
     not take the images, or does not give one logit for each of `classes`.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     x = (images.to(torch.float32) / 255 if images.dtype is torch.uint8 else images).to(device)
     y = labels.to(device)
     found = _modes(model)
