@@ -224,3 +224,12 @@ def test_progress_is_told(digits: tuple[nn.Module, Split]) -> None:
     rows = evaluate(model, split, threats=THREATS, batch_size=300, progress=lambda *told: seen.append(told))
     standing = rows[0].correct
     assert seen == [("clean", 300, 597), ("clean", 597, 597), ("fgsm", 300, standing), ("fgsm", standing, standing)]
+
+
+def test_threats_that_differ_in_range_alone_are_all_measured(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+    threats = [Threat("linf", 0.1), Threat("linf", 0.1, low=-0.5, high=1.5)]
+    both = [row.correct for row in evaluate(model, split, threats=threats)[1:]]
+    alone = [evaluate(model, split, threats=[threat])[1].correct for threat in threats]
+    assert both == alone
+    assert both[1] < both[0]  # beyond black and white there is more to attack with

@@ -61,24 +61,21 @@ def evaluate(
 
     clean = judge_clean(model, split, batch_size, tell("clean"))
     work = [(key, family, epsilons) for key in attacks for family, epsilons in _families(threats)]
-    found: dict[tuple[str, Norm], list[Verdict]] = {}
+    found: list[list[Verdict]] = [[] for _ in work]
     for chunk in _chunks(len(split), seed, deadline):
-        for key, family, epsilons in work:
+        for number, (key, family, epsilons) in enumerate(work):
             verdicts = judge_attack(
                 model, split, attacks[key], family, epsilons, clean.right & chunk,
                 batch_size=batch_size, seed=seed, precision=precision, progress=tell(key),
                 keep=hold(key, family), deadline=deadline,
             )  # fmt: skip
-            before = found.get((key, family.norm))
-            verdicts = [_within(v, chunk, clean) for v in verdicts]
-            found[key, family.norm] = [
-                _merged(*pair) for pair in zip(before, verdicts, strict=True)
-            ] if before else verdicts  # fmt: skip
+            fresh = [_within(verdict, chunk, clean) for verdict in verdicts]
+            before = found[number]
+            found[number] = [_merged(*pair) for pair in zip(before, fresh, strict=True)] if before else fresh
     results = [(clean, clean.row(**labels, attack="none", norm=threats[0].norm if threats else "linf"))]
-    for (key, norm), verdicts in found.items():
-        results += [
-            (v, v.row(**labels, attack=key, norm=norm)) for v in verdicts if v.known is None or bool(v.known.any())
-        ]
+    for (key, family, _), verdicts in zip(work, found, strict=True):
+        finished = [v for v in verdicts if v.known is None or bool(v.known.any())]
+        results += [(v, v.row(**labels, attack=key, norm=family.norm)) for v in finished]
     if records is not None:
         records.update({row.key: verdict for verdict, row in results})
     return [row for _, row in results]
