@@ -15,11 +15,16 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode with no parameter gradients; every module's and parameter's flag is put back after.
 
     Inside, autograd records even if the caller is under `no_grad` or `inference_mode`: attacks need input gradients.
+    A model in half precision takes fp32 images there: eps is less than its numbers can tell apart.
     """
     # A TorchScript module that was frozen before it was saved has no flag.
     modes = [(module, getattr(module, "training", False)) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    dtype = _dtype_of(model)
+    hook = None
     try:
+        if dtype.itemsize < 4:
+            hook = model.register_forward_pre_hook(lambda _, images: (images[0].to(dtype), *images[1:]))
         for module, _ in modes:
             module.training = False
         for parameter, _ in flags:
@@ -31,6 +36,17 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+        if hook is not None:
+            hook.remove()
+
+
+def dtype_for(model: nn.Module) -> torch.dtype:
+    """What images for a `frozen` model should be: of its own dtype, but at least fp32."""
+    return torch.promote_types(_dtype_of(model), torch.float32)
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -15,6 +15,7 @@ from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
 from inoculate.attacks.losses import Objective, ascent, cross_entropy, loss_named
 from inoculate.attacks.registry import attack_named
 from inoculate.errors import InputError
+from inoculate.models.fast import fast
 from inoculate.threat import Norm, Threat, distance
 
 every = pytest.mark.parametrize("name", CASES)
@@ -120,6 +121,33 @@ def test_double_precision_stays(name: str, norm: Norm) -> None:
 
 
 @in_norms
+@pytest.mark.parametrize("of_images", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("of_model", [torch.bfloat16, torch.float32])
+def test_half_precision_stays_in_the_ball(name: str, norm: Norm, of_images: torch.dtype, of_model: torch.dtype) -> None:
+    x, y = images()
+    x = x.to(of_images)
+    x_adv = run(name, x, y, norm, model=small_net().to(of_model))
+    assert x_adv.dtype is of_images
+    assert bool(x_adv.isfinite().all())
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    assert distance(x_adv.double(), x.double(), norm).max() <= RADII[norm] + 1e-6
+    assert not torch.equal(x_adv, x)
+    assert torch.equal(run(name, x, y, norm, model=small_net().to(of_model), eps=0.0), x)
+
+
+@in_norms
+def test_a_thousand_classes(name: str, norm: Norm) -> None:
+    x, y = images(4, classes=1000)
+    model = small_net(classes=1000)
+    y = torch.where(torch.arange(4) < 2, model(x).argmax(1), y)  # two that the model gets right
+    x_adv = run(name, x, y, norm, model=model)
+    assert moved(name, model, x, y, x_adv)
+    assert bool(x_adv.isfinite().all())
+    assert distance(x_adv, x, norm).max() <= RADII[norm] + 1e-6
+
+
+@in_norms
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_callers_without_gradients_get_the_same(
     name: str, norm: Norm, mode: Callable[[], AbstractContextManager[None]]
@@ -185,6 +213,16 @@ def test_model_and_random_state_are_untouched(name: str, norm: Norm, training: s
     x_adv = run(name, x, y, norm, model=model)
     assert state(model) == before
     assert torch.equal(x_adv, run(name, x, y, norm, model=copy.deepcopy(model).eval()))  # crafted in eval mode
+
+
+@every
+@pytest.mark.parametrize("training", ["train", "mixed"])
+def test_the_model_behind_a_fast_copy_is_judged_in_eval_mode(name: str, training: str) -> None:
+    model, (x, y) = prepared(training), images()
+    before = state(model)
+    x_adv = run(name, x, y, model=fast(model))
+    assert state(model) == before
+    assert torch.equal(x_adv, run(name, x, y, model=fast(copy.deepcopy(model).eval())))
 
 
 @every

@@ -12,7 +12,7 @@ from inoculate.attacks.losses import loss_named
 from inoculate.errors import InputError
 from inoculate.models.fast import original
 from inoculate.models.pointwise import point_convolutions
-from inoculate.modes import frozen
+from inoculate.modes import dtype_for, frozen
 from inoculate.rng import Draws
 from inoculate.threat import Norm, Threat
 
@@ -54,13 +54,12 @@ def carry_out(
 ) -> Tensor:
     """Run `craft(x, y) -> x_adv` on a frozen model; the images are checked against the threat's range if one is given.
 
-    The work is done in the model's dtype; the result has that of `x`, rounded towards `x`.
+    The work is done in the model's dtype, but at least in fp32; the result has that of `x`, rounded towards `x`.
     """
     if threat is not None:
         check_images(x, threat)
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     with frozen(model):
-        return rounded(craft(_own(x).to(dtype), _own(y)).detach(), _own(x))
+        return rounded(craft(_own(x).to(dtype_for(model)), _own(y)).detach(), _own(x))
 
 
 def rounded(x_adv: Tensor, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from inoculate.attacks.gradient import PGD
 from inoculate.attacks.square import Square
 from inoculate.errors import InputError
 from inoculate.models.fast import original
+from inoculate.modes import frozen
 from inoculate.threat import Threat
 
 Version = Literal["standard", "binary", "rand"]
@@ -79,12 +80,12 @@ class AutoAttack:
     ) -> Tensor:
         def craft(x: Tensor, y: Tensor) -> Tensor:
             judge = original(model)
-            with torch.no_grad():
+            with frozen(judge), torch.no_grad():
                 logits = judge(x)
             result, rows = x.clone(), torch.arange(len(x), device=x.device)
             for member in self.members(logits.shape[1]).values():
                 result[rows] = member(model, x[rows], y[rows], threat, generator=generator)
-                with torch.no_grad():
+                with frozen(judge), torch.no_grad():
                     rows = rows[judge(result[rows]).argmax(dim=1) == y[rows]]
                 if not len(rows):
                     break
