@@ -284,6 +284,30 @@ def test_a_model_without_gradients_is_refused(capsys, tmp_path):
     assert "not differentiable" in refused(capsys, *EVALUATE, "--model", f"{tmp_path}/step.py:net")
 
 
+def test_transfer_writes_its_rows_and_tells_long_names_apart(capsys, tmp_path, trained):
+    other = tmp_path / "a-folder-with-a-long-name" / "second"
+    spec = ModelSpec("test_resnet", tuple("0123456789"), 1, 32)
+    other.mkdir(parents=True)
+    save_model(other, spec.build(seed=1), spec)
+    arguments = ["transfer", "--model", trained, "--model", other, "--data", "digits", "--limit", "40"]
+    assert call(*arguments, "--attack", "fgsm", "--eps", "0.02,0.1", "--json", tmp_path / "rows.json") == 0
+    said = capsys.readouterr().out
+    assert f"A = {trained}" in said.replace("\n", "")
+    assert f"B = {other}" in said.replace("\n", "")
+    assert "judged on B" in said
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert {(row["model"], row["protocol"]) for row in rows if row["eps"] == 0.02} == {
+        (str(trained), "white-box"),
+        (str(trained), f"transfer:{other}/standard"),
+        (str(other), "white-box"),
+        (str(other), f"transfer:{trained}/standard"),
+    }
+    for row in rows:
+        if row["eps"]:
+            assert f"{row['accuracy']:.1%}" in said
+    assert "given twice" in refused(capsys, "transfer", "--model", trained, "--model", trained, "--data", "digits")
+
+
 def test_train_then_evaluate(capsys, tmp_path):
     arguments = [
         "--model",

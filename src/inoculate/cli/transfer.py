@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from typing import Annotated
 
@@ -50,14 +51,25 @@ def transfer(
         precision=precision, name=attack,  # type: ignore[arg-type]
     )  # fmt: skip
     found = {(row.protocol, row.model, row.eps): row.accuracy for row in rows}
-    console = Console(soft_wrap=True)
+    console, names = Console(soft_wrap=True), _short(model)
+    for spec, letter in names.items():
+        if letter != spec:
+            console.print(f"{letter} = {spec}", markup=False, highlight=False)
     for size in epsilons:
         title = f"{attack} {norm} eps {size:.4g}: accuracy on {len(images)} images of {images.name} ({split})"
-        table = Table("crafted on", *(f"judged on {spec}" for spec in model), title=title, title_justify="left")
+        table = Table("crafted on", *(f"judged on {names[spec]}" for spec in model), title=title, title_justify="left")
         for source in model:
             protocols = ["white-box" if target == source else f"transfer:{source}/standard" for target in model]
             cells = [found[protocol, target, size] for protocol, target in zip(protocols, model, strict=True)]
-            table.add_row(source, *(f"{cell:.1%}" for cell in cells))
+            table.add_row(names[source], *(f"{cell:.1%}" for cell in cells))
         console.print(table)
     if json_file is not None:
         write_rows(json_file, rows)
+
+
+def _short(models: list[str], widest: int = 16) -> dict[str, str]:
+    """What to call each model in a table: itself, or letters where a path would be cut off."""
+    if max(map(len, models)) <= widest:
+        return {spec: spec for spec in models}
+    letters = string.ascii_uppercase
+    return {spec: letters[i] if i < len(letters) else f"M{i + 1}" for i, spec in enumerate(models)}
