@@ -81,7 +81,11 @@ class Results:
     def find(self, model: str, arm: str, attack: str, eps: float, reading: str) -> Number | None:
         """Return the accuracy of a network under a reading, or None where it has not been measured."""
         protocol = protocol_of(reading, model, arm, self.surrogate)
-        found = self.cells.get(_key(model, arm, attack, eps, protocol)) if protocol else None
+        return self.under(protocol, model, arm, attack, eps) if protocol else None
+
+    def under(self, protocol: str, model: str, arm: str, attack: str, eps: float) -> Number | None:
+        """Return the accuracy of a network under a row protocol, or None where it has not been measured."""
+        found = self.cells.get(_key(model, arm, attack, eps, protocol))
         return Number(tuple(found[seed] for seed in sorted(found))) if found else None
 
     def clean(self, model: str, arm: str) -> Number | None:
