@@ -23,7 +23,7 @@ def integrated_gradients(model: nn.Module, x: Tensor, classes: Tensor, steps: in
 
 
 def grad_cam(model: nn.Module, x: Tensor, classes: Tensor) -> Tensor | None:
-    """Where the `last_maps` hold evidence for the class: B×H×W, at least 0 (Selvaraju et al. 2017); None without maps."""
+    """Where the `last_maps` hold evidence for the class (Selvaraju et al. 2017): B×H×W, ≥ 0; None without maps."""
     from captum.attr import LayerAttribution, LayerGradCam
 
     layer = last_maps(model, x[:1])

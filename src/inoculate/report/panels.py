@@ -116,7 +116,7 @@ def fragility(
             if kind in ("margin", "gradient"):
                 groups = [(arm, right(f, kind), style_of(list(arms), arm)["color"]) for arm, f in found.items()]
                 said = "; ".join(f"{arm} {np.median(v):.3g}" for arm, v, _ in groups if len(v))
-                plot: Any = lambda axes, groups=groups, log=kind == "gradient": box(axes, groups, log)  # noqa: E731
+                plot: Any = lambda axes, groups=groups: box(axes, groups)  # noqa: E731
                 size, left, alt = (3.7, 0.7 + 0.4 * len(groups)), 0.95, f"{model}: median {kind}, {said}"
             else:
                 shape = _survival if kind == "survival" else _scatter
@@ -145,10 +145,13 @@ def landscape(explained: Sequence[Explained], keep: Path | None = None) -> Pictu
         for dataset, _, arm, x, y in points:
             look = {"marker": "osD^vP*X"[datasets.index(dataset) % 8], "color": style_of(arms, arm)["color"]}
             axes.plot([x], [y], ms=8, ls="", alpha=0.85, **look)
+        axes.set(xscale="log", yscale="log")
+        axes.set(xlim=(min(p[3] for p in points) / 2, max(p[3] for p in points) * 2))
+        axes.set(ylim=(min(p[4] for p in points) / 2, max(p[4] for p in points) * 2))
         plainly_log(axes, "x")
         plainly_log(axes, "y")
         limits = axes.get_xlim(), axes.get_ylim()
-        for eps in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3):
+        for eps in (digit * 10.0**power for power in range(-5, 1) for digit in (1, 2, 5)):
             axes.plot(limits[0], [eps * x for x in limits[0]], color=INK, lw=0.6, ls=(0, (1, 3)), zorder=0)
             if limits[1][0] < eps * limits[0][1] < limits[1][1]:
                 place = (limits[0][1], eps * limits[0][1])

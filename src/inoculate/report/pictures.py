@@ -83,13 +83,13 @@ def themed(svg: str, name: str, alt: str) -> str:
     return head + re.sub(r"\s*\n\s*", " ", body[body.index(">") + 1 :])
 
 
-def box(axes: Axes, groups: Sequence[tuple[str, Sequence[float], str]], log: bool = False) -> None:
+def box(axes: Axes, groups: Sequence[tuple[str, Sequence[float], str]]) -> None:
     """A horizontal box of quartiles per group (label, values, colour), whiskers from the 5th to the 95th percentile."""
     places = range(len(groups), 0, -1)
     drawn = axes.boxplot(
         [list(values) or [float("nan")] for _, values, _ in groups],
-        positions=list(places), vert=False, widths=0.55, whis=(5, 95), showfliers=False, patch_artist=True,
-        medianprops={"color": INK, "lw": 1.6},
+        positions=list(places), orientation="horizontal", widths=0.55, whis=(5, 95), showfliers=False,
+        patch_artist=True, medianprops={"color": INK, "lw": 1.6},
     )  # fmt: skip
     for number, (_, _, color) in enumerate(groups):
         drawn["boxes"][number].set(facecolor=color, alpha=0.55, edgecolor=color)
@@ -98,7 +98,8 @@ def box(axes: Axes, groups: Sequence[tuple[str, Sequence[float], str]], log: boo
     axes.set_yticks(list(places), [label for label, _, _ in groups])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    if log:
+    values = [value for _, found, _ in groups for value in found if value > 0]
+    if values and max(values) > 30 * min(values):
         plainly_log(axes, "x")
     else:
         axes.set_xlim(left=0)

@@ -99,14 +99,19 @@ class Evaluation(_Part):
 
 
 class Explanations(_Part):
-    """What is explained of each network (see `inoculate.explained.Amounts`), for all arms but the controls."""
+    """What is explained (see `inoculate.explained.Amounts`): of every network, and of all arms but the controls."""
 
     images: int = Field(Amounts.images, ge=0)
     drift: int = Field(Amounts.drift, ge=1)
     fragility: int = Field(Amounts.fragility, ge=1)
     steps: int = Field(Amounts.steps, ge=2)
     search: int = Field(Amounts.search, ge=1)
+    models: tuple[str, ...] | None = None
     arms: tuple[str, ...] | None = None
+
+    @property
+    def amounts(self) -> Amounts:
+        return Amounts(**self.model_dump(exclude={"models", "arms"}))
 
 
 class Study(_Part):
@@ -159,8 +164,11 @@ class Study(_Part):
             raise ValueError("examples are stored as L∞ directions: norm must be linf in a study")
         for choice in self.attacks.values():
             _check_attack(choice)
-        for arm in (self.explanations and self.explanations.arms) or ():
-            _known(arm, self.arms, "arm")
+        if self.explanations:
+            for name in self.explanations.arms or ():
+                _known(name, self.arms, "arm")
+            for name in self.explanations.models or ():
+                _known(name, self.models, "network")
         _known(self.transfer, tuple(self.attacks), "transfer attack")
         if not is_one_step(self.attacks[self.transfer]):
             raise ValueError(

@@ -23,7 +23,6 @@ from inoculate.defences.methods import standard
 from inoculate.defences.transferred import training_set
 from inoculate.errors import InputError
 from inoculate.explain import choose, explain
-from inoculate.explained import Amounts
 from inoculate.judging import judge_attack, judge_clean, judge_replay
 from inoculate.models.build import check_name, parameter_count
 from inoculate.models.checkpoint import ModelSpec, load_model, save_model
@@ -225,11 +224,11 @@ def read_verdicts(folder: Path) -> list[Verdict]:
     return [Verdict(fact["eps"], right[i], fact["seconds"]) for i, fact in enumerate(facts)]
 
 
-def make_explanation(folder: Path, job: Job, arm: str, fitted: Path, standard: Path, clean: Path) -> None:
+def make_explanation(folder: Path, job: Job, model: str, arm: str, fitted: Path, standard: Path, clean: Path) -> None:
     """Explain a network of an arm, on images that its `standard` version gets right (its verdicts are in `clean`)."""
     study = job.study
     assert study.explanations is not None
-    amounts, name = Amounts(**study.explanations.model_dump(exclude={"arms"})), load_model(fitted)[1].name
+    amounts = study.explanations.amounts
     right = read_verdicts(clean)[0].right
     part, attack = job.data.test.subset(range(len(right))), build_attack(study.attacks[study.transfer])
     explained = explain(
@@ -243,7 +242,7 @@ def make_explanation(folder: Path, job: Job, arm: str, fitted: Path, standard: P
         batch_size=study.evaluation.batch_size,
         seed=job.seed,
         progress=job.tell,
-        name=name,
+        name=model,
         arm=arm,
         attack_name=study.transfer,
     )

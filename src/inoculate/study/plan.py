@@ -92,9 +92,8 @@ def _plan_one(study: Study, dataset: str, seed: int) -> list[Cell]:
         cells += _readings(study, dataset, seed, arm, surrogate, one_step)
     if study.explanations and seed == study.seeds[0]:
         arms = study.explanations.arms or [arm for arm in study.arms if arm not in CONTROLS]
-        cells += [
-            Cell("explain", dataset, seed, model, arm, attack=study.transfer) for model in study.models for arm in arms
-        ]
+        models = study.explanations.models or study.models
+        cells += [Cell("explain", dataset, seed, m, arm, attack=study.transfer) for m in models for arm in arms]
     return cells
 
 

@@ -143,7 +143,7 @@ class Run:
         if cell.kind == "explain":
             standard = Cell("fit", *here, cell.model)
             clean = self.artefact(Cell("evaluate", *here, cell.model, attack="none"))
-            make.make_explanation(folder, job, cell.arm, fitted, self.artefact(standard), clean)
+            make.make_explanation(folder, job, cell.model, cell.arm, fitted, self.artefact(standard), clean)
         elif choice is None:
             make.make_clean(folder, job, fitted)
         elif cell.kind == "craft":

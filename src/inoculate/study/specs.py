@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ class Specs:
 
     def _explain(self, cell: Cell) -> Spec:
         study, standard = self.study, Cell("evaluate", cell.dataset, cell.seed, cell.model, attack="none")
-        amounts = study.explanations.model_dump(exclude={"arms"}) if study.explanations else None
+        amounts = asdict(study.explanations.amounts) if study.explanations else None
         return {
             "fit": fingerprint(self._fit(cell)),
             "shown": fingerprint(self._evaluate(standard)),  # images that the standard network gets right
