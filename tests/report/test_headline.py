@@ -41,6 +41,9 @@ def test_what_a_gain_holds_against() -> None:
     by_retraining = lead(*BEFORE, *arm("transferred", 90, 95, 60), *arm("noise", 92, 96))
     assert "by the retraining, not by its adversarial examples" in by_retraining
     assert "random noise of the same size" in by_retraining
+    mostly = lead(*BEFORE, *arm("transferred", 55, 95, 60), *arm("augmented", 70, 80))
+    assert "examples only: +55.0 points there, +15.0 on images crafted anew." in mostly
+    assert "Augmentation alone, with no adversarial example, gains not clearly less." in mostly
     assert lead(*BEFORE, *arm("transferred", 40, 40)) == "Transfer training does not measurably protect."
 
 

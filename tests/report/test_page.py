@@ -258,7 +258,8 @@ POOR_MARKS = (
     + _LUMINANCE
     + """
   const below = ground(document.body), found = new Set();
-  const names = ['standard', 'augmented', 'transferred', 'duplicates', 'noise', ...[0, 1, 2, 3].map((n) => `spare-${n}`)];
+  const names = ['standard', 'augmented', 'transferred', 'duplicates', 'noise',
+    ...[0, 1, 2, 3].map((n) => `spare-${n}`)];
   for (const name of names) {
     const color = getComputedStyle(document.documentElement).getPropertyValue(`--${name}`);
     const ratio = contrast(over(color, below), below);

@@ -167,8 +167,7 @@ def _write_folder(
 
     whole = {key: verdict.right.numpy() for key, verdict in verdicts.items() if verdict.known is None}
     write_report(out, rows, whole)
-    if checks:
-        write_trust(out, asdict(threat), [asdict(check) for check in checks])
+    write_trust(out, asdict(threat), [asdict(check) for check in checks])
     gather(out, explanations)
     write_page(out / "report.html", read_run(out), out / "figures")
 

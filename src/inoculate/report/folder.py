@@ -89,7 +89,10 @@ def gather(folder: Path, sources: Sequence[Path]) -> None:
 
 
 def write_trust(folder: Path, threat: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> None:
-    """Keep a trust panel (name, passed, says per check) and the threat at which it was made."""
+    """Keep a trust panel (name, passed, says per check) and the threat at which it was made, in place of any other."""
+    if not checks:
+        (folder / TRUST).unlink(missing_ok=True)
+        return
     write_json(folder / TRUST, {"threat": dict(threat), "checks": [dict(check) for check in checks]})
 
 

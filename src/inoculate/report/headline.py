@@ -81,8 +81,8 @@ def _lead(
         return "Transfer training does not measurably protect." + worse
     if replayed and white.value < replayed.value / 2:
         return (
-            f"Most of what transfer training gains holds against replayed examples only: {points(replayed.value)} points "
-            f"there, {points(white.value)} on images crafted anew." + controls
+            "Most of what transfer training gains holds against replayed examples only: "
+            f"{points(replayed.value)} points there, {points(white.value)} on images crafted anew." + controls
         )
     weak = [attack_name(attack) for attack, found in strong.items() if not _up(found)]
     if weak:

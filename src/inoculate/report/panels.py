@@ -177,7 +177,7 @@ def _survival(axes: Axes, found: Mapping[str, Any], arms: list[str]) -> None:
         shares = [100 * (1 - np.mean([eps is not None and eps <= place for eps in each])) for place in places]
         style = {k: v for k, v in style_of(arms, arm).items() if k != "marker"}
         axes.step(places, shares, where="post", **style)
-    axes.set(xlim=(0, reach * 1.02), ylim=(-3, 103))
+    axes.set(xlim=(0, reach * 1.02 or 1), ylim=(-3, 103))
     axes.set_yticks(range(0, 101, 25))
     axes.set_xlabel("eps")
     axes.set_ylabel("images still right, %")
