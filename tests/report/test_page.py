@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_samples import whole_run
+from page_samples import explain_into, explained, whole_run
+from report_samples import clean, row
 
 from inoculate.report.folder import read_run
 from inoculate.report.page import write_page
+from inoculate.report.rows import write_rows
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -65,6 +67,18 @@ def test_it_opens_without_a_complaint_and_fits(opened: Any, page_file: Path, wid
     page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(OVERLAPS) == []
+    assert page.evaluate(OUTSIDE) == []
+
+
+def test_long_names_break_rather_than_push(opened: Any, tmp_path: Path) -> None:
+    name = "/home/somebody/networks/" + "resnet18-with-a-long-name-" * 12 + "final.safetensors"
+    rows = [clean(name, "standard", 95), row(name), row(name, attack="pgd", correct=3)]
+    write_rows(tmp_path / "results.json", rows)
+    explain_into(tmp_path, explained("mnist", name, "standard"), explained("mnist", name, "hardened"))
+    page = opened(390)
+    page.goto(write_page(tmp_path / "page.html", read_run(tmp_path)).as_uri())
+    assert page.locator(".case:visible").count() == 3
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.evaluate(OUTSIDE) == []
 
 

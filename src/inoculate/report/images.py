@@ -72,7 +72,7 @@ def _case(arm: str, explained: Explained, place: int) -> Case:
     adversarial = (clean + moved).round().clip(0, 255).astype(np.uint8)
     named = f"{facts['attack']} image of {classes[image['label']]}, {arm}"
     pictures = {
-        "perturbation": (
+        f"perturbation ×{ENLARGED}": (
             f"what the attack changed, {ENLARGED} times enlarged",
             uri((127.5 + ENLARGED * moved).clip(0, 255).astype(np.uint8)),
         ),

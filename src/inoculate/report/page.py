@@ -18,11 +18,11 @@ from inoculate.report.headline import Headline, headline
 from inoculate.report.heat import Heat, transfers
 from inoculate.report.images import BUDGET, Shown, shown
 from inoculate.report.latex import is_summary
-from inoculate.report.layout import MISSING, Table
+from inoculate.report.layout import MISSING, Table, accuracy_cell, attack_name
 from inoculate.report.panels import accuracy, curves, drifts, fragility, landscape, legend, median, paired, slug
 from inoculate.report.pictures import Picture
 from inoculate.report.rows import write_text
-from inoculate.report.select import Results, collect
+from inoculate.report.select import Results, collect, in_order, natural
 from inoculate.report.tables import paper_tables
 from inoculate.stats import spearman
 
@@ -49,7 +49,7 @@ class Part:
     nearness: Table | None
     curves: list[Picture]
     models: list[str]
-    arms: list[str]
+    explained: list[tuple[str, str]]
 
 
 def write_page(path: Path, run: Measured, keep: Path | None = None) -> Path:
@@ -92,16 +92,36 @@ def _part(
     name, norm = results.dataset, results.norm
     title = published.title(name) + ("" if norm == "linf" else f" ({norm})")
     explained = [each for each in run.explained if each.key[0] == name and each.facts["norm"] == norm]
-    arms = [arm for arm in results.arms if any(each.key[2] == arm for each in explained)]
-    explained.sort(key=lambda each: (results.models.index(each.key[1]), results.arms.index(each.key[2])))
+    explained.sort(key=lambda each: (natural(each.key[1]), in_order(each.key[2])))
+    arms = sorted({each.key[2] for each in explained}, key=in_order)
     return Part(
         slug(name, norm), title, headline(results, run.records),
         [claim for claim in found if claim.sentence.startswith(f"{title} (")],
+        [_plain(results)] if results.arms == ["standard"] else
         [table for table in tables if table.title.startswith((f"{title}, ", f"{title}: "))],
         legend(results.arms), accuracy(results, keep), transfers(results), shown(explained, share),
         drifts(name, explained, keep), fragility(name, explained, keep), _nearness(explained),
-        curves(name, run.histories(name), keep), list(dict.fromkeys(each.key[1] for each in explained)), arms,
+        curves(name, run.histories(name), keep), list(dict.fromkeys(each.key[1] for each in explained)), legend(arms),
     )  # fmt: skip
+
+
+def _plain(results: Results) -> Table:
+    """Every white-box accuracy in one table: for evaluations, where nothing is before or after."""
+    rows = []
+    for model in results.models:
+        found = [("none", 0.0, results.clean(model, "standard"))]
+        found += [
+            (attack, eps, results.find(model, "standard", attack, eps, "white-box"))
+            for attack in results.attacks
+            for eps in results.epsilons(attack)
+        ]
+        rows += [
+            [model, attack_name(attack), f"{eps:.4g}", accuracy_cell(number, number.n), f"{number.n:,}"]
+            for attack, eps, number in found
+            if number
+        ]
+    note = "95 % Wilson intervals; every test image counts, a clean error is an error. Attack none: clean images."
+    return Table("Accuracy, %", note, ("network", "attack", "eps", "accuracy", "n"), rows)
 
 
 def _nearness(explained: Sequence[Explained]) -> Table | None:

@@ -15,6 +15,7 @@ from inoculate.report.figures import LABELS, back_to_front, measured, panel, sty
 from inoculate.report.layout import attack_name, percent
 from inoculate.report.pictures import INK, RULE, SIZE, Picture, box, draw, plainly_log
 from inoculate.report.select import Results, natural
+from inoculate.spec import fingerprint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +92,7 @@ def drifts(dataset: str, explained: Sequence[Explained], keep: Path | None = Non
 
         alt = f"{model}: median drift of the evidence, " + "; ".join(said)
         height = 0.7 + 0.42 * len(groups)
-        pictures.append(draw(slug(dataset, "drift", model), model, alt, plot, keep, (3.7, height), 0.95))
+        pictures.append(draw(slug(dataset, "drift", model), model, alt, plot, keep, (3.7, height), 1.05))
     return pictures
 
 
@@ -117,12 +118,12 @@ def fragility(
                 groups = [(arm, right(f, kind), style_of(list(arms), arm)["color"]) for arm, f in found.items()]
                 said = "; ".join(f"{arm} {np.median(v):.3g}" for arm, v, _ in groups if len(v))
                 plot: Any = lambda axes, groups=groups: box(axes, groups)  # noqa: E731
-                size, left, alt = (3.7, 0.7 + 0.4 * len(groups)), 0.95, f"{model}: median {kind}, {said}"
+                size, left, alt = (3.7, 0.7 + 0.4 * len(groups)), 1.05, f"{model}: median {kind}, {said}"
             else:
                 shape = _survival if kind == "survival" else _scatter
                 plot = lambda axes, shape=shape, found=found, arms=arms: shape(axes, found, list(arms))  # noqa: E731
                 said = "; ".join(f"{arm} {median(f, 'measured'):.3g}" for arm, f in found.items())
-                size, left, alt = SIZE, 0.68, f"{model}: median eps at which images that are right break, {said}"
+                size, left, alt = SIZE, 0.74, f"{model}: median eps at which images that are right break, {said}"
             pictures.append(draw(name, model, alt, plot, keep, size, left))
         if pictures:
             rows.append((title, pictures))
@@ -134,7 +135,7 @@ def landscape(explained: Sequence[Explained], keep: Path | None = None) -> Pictu
     fragile = [(each.key, each.facts["fragility"]) for each in explained if "fragility" in each.facts]
     points = [(*key, median(facts, "gradient"), median(facts, "margin")) for key, facts in fragile]
     points = [point for point in points if point[3] > 0 and point[4] > 0]  # not where there is no image, or no gradient
-    if not points:
+    if len(points) < 2:
         return None
     datasets = list(dict.fromkeys(point[0] for point in points))
     arms = list(dict.fromkeys(point[2] for point in points))
@@ -155,7 +156,7 @@ def landscape(explained: Sequence[Explained], keep: Path | None = None) -> Pictu
             axes.plot(limits[0], [eps * x for x in limits[0]], color=INK, lw=0.6, ls=(0, (1, 3)), zorder=0)
             if limits[1][0] < eps * limits[0][1] < limits[1][1]:
                 place = (limits[0][1], eps * limits[0][1])
-                axes.annotate(f"eps {eps:g}", place, (0, 2), textcoords="offset points", ha="right", fontsize=8.5)
+                axes.annotate(f"eps {eps:g}", place, (0, 2), textcoords="offset points", ha="right", fontsize=9.5)
         axes.set(xlim=limits[0], ylim=limits[1])
         axes.set_xlabel("median steepness (logits per unit of eps)")
         axes.set_ylabel("median margin (logits)")
@@ -163,7 +164,7 @@ def landscape(explained: Sequence[Explained], keep: Path | None = None) -> Pictu
             Line2D([], [], ls="", color=INK, marker="osD^vP*X"[i % 8], label=published.title(name))
             for i, name in enumerate(datasets)
         ]
-        axes.legend(handles=handles, frameon=False, fontsize=8.5, loc="best")
+        axes.legend(handles=handles, frameon=False, fontsize=9.5, loc="best")
 
     said = "; ".join(f"{published.title(d)} {m} {a}: margin {y:.3g}, steepness {x:.3g}" for d, m, a, x, y in points)
     return draw("landscape", "Margin against steepness", f"Medians: {said}", plot, keep, (5.6, 3.6))
@@ -234,8 +235,9 @@ def paired(fragile: Mapping[str, Sequence[float | None]]) -> np.ndarray[Any, np.
 
 
 def slug(*parts: str) -> str:
-    """A file name from names."""
-    return re.sub(r"[^\w.-]+", "_", "-".join(parts)).strip("._") or "figure"
+    """A file name from names; of long ones the end is a fingerprint, because file systems take 255 bytes."""
+    name = re.sub(r"[^\w.-]+", "_", "-".join(parts)).strip("._") or "figure"
+    return name if len(name) <= 120 else f"{name[:99]}-{fingerprint({'name': name})}"
 
 
 def _role(results: Results, model: str) -> str:

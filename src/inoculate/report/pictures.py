@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 INK, RULE = "#1c1c1e", "#e4e4e4"
 SIZE = (3.7, 2.75)  # inches; on the page 355 × 264 pixels, so that it can be read on a telephone
 _LOOK: dict[Any, Any] = {
-    "font.size": 9.5,
-    "axes.labelsize": 9.5,
-    "axes.titlesize": 9.5,
+    "font.size": 10.5,
+    "axes.labelsize": 10.5,
+    "axes.titlesize": 10.5,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": INK,
@@ -50,7 +50,7 @@ def draw(
     plot: Callable[[Axes], object],
     keep: Path | None = None,
     size: tuple[float, float] = SIZE,
-    left: float = 0.68,
+    left: float = 0.74,
 ) -> Picture:
     """Draw with `plot(axes)`; with a folder `keep`, write `<name>.png` there too. `left`: the margin in inches."""
     import matplotlib
@@ -59,7 +59,7 @@ def draw(
     with matplotlib.rc_context(_LOOK):
         figure = Figure(figsize=size)
         width, height = size  # fixed margins: to fit them to the labels would take as long as to draw
-        plot(figure.add_axes((left / width, 0.5 / height, 1 - (left + 0.2) / width, 1 - 0.6 / height)))
+        plot(figure.add_axes((left / width, 0.55 / height, 1 - (left + 0.2) / width, 1 - 0.65 / height)))
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
         if keep is not None:
@@ -98,12 +98,8 @@ def box(axes: Axes, groups: Sequence[tuple[str, Sequence[float], str]]) -> None:
     axes.set_yticks(list(places), [label for label, _, _ in groups])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    values = [value for _, found, _ in groups for value in found if value > 0]
-    if values and max(values) > 30 * min(values):
-        plainly_log(axes, "x")
-    else:
-        axes.set_xlim(left=0)
-        axes.locator_params(axis="x", nbins=5)
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="x", nbins=5)
     axes.grid(axis="x", color=RULE, lw=0.8, zorder=0)
 
 
