@@ -51,7 +51,7 @@ def test_the_numbers_stand_below_with_the_papers() -> None:
     rows = [*BEFORE, *arm("transferred", 40, 90), *arm("duplicates", 80, 92)]
     (results,) = collect(rows)
     said = " ".join(headline(results).rest)
-    assert "Before any hardening resnet50 get 95.0 % of clean images right, and 40.0 % of FGSM images" in said
+    assert "Before any hardening resnet50 gets 95.0 % of clean images right, and 40.0 % of FGSM images" in said
     assert "(replayed) accuracy rises: +50.0 points [" in said
     assert "the method's own share is -2.0 points" in said
     assert "The paper reports 39.5 % before and a gain of +41.5 points." in said

@@ -135,8 +135,9 @@ def _state(results: Results) -> str:
     if not clean or not attacked:
         return ""
     sizes = ", ".join(f"{eps:.3g}" for eps in results.epsilons(main))
+    get = "gets" if len(results.models) == 1 else "get"
     return (
-        f"Before any hardening {', '.join(results.models)} get {percent(sum(clean) / len(clean))} % of clean images "
+        f"Before any hardening {', '.join(results.models)} {get} {percent(sum(clean) / len(clean))} % of clean images "
         f"right, and {percent(sum(attacked) / len(attacked))} % of {attack_name(main)} images (mean over eps {sizes})."
     )
 
