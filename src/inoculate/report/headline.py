@@ -39,11 +39,8 @@ def headline(results: Results, records: Records | None = None) -> Headline:
         return Headline(*_without_transfer(results))
     others = [attack for attack in results.attacks[1:] if gain(attack, "white-box")]
     strong = {attack: gain(attack, "white-box") for attack in others}
-    matched = [
-        name for arm, name in _OTHERWISE.items()
-        for read, whole in (("white-box", white), ("replayed", replayed))
-        if _up(whole) and (share := gain(main, read, arm)) and share.low <= 0
-    ]  # fmt: skip
+    gained = "white-box" if _up(white) else "replayed" if _up(replayed) else None
+    own = {name: gain(main, gained, arm) for arm, name in _OTHERWISE.items()} if gained else {}
     rest = [before] if before else []
     name = attack_name(main)
     rest += _said(replayed, f"On {name} images crafted on each network before its retraining (replayed)")
@@ -62,17 +59,11 @@ def headline(results: Results, records: Records | None = None) -> Headline:
         rest.append(
             f"The paper reports {f'{start:.1f} % before and ' if start else ''}a gain of {printed:+.1f} points."
         )
-    return Headline(_lead(replayed, white, strong, matched, main), rest)
+    return Headline(_lead(replayed, white, strong, _matched(own), main), rest)
 
 
-def _lead(
-    replayed: Gain | None, white: Gain | None, strong: dict[str, Gain | None], matched: list[str], main: str
-) -> str:
+def _lead(replayed: Gain | None, white: Gain | None, strong: dict[str, Gain | None], controls: str, main: str) -> str:
     worse = " It leaves the networks more fragile to an attacker who sees them." if white and white.high < 0 else ""
-    controls = ""
-    if matched:
-        names = " or ".join(dict.fromkeys(matched))
-        controls = f" {names[0].upper()}{names[1:]}, with no adversarial example, gains not clearly less."
     if white is None:
         return f"Measured on replayed examples only: {'they fool less often' if _up(replayed) else 'no clear gain'}."
     if not _up(white):
@@ -92,6 +83,17 @@ def _lead(
     if controls:
         return "Networks become harder to fool by the retraining, not by its adversarial examples." + controls
     return "Transfer training makes the networks harder to fool, also for an attacker who sees them."
+
+
+def _matched(own: dict[str, Gain | None]) -> str:
+    """Which ways of training without adversarial examples gain as much, given the method's own share over each."""
+    says = ""
+    more = [name for name, share in own.items() if share and share.high < 0]
+    alike = [name for name, share in own.items() if share and share.low <= 0 <= share.high]
+    for names, verb in ((more, "gains clearly more"), (alike, "gains not clearly less")):
+        listed = " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+        says += f" {listed[0].upper()}{listed[1:]}, with no adversarial example, {verb}." if listed else ""
+    return says
 
 
 def _without_transfer(results: Results) -> tuple[str, list[str]]:
