@@ -13,6 +13,7 @@ from PIL import Image
 import inoculate
 from inoculate import InputError, Split
 from inoculate.cli import _guarded, app
+from inoculate.explained import Amounts
 from inoculate.models.checkpoint import ModelSpec, save_model
 
 STUDY = """\
@@ -250,6 +251,51 @@ def test_own_model_file_and_own_pictures(capsys, tmp_path):
     )
     assert call("evaluate", "--model", f"{tmp_path}/mine.py:net", "--data", folder, "--norm", "l2", "--eps", "1.5") == 0
     assert "pgd l2 eps 1.5" in capsys.readouterr().out
+
+
+def test_evaluate_leaves_a_report(capsys, tmp_path, trained, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr("inoculate.explain.Amounts", lambda: Amounts(images=2, drift=4, fragility=6, steps=4, search=4))
+    quick = ["--model", trained, "--attack", "fgsm", "--eps", "0.05", "--batch-size", "64"]
+    assert call(*EVALUATE, *quick, "--out", out) == 0
+    assert "report.html" in capsys.readouterr().out
+    html = (out / "report.html").read_text()
+    for part in ("Table 2", "Can it be believed?", "Seeing the attack", "Why it is fragile"):
+        assert part in html
+    assert {path.name for path in out.iterdir()} == {
+        *("results.json", "records.npz", "tables.md", "tables.csv", "tables.tex", "trust.json"),
+        *("explanations", "figures", "report.html"),
+    }
+    assert call("report", out) == 0
+    assert (out / "report.html").read_text() == html
+    assert call(*EVALUATE, *quick, "--out", out, "--no-explain", "--no-trust") == 0
+    html = (out / "report.html").read_text()
+    assert "Seeing the attack" not in html
+    assert "Can it be believed?" not in html
+
+
+def test_a_report_of_a_file_of_rows(capsys, tmp_path, trained):
+    rows, page = tmp_path / "rows.json", tmp_path / "pages" / "page.html"
+    assert call(*EVALUATE, "--model", trained, "--attack", "fgsm", "--no-trust", "--json", rows) == 0
+    assert call("report", rows) == 0
+    assert call("report", rows, "--out", page, "--figures", tmp_path / "figures") == 0
+    assert page.read_text() == (tmp_path / "rows.html").read_text()
+    assert list((tmp_path / "figures").glob("*.png"))
+    assert "results.json" in refused(capsys, "report", tmp_path / "nowhere")
+    rows.write_text("[{}]")
+    assert "row 1: field 'dataset' is missing" in refused(capsys, "report", rows)
+
+
+def test_a_report_on_a_model_without_gradients_explains_nothing(capsys, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n"
+        "    def forward(self, x): return torch.arange(10.0).repeat(len(x), 1)\n"
+        "def net(): return Net()\n"
+    )
+    arguments = [*EVALUATE, "--model", f"{tmp_path}/mine.py:net", "--attack", "square", "--no-trust"]
+    assert call(*arguments, "--out", tmp_path / "out") == 0
+    assert "explains nothing" in capsys.readouterr().err
+    assert "Seeing the attack" not in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_train_never_sees_the_test_part(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ SRC = Path(__file__).parents[1] / "src" / "inoculate"
 ROOMS = [
     "errors stats spec",
     "row rng store",
+    "explained",
     "modes threat",
     "data",
     "models",
@@ -19,7 +20,7 @@ ROOMS = [
     "verdict",
     "judging",
     "evaluation transfer",
-    "trust gallery",
+    "trust gallery attribution explain",
     "defences",
     "study",
     "report",

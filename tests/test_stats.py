@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inoculate.stats import mcnemar, paired_gain, unpaired_gain, wilson
+from inoculate.stats import mcnemar, paired_gain, spearman, unpaired_gain, wilson
 
 
 def test_wilson_is_the_textbook_interval() -> None:
@@ -78,3 +78,16 @@ def test_unpaired_gain_is_the_two_proportion_interval() -> None:
     assert unpaired_gain(0.5, 0.5, 200) == pytest.approx((0.0, -0.098, 0.098), abs=1e-4)
     with pytest.raises(ValueError, match="n > 0"):
         unpaired_gain(0.5, 0.5, 0)
+
+
+def test_rank_correlation_is_scipys_ties_included():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, 5, (4, 30)), rng.normal(size=(4, 30))
+    other[1] = one[1] ** 2  # one order
+    found = spearman(one, other)
+    expected = [spearmanr(*pair).statistic for pair in zip(one, other, strict=True)]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert found[1] == pytest.approx(1)
+    assert np.isnan(spearman(np.ones((1, 5)), np.arange(5)[None])).all()

@@ -33,7 +33,7 @@ def test_a_report_is_whole_and_can_be_written_again(tmp_path: Path) -> None:
     for _ in range(2):
         paths = write_report(tmp_path, rows, records, {"owner/shapes": "net_a"}, {"net_a": 2, "net_b": 1})
     stem = "figures/owner_shapes-accuracy-against-eps"
-    names = ["results.json", "records.npz", "tables.md", "tables.csv", f"{stem}.png", f"{stem}.svg"]
+    names = ["results.json", "records.npz", "tables.md", "tables.csv", "tables.tex", f"{stem}.png", f"{stem}.svg"]
     assert [str(path.relative_to(tmp_path)) for path in paths] == names
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(names)
     assert read_rows(tmp_path / "results.json") == rows
@@ -48,7 +48,7 @@ def test_a_report_is_whole_and_can_be_written_again(tmp_path: Path) -> None:
 
 def test_a_report_of_nothing_yet(tmp_path: Path) -> None:
     paths = write_report(tmp_path, [])
-    assert [path.name for path in paths] == ["results.json", "tables.md", "tables.csv"]
+    assert [path.name for path in paths] == ["results.json", "tables.md", "tables.csv", "tables.tex"]
     assert paths[1].read_text() == "# Results\n\n## Tables\n\n"
 
 

@@ -74,6 +74,10 @@ def test_fractions_are_read_as_numbers(tmp_path):
         ("name: small\n", "", 1, "'name' is missing"),
         ("name: small", "name: small\ntransfer: pgd", 2, "one-step"),
         ("name: small", "name: [small", 1, "not YAML"),
+        ("name: small", "name: small\nexplanations: {image: 3}", 2, "did you mean 'images'?"),
+        ("name: small", "name: small\nexplanations: {drift: 0}", 2, "explanations.drift"),
+        ("name: small", "name: small\nexplanations: {models: [resnet81]}", 2, "did you mean 'resnet18'?"),
+        ("name: small", "name: small\nexplanations: {arms: [augmentd]}", 2, "did you mean 'augmented'?"),
     ],
 )
 def test_mistakes_name_line_and_cure(tmp_path, old, new, line, says):
@@ -108,3 +112,16 @@ def test_plan_order_and_counts(tmp_path):
 def test_plan_of_one_dataset(tmp_path):
     study = load_study(write(tmp_path, GOOD.replace("  digits: {image_size: 32}", "  digits: {}\n  mnist: {}")))
     assert {c.dataset for c in plan(study, "mnist")} == {"mnist"}
+
+
+def test_explanations_can_be_left_out_or_narrowed(tmp_path):
+    def explained(text):
+        cells = plan(load_study(write(tmp_path, GOOD + text)))
+        return [(cell.model, cell.arm) for cell in cells if cell.kind == "explain"]
+
+    usual = [(model, arm) for model in ("resnet18", "resnet50") for arm in ("standard", "augmented", "transferred")]
+    assert explained("") == explained("explanations: true\n") == explained("seeds: [0, 1]\n") == usual
+    assert explained("explanations: false\n") == []
+    assert explained("explanations: {models: [resnet18], arms: [noise]}\n") == [("resnet18", "noise")]
+    amounts = load_study(write(tmp_path, GOOD + "explanations: {images: 2, search: 9}\n")).explanations.amounts
+    assert (amounts.images, amounts.search, amounts.drift) == (2, 9, 32)

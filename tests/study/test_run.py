@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from inoculate.cli import _guarded, app
+from inoculate.explained import Explained
 from inoculate.report.rows import read_rows
 from inoculate.store import Store
 from inoculate.study.config import load_study
@@ -28,8 +30,14 @@ attacks:
   fgsm: {}
   pgd: {steps: 2, step: 0.5, images: 20}
 training: {epochs: 2, batch_size: 16, lr: 0.005}
+explanations: false
 limit: 200
 """
+EXPLAINED = (
+    STUDY.replace("explanations: false", "explanations: {images: 3, drift: 4, fragility: 6, steps: 4, search: 4}")
+    .replace("[test_resnet, test_efficientnet]", "[test_resnet]\narms: [standard, transferred, duplicates]")
+    .replace("most_vulnerable", "test_resnet")
+)
 
 
 class Notes:
@@ -218,7 +226,9 @@ def test_command_writes_the_whole_folder(finished, tmp_path, capsys):
     for claim in "abcd":
         assert f"({claim})" in said
     names = {p.name for p in (tmp_path / "out").rglob("*") if p.is_file()}
-    assert {"results.json", "tables.md", "tables.csv", "manifest.json", "records.npz"} <= names
+    assert {"results.json", "tables.md", "tables.csv", "tables.tex", "manifest.json", "records.npz"} <= names
+    assert "report.html" in names
+    assert "report.html" in said
     assert any(n.endswith(".png") for n in names)
     assert any(n.endswith(".svg") for n in names)
     rows = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -229,3 +239,35 @@ def test_command_writes_the_whole_folder(finished, tmp_path, capsys):
     assert manifest["study"]["seeds"] == [0]
     assert manifest["datasets"]["digits"]["digest"]
     assert numbers(read_rows(tmp_path / "out" / "results.json")) == numbers(first.rows)
+
+
+def test_networks_are_explained_on_the_same_images_and_only_once(tmp_path, capsys):
+    store = tmp_path / "store"
+    run, notes = run_study(tmp_path, EXPLAINED, store)
+    made = [cell for cell in notes.made if cell.kind == "explain"]
+    assert [(cell.model, cell.arm) for cell in made] == [("test_resnet", "standard"), ("test_resnet", "transferred")]
+    standard, transferred = (Explained.load(folder) for folder in run.explanations)
+    assert (standard.key, transferred.key) == (
+        ("digits", "test_resnet", "standard"), ("digits", "test_resnet", "transferred"),
+    )  # fmt: skip
+    shown = [image["row"] for image in standard.facts["images"]]
+    assert 0 < len(shown) <= 3
+    assert [image["row"] for image in transferred.facts["images"]] == shown
+    assert all(image["clean"]["predicted"] == image["label"] for image in standard.facts["images"])
+    assert all("replayed" in image for image in transferred.facts["images"])
+    assert standard.facts["eps"] == 8 / 255
+    assert len(standard.facts["fragility"]["measured"]) == 6
+    # More images are explained anew; the networks stay as they are.
+    more = EXPLAINED.replace("images: 3", "images: 2")
+    _, notes = run_study(tmp_path, more, store)
+    assert {cell.kind for cell in notes.made} == {"explain"}
+    # The command finds all of it, and the page holds it.
+    arguments = ["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"), "--store", str(store)]
+    assert _guarded(lambda: app(arguments, standalone_mode=False)) == 0
+    assert "nothing was computed again" in capsys.readouterr().out
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert html.count('<article class="case"') == min(2, len(shown))
+    assert "How near the errors are" in html
+    shutil.rmtree(store)  # the run's folder stands without its store
+    assert _guarded(lambda: app(["report", str(tmp_path / "out")], standalone_mode=False)) == 0
+    assert (tmp_path / "out" / "report.html").read_text() == html

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from inoculate.data.split import Split
     from inoculate.row import Row
+    from inoculate.threat import Threat
     from inoculate.trust import Check
     from inoculate.verdict import Verdict
 
@@ -59,6 +62,10 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
     records: Annotated[Path | None, typer.Option(help="Write one line per image to this .parquet file.")] = None,
     save_images: Annotated[Path | None, typer.Option(help="Write adversarial images to this folder as PNG.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write rows, checks, explanations and the page report.html to this folder.")
+    ] = None,
+    explain: Annotated[bool, typer.Option(help="With --out: explain the model on some of the images.")] = True,
     device: Device = "auto",
 ) -> None:
     """Measure clean and adversarial accuracy of a model on a dataset, and whether to believe it."""
@@ -80,6 +87,8 @@ def evaluate(
     for file in (json_file, records):
         if file is not None:
             writable(file.parent)
+    if out is not None:
+        writable(out)
     if records is not None and records.suffix != ".parquet":
         raise InputError(f"--records {records}: the records are written as Parquet, give a name that ends in .parquet")
     images = load_images(data, split, data_root, image_size, limit, seed, model)
@@ -108,10 +117,59 @@ def evaluate(
         typer.echo(
             f"  {name} eps {size:.4g}: {written} images saved, {still} of them still fool the model when read back"
         )
+    largest, checks = max(threats, key=lambda threat: threat.eps), []
     if trust:
         others = {spec: load_network(spec, images, pick_device(device)) for spec in surrogate or ()}
-        largest = max(threats, key=lambda threat: threat.eps)
-        _show_trust(trust_panel(network, images, attacks, largest, seed=seed, batch_size=batch_size, surrogates=others))
+        checks = trust_panel(network, images, attacks, largest, seed=seed, batch_size=batch_size, surrogates=others)
+        _show_trust(checks)
+    if out is not None:
+        with tempfile.TemporaryDirectory(dir=out) as made:
+            seen = _explained(Path(made), network, images, largest, model, batch_size, seed) if explain else []
+            _write_folder(out, rows, verdicts, checks, largest, seen)
+        typer.echo(f"Report: {out}/report.html (open it in a browser)")
+
+
+def _explained(
+    folder: Path, network: nn.Module, images: Split, threat: Threat, model: str, batch_size: int, seed: int
+) -> list[Path]:
+    """Explain the model under PGD at one threat; an empty list, and a note, for a model without gradients."""
+    from inoculate.attacks.gradient import PGD
+    from inoculate.explain import explain
+    from inoculate.watch import Steps
+
+    steps = Steps()
+    try:
+        found = explain(
+            network, images, PGD(), threat, batch_size=batch_size, seed=seed, name=model,
+            progress=lambda done, total: steps("explain", done, total),
+        )  # fmt: skip
+    except InputError as error:
+        typer.echo(f"note: the report explains nothing ({error})", err=True)
+        return []
+    finally:
+        steps.close()
+    found.save(folder)
+    return [folder]
+
+
+def _write_folder(
+    out: Path,
+    rows: list[Row],
+    verdicts: Mapping[str, Verdict],
+    checks: list[Check],
+    threat: Threat,
+    explanations: list[Path],
+) -> None:
+    """What `inoculate report` reads, and the page."""
+    from inoculate.report.folder import gather, read_run, write_trust
+    from inoculate.report.page import write_page
+    from inoculate.report.write import write_report
+
+    whole = {key: verdict.right.numpy() for key, verdict in verdicts.items() if verdict.known is None}
+    write_report(out, rows, whole)
+    write_trust(out, asdict(threat), [asdict(check) for check in checks])
+    gather(out, explanations)
+    write_page(out / "report.html", read_run(out), out / "figures")
 
 
 def load_images(

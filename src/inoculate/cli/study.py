@@ -29,6 +29,8 @@ def study_run(
 ) -> None:
     """Train, attack, craft, retrain, and print the tables; finished steps are never done twice."""
     from inoculate.report.claims import claims
+    from inoculate.report.folder import gather, read_run
+    from inoculate.report.page import write_page
     from inoculate.report.tables import paper_tables
     from inoculate.report.write import write_report
     from inoculate.store import Store
@@ -54,13 +56,18 @@ def study_run(
         if run.rows:
             write_report(folder, run.rows, run.records, run.surrogates, run.parameters)
             write_manifest(folder, run)
+            gather(folder, run.explanations)
+            write_page(folder / "report.html", read_run(folder), folder / "figures")
     screen.show(paper_tables(run.rows, run.surrogates))
     for claim in claims(run.rows, run.records, run.surrogates, run.parameters):
         screen.console.print(f"• {claim.sentence}", markup=False, highlight=False, soft_wrap=True)
     if not screen.made:
         screen.console.print("Everything was already there: nothing was computed again.")
     screen.console.print(
-        f"Results: {folder}/tables.md, results.json, figures/", markup=False, highlight=False, soft_wrap=True
+        f"Results: {folder}/report.html (open it in a browser), tables.md, results.json, figures/",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -26,7 +26,11 @@ _STYLES: dict[str, dict[str, Any]] = {
     "noise": {"color": "#8F8F8F", "marker": "", "lw": 1.2, "ls": (0, (2, 1.5))},
 }
 _SPARE = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LABELS = {
+# The page has its own shade of each colour, for light and for dark.
+COLORS = {str(style["color"]): f"var(--{arm})" for arm, style in _STYLES.items()} | {
+    color: f"var(--spare-{number})" for number, color in enumerate(_SPARE)
+}
+LABELS = {
     "standard": "standard training",
     "augmented": "augmentation alone",
     "transferred": "transfer training",
@@ -69,14 +73,14 @@ def _draw(results: Results) -> Figure:
     from matplotlib.figure import Figure
 
     main, models = results.attacks[0], results.models
-    readings = [reading for reading in _ROWS if _measured(results, main, reading)] or ["white-box"]
+    readings = [reading for reading in _ROWS if measured(results, main, reading)] or ["white-box"]
     with matplotlib.rc_context(_LOOK):
         width, height = 1.3 + 2.9 * max(2, len(models)), 1.7 + 2.5 * len(readings)
         figure = Figure(figsize=(width, height), layout="constrained")
         grid = figure.subplots(len(readings), len(models), sharex=True, sharey=True, squeeze=False)
         for line, reading in zip(grid, readings, strict=True):
             for axes, model in zip(line, models, strict=True):
-                _panel(axes, results, model, reading)
+                panel(axes, results, model, reading)
             line[0].set_ylabel(f"accuracy, %\n{_ROWS[reading]}")
         for axes, model in zip(grid[0], models, strict=True):
             role = " (surrogate)" if model == results.surrogate else ""
@@ -93,7 +97,7 @@ def _title(results: Results, attack: str) -> str:
     return f"{published.title(results.dataset)}: accuracy under {attack_name(attack)} perturbations of growing size"
 
 
-def _measured(results: Results, attack: str, reading: str) -> bool:
+def measured(results: Results, attack: str, reading: str) -> bool:
     """Whether a reading has a number of its own: the standard arm's replayed one is its white-box one."""
     arms = results.arms if reading == "white-box" else [arm for arm in results.arms if arm != "standard"]
     epsilons = results.epsilons(attack)
@@ -102,10 +106,11 @@ def _measured(results: Results, attack: str, reading: str) -> bool:
     )
 
 
-def _panel(axes: Axes, results: Results, model: str, reading: str) -> None:
+def panel(axes: Axes, results: Results, model: str, reading: str) -> None:
+    """Draw one network's accuracies under one reading: a line and a band per arm, PGD dotted."""
     main = results.attacks[0]
-    for layer, arm in enumerate(_back_to_front(results.arms)):
-        style = _style(results, arm)
+    for layer, arm in enumerate(back_to_front(results.arms)):
+        style = style_of(results.arms, arm)
         curve = _curve(results, model, arm, main, reading)
         if not curve:
             continue
@@ -138,24 +143,28 @@ def _curve(
     return [(eps, number) for eps, number in start + points if number]
 
 
-def _back_to_front(arms: Sequence[str]) -> list[str]:
+def back_to_front(arms: Sequence[str]) -> list[str]:
+    """The arms in the order in which they are drawn: those of the paper's argument last, on top."""
     front = [arm for arm in ("standard", "augmented", "transferred") if arm in arms]
     return [arm for arm in arms if arm not in front] + front
 
 
-def _style(results: Results, arm: str) -> dict[str, Any]:
+def style_of(arms: Sequence[str], arm: str) -> dict[str, Any]:
+    """How an arm is drawn: the known ones always alike, others by their place among the `arms` shown."""
     if arm in _STYLES:
         return _STYLES[arm]
-    others = [name for name in results.arms if name not in _STYLES]
+    others = [name for name in arms if name not in _STYLES]
     return {"color": _SPARE[others.index(arm) % len(_SPARE)], "marker": "D", "lw": 1.6}
 
 
 def _handles(results: Results, attack: str) -> list[Any]:
     from matplotlib.lines import Line2D
 
-    arms = _back_to_front(results.arms)[::-1]
-    order = [arm for arm in (*_LABELS, *arms) if arm in arms]
-    handles = [Line2D([], [], label=_LABELS.get(arm, arm), **_style(results, arm)) for arm in dict.fromkeys(order)]
+    arms = back_to_front(results.arms)[::-1]
+    order = [arm for arm in (*LABELS, *arms) if arm in arms]
+    handles = [
+        Line2D([], [], label=LABELS.get(arm, arm), **style_of(results.arms, arm)) for arm in dict.fromkeys(order)
+    ]
     if "pgd" in results.attacks and attack != "pgd":
         look: dict[str, Any] = {"color": "#444444", "marker": "o", "mfc": "white", "ls": ":", "lw": 1.2}
         sizes = sorted({row.n for row in results.rows if row.attack == "pgd"})

@@ -61,8 +61,7 @@ class Results:
     @property
     def arms(self) -> list[str]:
         """The known arms in the order of the paper's argument, then any other."""
-        found = {row.arm for row in self.rows}
-        return [arm for arm in ARMS if arm in found] + sorted(found - set(ARMS))
+        return sorted({row.arm for row in self.rows}, key=in_order)
 
     @property
     def attacks(self) -> list[str]:
@@ -81,7 +80,11 @@ class Results:
     def find(self, model: str, arm: str, attack: str, eps: float, reading: str) -> Number | None:
         """Return the accuracy of a network under a reading, or None where it has not been measured."""
         protocol = protocol_of(reading, model, arm, self.surrogate)
-        found = self.cells.get(_key(model, arm, attack, eps, protocol)) if protocol else None
+        return self.under(protocol, model, arm, attack, eps) if protocol else None
+
+    def under(self, protocol: str, model: str, arm: str, attack: str, eps: float) -> Number | None:
+        """Return the accuracy of a network under a row protocol, or None where it has not been measured."""
+        found = self.cells.get(_key(model, arm, attack, eps, protocol))
         return Number(tuple(found[seed] for seed in sorted(found))) if found else None
 
     def clean(self, model: str, arm: str) -> Number | None:
@@ -128,6 +131,11 @@ def infer_surrogate(rows: Sequence[Row]) -> str | None:
         if match and match[1] != row.model:
             sources[match[1]] += 1
     return min(sources, key=lambda name: (-sources[name], name)) if sources else None
+
+
+def in_order(arm: str) -> tuple[int, str]:
+    """Sort key: the known arms in the order of the paper's argument, then any other."""
+    return (ARMS.index(arm), "") if arm in ARMS else (len(ARMS), arm)
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from inoculate.report.claims import Claim, claims
 from inoculate.report.figures import accuracy_against_eps
+from inoculate.report.latex import write_latex
 from inoculate.report.layout import Table, to_markdown, write_csv
 from inoculate.report.rows import Records, write_records, write_rows, write_text
 from inoculate.report.select import READINGS
@@ -30,7 +31,7 @@ def write_report(
     surrogate: Mapping[str, str] | None = None,
     parameters: Mapping[str, int] | None = None,
 ) -> list[Path]:
-    """Write results.json, records.npz (where there are any), tables.md, tables.csv and figures/; return their paths.
+    """Write results.json, records.npz (where there are any), tables.md, .csv and .tex, figures/; return their paths.
 
     Each file is replaced as a whole. Any subset of a study's rows will do.
     """
@@ -42,6 +43,7 @@ def write_report(
     found = claims(rows, records, surrogate, parameters)
     written.append(write_text(folder / "tables.md", tables_page(tables, found)))
     written.append(write_csv(folder / "tables.csv", tables))
+    written.append(write_latex(folder / "tables.tex", tables))
     for dataset in dict.fromkeys(row.dataset for row in rows):
         written += accuracy_against_eps(rows, dataset, folder / "figures", surrogate)
     return written

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from inoculate.defences.arms import ARMS
 from inoculate.errors import InputError
+from inoculate.explained import Amounts
 from inoculate.threat import Norm, Threat, parse_eps
 
 MOST_VULNERABLE = "most_vulnerable"
@@ -97,6 +98,22 @@ class Evaluation(_Part):
         return min(size, self.images or size)
 
 
+class Explanations(_Part):
+    """What is explained (see `inoculate.explained.Amounts`): of every network, and of all arms but the controls."""
+
+    images: int = Field(Amounts.images, ge=0)
+    drift: int = Field(Amounts.drift, ge=1)
+    fragility: int = Field(Amounts.fragility, ge=1)
+    steps: int = Field(Amounts.steps, ge=2)
+    search: int = Field(Amounts.search, ge=1)
+    models: tuple[str, ...] | None = None
+    arms: tuple[str, ...] | None = None
+
+    @property
+    def amounts(self) -> Amounts:
+        return Amounts(**self.model_dump(exclude={"models", "arms"}))
+
+
 class Study(_Part):
     """datasets × models × arms × attacks × eps × seeds."""
 
@@ -114,6 +131,7 @@ class Study(_Part):
     split: Partition = Field(default_factory=lambda: Partition.model_validate({}))
     training: Training = Field(default_factory=lambda: Training.model_validate({}))
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
+    explanations: Explanations | None = Field(default_factory=lambda: Explanations.model_validate({}))
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
     limit: int | None = Field(None, ge=1)
 
@@ -121,6 +139,11 @@ class Study(_Part):
     @classmethod
     def _empty_datasets(cls, value: Any) -> Any:
         return {k: v or {} for k, v in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("explanations", mode="before")
+    @classmethod
+    def _switched(cls, value: Any) -> Any:
+        return ({} if value else None) if isinstance(value, bool) else value
 
     @field_validator("attacks", mode="before")
     @classmethod
@@ -141,6 +164,11 @@ class Study(_Part):
             raise ValueError("examples are stored as L∞ directions: norm must be linf in a study")
         for choice in self.attacks.values():
             _check_attack(choice)
+        if self.explanations:
+            for name in self.explanations.arms or ():
+                _known(name, self.arms, "arm")
+            for name in self.explanations.models or ():
+                _known(name, self.models, "network")
         _known(self.transfer, tuple(self.attacks), "transfer attack")
         if not is_one_step(self.attacks[self.transfer]):
             raise ValueError(
@@ -232,6 +260,7 @@ def _keys_at(location: tuple[Any, ...]) -> tuple[str, ...]:
         "split": tuple(Partition.model_fields),
         "training": tuple(Training.model_fields),
         "evaluation": tuple(Evaluation.model_fields),
+        "explanations": tuple(Explanations.model_fields),
     }
     whole = tuple(Study.model_fields)
     return parts.get(str(location[0]), whole) if location else whole

@@ -22,6 +22,7 @@ from inoculate.defences.fit import BEST, CHECKPOINT, Recipe, fit
 from inoculate.defences.methods import standard
 from inoculate.defences.transferred import training_set
 from inoculate.errors import InputError
+from inoculate.explain import choose, explain
 from inoculate.judging import judge_attack, judge_clean, judge_replay
 from inoculate.models.build import check_name, parameter_count
 from inoculate.models.checkpoint import ModelSpec, load_model, save_model
@@ -221,6 +222,31 @@ def read_verdicts(folder: Path) -> list[Verdict]:
     right = torch.from_numpy(np.load(folder / "right.npy", allow_pickle=False))
     facts = json.loads((folder / "verdicts.json").read_text())
     return [Verdict(fact["eps"], right[i], fact["seconds"]) for i, fact in enumerate(facts)]
+
+
+def make_explanation(folder: Path, job: Job, model: str, arm: str, fitted: Path, standard: Path, clean: Path) -> None:
+    """Explain a network of an arm, on images that its `standard` version gets right (its verdicts are in `clean`)."""
+    study = job.study
+    assert study.explanations is not None
+    amounts = study.explanations.amounts
+    right = read_verdicts(clean)[0].right
+    part, attack = job.data.test.subset(range(len(right))), build_attack(study.attacks[study.transfer])
+    explained = explain(
+        trained(fitted, job.device),
+        part,
+        attack,
+        Threat(study.norm, max(study.eps)),
+        amounts,
+        shown=choose(part, right, amounts.images),
+        before=None if arm == "standard" else trained(standard, job.device),
+        batch_size=study.evaluation.batch_size,
+        seed=job.seed,
+        progress=job.tell,
+        name=model,
+        arm=arm,
+        attack_name=study.transfer,
+    )
+    explained.save(folder)
 
 
 def make_choice(folder: Path, job: Job, fitted: dict[str, Path]) -> None:

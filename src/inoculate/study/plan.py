@@ -9,6 +9,7 @@ from inoculate.study.config import MOST_VULNERABLE, Study, is_one_step
 
 Reading = Literal["white-box", "replayed", "surrogate"]
 ANY_SURROGATE = "(surrogate)"
+CONTROLS = ("noise", "duplicates")
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,10 @@ class Cell:
     `fit` trains `model` for `arm`. `surrogate` chooses one of the standard networks. `craft` makes adversarial examples
     of `part` on the standard version of `model`. `evaluate` measures `attack` (`none`: clean) on a trained network,
     under one reading: `white-box` (crafted on it), `replayed` (crafted on its standard version), or the `surrogate`'s.
+    `explain` shows what a trained network sees in clean and in adversarial images, and how near its errors are.
     """
 
-    kind: Literal["fit", "surrogate", "craft", "evaluate"]
+    kind: Literal["fit", "surrogate", "craft", "evaluate", "explain"]
     dataset: str
     seed: int
     model: str = ""
@@ -39,6 +41,8 @@ class Cell:
             return f"{where}: choose the most vulnerable network"
         if self.kind == "craft":
             return f"{where}: craft on {self.model} ({self.part} images)"
+        if self.kind == "explain":
+            return f"{where}: explain {self.model} ({self.arm})"
         reading = "" if self.attack == "none" or self.reading == "white-box" else f", {self.reading} examples"
         return f"{where}: test {self.model} ({self.arm}) {'clean' if self.attack == 'none' else self.attack}{reading}"
 
@@ -86,6 +90,10 @@ def _plan_one(study: Study, dataset: str, seed: int) -> list[Cell]:
                 if _on(study, attack, arm)
             ]
         cells += _readings(study, dataset, seed, arm, surrogate, one_step)
+    if study.explanations and seed == study.seeds[0]:
+        arms = study.explanations.arms or [arm for arm in study.arms if arm not in CONTROLS]
+        models = study.explanations.models or study.models
+        cells += [Cell("explain", dataset, seed, m, arm, attack=study.transfer) for m in models for arm in arms]
     return cells
 
 

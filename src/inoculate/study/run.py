@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,6 +46,7 @@ class Run:
     surrogates: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     cells: list[dict[str, Any]] = field(default_factory=list)
+    explanations: list[Path] = field(default_factory=list)
     device: str | None = None
     specs: Specs = field(init=False)
     _noted: set[Cell] = field(default_factory=set)
@@ -66,7 +67,7 @@ class Run:
             began = time.perf_counter()
             made, facts = self._do(cell, watcher)
             seconds = time.perf_counter() - began
-            self.cells.append({"cell": cell.title, "made": made, **facts})
+            self.cells.append({"cell": cell.title, **asdict(cell), "made": made, **facts})
             estimate.add(number, seconds, made)
             watcher.end(cell, seconds, made, self)
 
@@ -139,7 +140,11 @@ class Run:
             make.make_choice(folder, job, {model: self.artefact(Cell("fit", *here, model)) for model in study.models})
             return
         fitted = self.artefact(Cell("fit", *here, cell.model, cell.arm))
-        if choice is None:
+        if cell.kind == "explain":
+            standard = Cell("fit", *here, cell.model)
+            clean = self.artefact(Cell("evaluate", *here, cell.model, attack="none"))
+            make.make_explanation(folder, job, cell.model, cell.arm, fitted, self.artefact(standard), clean)
+        elif choice is None:
             make.make_clean(folder, job, fitted)
         elif cell.kind == "craft":
             tested = data.test.subset(range(study.evaluation.of(len(data.test))))
@@ -157,6 +162,9 @@ class Run:
             return {"history": read_json(folder / "history.json")}
         if cell.kind == "evaluate":
             self._collect(cell, folder)
+            return {}
+        if cell.kind == "explain":
+            self.explanations.append(folder)
             return {}
         if cell.kind == "surrogate" or self.study.surrogate != MOST_VULNERABLE:
             self.surrogates[cell.dataset] = self.specs.surrogate(cell.dataset, cell.seed)

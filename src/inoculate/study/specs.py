@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Specs:
 
     def of(self, cell: Cell) -> Spec:
         """The spec of a cell's artefact."""
-        specs = {"fit": self._fit, "craft": self._craft, "evaluate": self._evaluate}
+        specs = {"fit": self._fit, "craft": self._craft, "evaluate": self._evaluate, "explain": self._explain}
         return specs.get(cell.kind, self._choice)(cell)
 
     def resolved(self, cell: Cell) -> Cell:
@@ -102,6 +102,18 @@ class Specs:
             crafted = self.crafted_on(cell)
             spec["examples"] = fingerprint(self._craft(crafted)) if crafted else None
         return spec
+
+    def _explain(self, cell: Cell) -> Spec:
+        study, standard = self.study, Cell("evaluate", cell.dataset, cell.seed, cell.model, attack="none")
+        amounts = asdict(study.explanations.amounts) if study.explanations else None
+        return {
+            "fit": fingerprint(self._fit(cell)),
+            "shown": fingerprint(self._evaluate(standard)),  # images that the standard network gets right
+            "amounts": amounts,
+            "attack": _attack_spec(study.attacks[cell.attack]),
+            "eps": max(study.eps),
+            "norm": study.norm,
+        }
 
     def _choice(self, cell: Cell) -> Spec:
         fits = [self._fit(Cell("fit", cell.dataset, cell.seed, model)) for model in self.study.models]

@@ -1,0 +1,73 @@
+"""Where a classifier finds its evidence in an image, by Captum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST_MAP = 4  # pixels on a side: below that a map says nothing about where
+
+
+def integrated_gradients(model: nn.Module, x: Tensor, classes: Tensor, steps: int) -> Tensor:
+    """Evidence of every pixel for its image's class, summed over the channels: B×H×W (Sundararajan et al. 2017).
+
+    The path of `steps` points starts at black; a sum over the pixels is the class's logit minus that of black.
+    """
+    from captum.attr import IntegratedGradients
+
+    evidence: Tensor = IntegratedGradients(model).attribute(x, target=classes, n_steps=steps)
+    return evidence.sum(dim=1).detach()
+
+
+def grad_cam(model: nn.Module, x: Tensor, classes: Tensor) -> Tensor | None:
+    """Where the `last_maps` hold evidence for the class (Selvaraju et al. 2017): B×H×W, ≥ 0; None without maps."""
+    from captum.attr import LayerAttribution, LayerGradCam
+
+    layer = last_maps(model, x[:1])
+    if layer is None:
+        return None
+    focus = LayerGradCam(model, layer).attribute(x.detach().requires_grad_(), target=classes, relu_attributions=True)
+    resized: Tensor = LayerAttribution.interpolate(focus, tuple(x.shape[2:]), "bilinear")
+    return resized[:, 0].detach()
+
+
+def last_maps(model: nn.Module, image: Tensor) -> nn.Module | None:
+    """The last block, in the order of execution, whose output has a sense of place: maps of 4×4 or more.
+
+    Sequences are looked into; where no block of the network qualifies, those of its largest part are tried.
+    """
+    ended: dict[nn.Module, None] = {}  # in order: a dict keeps the order of insertion
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        ended.pop(module, None)
+        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) >= SMALLEST_MAP:
+            ended[module] = None
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    order, part = list(ended), model
+    while blocks := [block for block in _blocks(part) if _size(block)]:
+        if found := [block for block in blocks if block in ended]:
+            return max(found, key=order.index)
+        part = max(blocks, key=_size)
+    return None
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(child, nn.Sequential):
+            yield from _blocks(child)
+        else:
+            yield child
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
