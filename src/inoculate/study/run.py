@@ -132,6 +132,10 @@ class Run:
         job = make.Job(study, data, cell.seed, self.device, watcher.progress)
         choice = study.attacks.get(cell.attack)
         if cell.kind == "fit":
+            if cell.arm in study.methods:
+                helpers = [self.artefact(helper) for helper in self.specs.helpers(cell)]
+                make.make_hardened(folder, job, cell.model, cell.arm, helpers)
+                return
             examples = self.specs.examples(cell, "train", study.transfer) if cell.arm == "transferred" else None
             make.make_fit(folder, job, cell.model, cell.arm, self.artefact(examples) if examples else None)
             return

@@ -1,0 +1,299 @@
+"""Adversarial training: the examples that each method crafts, and what it then minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inoculate.attacks.attack import Attack, carry_out
+from inoculate.attacks.gradient import FGSM, PGD, ascend
+from inoculate.attacks.losses import Loss, Objective, to_cross_entropy
+from inoculate.defences import objectives
+from inoculate.defences.awp import worst_weights
+from inoculate.defences.methods import report
+from inoculate.defences.options import Extras, check_method
+from inoculate.models.fast import fast
+from inoculate.modes import frozen
+from inoculate.threat import Threat, project
+
+NOISE = 1e-3  # standard deviation of the start of TRADES and what grew out of it
+
+
+class Trained(NamedTuple):
+    """What a method minimises (a scalar), and the logits on the adversarial images (B×K)."""
+
+    loss: Tensor
+    logits: Tensor
+
+
+class Defence(Protocol):
+    """The options of a method: how it crafts and what it minimises. `helpers` are networks that are not trained here.
+
+    `passes` is the cost of an update in forward-backward passes over its batch, a forward pass alone counting a third;
+    the helpers' passes are included.
+    """
+
+    @property
+    def passes(self) -> float: ...
+
+    def examples(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
+        generator: torch.Generator,
+    ) -> Tensor: ...  # fmt: skip
+
+    def loss(
+        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
+    ) -> Trained: ...
+
+
+@dataclass(frozen=True)
+class PGDAT:
+    """Cross-entropy on the images of a PGD attack from a random start (Madry et al. 2018, section 2.1)."""
+
+    steps: int = 10
+    step: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_method(steps=self.steps, step=self.step)
+
+    @property
+    def passes(self) -> float:
+        return self.steps + 1
+
+    def examples(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
+        generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        return PGD(self.steps, self.step)(crafting(model, self.steps), x, y, threat, generator=generator)
+
+    def loss(
+        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
+    ) -> Trained:
+        return _cross_entropy(model, x_adv, y, smoothing)
+
+
+@dataclass(frozen=True)
+class Fast:
+    """Cross-entropy on the images of one step from a random start (Wong et al. 2020, algorithm 3).
+
+    `step` is relative to eps; `random_start=False` with step 1 is plain FGSM training (Goodfellow et al. 2015), which
+    is known to collapse.
+    """
+
+    step: float = 1.25
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        check_method(step=self.step)
+
+    @property
+    def passes(self) -> float:
+        return 2
+
+    def examples(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
+        generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        start = None if self.random_start else x
+        return PGD(1, self.step)(model, x, y, threat, generator=generator, start=start)
+
+    def loss(
+        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
+    ) -> Trained:
+        return _cross_entropy(model, x_adv, y, smoothing)
+
+
+@dataclass(frozen=True)
+class TRADES:
+    """Clean cross-entropy, and `beta` times how far the attack moves the prediction (Zhang et al. 2019, algorithm 1).
+
+    The attack raises the divergence from the clean prediction, and starts from small noise.
+    """
+
+    beta: float = 6.0
+    steps: int = 10
+    step: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_method(beta=self.beta, steps=self.steps, step=self.step)
+
+    @property
+    def passes(self) -> float:
+        return self.steps + 2 + 1 / 3
+
+    def examples(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
+        generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        return away_from(outputs(model, x), model, x, y, threat, self.steps, self.step, generator)
+
+    def loss(
+        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
+    ) -> Trained:
+        clean, adversarial = both(model, x, x_adv)
+        return Trained(objectives.trades(clean, adversarial, y, self.beta, smoothing), adversarial)
+
+
+@dataclass(frozen=True)
+class MART:
+    """Boosted cross-entropy on PGD images, and a divergence weighted by how hard the clean image is (Wang et al. 2020).
+
+    The attack starts from small noise. Its loss has no smoothed form.
+    """
+
+    beta: float = 5.0
+    steps: int = 10
+    step: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_method(beta=self.beta, steps=self.steps, step=self.step)
+
+    @property
+    def passes(self) -> float:
+        return self.steps + 2
+
+    def examples(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
+        generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        start = near(x, threat, generator)
+        attack = PGD(self.steps, self.step)
+        return attack(crafting(model, self.steps), x, y, threat, generator=generator, start=start)
+
+    def loss(
+        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
+    ) -> Trained:
+        clean, adversarial = both(model, x, x_adv)
+        return Trained(objectives.mart(clean, adversarial, y, self.beta), adversarial)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Ensemble adversarial training (Tramèr et al. 2018): clean and adversarial images, half and half.
+
+    Each update draws one source among the frozen `helpers`, and the trained network itself if `own`, and crafts anew
+    on it: FGSM, or PGD where `steps` is above 1. Without `own` it is the paper's `transferred` with fresh examples.
+    """
+
+    own: bool = True
+    steps: int = 1
+    step: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_method(steps=self.steps, step=self.step)
+
+    @property
+    def passes(self) -> float:
+        return self.steps + 2
+
+    def examples(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
+        generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        sources = (*helpers, model) if self.own else helpers
+        source = sources[int(torch.randint(len(sources), (), generator=generator))]
+        attack: Attack = FGSM() if self.steps == 1 else PGD(self.steps, self.step)
+        return attack(source, x, y, threat, generator=generator)
+
+    def loss(
+        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
+    ) -> Trained:
+        clean, adversarial = both(model, x, x_adv)
+        each = [F.cross_entropy(logits, y, label_smoothing=smoothing) for logits in (clean, adversarial)]
+        return Trained((each[0] + each[1]) / 2, adversarial)
+
+
+@dataclass(frozen=True, eq=False)
+class Hardening:
+    """The update of a `Defence` against `threat`, with what may be added to any of them. It is a `Method`."""
+
+    defence: Defence
+    threat: Threat
+    helpers: tuple[nn.Module, ...] = ()
+    extras: Extras = Extras()
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        x: Tensor,
+        y: Tensor,
+        *,
+        generator: torch.Generator,
+        share: float = 1.0,
+    ) -> dict[str, float]:
+        threat = replace(self.threat, eps=self.threat.eps * self.extras.strength(share))
+        x_adv = self.defence.examples(model, x, y, threat, self.helpers, generator)
+        return minimise(
+            model, optimizer, y,
+            lambda: self.defence.loss(model, x, x_adv, y, self.helpers, self.extras.smoothing), self.extras.awp,
+        )  # fmt: skip
+
+
+def minimise(
+    model: nn.Module, optimizer: torch.optim.Optimizer, y: Tensor, objective: Callable[[], Trained], awp: float
+) -> dict[str, float]:
+    """One optimiser step down `objective`, its gradient taken at the worst weights nearby if `awp` is above 0."""
+    with worst_weights(model, lambda: objective().loss, awp):
+        loss, logits = objective()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return report(loss, logits, y)
+
+
+def crafting(model: nn.Module, steps: int) -> nn.Module:
+    """The network to craft on: the model itself, or for many steps a `fast` copy of its present weights.
+
+    The copy costs about half a pass and folds BatchNorm away, which pays from a few steps on where there is any.
+    """
+    worth = steps >= 5 and any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    return fast(model) if worth else model
+
+
+def outputs(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits (B×K, fp32) in eval mode, without a gradient."""
+    with frozen(model), torch.no_grad():
+        logits: Tensor = model(x)
+    return logits.float()
+
+
+def both(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (fp32) on clean and on adversarial images, each batch with its own BatchNorm statistics."""
+    return model(x).float(), model(x_adv).float()
+
+
+def near(x: Tensor, threat: Threat, generator: torch.Generator) -> Tensor:
+    """The images with a little Gaussian noise, inside the ball."""
+    noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
+    return project(x + NOISE * noise, x, threat)
+
+
+def away_from(
+    reference: Tensor,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    steps: int,
+    step: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Images whose prediction by `model` diverges most from `reference` (logits, B×K), by PGD from small noise."""
+    start, source = near(x, threat, generator), crafting(model, steps)
+
+    def craft(x: Tensor, y: Tensor) -> Tensor:
+        loss = Loss(lambda logits, _: objectives.divergence(logits, reference), to_cross_entropy)
+        return ascend(source, x, Objective(loss, y), threat, steps=steps, step=step, start=start)
+
+    return carry_out(source, x, y, threat, craft)
+
+
+def _cross_entropy(model: nn.Module, x_adv: Tensor, y: Tensor, smoothing: float) -> Trained:
+    logits = model(x_adv).float()
+    return Trained(F.cross_entropy(logits, y, label_smoothing=smoothing), logits)
