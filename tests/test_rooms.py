@@ -19,7 +19,7 @@ ROOMS = [
     "verdict",
     "judging",
     "evaluation transfer",
-    "trust gallery",
+    "trust gallery card",
     "defences",
     "study",
     "report",

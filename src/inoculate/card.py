@@ -56,7 +56,7 @@ def _front(facts: Facts, rows: Sequence[Row]) -> dict[str, Any]:
     metrics = [
         {
             "type": "accuracy",
-            "name": "Clean accuracy" if row.attack == "none" else f"Accuracy under {row.attack} ({row.norm}, eps {row.eps:.4g})",
+            "name": "Clean" if row.attack == "none" else f"Under {row.attack} ({row.norm}, eps {row.eps:.4g})",
             "value": round(row.accuracy, 4),
         }
         for row in rows
@@ -122,24 +122,23 @@ def _asked_for(facts: Facts, rows: Sequence[Row]) -> list[str]:
     return [
         "## What standards ask to be measured",
         "",
-        "Where a number on this page may serve as evidence; it is no statement of conformity. AISVS as in the drafts of "
-        "its version 1.0, whose sections have been renumbered since; the AI Act is Regulation (EU) 2024/1689.",
+        "Where a number on this page may serve as evidence; it is no statement of conformity. AISVS as in the drafts "
+        "of its version 1.0, whose sections have been renumbered since; the AI Act is Regulation (EU) 2024/1689.",
         "",
         "| asked for | on this page | not on this page |",
         "|---|---|---|",
-        "| OWASP AISVS C11.2 (adversarial-example hardening): the model is evaluated against known attack techniques of "
-        f"its modality | {attacks}, white-box, with eps, number of images and intervals | patches, physical attacks, "
-        "attackers limited to queries |",
+        "| OWASP AISVS C11.2 (adversarial-example hardening): the model is evaluated against known attack techniques "
+        f"of its modality | {attacks}, white-box, with eps, number of images and intervals | patches, physical "
+        "attacks, attackers limited to queries |",
         "| the same: adversarial training is configured reproducibly | method, every option, "
-        f"seed {facts.seed} and versions (`model.json`) | why this eps is the right one for your use: that is yours to say |",
+        f"seed {facts.seed} and versions (`model.json`) | why this eps is the right one for your use |",
         "| the same: adaptive attacks, detection in operation, certified bounds | – | all three |",
-        "| EU AI Act, article 15(1) and (3): levels of accuracy and their metrics are declared | clean accuracy, metric, "
-        "data and interval | whether that level is appropriate for the intended purpose; groups of people or conditions "
-        "within the data |",
-        "| EU AI Act, article 15(4): resilience to errors and faults within the environment | – | sensor noise, shifts of "
-        "the data, feedback loops, fallbacks |",
-        "| EU AI Act, article 15(5): measures against inputs designed to make the model fail (adversarial examples) | the "
-        "measure taken and what it changed, under attack | data and model poisoning, confidentiality attacks |",
+        "| EU AI Act, article 15(1) and (3): levels of accuracy and their metrics are declared | clean accuracy, its "
+        "data and interval | whether that level is appropriate for the purpose; groups and conditions in the data |",
+        "| EU AI Act, article 15(4): resilience to errors and faults within the environment | – | sensor noise, shifts "
+        "of the data, feedback loops, fallbacks |",
+        "| EU AI Act, article 15(5): measures against inputs designed to make the model fail (adversarial examples) | "
+        "the measure taken and what it changed, under attack | data and model poisoning, confidentiality attacks |",
         "",
         f"Data `{facts.dataset}`, content hash `{facts.digest}`, seed {facts.seed}; {versions}.",
     ]

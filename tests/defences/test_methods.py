@@ -196,7 +196,9 @@ def test_weights_are_perturbed_relative_to_their_norm_and_put_back(batch):
     loss = F.cross_entropy(copy.deepcopy(model)(x), y)
     with worst_weights(model, lambda: F.cross_entropy(model(x), y), 0.05):
         for name, w in weights.items():
-            assert (w.detach() - before[name]).norm().item() == pytest.approx(0.05 * before[name].norm().item(), rel=1e-4)
+            assert (w.detach() - before[name]).norm().item() == pytest.approx(
+                0.05 * before[name].norm().item(), rel=1e-4
+            )
         assert F.cross_entropy(copy.deepcopy(model)(x), y) > loss
         assert torch.equal(model[1].weight, before["1.weight"]), "BatchNorm is left alone"
     for name, value in model.state_dict().items():

@@ -33,7 +33,9 @@ def t(array):
 
 
 def rows():
-    return [(softmax(c), softmax(a), softmax(s), y) for c, a, s, y in zip(CLEAN, ADVERSARIAL, TEACHER, LABELS, strict=True)]
+    return [
+        (softmax(c), softmax(a), softmax(s), y) for c, a, s, y in zip(CLEAN, ADVERSARIAL, TEACHER, LABELS, strict=True)
+    ]
 
 
 def test_divergence_points_from_the_reference_to_the_prediction():

@@ -64,6 +64,7 @@ def train(
     from inoculate.defences.fit import Recipe, best_round, fit
     from inoculate.defences.guards import alarms
     from inoculate.defences.methods import standard
+    from inoculate.defences.options import Extras
     from inoculate.defences.registry import method_named
     from inoculate.defences.transferred import training_set
     from inoculate.models.checkpoint import ModelSpec, save_model
@@ -84,10 +85,11 @@ def train(
     spec = ModelSpec(model, images.classes, images.channels, images.image_size[0], stem, mean=mean, std=std)  # type: ignore[arg-type]
     place = pick_device(device)
     network = spec.build(seed=seed).to(place)
-    added = {} if chosen is None else {"average": chosen.extras.average, "warmup": chosen.extras.warmup}
+    extras = Extras() if chosen is None else chosen.extras
     recipe = Recipe(
         epochs * -(-len(images) // batch_size), rounds=epochs * (1 if chosen is None else ROUNDS_PER_EPOCH),
-        batch_size=batch_size, lr=lr, augment=augment, **added, guard=chosen is not None and chosen.guarded,
+        batch_size=batch_size, lr=lr, augment=augment, average=extras.average, warmup=extras.warmup,
+        guard=chosen is not None and chosen.guarded,
     )  # fmt: skip
     made_from: dict[str, Any] = {
         "model": asdict(spec), "recipe": asdict(recipe), "data": images.digest, "seed": seed,

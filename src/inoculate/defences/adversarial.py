@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -215,7 +215,7 @@ class Hardening:
     defence: Defence
     threat: Threat
     helpers: tuple[nn.Module, ...] = ()
-    extras: Extras = Extras()
+    extras: Extras = field(default_factory=Extras)
 
     def __call__(
         self,

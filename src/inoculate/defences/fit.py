@@ -94,7 +94,7 @@ def fit(
     optimizer = make_optimizer(model, recipe)
     scheduler = _make_scheduler(optimizer, recipe)
     average = Average(model, recipe.average) if recipe.average else None
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
     parts |= {name: each for name, each in (("method", method), ("remedy", remedy)) if hasattr(each, "state_dict")}
     history: History = _resume(folder / CHECKPOINT, {name: part for name, part in parts.items() if part is not None})
     prepare = augmenter(recipe.augment, data.split.image_size[0])

@@ -18,7 +18,7 @@ from inoculate.threat import Threat
 
 @dataclass(frozen=True)
 class LiveSurrogate:
-    """PGD of `steps` on a surrogate that is trained on the same examples at the same time, then `own_steps` on the model.
+    """PGD of `steps` on a surrogate that is trained on the same examples alongside, then `own_steps` on the model.
 
     Each step is `step`·eps, each own step `own_step`·eps. With `own_steps=0` the model sees the surrogate's examples as
     they are. The first helper is the surrogate; it is trained from where it is.

@@ -58,7 +58,7 @@ class Choice:
         return {"method": self.name, **asdict(self.defence), **asdict(self.extras)}
 
     def begin(self, threat: Threat, helpers: tuple[nn.Module, ...] = ()) -> Method:
-        """The method ready to train. `helpers` are networks that it needs: surrogates, a teacher, or one to train along.
+        """The method ready to train. `helpers` are networks it needs: surrogates, a teacher, or one to train along.
 
         Raises `InputError` if they are missing.
         """
@@ -84,7 +84,9 @@ def method_named(name: str, **options: Any) -> Choice:
     added = {field.name for field in fields(Extras)}
     for option in options:
         if option not in own | added:
-            raise InputError(f"method '{name}' has no option '{option}': {_suggest(option, tuple(sorted(own | added)))}")
+            raise InputError(
+                f"method '{name}' has no option '{option}': {_suggest(option, tuple(sorted(own | added)))}"
+            )
     extras = Extras(**{key: value for key, value in options.items() if key in added - own})
     if extras.smoothing and name in WITHOUT_HARD_LABELS:
         raise InputError(f"method '{name}' has no plain cross-entropy to smooth: leave smoothing out")

@@ -32,10 +32,10 @@ def build_model(
 ) -> nn.Sequential:
     """A classifier: float images in [0, 1], B×`channels`×`image_size`×`image_size` → logits B×`classes`.
 
-    `name` is any timm architecture, or `small_cnn`. `stem="small"` replaces a ResNet's 7×7 stride-4 entrance by one 3×3 convolution,
-    for small images (16 times the work, higher accuracy). `mean`, `std` default to ImageNet's (their average for
-    grey). Weights are drawn from `seed`; the global random state is untouched. Raises `InputError` for an unknown
-    name, or an architecture that does not take these images.
+    `name` is any timm architecture, or `small_cnn`. `stem="small"` replaces a ResNet's 7×7 stride-4 entrance by one 3×3
+    convolution, for small images (16 times the work, higher accuracy). `mean`, `std` default to ImageNet's (their
+    average for grey). Weights are drawn from `seed`; the global random state is untouched. Raises `InputError` for an
+    unknown name, or an architecture that does not take these images.
     """
     check_name(name)
     with torch.random.fork_rng(devices=[]):

@@ -138,7 +138,7 @@ class Study(_Part):
     @model_validator(mode="before")
     @classmethod
     def _arms_with_options(cls, value: Any) -> Any:
-        """`arms` may be names, or a mapping from names to options; an entry may name its `method`, else its own name."""
+        """`arms` may be names, or a mapping from names to options; an entry's `method` is its name unless it says."""
         if not isinstance(value, dict) or "arms" not in value or value.get("methods"):
             return value
         arms = value["arms"]
