@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from inoculate.data.split import Split
     from inoculate.defences.budget import Schedule
     from inoculate.defences.fit import Recipe
+    from inoculate.defences.methods import Method
     from inoculate.models.checkpoint import ModelSpec
     from inoculate.row import Row
     from inoculate.threat import Threat
@@ -96,10 +97,11 @@ def harden(
     unfinished = writable(out / f".unfinished-{fingerprint(made_from)}")
     schedule = _schedule(unfinished, chosen, budget, epochs, network, bench, batch_size, peak)
     typer.echo(f"{schedule.choice.name}: {schedule.reason}")
-    before, earlier = _before(unfinished, network, trained, bench, batch_size, peak)
     helpers = helper_networks(schedule.choice.name, teacher, surrogate, bench.train, place, seed)
+    update = schedule.choice.begin(threat, helpers)  # what is missing is found now, not after the measurements
+    before, earlier = _before(unfinished, network, trained, bench, batch_size, peak)
     recipe = _recipe(schedule, len(bench.train), batch_size, peak, augment)
-    history = _fit(unfinished, network, bench, schedule, recipe, helpers, model)
+    history = _fit(unfinished, network, bench, update, recipe, model)
     kept: dict[str, Tensor] = {}
     after = _measure(network, bench, model, schedule.choice.name, kept)
     _table(before, after)
@@ -188,14 +190,12 @@ def _recipe(schedule: Schedule, images: int, batch_size: int, lr: float, augment
 
 
 def _fit(
-    folder: Path, network: nn.Module, bench: Bench, schedule: Schedule, recipe: Recipe, helpers: tuple[nn.Module, ...],
-    model: str,
-) -> list[dict[str, float]]:  # fmt: skip
+    folder: Path, network: nn.Module, bench: Bench, update: Method, recipe: Recipe, model: str
+) -> list[dict[str, float]]:
     from inoculate.defences.fit import fit
     from inoculate.defences.transferred import training_set
     from inoculate.watch import Bar
 
-    update = schedule.choice.begin(bench.threat, helpers)
     samples = training_set("standard", bench.train, (), seed=bench.seed)
     with Bar(Console(), f"harden {model} on {bench.train.name}") as bar:
         return fit(
