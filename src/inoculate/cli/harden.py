@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from inoculate.threat import Threat
 
 MODEL = "timm name or small_cnn (trained from scratch), a trained folder, package.module:factory or file.py:factory."
+PEAK, PEAK_PLAIN = 2e-3, 5e-3  # of the learning rate, with and without BatchNorm
 CHECKS_PER_EPOCH, MOST_ROUNDS = 2, 40
 BEFORE_EPOCHS = 2  # of ordinary training, where a network comes without weights
 
@@ -62,7 +63,7 @@ def harden(
     limit: Limit = None,
     test_images: Annotated[int, typer.Option(min=10, help="Test images that are attacked for the card.")] = 500,
     batch_size: BatchSize = 128,
-    lr: Annotated[float | None, typer.Option(min=1e-9, help="Peak rate [0.003; a tenth with weights].")] = None,
+    lr: Annotated[float | None, typer.Option(min=1e-9, help="Peak rate [0.002; small_cnn 0.005].")] = None,
     augment: Annotated[str, typer.Option(help="Augmentation: none, digits or photos.")] = "none",
     onnx: Annotated[bool, typer.Option(help="Write model.onnx too, and check it on the adversarial images.")] = False,
     seed: Seed = 0,
@@ -87,7 +88,7 @@ def harden(
     bench = _bench(data, model, data_root, image_size, limit, test_images, threat, seed)
     place = pick_device(device)
     network, spec, trained = _network(model, bench.train, weights, pretrained, stem, seed, place)
-    peak = lr or (3e-4 if trained else 3e-3)
+    peak = lr or (PEAK_PLAIN if model == "small_cnn" else PEAK) * (0.1 if trained else 1)
     made_from = {
         "model": model, "weights": str(weights), "pretrained": pretrained, "stem": stem, "threat": asdict(threat),
         "method": None if chosen is None else chosen.spec, "budget": [budget, epochs], "data": bench.train.digest,
@@ -136,6 +137,7 @@ def _network(
 ) -> tuple[nn.Module, ModelSpec | None, bool]:
     """The network to harden, how to rebuild it (None for a factory's), and whether it has been trained before."""
     from inoculate.cli.evaluate import load_network
+    from inoculate.models.build import scale_for
     from inoculate.models.checkpoint import ModelSpec, load_weights, read_description
     from inoculate.models.exported import ONNX, TORCHSCRIPT
 
@@ -145,7 +147,7 @@ def _network(
         return load_network(model, images, device, weights=weights), read_description(Path(model))[0], True
     if ":" in model:
         return load_network(model, images, device, weights=weights), None, True
-    mean, std = images.channel_statistics()
+    mean, std = scale_for(model, images.channel_statistics())
     spec = ModelSpec(model, images.classes, images.channels, images.image_size[0], stem, pretrained, mean, std)  # type: ignore[arg-type]
     network = spec.build(seed=seed, pretrained=pretrained and weights is None)
     if weights is not None:

@@ -67,6 +67,7 @@ def train(
     from inoculate.defences.options import Extras
     from inoculate.defences.registry import method_named
     from inoculate.defences.transferred import training_set
+    from inoculate.models.build import scale_for
     from inoculate.models.checkpoint import ModelSpec, save_model
     from inoculate.store import write_json
     from inoculate.threat import Threat, parse_eps
@@ -81,7 +82,7 @@ def train(
     )
     if limit is not None:
         images = images.limit(limit, seed=seed)
-    mean, std = images.channel_statistics()
+    mean, std = scale_for(model, images.channel_statistics())
     spec = ModelSpec(model, images.classes, images.channels, images.image_size[0], stem, mean=mean, std=std)  # type: ignore[arg-type]
     place = pick_device(device)
     network = spec.build(seed=seed).to(place)

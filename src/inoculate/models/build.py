@@ -46,8 +46,9 @@ def build_model(
             network = _from_timm(name, classes, channels, image_size, pretrained)
         if stem == "small":
             _fit_small_stem(network, name)
-    mean = mean or _for_channels(IMAGENET_MEAN, channels)
-    std = std or _for_channels(IMAGENET_STD, channels)
+    plain = name == SMALL_CNN
+    mean = mean or ((0.0,) * channels if plain else _for_channels(IMAGENET_MEAN, channels))
+    std = std or ((1.0,) * channels if plain else _for_channels(IMAGENET_STD, channels))
     model = normalized(with_point_convolutions(network), mean, std)
     _check(model, name, channels, image_size, classes)
     return model
@@ -75,6 +76,13 @@ def check_name(name: str) -> None:
         near = difflib.get_close_matches(name, [SMALL_CNN, *timm.list_models()], n=1)
         hint = f"did you mean '{near[0]}'?" if near else "use a timm name such as resnet18"
         raise InputError(f"network '{name}' is unknown: {hint}")
+
+
+def scale_for(
+    name: str, statistics: tuple[tuple[float, ...], tuple[float, ...]]
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and std that a new network of this name is built with, given those of its images: its own where None."""
+    return (None, None) if name == SMALL_CNN else statistics
 
 
 def parameter_count(model: nn.Module) -> int:

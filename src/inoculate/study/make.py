@@ -25,7 +25,7 @@ from inoculate.defences.registry import method_named
 from inoculate.defences.transferred import TrainingSet, training_set
 from inoculate.errors import InputError
 from inoculate.judging import judge_attack, judge_clean, judge_replay
-from inoculate.models.build import check_name, parameter_count
+from inoculate.models.build import check_name, parameter_count, scale_for
 from inoculate.models.checkpoint import ModelSpec, load_model, save_model
 from inoculate.models.fast import fast
 from inoculate.rng import generator, seed_for
@@ -179,7 +179,7 @@ def _fit(
 
 def _spec(job: Job, model: str) -> ModelSpec:
     train, study = job.data.train, job.study
-    mean, std = train.channel_statistics()
+    mean, std = scale_for(model, train.channel_statistics())
     return ModelSpec(
         model, train.classes, train.channels, train.image_size[0], study.stem, study.pretrained, mean, std
     )  # fmt: skip
