@@ -9,11 +9,12 @@ from torch import nn
 from digits_samples import every_digit
 from inoculate.attacks.gradient import PGD
 from inoculate.data.sources import load_data
-from inoculate.defences.fit import Recipe, best_round, fit, validate, validate_robust
+from inoculate.defences.fit import Recipe, best_round, fit
 from inoculate.defences.guards import alarm, alarms
 from inoculate.defences.methods import standard
 from inoculate.defences.registry import METHODS, method_named
 from inoculate.defences.transferred import training_set
+from inoculate.defences.validation import validate, validate_robust
 from inoculate.errors import InputError
 from inoculate.judging import judge_attack
 from inoculate.threat import Threat

@@ -1,4 +1,8 @@
-"""Adversarial training: the examples that each method crafts, and what it then minimises."""
+"""Adversarial training: the examples that each method crafts, and what it then minimises.
+
+Examples are crafted on the network itself, in eval mode. A `fast` copy would have to be made anew for every update, and
+costs more than folded BatchNorm saves in ten steps (docs/defences.md).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,6 @@ from inoculate.defences import objectives
 from inoculate.defences.awp import worst_weights
 from inoculate.defences.methods import report
 from inoculate.defences.options import Extras, check_method
-from inoculate.models.fast import fast
 from inoculate.modes import frozen
 from inoculate.threat import Threat, project
 
@@ -69,7 +72,7 @@ class PGDAT:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
         generator: torch.Generator,
     ) -> Tensor:  # fmt: skip
-        return PGD(self.steps, self.step)(crafting(model, self.steps), x, y, threat, generator=generator)
+        return PGD(self.steps, self.step)(model, x, y, threat, generator=generator)
 
     def loss(
         self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
@@ -163,7 +166,7 @@ class MART:
     ) -> Tensor:  # fmt: skip
         start = near(x, threat, generator)
         attack = PGD(self.steps, self.step)
-        return attack(crafting(model, self.steps), x, y, threat, generator=generator, start=start)
+        return attack(model, x, y, threat, generator=generator, start=start)
 
     def loss(
         self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
@@ -247,15 +250,6 @@ def minimise(
     return report(loss, logits, y)
 
 
-def crafting(model: nn.Module, steps: int) -> nn.Module:
-    """The network to craft on: the model itself, or for many steps a `fast` copy of its present weights.
-
-    The copy costs about half a pass and folds BatchNorm away, which pays from a few steps on where there is any.
-    """
-    worth = steps >= 5 and any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    return fast(model) if worth else model
-
-
 def outputs(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (B×K, fp32) in eval mode, without a gradient."""
     with frozen(model), torch.no_grad():
@@ -285,13 +279,13 @@ def away_from(
     generator: torch.Generator,
 ) -> Tensor:
     """Images whose prediction by `model` diverges most from `reference` (logits, B×K), by PGD from small noise."""
-    start, source = near(x, threat, generator), crafting(model, steps)
+    start = near(x, threat, generator)
 
     def craft(x: Tensor, y: Tensor) -> Tensor:
         loss = Loss(lambda logits, _: objectives.divergence(logits, reference), to_cross_entropy)
-        return ascend(source, x, Objective(loss, y), threat, steps=steps, step=step, start=start)
+        return ascend(model, x, Objective(loss, y), threat, steps=steps, step=step, start=start)
 
-    return carry_out(source, x, y, threat, craft)
+    return carry_out(model, x, y, threat, craft)
 
 
 def _cross_entropy(model: nn.Module, x_adv: Tensor, y: Tensor, smoothing: float) -> Trained:

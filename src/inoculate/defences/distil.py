@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from inoculate.attacks.gradient import PGD
 from inoculate.defences import objectives
-from inoculate.defences.adversarial import Trained, away_from, both, crafting, outputs
+from inoculate.defences.adversarial import Trained, away_from, both, outputs
 from inoculate.defences.options import check_method
 from inoculate.threat import Threat
 
@@ -38,7 +38,7 @@ class ARD:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
         generator: torch.Generator,
     ) -> Tensor:  # fmt: skip
-        return PGD(self.steps, self.step)(crafting(model, self.steps), x, y, threat, generator=generator)
+        return PGD(self.steps, self.step)(model, x, y, threat, generator=generator)
 
     def loss(
         self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float

@@ -13,22 +13,18 @@ from pickle import UnpicklingError  # what a damaged file raises; nothing is unp
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.attacks.craft import to_float
-from inoculate.attacks.gradient import PGD
 from inoculate.data.augment import augmenter
 from inoculate.data.split import Split
 from inoculate.defences.average import Average
 from inoculate.defences.guards import alarm, alarms
 from inoculate.defences.methods import Method
 from inoculate.defences.transferred import TrainingSet
+from inoculate.defences.validation import validate, validate_robust
 from inoculate.errors import InputError
-from inoculate.judging import judge_attack
 from inoculate.models.checkpoint import load_weights, save_weights
 from inoculate.models.fast import gains_from_bf16
-from inoculate.modes import frozen
 from inoculate.rng import generator, seed_for
 from inoculate.threat import Threat
 
@@ -137,27 +133,6 @@ def best_round(history: History) -> int:
         return entry.get("val_robust", 0.0), entry["val_accuracy"], -entry["val_loss"]
 
     return max(range(len(history)), key=lambda i: worth(history[i]))
-
-
-def validate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of `model` on a split."""
-    loss = correct = 0.0
-    device = next(model.parameters()).device
-    with frozen(model), torch.no_grad():
-        for start in range(0, len(split), batch_size):
-            y = split.labels[start : start + batch_size].to(device)
-            logits = model(to_float(split.images[start : start + batch_size]).to(device))
-            loss += F.cross_entropy(logits, y, reduction="sum").item()
-            correct += (logits.argmax(dim=1) == y).sum().item()
-    return loss / len(split), correct / len(split)
-
-
-def validate_robust(model: nn.Module, split: Split, threat: Threat, images: int) -> float:
-    """Accuracy of `model` under PGD-10 on `images` of a split, always the same ones."""
-    part = split.limit(min(images, len(split)), seed=0)
-    everything = torch.ones(len(part), dtype=torch.bool)
-    (verdict,) = judge_attack(model, part, PGD(steps=10), threat, [threat.eps], everything, precision="exact")
-    return verdict.right.float().mean().item()
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
