@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from inoculate.defences.adversarial import NOISE
+from inoculate.defences.adversarial import NOISE, Batch
 from inoculate.defences.awp import worst_weights
 from inoculate.defences.registry import METHODS, method_named
 from inoculate.errors import InputError
@@ -94,7 +94,7 @@ def test_fast_without_random_start_is_a_step_on_fgsm_images(batch):
 def test_fast_projects_its_long_step(batch):
     x, y = batch
     method = method_named("fast").defence
-    x_adv = method.examples(network(), x, y, THREAT, (), torch.Generator().manual_seed(0))
+    x_adv = method.examples(Batch(network(), x, y, THREAT, torch.Generator().manual_seed(0)))
     assert (x_adv - x).abs().max() <= EPS + 1e-6
     assert ((x_adv - x).abs() < EPS - 1e-3).any(), "the random start is seen"
 
@@ -245,7 +245,8 @@ def test_every_method_stays_in_the_ball_and_leaves_no_trace(name, norm, batch):
     model, threat = network(), Threat(norm, 0.3)
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     if hasattr(choice.defence, "examples"):
-        x_adv = choice.defence.examples(model, *batch, threat, (helper,), torch.Generator().manual_seed(0))
+        given = Batch(model, *batch, threat, torch.Generator().manual_seed(0), (helper,))
+        x_adv = choice.defence.examples(given)
         moved = (x_adv - batch[0]).flatten(1).norm(dim=1, p=torch.inf if norm == "linf" else 2)
         assert 0.05 < moved.max() <= 0.3 + 1e-5
         assert 0 <= x_adv.min() <= x_adv.max() <= 1

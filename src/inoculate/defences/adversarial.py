@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Attack, carry_out
+from inoculate.attacks.attack import carry_out
 from inoculate.attacks.gradient import FGSM, PGD, ascend
 from inoculate.attacks.losses import Loss, Objective, to_cross_entropy
 from inoculate.defences import objectives
@@ -34,8 +34,35 @@ class Trained(NamedTuple):
     logits: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a method works on: `model`, images `x` (B×C×H×W in [0, 1]), labels `y` (B), and whose help it has."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    threat: Threat
+    generator: torch.Generator
+    helpers: tuple[nn.Module, ...] = ()
+    smoothing: float = 0.0
+
+    def attacked(self, attack: Any, **options: Any) -> Tensor:
+        """The images under an attack on the model."""
+        x_adv: Tensor = attack(self.model, self.x, self.y, self.threat, generator=self.generator, **options)
+        return x_adv
+
+    def both(self, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (fp32) on clean and on adversarial images, each batch with its own BatchNorm statistics."""
+        return self.model(self.x).float(), self.model(x_adv).float()
+
+    def cross_entropy(self, x_adv: Tensor) -> Trained:
+        """On the adversarial images alone."""
+        logits = self.model(x_adv).float()
+        return Trained(F.cross_entropy(logits, self.y, label_smoothing=self.smoothing), logits)
+
+
 class Defence(Protocol):
-    """The options of a method: how it crafts and what it minimises. `helpers` are networks that are not trained here.
+    """The options of a method: how it crafts and what it minimises.
 
     `passes` is the cost of an update in forward-backward passes over its batch, a forward pass alone counting a third;
     the helpers' passes are included.
@@ -44,14 +71,9 @@ class Defence(Protocol):
     @property
     def passes(self) -> float: ...
 
-    def examples(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
-        generator: torch.Generator,
-    ) -> Tensor: ...  # fmt: skip
+    def examples(self, batch: Batch) -> Tensor: ...
 
-    def loss(
-        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
-    ) -> Trained: ...
+    def loss(self, batch: Batch, x_adv: Tensor) -> Trained: ...
 
 
 @dataclass(frozen=True)
@@ -68,16 +90,11 @@ class PGDAT:
     def passes(self) -> float:
         return self.steps + 1
 
-    def examples(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
-        generator: torch.Generator,
-    ) -> Tensor:  # fmt: skip
-        return PGD(self.steps, self.step)(model, x, y, threat, generator=generator)
+    def examples(self, batch: Batch) -> Tensor:
+        return batch.attacked(PGD(self.steps, self.step))
 
-    def loss(
-        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
-    ) -> Trained:
-        return _cross_entropy(model, x_adv, y, smoothing)
+    def loss(self, batch: Batch, x_adv: Tensor) -> Trained:
+        return batch.cross_entropy(x_adv)
 
 
 @dataclass(frozen=True)
@@ -98,17 +115,11 @@ class Fast:
     def passes(self) -> float:
         return 2
 
-    def examples(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
-        generator: torch.Generator,
-    ) -> Tensor:  # fmt: skip
-        start = None if self.random_start else x
-        return PGD(1, self.step)(model, x, y, threat, generator=generator, start=start)
+    def examples(self, batch: Batch) -> Tensor:
+        return batch.attacked(PGD(1, self.step), start=None if self.random_start else batch.x)
 
-    def loss(
-        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
-    ) -> Trained:
-        return _cross_entropy(model, x_adv, y, smoothing)
+    def loss(self, batch: Batch, x_adv: Tensor) -> Trained:
+        return batch.cross_entropy(x_adv)
 
 
 @dataclass(frozen=True)
@@ -129,17 +140,12 @@ class TRADES:
     def passes(self) -> float:
         return self.steps + 2 + 1 / 3
 
-    def examples(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
-        generator: torch.Generator,
-    ) -> Tensor:  # fmt: skip
-        return away_from(outputs(model, x), model, x, y, threat, self.steps, self.step, generator)
+    def examples(self, batch: Batch) -> Tensor:
+        return away_from(outputs(batch.model, batch.x), batch, self.steps, self.step)
 
-    def loss(
-        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
-    ) -> Trained:
-        clean, adversarial = both(model, x, x_adv)
-        return Trained(objectives.trades(clean, adversarial, y, self.beta, smoothing), adversarial)
+    def loss(self, batch: Batch, x_adv: Tensor) -> Trained:
+        clean, adversarial = batch.both(x_adv)
+        return Trained(objectives.trades(clean, adversarial, batch.y, self.beta, batch.smoothing), adversarial)
 
 
 @dataclass(frozen=True)
@@ -160,19 +166,12 @@ class MART:
     def passes(self) -> float:
         return self.steps + 2
 
-    def examples(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
-        generator: torch.Generator,
-    ) -> Tensor:  # fmt: skip
-        start = near(x, threat, generator)
-        attack = PGD(self.steps, self.step)
-        return attack(model, x, y, threat, generator=generator, start=start)
+    def examples(self, batch: Batch) -> Tensor:
+        return batch.attacked(PGD(self.steps, self.step), start=near(batch))
 
-    def loss(
-        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
-    ) -> Trained:
-        clean, adversarial = both(model, x, x_adv)
-        return Trained(objectives.mart(clean, adversarial, y, self.beta), adversarial)
+    def loss(self, batch: Batch, x_adv: Tensor) -> Trained:
+        clean, adversarial = batch.both(x_adv)
+        return Trained(objectives.mart(clean, adversarial, batch.y, self.beta), adversarial)
 
 
 @dataclass(frozen=True)
@@ -194,20 +193,14 @@ class Ensemble:
     def passes(self) -> float:
         return self.steps + 2
 
-    def examples(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
-        generator: torch.Generator,
-    ) -> Tensor:  # fmt: skip
-        sources = (*helpers, model) if self.own else helpers
-        source = sources[int(torch.randint(len(sources), (), generator=generator))]
-        attack: Attack = FGSM() if self.steps == 1 else PGD(self.steps, self.step)
-        return attack(source, x, y, threat, generator=generator)
+    def examples(self, batch: Batch) -> Tensor:
+        sources = (*batch.helpers, batch.model) if self.own else batch.helpers
+        source = sources[int(torch.randint(len(sources), (), generator=batch.generator))]
+        return replace(batch, model=source).attacked(FGSM() if self.steps == 1 else PGD(self.steps, self.step))
 
-    def loss(
-        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
-    ) -> Trained:
-        clean, adversarial = both(model, x, x_adv)
-        each = [F.cross_entropy(logits, y, label_smoothing=smoothing) for logits in (clean, adversarial)]
+    def loss(self, batch: Batch, x_adv: Tensor) -> Trained:
+        clean, adversarial = batch.both(x_adv)
+        each = [F.cross_entropy(z, batch.y, label_smoothing=batch.smoothing) for z in (clean, adversarial)]
         return Trained((each[0] + each[1]) / 2, adversarial)
 
 
@@ -231,11 +224,9 @@ class Hardening:
         share: float = 1.0,
     ) -> dict[str, float]:
         threat = replace(self.threat, eps=self.threat.eps * self.extras.strength(share))
-        x_adv = self.defence.examples(model, x, y, threat, self.helpers, generator)
-        return minimise(
-            model, optimizer, y,
-            lambda: self.defence.loss(model, x, x_adv, y, self.helpers, self.extras.smoothing), self.extras.awp,
-        )  # fmt: skip
+        batch = Batch(model, x, y, threat, generator, self.helpers, self.extras.smoothing)
+        x_adv = self.defence.examples(batch)
+        return minimise(model, optimizer, y, lambda: self.defence.loss(batch, x_adv), self.extras.awp)
 
 
 def minimise(
@@ -257,37 +248,19 @@ def outputs(model: nn.Module, x: Tensor) -> Tensor:
     return logits.float()
 
 
-def both(model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (fp32) on clean and on adversarial images, each batch with its own BatchNorm statistics."""
-    return model(x).float(), model(x_adv).float()
-
-
-def near(x: Tensor, threat: Threat, generator: torch.Generator) -> Tensor:
+def near(batch: Batch) -> Tensor:
     """The images with a little Gaussian noise, inside the ball."""
-    noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
-    return project(x + NOISE * noise, x, threat)
+    draw = batch.generator
+    noise = torch.randn(batch.x.shape, generator=draw, device=draw.device).to(batch.x)
+    return project(batch.x + NOISE * noise, batch.x, batch.threat)
 
 
-def away_from(
-    reference: Tensor,
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    steps: int,
-    step: float,
-    generator: torch.Generator,
-) -> Tensor:
-    """Images whose prediction by `model` diverges most from `reference` (logits, B×K), by PGD from small noise."""
-    start = near(x, threat, generator)
+def away_from(reference: Tensor, batch: Batch, steps: int, step: float) -> Tensor:
+    """Images whose prediction diverges most from `reference` (logits, B×K), by PGD from small noise."""
+    start = near(batch)
 
     def craft(x: Tensor, y: Tensor) -> Tensor:
         loss = Loss(lambda logits, _: objectives.divergence(logits, reference), to_cross_entropy)
-        return ascend(model, x, Objective(loss, y), threat, steps=steps, step=step, start=start)
+        return ascend(batch.model, x, Objective(loss, y), batch.threat, steps=steps, step=step, start=start)
 
-    return carry_out(model, x, y, threat, craft)
-
-
-def _cross_entropy(model: nn.Module, x_adv: Tensor, y: Tensor, smoothing: float) -> Trained:
-    logits = model(x_adv).float()
-    return Trained(F.cross_entropy(logits, y, label_smoothing=smoothing), logits)
+    return carry_out(batch.model, batch.x, batch.y, batch.threat, craft)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from inoculate.attacks.gradient import PGD
 from inoculate.defences import objectives
-from inoculate.defences.adversarial import Trained, away_from, both, outputs
+from inoculate.defences.adversarial import Batch, Trained, away_from, outputs
 from inoculate.defences.options import check_method
-from inoculate.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -34,19 +32,13 @@ class ARD:
     def passes(self) -> float:
         return self.steps + 1 + 1 / 3 + (1 if self.alpha < 1 else 0)
 
-    def examples(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
-        generator: torch.Generator,
-    ) -> Tensor:  # fmt: skip
-        return PGD(self.steps, self.step)(model, x, y, threat, generator=generator)
+    def examples(self, batch: Batch) -> Tensor:
+        return batch.attacked(PGD(self.steps, self.step))
 
-    def loss(
-        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
-    ) -> Trained:
-        teacher = outputs(helpers[0], x)
-        adversarial = model(x_adv).float()
-        clean = model(x).float() if self.alpha < 1 else adversarial  # its term counts nothing then
-        return Trained(objectives.ard(clean, adversarial, teacher, y, self.alpha, self.temperature), adversarial)
+    def loss(self, batch: Batch, x_adv: Tensor) -> Trained:
+        teacher, adversarial = outputs(batch.helpers[0], batch.x), batch.model(x_adv).float()
+        clean = batch.model(batch.x).float() if self.alpha < 1 else adversarial  # its term counts nothing then
+        return Trained(objectives.ard(clean, adversarial, teacher, batch.y, self.alpha, self.temperature), adversarial)
 
 
 @dataclass(frozen=True)
@@ -68,14 +60,10 @@ class RSLAD:
     def passes(self) -> float:
         return self.steps + 2 + 2 / 3
 
-    def examples(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, helpers: tuple[nn.Module, ...],
-        generator: torch.Generator,
-    ) -> Tensor:  # fmt: skip
-        return away_from(outputs(helpers[0], x), model, x, y, threat, self.steps, self.step, generator)
+    def examples(self, batch: Batch) -> Tensor:
+        return away_from(outputs(batch.helpers[0], batch.x), batch, self.steps, self.step)
 
-    def loss(
-        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, helpers: tuple[nn.Module, ...], smoothing: float
-    ) -> Trained:
-        clean, adversarial = both(model, x, x_adv)
-        return Trained(objectives.rslad(clean, adversarial, outputs(helpers[0], x), self.alpha), adversarial)
+    def loss(self, batch: Batch, x_adv: Tensor) -> Trained:
+        clean, adversarial = batch.both(x_adv)
+        teacher = outputs(batch.helpers[0], batch.x)
+        return Trained(objectives.rslad(clean, adversarial, teacher, self.alpha), adversarial)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.defences.adversarial import Trained, minimise
+from inoculate.defences.adversarial import Batch, minimise
 from inoculate.defences.options import Extras, check_method
 from inoculate.threat import Threat, project, steepest
 
@@ -53,15 +53,11 @@ class FreeTraining:
         threat = replace(self.threat, eps=self.threat.eps * self.extras.strength(share))
         ball = replace(threat, low=-1e3, high=1e3)  # the next images are others: their range is not this batch's
         delta = torch.zeros_like(x) if self.delta is None or self.delta.shape != x.shape else self.delta.to(x)
-        measured = {}
+        batch, measured = Batch(model, x, y, threat, generator, smoothing=self.extras.smoothing), {}
         for _ in range(self.defence.replays):
             x_adv = project(x + delta, x, threat).requires_grad_()
 
-            def objective(x_adv: Tensor = x_adv) -> Trained:
-                logits = model(x_adv).float()
-                return Trained(F.cross_entropy(logits, y, label_smoothing=self.extras.smoothing), logits)
-
-            measured = minimise(model, optimizer, y, objective, self.extras.awp)
+            measured = minimise(model, optimizer, y, partial(batch.cross_entropy, x_adv), self.extras.awp)
             assert x_adv.grad is not None
             moved = delta + self.defence.step * threat.eps * steepest(x_adv.grad, threat.norm)
             delta = project(moved, torch.zeros_like(x), ball)

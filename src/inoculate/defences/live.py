@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inoculate.attacks.gradient import PGD
-from inoculate.defences.adversarial import Trained, minimise
+from inoculate.defences.adversarial import Batch, minimise
 from inoculate.defences.options import Extras, check_method
 from inoculate.threat import Threat
 
@@ -62,14 +61,11 @@ class LiveTraining:
         mine = self._optimizer_like(optimizer)
         x_adv = PGD(d.steps, d.step)(self.surrogate, x, y, threat, generator=generator)
         self.surrogate.train()
-        minimise(self.surrogate, mine, y, lambda: self._objective(self.surrogate, x_adv, y), 0.0)
+        batch = Batch(model, x, y, threat, generator, smoothing=self.extras.smoothing)
+        minimise(self.surrogate, mine, y, lambda: replace(batch, model=self.surrogate).cross_entropy(x_adv), 0.0)
         if d.own_steps:
             x_adv = PGD(d.own_steps, d.own_step)(model, x, y, threat, generator=generator, start=x_adv)
-        return minimise(model, optimizer, y, lambda: self._objective(model, x_adv, y), self.extras.awp)
-
-    def _objective(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> Trained:
-        logits = model(x_adv).float()
-        return Trained(F.cross_entropy(logits, y, label_smoothing=self.extras.smoothing), logits)
+        return minimise(model, optimizer, y, lambda: batch.cross_entropy(x_adv), self.extras.awp)
 
     def _optimizer_like(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """The surrogate's optimiser: of the model's kind, at the learning rate of the moment."""
