@@ -75,7 +75,7 @@ def _front(facts: Facts, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _summary(facts: Facts, rows: Sequence[Row]) -> str:
-    clean, worst = rows[0], min(rows, key=lambda row: row.accuracy)
+    clean, worst = rows[0], min(reversed(rows), key=lambda row: row.accuracy)
     return (
         f"{facts.network} for {facts.dataset}, hardened with `{facts.method}` against {facts.norm} eps {facts.eps:.4g} "
         f"({PIXELS[facts.norm]}, in units of [0, 1]). {clean.accuracy:.1%} of the clean test images are right, and "
@@ -109,7 +109,8 @@ def _limits(facts: Facts) -> list[str]:
     return [
         "## Limits",
         "",
-        "- A number that survives these attacks is an upper bound on robustness, not a proof.",
+        "- A number that survives these attacks is an upper bound on robustness, not a proof. This AutoAttack gives up "
+        "runs that look hopeless; `autoattack_thorough` does not.",
         f"- It holds for {facts.norm} changes of at most eps {facts.eps:.4g}. Rotations, patches, other norms, larger "
         "changes and other images than the test images' kind were not measured.",
         "- An attacker who adapts to this network in particular may do better than attacks that are the same for all.",
@@ -129,9 +130,9 @@ def _asked_for(facts: Facts, rows: Sequence[Row]) -> list[str]:
         "|---|---|---|",
         "| OWASP AISVS C11.2 (adversarial-example hardening): the model is evaluated against known attack techniques "
         f"of its modality | {attacks}, white-box, with eps, number of images and intervals | patches, physical "
-        "attacks, attackers limited to queries |",
+        "attacks |",
         "| the same: adversarial training is configured reproducibly | method, every option, "
-        f"seed {facts.seed} and versions (`model.json`) | why this eps is the right one for your use |",
+        f"seed {facts.seed} (`model.json`) and versions (below) | why this eps is the right one for your use |",
         "| the same: adaptive attacks, detection in operation, certified bounds | – | all three |",
         "| EU AI Act, article 15(1) and (3): levels of accuracy and their metrics are declared | clean accuracy, its "
         "data and interval | whether that level is appropriate for the purpose; groups and conditions in the data |",

@@ -132,7 +132,7 @@ def test_a_fast_training_that_collapses_is_caught_within_an_epoch(pictures, half
 
 
 def entry(accuracy, robust, clean=0.9, **more):
-    return {"update": 10.0, "accuracy": accuracy, "val_accuracy": clean, "val_robust": robust, **more}
+    return {"update": 10.0, "accuracy": accuracy, "val_accuracy": clean, "val_robust": robust, "val_n": 100, **more}
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,7 @@ def entry(accuracy, robust, clean=0.9, **more):
         ([entry(0.5, 0.45), entry(0.9, 0.01)], "catastrophic overfitting"),
         ([entry(0.5, 0.45), entry(0.3, 0.2)], None),  # it got worse at everything
         ([entry(0.5, 0.45), entry(0.6, 0.4)], None),
+        ([entry(0.5, 0.3), entry(0.6, 0.1, val_n=20)], None),  # chance: six images, then two
         ([entry(0.3, 0.02), entry(0.95, 0.01)], "label leaking"),
         ([entry(0.95, 0.01, strength=0.3)], None),  # eps is still small
         ([entry(0.9, 0.45)], None),  # ordinary overfitting

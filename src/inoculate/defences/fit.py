@@ -115,6 +115,7 @@ def fit(
         entry = {"round": number + 1, "update": last, **train, "val_loss": val_loss, "val_accuracy": val_accuracy}
         if threat is not None:
             entry["val_robust"] = validate_robust(network, validation, threat, recipe.val_images)
+            entry["val_n"] = min(recipe.val_images, len(validation))
             entry["strength"] = min(1.0, last / (recipe.warmup * recipe.updates)) if recipe.warmup else 1.0
         history.append(entry)
         if best_round(history) == number:

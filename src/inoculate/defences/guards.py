@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 History = Sequence[dict[str, float]]
 
 FALL = 0.5  # a robust accuracy below this part of its best, while training accuracy has not fallen, is a collapse
-LEAST = 0.1  # and at least so many points below it
+LEAST = 0.1  # and at least so many points below it,
+SURE = 2.5  # and so many standard errors: a robust accuracy on few images jumps about
 LEAK = 0.25  # a robust accuracy below this part of the training accuracy on adversarial images is a leak
 
 
 def alarm(history: History) -> str | None:
     """What went wrong in the last round, in words; None if nothing did, or the training was not adversarial.
 
-    `accuracy` in a round is that on the training examples as the method crafts them, `val_robust` that of PGD on held
-    validation images. *Catastrophic overfitting* (Wong et al. 2020, section 5.4): the first does not fall and the
-    second does, suddenly. *Label leaking* (Kurakin et al. 2017, section 4.2): the first is high and the second never
+    `accuracy` in a round is that on the training examples as the method crafts them, `val_robust` that under PGD on
+    `val_n` validation images. *Catastrophic overfitting* (Wong et al. 2020, section 5.4): the first does not fall and
+    the second does, suddenly. *Label leaking* (Kurakin et al. 2017, section 4.2): the first is high and the second never
     was. Rounds in which eps was still growing (`strength` below 1) cannot tell the second.
     """
     if not history or "val_robust" not in history[-1]:
@@ -24,9 +26,11 @@ def alarm(history: History) -> str | None:
     last = history[-1]
     best = max(history, key=lambda each: each["val_robust"])
     fallen = best["val_robust"] - last["val_robust"]
-    if last["val_robust"] < FALL * best["val_robust"] and fallen > LEAST and last["accuracy"] >= best["accuracy"]:
+    error = math.sqrt(best["val_robust"] * (1 - best["val_robust"]) / last["val_n"])
+    sudden = last["val_robust"] < FALL * best["val_robust"] and fallen > max(LEAST, SURE * error)
+    if sudden and last["accuracy"] >= best["accuracy"]:
         return (
-            f"catastrophic overfitting by update {last['update']:.0f}: accuracy on its own training examples rose from "
+            f"catastrophic overfitting by update {last['update']:.0f}: accuracy on its own training examples went from "
             f"{best['accuracy']:.0%} to {last['accuracy']:.0%}, while under PGD on validation images it fell from "
             f"{best['val_robust']:.0%} to {last['val_robust']:.0%}"
         )
