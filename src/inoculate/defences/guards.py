@@ -18,7 +18,7 @@ def alarm(history: History) -> str | None:
 
     `accuracy` in a round is that on the training examples as the method crafts them, `val_robust` that under PGD on
     `val_n` validation images. *Catastrophic overfitting* (Wong et al. 2020, section 5.4): the first does not fall and
-    the second does, suddenly. *Label leaking* (Kurakin et al. 2017, section 4.2): the first is high and the second never
+    the second does, suddenly. *Label leaking* (Kurakin et al. 2017, section 4.2): the first is high, the second never
     was. Rounds in which eps was still growing (`strength` below 1) cannot tell the second.
     """
     if not history or "val_robust" not in history[-1]:
