@@ -210,13 +210,13 @@ def test_output_folder_read_only_or_full(capsys, tmp_path, study, monkeypatch, c
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 def test_disk_that_fills_up_during_the_run(capsys, tmp_path, study, monkeypatch):
-    from inoculate.study import make
+    from inoculate.study import training
 
     def fill(*_args, **_options):
         with open("/dev/full", "wb", buffering=0) as full:
             full.write(b"x")
 
-    monkeypatch.setattr(make, "save_model", fill)
+    monkeypatch.setattr(training, "save_model", fill)
     assert "No space left" in refused(capsys, "study", "run", study, "--out", tmp_path / "out")
     assert not list((tmp_path / "out").glob("store/fit/*/manifest.json"))
 

@@ -20,7 +20,7 @@ ROOMS = [
     "verdict",
     "judging",
     "evaluation transfer",
-    "trust gallery attribution explain",
+    "trust gallery attribution explain card",
     "defences",
     "study",
     "report",

@@ -9,6 +9,7 @@ from inoculate.defences import fit as loop
 from inoculate.defences.fit import Recipe, batch_indices, best_round, fit
 from inoculate.defences.methods import standard
 from inoculate.defences.transferred import training_set
+from inoculate.defences.validation import validate
 from inoculate.errors import InputError
 
 
@@ -45,7 +46,7 @@ def test_learns_and_restores_the_best_round(split, tmp_path):
     assert history[-1]["update"] == 30
     assert max(h["val_accuracy"] for h in history) > 0.8
     best = history[best_round(history)]
-    assert loop.validate(model, split) == pytest.approx((best["val_loss"], best["val_accuracy"]), abs=1e-5)
+    assert validate(model, split) == pytest.approx((best["val_loss"], best["val_accuracy"]), abs=1e-5)
     assert not model.training
 
 

@@ -26,6 +26,17 @@ def test_logits_of_the_right_shape(channels: int, size: int, stem: str) -> None:
         assert model.eval()(torch.rand(2, channels, size, size)).shape == (2, 7)
 
 
+def test_the_small_cnn_takes_small_images_and_plain_pixels() -> None:
+    for size in (12, 28, 32):
+        model = build_model("small_cnn", classes=4, channels=1, image_size=size)
+        assert model(torch.rand(2, 1, size, size)).shape == (2, 4)
+        assert (model[0].mean.item(), model[0].std.item()) == (0.0, 1.0)
+    with pytest.raises(InputError, match="does not take 2×2 images"):
+        build_model("small_cnn", classes=4, channels=1, image_size=2)
+    with pytest.raises(InputError, match="did you mean 'small_cnn'"):
+        build_model("smal_cnn", classes=4)
+
+
 def test_weights_are_the_seeds_and_the_global_random_state_is_untouched() -> None:
     before = torch.get_rng_state()
     first, same, other = (build_model("resnet10t", classes=3, seed=s).state_dict() for s in (1, 1, 2))

@@ -11,6 +11,7 @@ import typer
 
 from inoculate.cli import study
 from inoculate.cli.evaluate import evaluate
+from inoculate.cli.harden import harden
 from inoculate.cli.report import report
 from inoculate.cli.train import train
 from inoculate.cli.transfer import transfer
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(study.app, name="study")
-for command in (evaluate, transfer, train, report):
+for command in (evaluate, transfer, train, harden, report):
     app.command()(command)
 
 # Newer typer carries its own copy of click: this is the usage error of whichever copy is in use.

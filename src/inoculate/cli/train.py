@@ -5,22 +5,49 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from inoculate.cli.common import Data, DataRoot, Device, ImageSize, Limit, Seed, pick_device, writable
+from inoculate.errors import InputError
 from inoculate.spec import fingerprint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from inoculate.data.split import Split
+
+METHODS = "standard, pgd_at, fast, free, trades, mart, ensemble, ard, rslad or live_surrogate."
+Method = Annotated[str, typer.Option(help=METHODS)]
+Eps = Annotated[str, typer.Option(help="What an adversarial method trains against, in units of [0, 1]: 8/255.")]
+Norm = Annotated[str, typer.Option(help="linf, l2 or l1.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="An option of the method, such as steps=7, beta=6, awp=0.005, average=0.99."),
+]
+Teacher = Annotated[Path | None, typer.Option(help="A robust trained folder, for ard and rslad.")]
+Surrogates = Annotated[
+    list[str] | None,
+    typer.Option("--surrogate", help="For ensemble a trained folder (repeatable), for live_surrogate a network."),
+]
+ROUNDS_PER_EPOCH = 2  # with guards: a collapse is caught within an epoch
 
 
 def train(
-    model: Annotated[str, typer.Option(help="A timm name such as resnet18.")],
+    model: Annotated[str, typer.Option(help="A timm name such as resnet18, or small_cnn for small grey images.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the trained model.")],
     data_root: DataRoot = None,
     image_size: ImageSize = None,
     limit: Limit = None,
+    method: Method = "standard",
+    eps: Eps = "8/255",
+    norm: Norm = "linf",
+    option: Options = None,
+    teacher: Teacher = None,
+    surrogate: Surrogates = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training part.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per update.")] = 64,
     lr: Annotated[float, typer.Option(min=1e-9, help="Peak learning rate.")] = 2e-3,
@@ -35,30 +62,98 @@ def train(
     """
     from inoculate.data.sources import load_data
     from inoculate.defences.fit import Recipe, best_round, fit
+    from inoculate.defences.guards import alarms
     from inoculate.defences.methods import standard
+    from inoculate.defences.options import Extras
+    from inoculate.defences.registry import method_named
     from inoculate.defences.transferred import training_set
+    from inoculate.models.build import scale_for
     from inoculate.models.checkpoint import ModelSpec, save_model
     from inoculate.store import write_json
+    from inoculate.threat import Threat, parse_eps
     from inoculate.watch import Bar
 
+    chosen = None if method == "standard" else method_named(method, **parse_options(option))
+    if chosen is None and option:
+        raise InputError("method standard has no options: leave --option out, or choose another --method")
+    threat = None if chosen is None else Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
     images, validation = (
         load_data(data, part, data_root=data_root, image_size=image_size) for part in ("train", "val")
     )
     if limit is not None:
         images = images.limit(limit, seed=seed)
-    mean, std = images.channel_statistics()
+    mean, std = scale_for(model, images.channel_statistics())
     spec = ModelSpec(model, images.classes, images.channels, images.image_size[0], stem, mean=mean, std=std)  # type: ignore[arg-type]
-    network = spec.build(seed=seed).to(pick_device(device))
+    place = pick_device(device)
+    network = spec.build(seed=seed).to(place)
+    extras = Extras() if chosen is None else chosen.extras
     recipe = Recipe(
-        epochs * -(-len(images) // batch_size), rounds=epochs, batch_size=batch_size, lr=lr, augment=augment
-    )
-    made_from = {"model": asdict(spec), "recipe": asdict(recipe), "data": images.digest, "seed": seed}
+        epochs * -(-len(images) // batch_size), rounds=epochs * (1 if chosen is None else ROUNDS_PER_EPOCH),
+        batch_size=batch_size, lr=lr, augment=augment, average=extras.average, warmup=extras.warmup,
+        guard=chosen is not None and chosen.guarded,
+    )  # fmt: skip
+    made_from: dict[str, Any] = {
+        "model": asdict(spec), "recipe": asdict(recipe), "data": images.digest, "seed": seed,
+    }  # fmt: skip
+    update, facts = standard, {}
+    if chosen is not None and threat is not None:
+        update = chosen.begin(threat, helper_networks(chosen.name, teacher, surrogate, images, place, seed))
+        facts = {"method": chosen.spec, "threat": asdict(threat)}
+        made_from |= {**facts, "helpers": [str(teacher), surrogate or []]}
     unfinished = writable(out / f".unfinished-{fingerprint(made_from)}")
     with Bar(Console(), f"train {model} on {images.name}") as bar:
         samples = training_set("standard", images, (), seed=seed)
-        history = fit(network, samples, validation, standard, recipe, seed=seed, folder=unfinished, progress=bar)
-    save_model(out, network, spec, seed=seed, data=images.digest)
+        history = fit(
+            network, samples, validation, update, recipe, seed=seed, folder=unfinished, progress=bar, threat=threat
+        )
+    save_model(out, network, spec, seed=seed, data=images.digest, **facts)
     write_json(out / "history.json", history)
     shutil.rmtree(unfinished)
     best = history[best_round(history)]
-    typer.echo(f"{out}: validation accuracy {best['val_accuracy']:.1%} after {best['update']:.0f} updates")
+    for _, message in alarms(history) if recipe.guard else ():
+        typer.echo(f"warning: {message}; training ended at the weights of update {best['update']:.0f}", err=True)
+    robust = f", {best['val_robust']:.1%} under PGD-10" if threat else ""
+    typer.echo(f"{out}: validation accuracy {best['val_accuracy']:.1%}{robust} after {best['update']:.0f} updates")
+
+
+def parse_options(texts: list[str] | None) -> dict[str, Any]:
+    """`["steps=7", "own=false"]` as a mapping of numbers and truth values; raises `InputError` for anything else."""
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"option '{text}' is not understood: write it like steps=7")
+        found[name.strip()] = _value(value.strip(), text)
+    return found
+
+
+def _value(value: str, text: str) -> bool | int | float:
+    from inoculate.threat import parse_eps
+
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if value.lstrip("+-").isdigit():
+        return int(value)
+    try:
+        return parse_eps(value)
+    except InputError:
+        raise InputError(f"option '{text}': {value!r} is neither a number nor true or false") from None
+
+
+def helper_networks(
+    method: str, teacher: Path | None, surrogates: list[str] | None, images: Split, device: str, seed: int
+) -> tuple[nn.Module, ...]:
+    """The networks that a method needs beside the one it trains: a teacher, surrogates, or one to train along."""
+    from inoculate.cli.evaluate import load_network
+    from inoculate.defences.arms import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER
+    from inoculate.models.resolve import brings_weights
+
+    if method in NEEDS_TEACHER:
+        return (load_network(str(teacher), images, device),) if teacher else ()
+    if method in NEEDS_SURROGATES:
+        for spec in surrogates or ():
+            if not brings_weights(spec):
+                raise InputError(f"--surrogate {spec} has random weights: train it first, and give its folder")
+    if method in NEEDS_SURROGATES + NEEDS_NETWORK:
+        return tuple(load_network(spec, images, device) for spec in surrogates or ())
+    return ()

@@ -13,19 +13,20 @@ from pickle import UnpicklingError  # what a damaged file raises; nothing is unp
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.attacks.craft import to_float
 from inoculate.data.augment import augmenter
 from inoculate.data.split import Split
+from inoculate.defences.average import Average
+from inoculate.defences.guards import alarm, alarms
 from inoculate.defences.methods import Method
 from inoculate.defences.transferred import TrainingSet
+from inoculate.defences.validation import validate, validate_robust
 from inoculate.errors import InputError
 from inoculate.models.checkpoint import load_weights, save_weights
 from inoculate.models.fast import gains_from_bf16
-from inoculate.modes import frozen
 from inoculate.rng import generator, seed_for
+from inoculate.threat import Threat
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.safetensors"
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -40,6 +41,10 @@ class Recipe:
     rounds without improvement (None: never); the best round's weights are restored in any case. `lr` is the peak of the
     schedule, `augment` a policy of `inoculate.data.augment`, `precision` `auto` (bf16 where the processor has it
     natively), `bf16` or `fp32`.
+
+    For adversarial methods: `average` is the decay of the weights' running mean (0: none), which is then validated and
+    kept; `warmup` the share of the training over which eps grows (the method does it; the guards must know);
+    `val_images` how many validation images PGD attacks after each round; `guard` whether an alarm ends the training.
     """
 
     updates: int
@@ -52,6 +57,10 @@ class Recipe:
     patience: int | None = None
     augment: str = "none"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    average: float = 0.0
+    warmup: float = 0.0
+    val_images: int = 512
+    guard: bool = True
 
 
 def fit(
@@ -64,10 +73,15 @@ def fit(
     seed: int,
     folder: Path,
     progress: Progress | None = None,
+    threat: Threat | None = None,
+    remedy: Method | None = None,
 ) -> History:
     """Train `model` in place and leave it in eval mode with the weights of its best validation round.
 
-    One entry of the history per round: round, update, loss, accuracy, val_loss, val_accuracy, images_per_second.
+    One entry of the history per round: round, update, loss, accuracy, val_loss, val_accuracy, images_per_second; with a
+    `threat` also val_robust, the accuracy under PGD-10 on validation images, which then chooses the best round. When a
+    guard raises its alarm (`guards.alarms(history)` says it in words) the training ends at the best weights so far, or
+    goes on from there with `remedy`, once.
     Resumes from the checkpoint in `folder` if there is one; every random draw depends on `seed` and the update's
     number alone, so an interrupted run ends with the weights of an uninterrupted one. Raises `InputError` if the loss
     is not finite.
@@ -75,21 +89,38 @@ def fit(
     model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe)
     scheduler = _make_scheduler(optimizer, recipe)
-    history: History = _resume(folder / CHECKPOINT, model, optimizer, scheduler)
+    average = Average(model, recipe.average) if recipe.average else None
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
+    parts |= {name: each for name, each in (("method", method), ("remedy", remedy)) if hasattr(each, "state_dict")}
+    history: History = _resume(folder / CHECKPOINT, {name: part for name, part in parts.items() if part is not None})
     prepare = augmenter(recipe.augment, data.split.image_size[0])
     for number in range(len(history), recipe.rounds):
-        if _out_of_patience(history, recipe.patience):
+        raised = len(alarms(history)) if recipe.guard and threat else 0
+        if _out_of_patience(history, recipe.patience) or raised > (remedy is not None):
             break
+        if raised and alarm(history):
+            load_weights(folder / BEST, model)
+            optimizer.state.clear()  # its moments are those of weights that are gone
         first, last = number * recipe.updates // recipe.rounds, (number + 1) * recipe.updates // recipe.rounds
-        with _seeded(seed, number):
-            train = _train(model, data, method, recipe, optimizer, scheduler, prepare, seed, first, last, progress)
-        val_loss, val_accuracy = validate(model, validation)
-        history.append(
-            {"round": number + 1, "update": last, **train, "val_loss": val_loss, "val_accuracy": val_accuracy}
-        )
+        with _seeded(seed, number), average.watching(model) if average else contextlib.nullcontext():
+            try:
+                train = _train(
+                    model, data, remedy if raised and remedy else method, recipe, optimizer, scheduler, average,
+                    prepare, seed, first, last, progress,
+                )  # fmt: skip
+            except FloatingPointError as error:
+                raise InputError(f"{error}: lower lr; {_last_good(history, folder)}") from None
+        network = average.network if average else model
+        val_loss, val_accuracy = validate(network, validation)
+        entry = {"round": number + 1, "update": last, **train, "val_loss": val_loss, "val_accuracy": val_accuracy}
+        if threat is not None:
+            entry["val_robust"] = validate_robust(network, validation, threat, recipe.val_images)
+            entry["val_n"] = min(recipe.val_images, len(validation))
+            entry["strength"] = min(1.0, last / (recipe.warmup * recipe.updates)) if recipe.warmup else 1.0
+        history.append(entry)
         if best_round(history) == number:
-            _replace(folder / BEST, lambda path: save_weights(path, model))
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+            _replace(folder / BEST, lambda path, network=network: save_weights(path, network))  # type: ignore[misc]
+        state = {name: part.state_dict() for name, part in parts.items() if part is not None}
         _replace(folder / CHECKPOINT, lambda path, state=state: torch.save({**state, "history": history}, path))  # type: ignore[misc]
     load_weights(folder / BEST, model)
     model.eval()
@@ -97,21 +128,12 @@ def fit(
 
 
 def best_round(history: History) -> int:
-    """Index of the round with the highest validation accuracy, the lower loss deciding ties."""
-    return max(range(len(history)), key=lambda i: (history[i]["val_accuracy"], -history[i]["val_loss"]))
+    """Index of the round with the highest validation accuracy (robust, where known), the lower loss deciding ties."""
 
+    def worth(entry: dict[str, float]) -> tuple[float, float, float]:
+        return entry.get("val_robust", 0.0), entry["val_accuracy"], -entry["val_loss"]
 
-def validate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of `model` on a split."""
-    loss = correct = 0.0
-    device = next(model.parameters()).device
-    with frozen(model), torch.no_grad():
-        for start in range(0, len(split), batch_size):
-            y = split.labels[start : start + batch_size].to(device)
-            logits = model(to_float(split.images[start : start + batch_size]).to(device))
-            loss += F.cross_entropy(logits, y, reduction="sum").item()
-            correct += (logits.argmax(dim=1) == y).sum().item()
-    return loss / len(split), correct / len(split)
+    return max(range(len(history)), key=lambda i: worth(history[i]))
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -141,6 +163,7 @@ def _train(
     recipe: Recipe,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
+    average: Average | None,
     prepare: Callable[[Tensor, torch.Generator], Tensor],
     seed: int,
     first: int,
@@ -150,7 +173,7 @@ def _train(
     """Updates `first` to `last`; the means of what the method reports, and the images per second."""
     model.train()
     began, sums = time.perf_counter(), {"loss": 0.0, "accuracy": 0.0}
-    device = next(model.parameters()).device
+    device, per_epoch = next(model.parameters()).device, -(-len(data) // recipe.batch_size)
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and gains_from_bf16(device))
     for update in range(first, last):
         draw = generator(seed, "update", update)
@@ -159,12 +182,17 @@ def _train(
             x[original] = prepare(x[original], draw)
         x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            measured = method(model, optimizer, x, y, generator=draw)
+            lr, share = optimizer.param_groups[0]["lr"], update / recipe.updates
+            measured = method(model, optimizer, x, y, generator=draw, share=share)
         scheduler.step()
         if not math.isfinite(measured["loss"]):
-            raise InputError(
-                f"training diverged at update {update + 1} (loss {measured['loss']}): lower lr (now {recipe.lr:g})"
+            raise FloatingPointError(
+                f"training diverged at update {update + 1} of {recipe.updates} "
+                f"(batch {update % per_epoch + 1} of epoch {update // per_epoch + 1}, loss {measured['loss']}, "
+                f"lr {lr:.3g} of at most {recipe.lr:g})"
             )
+        if average:
+            average.update(model)
         sums = {name: sums.get(name, 0.0) + value for name, value in measured.items()}
         if progress:
             speed = (update + 1 - first) * recipe.batch_size / (time.perf_counter() - began)
@@ -187,18 +215,24 @@ def _out_of_patience(history: History, patience: int | None) -> bool:
     return patience is not None and bool(history) and len(history) - 1 - best_round(history) >= patience
 
 
-def _resume(path: Path, model: nn.Module, *stateful: Any) -> History:
-    """Load a checkpoint into model, optimiser and schedule; an empty history if there is none that can be read."""
+def _last_good(history: History, folder: Path) -> str:
+    """Where to go back to after a divergence, in words."""
+    if not history:
+        return "there is no earlier checkpoint"
+    best = history[best_round(history)]
+    return f"the last good weights, of update {best['update']:.0f}, are in {folder / BEST}"
+
+
+def _resume(path: Path, parts: dict[str, Any]) -> History:
+    """Load a checkpoint into what was saved of a training; an empty history if there is none that can be read."""
     try:
         state = torch.load(path, weights_only=True)
-        wanted = {"model", "optimizer", "scheduler", "history"}
     except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError):  # none yet, or damaged: train from the start
         return []
-    if not isinstance(state, dict) or not wanted <= set(state):
+    if not isinstance(state, dict) or not {*parts, "history"} <= set(state):
         return []
-    model.load_state_dict(state["model"])
-    for each, name in zip(stateful, ("optimizer", "scheduler"), strict=True):
-        each.load_state_dict(state[name])
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
     history: History = state["history"]
     return history
 

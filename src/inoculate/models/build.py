@@ -12,6 +12,7 @@ from torch import nn
 from inoculate.errors import InputError
 from inoculate.models.normalize import IMAGENET_MEAN, IMAGENET_STD, normalized
 from inoculate.models.pointwise import with_point_convolutions
+from inoculate.models.small import SMALL_CNN, small_cnn
 from inoculate.rng import seed_for
 
 Stem = Literal["imagenet", "small"]
@@ -31,41 +32,57 @@ def build_model(
 ) -> nn.Sequential:
     """A classifier: float images in [0, 1], B×`channels`×`image_size`×`image_size` → logits B×`classes`.
 
-    `name` is any timm architecture. `stem="small"` replaces a ResNet's 7×7 stride-4 entrance by one 3×3 convolution,
-    for small images (16 times the work, higher accuracy). `mean`, `std` default to ImageNet's (their average for
-    grey). Weights are drawn from `seed`; the global random state is untouched. Raises `InputError` for an unknown
-    name, or an architecture that does not take these images.
+    `name` is any timm architecture, or `small_cnn`. `stem="small"` replaces a ResNet's 7×7 stride-4 entrance by one 3×3
+    convolution, for small images (16 times the work, higher accuracy). `mean`, `std` default to ImageNet's (their
+    average for grey). Weights are drawn from `seed`; the global random state is untouched. Raises `InputError` for an
+    unknown name, or an architecture that does not take these images.
     """
-    import timm
-
     check_name(name)
-    options: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights", name))
-        config = timm.get_pretrained_cfg(name)
-        if config is not None and config.fixed_input_size:
-            options["img_size"] = image_size
-        try:
-            network = timm.create_model(name, pretrained=pretrained, **options)
-        except OSError as error:
-            raise InputError(f"pretrained weights of '{name}' cannot be downloaded: set pretrained: false") from error
+        if name == SMALL_CNN:
+            network: nn.Module = small_cnn(classes, channels, image_size)
+        else:
+            network = _from_timm(name, classes, channels, image_size, pretrained)
         if stem == "small":
             _fit_small_stem(network, name)
-    mean = mean or _for_channels(IMAGENET_MEAN, channels)
-    std = std or _for_channels(IMAGENET_STD, channels)
+    plain = name == SMALL_CNN
+    mean = mean or ((0.0,) * channels if plain else _for_channels(IMAGENET_MEAN, channels))
+    std = std or ((1.0,) * channels if plain else _for_channels(IMAGENET_STD, channels))
     model = normalized(with_point_convolutions(network), mean, std)
     _check(model, name, channels, image_size, classes)
     return model
 
 
-def check_name(name: str) -> None:
-    """Raise `InputError`, with the nearest known name, unless timm has an architecture of this name."""
+def _from_timm(name: str, classes: int, channels: int, image_size: int, pretrained: bool) -> nn.Module:
     import timm
 
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+    options: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size:
+        options["img_size"] = image_size
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+    except OSError as error:
+        raise InputError(f"pretrained weights of '{name}' cannot be downloaded: set pretrained: false") from error
+    return network
+
+
+def check_name(name: str) -> None:
+    """Raise `InputError`, with the nearest known name, unless this is `small_cnn` or a timm architecture."""
+    import timm
+
+    if name != SMALL_CNN and not timm.is_model(name):
+        near = difflib.get_close_matches(name, [SMALL_CNN, *timm.list_models()], n=1)
         hint = f"did you mean '{near[0]}'?" if near else "use a timm name such as resnet18"
         raise InputError(f"network '{name}' is unknown: {hint}")
+
+
+def scale_for(
+    name: str, statistics: tuple[tuple[float, ...], tuple[float, ...]]
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and std that a new network of this name is built with, given those of its images: its own where None."""
+    return (None, None) if name == SMALL_CNN else statistics
 
 
 def parameter_count(model: nn.Module) -> int:

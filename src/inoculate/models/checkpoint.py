@@ -53,6 +53,13 @@ def save_model(folder: Path, model: nn.Module, spec: ModelSpec, **facts: Any) ->
     write_json(folder / DESCRIPTION, {"format": 1, "model": asdict(spec), "sha256": digest, **facts})
 
 
+def save_factory_weights(folder: Path, model: nn.Module, factory: str, **facts: Any) -> None:
+    """The same for a network that a function of the user's makes; it is rebuilt by that function, never from here."""
+    save_weights(folder / WEIGHTS, model)
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    write_json(folder / DESCRIPTION, {"format": 1, "factory": factory, "sha256": digest, **facts})
+
+
 def load_model(folder: Path) -> tuple[nn.Sequential, ModelSpec]:
     """The classifier that `save_model` wrote, in eval mode; raises `InputError` if it is missing or was altered."""
     spec, digest = read_description(folder)
@@ -68,6 +75,11 @@ def read_description(folder: Path) -> tuple[ModelSpec, str]:
             f"{folder} holds no trained model ({DESCRIPTION} is missing): give a folder that training wrote"
         )
     description = read_json(folder / DESCRIPTION)
+    if isinstance(description, dict) and "factory" in description:
+        raise InputError(
+            f"{folder} holds weights of a network that your own function makes: "
+            f"give --model {description['factory']} --weights {folder / WEIGHTS}"
+        )
     try:
         fields = dict(description["model"])
         for name in ("class_names", "mean", "std"):

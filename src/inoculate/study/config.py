@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from inoculate.defences.arms import ARMS
+from inoculate.defences.arms import ARMS, METHOD_ARMS, NEEDS_TEACHER
 from inoculate.errors import InputError
 from inoculate.explained import Amounts
 from inoculate.threat import Norm, Threat, parse_eps
@@ -57,12 +57,16 @@ class Training(_Part):
     """How every network is trained.
 
     The standard arm makes `epochs` passes over the training part, at most `max_updates` updates. With `budget: updates`
-    every other arm makes exactly as many updates; with `budget: epochs` as many passes over its own, larger set.
+    every other arm makes exactly as many updates; with `budget: epochs` as many passes over its own, larger set; with
+    `budget: passes` as many forward-backward passes as `passes` times the standard arm's, which for a method whose
+    updates cost more means fewer updates. `rounds`: validations per training (default: one per epoch).
     """
 
     epochs: int = Field(2, ge=1)
     max_updates: int | None = Field(None, ge=1)
-    budget: Literal["updates", "epochs"] = "updates"
+    budget: Literal["updates", "epochs", "passes"] = "updates"
+    passes: float = Field(1.0, gt=0)
+    rounds: int | None = Field(None, ge=1)
     batch_size: int = Field(64, ge=2)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(2e-3, gt=0)
@@ -80,6 +84,19 @@ class AttackChoice(_Part):
     attack: str
     images: int | None = Field(None, ge=1)
     arms: tuple[str, ...] | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Hardened(_Part):
+    """An arm that is trained by a method: its registry name, its options, its eps, and whose help it has."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    method: str
+    eps: Eps | None = None  # the study's largest if left out
+    teacher_arm: str = "pgd_at"  # of the surrogate network, for methods that distil
 
     @property
     def options(self) -> dict[str, Any]:
@@ -123,6 +140,7 @@ class Study(_Part):
     stem: Literal["imagenet", "small"] = "imagenet"
     pretrained: bool = False
     arms: tuple[str, ...] = ARMS
+    methods: dict[str, Hardened] = Field(default_factory=dict)  # filled from `arms`: those that name a method
     surrogate: str = MOST_VULNERABLE
     norm: Norm = "linf"
     eps: tuple[Eps, ...] = Field(min_length=1)
@@ -134,6 +152,24 @@ class Study(_Part):
     explanations: Explanations | None = Field(default_factory=lambda: Explanations.model_validate({}))
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
     limit: int | None = Field(None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _arms_with_options(cls, value: Any) -> Any:
+        """`arms` may be names, or a mapping from names to options; an entry's `method` is its name unless it says."""
+        if not isinstance(value, dict) or "arms" not in value or value.get("methods"):
+            return value
+        arms = value["arms"]
+        given = arms if isinstance(arms, dict) else dict.fromkeys(arms) if isinstance(arms, list | tuple) else {}
+        methods = {
+            arm: {"method": arm, **(options or {})}
+            for arm, options in given.items()
+            if arm not in ARMS and isinstance(options, dict | None) and (options or arm in METHOD_ARMS)
+        }
+        plain = [arm for arm in given if arm in ARMS and given[arm]]
+        if plain:
+            raise ValueError(f"arm '{plain[0]}' has no options: they are the study's own keys")
+        return {**value, "arms": tuple(given), "methods": methods} if given else value
 
     @field_validator("datasets", mode="before")
     @classmethod
@@ -155,7 +191,7 @@ class Study(_Part):
     @model_validator(mode="after")
     def _hangs_together(self) -> Study:
         for arm in self.arms:
-            _known(arm, ARMS, "arm")
+            _known(arm, (*ARMS, *METHOD_ARMS, *self.methods), "arm")
         if "standard" not in self.arms:
             raise ValueError("arms must hold 'standard': every other arm is read against it")
         if self.surrogate != MOST_VULNERABLE and self.surrogate not in self.models:
@@ -163,7 +199,9 @@ class Study(_Part):
         if self.norm != "linf":
             raise ValueError("examples are stored as L∞ directions: norm must be linf in a study")
         for choice in self.attacks.values():
-            _check_attack(choice)
+            _check_attack(choice, self.arms)
+        for arm, hardened in self.methods.items():
+            _check_method(arm, hardened, self)
         if self.explanations:
             for name in self.explanations.arms or ():
                 _known(name, self.arms, "arm")
@@ -219,7 +257,22 @@ def is_one_step(choice: AttackChoice) -> bool:
     return isinstance(ATTACKS.get(choice.attack), OneStep)
 
 
-def _check_attack(choice: AttackChoice) -> None:
+def _check_method(arm: str, hardened: Hardened, study: Study) -> None:
+    from inoculate.defences.registry import method_named
+
+    _known(hardened.method, METHOD_ARMS, "method")
+    method_named(hardened.method, **hardened.options)  # its own checks of names and values
+    Threat(study.norm, hardened.eps if hardened.eps is not None else max(study.eps))
+    if hardened.method in NEEDS_TEACHER:
+        earlier = study.arms[: study.arms.index(arm)]
+        _known(hardened.teacher_arm, earlier, f"teacher_arm of {arm} (an arm before it)")
+        if study.surrogate == MOST_VULNERABLE:
+            raise ValueError(f"arm '{arm}' learns from the surrogate: name it with surrogate")
+    if hardened.method == "live_surrogate" and study.surrogate == MOST_VULNERABLE:
+        raise ValueError(f"arm '{arm}' trains the surrogate alongside: name it with surrogate")
+
+
+def _check_attack(choice: AttackChoice, arms: tuple[str, ...]) -> None:
     from inoculate.attacks.registry import ATTACKS, attack_named
 
     _known(choice.attack, tuple(ATTACKS), "attack")
@@ -228,7 +281,7 @@ def _check_attack(choice: AttackChoice) -> None:
         _known(option, (*known, "images", "arms"), f"key of attack {choice.attack}")
     attack_named(choice.attack, **choice.options)  # its own checks of the values
     for arm in choice.arms or ():
-        _known(arm, ARMS, "arm")
+        _known(arm, (*ARMS, *arms), "arm")
 
 
 def _known(name: str, valid: tuple[str, ...], what: str) -> None:

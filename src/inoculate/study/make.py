@@ -15,17 +15,13 @@ from torch import nn
 from inoculate.attacks.attack import Attack
 from inoculate.attacks.craft import AdvSet, craft
 from inoculate.attacks.registry import attack_named
-from inoculate.data.augment import default_policy
 from inoculate.data.sources import Source, load_pool
 from inoculate.data.split import Parts, Split, partition
-from inoculate.defences.fit import BEST, CHECKPOINT, Recipe, fit
-from inoculate.defences.methods import standard
-from inoculate.defences.transferred import training_set
 from inoculate.errors import InputError
 from inoculate.explain import choose, explain
 from inoculate.judging import judge_attack, judge_clean, judge_replay
-from inoculate.models.build import check_name, parameter_count
-from inoculate.models.checkpoint import ModelSpec, load_model, save_model
+from inoculate.models.build import check_name
+from inoculate.models.checkpoint import load_model
 from inoculate.models.fast import fast
 from inoculate.rng import generator
 from inoculate.store import read_json, write_json
@@ -114,48 +110,6 @@ def save_parts(folder: Path, data: Data) -> None:
     np.savez(folder / "indices.npz", train=data.parts.train, val=data.parts.val, test=data.parts.test)
     write_json(
         folder / "split.json", {"digest": data.digest, "skipped": list(data.skipped), "classes": data.train.classes}
-    )
-
-
-def make_fit(folder: Path, job: Job, model: str, arm: str, examples: Path | None) -> None:
-    """Train one network for one arm; an interrupted training in `folder` goes on."""
-    if (folder / "history.json").is_file():  # written last: only the manifest was missing
-        return
-    study, train, seed = job.study, job.data.train, job.seed
-    mean, std = train.channel_statistics()
-    size = train.image_size[0]
-    spec = ModelSpec(model, train.classes, train.channels, size, study.stem, study.pretrained, mean, std)
-    network = spec.build(seed=seed).to(job.device)
-    adversarial = AdvSet.load(examples) if examples else None
-    samples = training_set(
-        arm, train, study.eps, seed=seed, balance=study.training.balance, adversarial=adversarial
-    )  # fmt: skip
-    passes_over = train if study.training.budget == "updates" else samples
-    policy = study.datasets[train.name].augment or default_policy(train.name)
-    how = recipe(study, len(passes_over), "none" if arm == "standard" else policy)
-    history = fit(network, samples, job.data.val, standard, how, seed=seed, folder=folder, progress=job.progress)
-    save_model(folder, network, spec, arm=arm, seed=seed, parameters=parameter_count(network))
-    write_json(folder / "history.json", history)
-    for leftover in (CHECKPOINT, BEST):
-        (folder / leftover).unlink(missing_ok=True)
-
-
-def recipe(study: Study, size: int, augment: str) -> Recipe:
-    """The study's training section for `size` samples an epoch."""
-    t = study.training
-    updates = t.epochs * -(-size // t.batch_size)
-    updates = min(updates, t.max_updates or updates)
-    return Recipe(
-        updates=updates,
-        rounds=min(t.epochs, updates),
-        batch_size=t.batch_size,
-        optimizer=t.optimizer,
-        lr=t.lr,
-        weight_decay=t.weight_decay,
-        schedule=t.schedule,
-        patience=t.patience,
-        augment=augment,
-        precision=t.precision,
     )
 
 

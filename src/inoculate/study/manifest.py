@@ -22,13 +22,18 @@ def write_manifest(folder: Path, run: Run) -> None:
 def _manifest(run: Run) -> dict[str, Any]:
     return {
         "study": run.study.model_dump(mode="json"),
-        "versions": {name: _version(name) for name in LIBRARIES} | {"python": sys.version.split()[0]},
+        "versions": versions(),
         "machine": {"platform": platform.platform(), "processor": platform.machine(), "device": run.device},
         "datasets": run.splits(),
         "surrogates": run.surrogates,
         "parameters": run.parameters,
         "cells": run.cells,
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what a number depends on."""
+    return {name: _version(name) for name in LIBRARIES} | {"python": sys.version.split()[0]}
 
 
 def _version(name: str) -> str | None:

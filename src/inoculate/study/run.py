@@ -125,7 +125,7 @@ class Run:
         return made, {"artefact": f"{cell.kind}/{folder.name}", "seconds": seconds, **self._note(cell, folder)}
 
     def _make(self, cell: Cell, folder: Path, watcher: Watcher) -> None:
-        from inoculate.study import make
+        from inoculate.study import make, training
 
         study, here = self.study, (cell.dataset, cell.seed)
         self.device = self.device or self.pick_device()
@@ -133,8 +133,12 @@ class Run:
         job = make.Job(study, data, cell.seed, self.device, watcher.progress)
         choice = study.attacks.get(cell.attack)
         if cell.kind == "fit":
+            if cell.arm in study.methods:
+                helpers = [self.artefact(helper) for helper in self.specs.helpers(cell)]
+                training.make_hardened(folder, job, cell.model, cell.arm, helpers)
+                return
             examples = self.specs.examples(cell, "train", study.transfer) if cell.arm == "transferred" else None
-            make.make_fit(folder, job, cell.model, cell.arm, self.artefact(examples) if examples else None)
+            training.make_fit(folder, job, cell.model, cell.arm, self.artefact(examples) if examples else None)
             return
         if cell.kind == "surrogate":
             make.make_choice(folder, job, {model: self.artefact(Cell("fit", *here, model)) for model in study.models})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inoculate.data.sources import Source, find_source
-from inoculate.defences.arms import WITH_COPIES
+from inoculate.defences.arms import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER, WITH_COPIES
 from inoculate.spec import fingerprint
 from inoculate.store import Store, read_json
 from inoculate.study.config import MOST_VULNERABLE, AttackChoice, Study, is_one_step
@@ -66,9 +66,11 @@ class Specs:
             "stem": study.stem,
             "pretrained": study.pretrained,
             "arm": arm,
-            "training": study.training.model_dump(exclude={"balance", "budget"} if arm == "standard" else None),
+            "training": self._training(arm),
             "seed": cell.seed,
         }
+        if arm in study.methods:
+            return spec | self._method(cell)
         if arm != "standard":
             spec["augment"] = study.datasets[cell.dataset].augment or f"default of {cell.dataset}"
         if arm in WITH_COPIES:
@@ -78,6 +80,38 @@ class Specs:
         if arm == "transferred":
             spec["examples"] = fingerprint(self._craft(self.examples(cell, "train", study.transfer)))
         return spec
+
+    def _training(self, arm: str) -> Spec:
+        """What of the training section counts for an arm; keys that came later are named only where they are used."""
+        training = self.study.training
+        unused = {"balance", "budget", "passes"} if arm == "standard" else set()
+        if training.budget != "passes":
+            unused.add("passes")
+        if training.rounds is None:
+            unused.add("rounds")
+        return training.model_dump(exclude=unused)
+
+    def _method(self, cell: Cell) -> Spec:
+        """What a hardened arm is made from beside the clean training part: method, eps, and the networks that help."""
+        study, hardened = self.study, self.study.methods[cell.arm]
+        return {
+            "method": hardened.method,
+            "options": hardened.options,
+            "eps": hardened.eps if hardened.eps is not None else max(study.eps),
+            "norm": study.norm,
+            "augment": study.datasets[cell.dataset].augment or f"default of {cell.dataset}",
+            "helpers": [fingerprint(self._fit(helper)) for helper in self.helpers(cell)],
+            "alongside": study.surrogate if hardened.method in NEEDS_NETWORK else None,
+        }
+
+    def helpers(self, cell: Cell) -> list[Cell]:
+        """The trained networks that a hardened arm needs: a teacher, or the standard networks as surrogates."""
+        study, hardened = self.study, self.study.methods[cell.arm]
+        if hardened.method in NEEDS_TEACHER:
+            return [Cell("fit", cell.dataset, cell.seed, study.surrogate, hardened.teacher_arm)]
+        if hardened.method in NEEDS_SURROGATES:
+            return [Cell("fit", cell.dataset, cell.seed, model) for model in study.models]
+        return []
 
     def _craft(self, cell: Cell) -> Spec:
         return {

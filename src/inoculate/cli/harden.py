@@ -1,0 +1,113 @@
+"""`inoculate harden`: a model and images in, a hardened model with its robustness card out."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inoculate.cli.common import BatchSize, Data, DataRoot, Device, ImageSize, Limit, Seed, pick_device, writable
+from inoculate.cli.hardening import (
+    check_onnx,
+    export_checked,
+    load_bench,
+    load_network_for,
+    measure,
+    measure_before,
+    recipe_for,
+    save_hardened,
+    schedule_for,
+    show_table,
+    train_hardened,
+    write_card,
+)  # fmt: skip
+from inoculate.cli.train import Eps, Norm, Options, Surrogates, Teacher, helper_networks, parse_options
+from inoculate.errors import InputError
+from inoculate.spec import fingerprint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODEL = "timm name or small_cnn (trained from scratch), a trained folder, package.module:factory or file.py:factory."
+PEAK, PEAK_PLAIN = 2e-3, 5e-3  # of the learning rate, with and without BatchNorm
+
+
+def harden(
+    model: Annotated[str, typer.Option(help=MODEL)],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the hardened model and its card.")],
+    eps: Eps = "8/255",
+    norm: Norm = "linf",
+    method: Annotated[str | None, typer.Option(help="pgd_at, fast, free, trades, mart, … [chosen by --budget]")] = None,
+    option: Options = None,
+    budget: Annotated[str, typer.Option(help="Time for training: 30m chooses method and schedule for it.")] = "10m",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data, in place of a budget.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="safetensors file to load into the model.")] = None,
+    pretrained: Annotated[bool, typer.Option(help="Start from timm's weights.")] = False,
+    stem: Annotated[str, typer.Option(help="imagenet, or small for small images.")] = "imagenet",
+    teacher: Teacher = None,
+    surrogate: Surrogates = None,
+    data_root: DataRoot = None,
+    image_size: ImageSize = None,
+    limit: Limit = None,
+    test_images: Annotated[int, typer.Option(min=10, help="Test images that are attacked for the card.")] = 500,
+    batch_size: BatchSize = 128,
+    lr: Annotated[float | None, typer.Option(min=1e-9, help="Peak rate [0.002; small_cnn 0.005].")] = None,
+    augment: Annotated[str, typer.Option(help="Augmentation: none, digits or photos.")] = "none",
+    onnx: Annotated[bool, typer.Option(help="Write model.onnx too, and check it on the adversarial images.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:  # fmt: skip
+    """Train a classifier to withstand attacks; write a folder that `evaluate` reads, and a card of what was measured.
+
+    The test part is seen by the measurements alone. Run the same command again to go on after a stop.
+    """
+    from inoculate.defences.guards import alarms
+    from inoculate.defences.registry import method_named
+    from inoculate.report.rows import write_rows
+    from inoculate.store import write_json
+    from inoculate.threat import Threat, parse_eps
+
+    threat = Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
+    if threat.eps == 0:
+        raise InputError("eps 0 is no attack: give a size such as 8/255")
+    if method is None and option:
+        raise InputError("--option is for a --method: name one, or leave both out")
+    chosen = None if method is None else method_named(method, **parse_options(option))
+    if onnx:
+        check_onnx()
+    bench = load_bench(data, model, data_root, image_size, limit, test_images, threat, seed)
+    place = pick_device(device)
+    network, spec, trained = load_network_for(model, bench.train, weights, pretrained, stem, seed, place)
+    peak = lr or (PEAK_PLAIN if model == "small_cnn" else PEAK) * (0.1 if trained else 1)
+    made_from = {
+        "model": model, "weights": str(weights), "pretrained": pretrained, "stem": stem, "threat": asdict(threat),
+        "method": None if chosen is None else chosen.spec, "budget": [budget, epochs], "data": bench.train.digest,
+        "helpers": [str(teacher), surrogate or []], "batch_size": batch_size, "lr": peak, "augment": augment,
+        "seed": seed,
+    }  # fmt: skip
+    unfinished = writable(out / f".unfinished-{fingerprint(made_from)}")
+    schedule = schedule_for(unfinished, chosen, budget, epochs, network, bench, batch_size, peak)
+    typer.echo(f"{schedule.choice.name}: {schedule.reason}")
+    helpers = helper_networks(schedule.choice.name, teacher, surrogate, bench.train, place, seed)
+    update = schedule.choice.begin(threat, helpers)  # what is missing is found now, not after the measurements
+    before, earlier = measure_before(unfinished, network, trained, bench, batch_size, peak)
+    recipe = recipe_for(schedule, len(bench.train), batch_size, peak, augment)
+    history = train_hardened(unfinished, network, bench, update, recipe, model)
+    kept: dict[str, Tensor] = {}
+    after = measure(network, bench, model, schedule.choice.name, kept)
+    show_table(before, after)
+    facts = {"method": schedule.choice.spec, "threat": asdict(threat), "seed": seed, "data": bench.train.digest}
+    save_hardened(out, network, spec, model, bench, facts)
+    exported = export_checked(out, network, bench, kept, after[-1]) if onnx else ""
+    warnings = [message for _, message in alarms(history)] if recipe.guard else []
+    for message in warnings:
+        typer.echo(f"warning: {message}", err=True)
+    write_card(out, model, spec, bench, schedule, recipe, before, after, earlier, warnings, exported, data)
+    write_rows(out / "results.json", [*before, *after])
+    write_json(out / "history.json", history)
+    shutil.rmtree(unfinished)
+    typer.echo(f"{out}: weights, README.md (robustness card), results.json" + (", model.onnx" if onnx else ""))

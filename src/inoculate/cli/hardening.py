@@ -1,0 +1,269 @@
+"""The steps of `inoculate harden`: from a model SPEC to a measured, saved, described network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from inoculate.cli.common import writable
+from inoculate.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from inoculate.data.split import Split
+    from inoculate.defences.budget import Schedule
+    from inoculate.defences.fit import Recipe
+    from inoculate.defences.methods import Method
+    from inoculate.models.checkpoint import ModelSpec
+    from inoculate.row import Row
+    from inoculate.threat import Threat
+
+CHECKS_PER_EPOCH, MOST_ROUNDS = 2, 40
+BEFORE_EPOCHS = 2  # of ordinary training, where a network comes without weights
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What everything is measured and trained on."""
+
+    train: Split
+    val: Split
+    test: Split
+    threat: Threat
+    seed: int
+
+
+def load_bench(
+    data: str, model: str, data_root: Path | None, image_size: int | None, limit: int | None, test_images: int,
+    threat: Threat, seed: int,
+) -> Bench:  # fmt: skip
+    """The images: the test part is for the measurements alone."""
+    from inoculate.cli.evaluate import load_images
+
+    train, val, test = (
+        load_images(data, part, data_root, image_size, size, seed, model)
+        for part, size in (("train", limit), ("val", None), ("test", test_images))
+    )
+    return Bench(train, val, test, threat, seed)
+
+
+def load_network_for(
+    model: str, images: Split, weights: Path | None, pretrained: bool, stem: str, seed: int, device: str
+) -> tuple[nn.Module, ModelSpec | None, bool]:
+    """The network to harden, how to rebuild it (None for a factory's), and whether it has been trained before."""
+    from inoculate.cli.evaluate import load_network
+    from inoculate.models.build import scale_for
+    from inoculate.models.checkpoint import ModelSpec, load_weights, read_description
+    from inoculate.models.exported import ONNX, TORCHSCRIPT
+
+    if Path(model).suffix in ONNX + TORCHSCRIPT:
+        raise InputError(f"model {model} is an exported file and cannot be trained: give file.py:factory and --weights")
+    if Path(model).is_dir():
+        return load_network(model, images, device, weights=weights), read_description(Path(model))[0], True
+    if ":" in model:
+        return load_network(model, images, device, weights=weights), None, True
+    mean, std = scale_for(model, images.channel_statistics())
+    spec = ModelSpec(model, images.classes, images.channels, images.image_size[0], stem, pretrained, mean, std)  # type: ignore[arg-type]
+    network = spec.build(seed=seed, pretrained=pretrained and weights is None)
+    if weights is not None:
+        load_weights(weights, network)
+    return network.to(device), spec, weights is not None
+
+
+def schedule_for(
+    folder: Path, chosen: Any, budget: str, epochs: int | None, network: nn.Module, bench: Bench, batch_size: int,
+    lr: float,
+) -> Schedule:  # fmt: skip
+    """Method and number of updates: as told, or what the time buys by a timing that a resumed run finds again."""
+    from inoculate.cli.evaluate import parse_duration
+    from inoculate.defences.budget import EXTRAS, Schedule, choose, seconds_per_pass
+    from inoculate.defences.registry import method_named
+    from inoculate.defences.transferred import training_set
+    from inoculate.store import read_json, write_json
+
+    epoch = -(-len(bench.train) // batch_size)
+    if epochs is not None:
+        method = chosen or method_named("pgd_at", **EXTRAS)
+        return Schedule(method, epochs * epoch, f"{epochs} epochs of {epoch} updates")
+    seconds, file = parse_duration(budget), folder / "pass.json"
+    if not file.is_file():
+        samples = training_set("standard", bench.train, (), seed=bench.seed)
+        write_json(file, {"seconds": seconds_per_pass(network, samples, bench.threat, batch_size, lr)})
+    per_pass = float(read_json(file)["seconds"])
+    if chosen is None:
+        return choose(seconds, per_pass, epoch)
+    return choose(seconds, per_pass, epoch, ladder=((chosen, 0.0),))
+
+
+def recipe_for(schedule: Schedule, images: int, batch_size: int, lr: float, augment: str) -> Recipe:
+    """The recipe of a schedule: a validation every half epoch."""
+    from inoculate.defences.fit import Recipe
+
+    epochs, extras = schedule.updates * batch_size / images, schedule.choice.extras
+    rounds = max(1, min(schedule.updates, MOST_ROUNDS, round(CHECKS_PER_EPOCH * epochs)))
+    return Recipe(
+        schedule.updates, rounds=rounds, batch_size=batch_size, lr=lr, augment=augment, average=extras.average,
+        warmup=extras.warmup, guard=schedule.choice.guarded,
+    )  # fmt: skip
+
+
+def train_hardened(
+    folder: Path, network: nn.Module, bench: Bench, update: Method, recipe: Recipe, model: str
+) -> list[dict[str, float]]:
+    """Train in place, or go on where an earlier run stopped; the history."""
+    from inoculate.defences.fit import fit
+    from inoculate.defences.transferred import training_set
+    from inoculate.watch import Bar
+
+    samples = training_set("standard", bench.train, (), seed=bench.seed)
+    with Bar(Console(), f"harden {model} on {bench.train.name}") as bar:
+        return fit(
+            network, samples, bench.val, update, recipe, seed=bench.seed, folder=writable(folder / "after"),
+            progress=bar, threat=bench.threat,
+        )  # fmt: skip
+
+
+def measure_before(
+    folder: Path, network: nn.Module, trained: bool, bench: Bench, batch_size: int, lr: float
+) -> tuple[list[Row], str]:
+    """Rows of the network as it came, or of a copy trained in the ordinary way; and in words which."""
+    import copy
+
+    from inoculate.defences.fit import Recipe, fit
+    from inoculate.defences.methods import standard
+    from inoculate.defences.transferred import training_set
+    from inoculate.report.rows import read_rows, write_rows
+    from inoculate.watch import Bar
+
+    words = "the network as it came"
+    if not trained:
+        words = f"the same network after {BEFORE_EPOCHS} epochs of ordinary training"
+    file = folder / "before.json"
+    if file.is_file():
+        return read_rows(file), words
+    if not trained:
+        updates = BEFORE_EPOCHS * -(-len(bench.train) // batch_size)
+        network, recipe = copy.deepcopy(network), Recipe(updates, rounds=1, batch_size=batch_size, lr=lr)
+        samples = training_set("standard", bench.train, (), seed=bench.seed)
+        with Bar(Console(), "ordinary training, to compare with") as bar:
+            place = writable(folder / "before")
+            fit(network, samples, bench.val, standard, recipe, seed=bench.seed, folder=place, progress=bar)
+    rows = measure(network, bench, "before", "standard", {})
+    write_rows(file, rows)
+    return rows, words
+
+
+def measure(network: nn.Module, bench: Bench, name: str, arm: str, kept: dict[str, Tensor]) -> list[Row]:
+    """Clean, FGSM, PGD-20 and AutoAttack (where there is one for this norm); `kept` receives the adversarial images."""
+    from inoculate.attacks.craft import to_float
+    from inoculate.attacks.registry import attack_named
+    from inoculate.evaluation import evaluate
+    from inoculate.watch import Steps
+
+    attacks = {"fgsm": attack_named("fgsm"), "pgd": attack_named("pgd", steps=20, step=0.125)}
+    if bench.threat.norm != "l1":
+        strongest = "autoattack" if len(bench.test.classes) >= 4 else "autoattack_binary"
+        attacks[strongest] = attack_named(strongest)
+
+    def keep(attack: str, rows: Tensor, x_adv: Tensor, _: Threat) -> None:
+        kept.setdefault(attack, to_float(bench.test.images))[rows] = x_adv.cpu()
+
+    steps = Steps()
+    rows = evaluate(
+        network, bench.test, attacks, [bench.threat], seed=bench.seed, name=name, arm=arm, keep=keep, progress=steps
+    )
+    steps.close()
+    return rows
+
+
+def show_table(before: list[Row], after: list[Row]) -> None:
+    """Print accuracies before and after, side by side."""
+    typer.echo(f"{'':18}{'before':>8}{'after':>8}   95 % interval, {after[0].n} test images")
+    for old, new in zip(before, after, strict=True):
+        name = "clean" if new.attack == "none" else f"{new.attack} {new.eps:.4g}"
+        typer.echo(f"{name:18}{old.accuracy:8.1%}{new.accuracy:8.1%}   [{new.ci_low:.1%}, {new.ci_high:.1%}]")
+
+
+def save_hardened(
+    out: Path, network: nn.Module, spec: ModelSpec | None, model: str, bench: Bench, facts: dict[str, Any]
+) -> None:
+    """Write a folder that `evaluate --model` reads; a factory's network is rebuilt by its factory."""
+    from inoculate.models.checkpoint import save_factory_weights, save_model
+
+    if spec is not None:
+        save_model(out, network, replace(spec, pretrained=False), **facts)
+    else:
+        save_factory_weights(out, network, model, **facts)
+
+
+def check_onnx() -> None:
+    """Raise `InputError` now, not after the training, if an ONNX file could not be written or checked."""
+    from importlib.util import find_spec
+
+    for package in ("onnx", "onnxruntime"):
+        if find_spec(package) is None:
+            raise InputError(f"--onnx needs {package}: pip install 'inoculate[onnx]'")
+
+
+def export_checked(out: Path, network: nn.Module, bench: Bench, kept: dict[str, Tensor], last: Row) -> str:
+    """Write model.onnx and hold it against the network on the images of the strongest attack; what came of it."""
+    import torch
+
+    from inoculate.models.export import export_onnx
+    from inoculate.models.exported import load_onnx
+    from inoculate.modes import device_of
+
+    export_onnx(network, out / "model.onnx", tuple(bench.test.images.shape[1:]))  # type: ignore[arg-type]
+    images, labels = kept.get(last.attack, bench.test.images.float() / 255), bench.test.labels
+    session = load_onnx(out / "model.onnx")
+    with torch.no_grad():
+        theirs = session(images).argmax(dim=1)
+        ours = torch.cat(
+            [network(part.to(device_of(network))).argmax(dim=1).cpu() for part in torch.split(images, 256)]
+        )
+    differ, right = int((theirs != ours).sum()), int((theirs == labels).sum())
+    # Some attacks end on the very boundary between two classes, where rounding decides.
+    if differ > max(1, 0.02 * len(images)):
+        raise InputError(
+            f"{out / 'model.onnx'} and the network disagree on {differ} of {len(images)} adversarial images: "
+            "do not use it; try another version of torch or onnxruntime"
+        )
+    text = (
+        f"`model.onnx` was run with onnxruntime on the images of {last.attack}: {right} of {len(images)} right "
+        f"({right / len(images):.1%}; the network itself {last.accuracy:.1%}), {differ} predictions differ."
+    )
+    typer.echo(text.replace("`", ""))
+    return text
+
+
+def write_card(
+    out: Path, model: str, spec: ModelSpec | None, bench: Bench, schedule: Schedule, recipe: Recipe, before: list[Row],
+    after: list[Row], earlier: str, warnings: list[str], exported: str, data: str,
+) -> None:  # fmt: skip
+    """Write README.md, the robustness card."""
+    from inoculate.card import Facts, card
+    from inoculate.report.rows import write_text
+    from inoculate.study.manifest import versions
+
+    options = ", ".join(f"{key} {value:.4g}" for key, value in schedule.choice.spec.items() if key != "method")
+    load = f"inoculate evaluate --model {out if spec else model} --data {data} --attack {after[-1].attack}"
+    load += "" if spec else f" --weights {out / 'weights.safetensors'}"
+    facts = Facts(
+        title=f"{spec.name if spec else model} for {bench.train.name}, hardened",
+        dataset=bench.train.name, digest=bench.train.digest, network=spec.name if spec else model,
+        method=schedule.choice.name, norm=bench.threat.norm, eps=bench.threat.eps, seed=bench.seed, before=earlier,
+        training=(
+            f"`{schedule.choice.name}` ({options}): {recipe.updates} updates of {recipe.batch_size} images out of "
+            f"{len(bench.train)}, {recipe.optimizer}, one cycle to a learning rate of {recipe.lr:g}, augmentation "
+            f"{recipe.augment}. Weights of the round that was best under PGD-10 on "
+            f"{min(recipe.val_images, len(bench.val))} validation images. Why so: {schedule.reason}."
+        ),
+        load=f"{load} --eps {bench.threat.eps:.6g} --norm {bench.threat.norm}", versions=versions(), warnings=warnings,
+        exported=exported,
+    )  # fmt: skip
+    write_text(out / "README.md", card(facts, before, after))

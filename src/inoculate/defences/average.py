@@ -1,0 +1,65 @@
+"""A running mean of the weights, with BatchNorm statistics of its own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+RECENT = 16  # batches from which the mean network's BatchNorm statistics are estimated
+
+
+class Average:
+    """The exponential moving average of a network's weights (Izmailov et al. 2018; Gowal et al. 2020, section 4.4).
+
+    `decay` is reached gradually, (1 + n) / (10 + n) after n updates, so that the first weights are soon forgotten.
+    Mean weights see other activations than the last ones: `network` gets BatchNorm statistics from passing the batches
+    on which the model was last trained (adversarial ones, as they were) through it.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        def mean(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+            share = min(decay, (1 + int(count)) / (10 + int(count)))
+            return old.lerp(new, 1 - share)
+
+        self._mean = AveragedModel(model, avg_fn=mean)
+        self._seen: deque[Tensor] = deque(maxlen=RECENT)
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Inside, what `model` sees in train mode is remembered; crafting, which is done in eval mode, is not."""
+
+        def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if module.training:
+                self._seen.append(inputs[0].detach())
+
+        self._seen.clear()  # so that a resumed round knows what an uninterrupted one does
+        hook = model.register_forward_pre_hook(note)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after an optimiser step."""
+        self._mean.update_parameters(model)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network with the mean weights, in eval mode."""
+        network: nn.Module = self._mean.module
+        if self._seen and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
+            with torch.no_grad():
+                update_bn(list(self._seen), network)
+        return network.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._mean.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._mean.load_state_dict(state)

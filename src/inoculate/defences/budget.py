@@ -1,0 +1,79 @@
+"""How to spend a given time on hardening: a method and as many updates of it as the time buys."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from inoculate.defences.adversarial import PGDAT, Hardening
+from inoculate.defences.fit import Recipe, batch_indices, make_optimizer
+from inoculate.defences.registry import Choice, method_named
+from inoculate.defences.transferred import TrainingSet
+from inoculate.threat import Threat
+
+EXTRAS: dict[str, Any] = {"warmup": 0.3, "average": 0.998}
+# From the strongest: a method, its options, and the passes over the training images below which something cheaper that
+# sees them more often serves better. The figures behind it are in docs/defences.md.
+LADDER: tuple[tuple[str, dict[str, Any], float], ...] = (
+    ("trades", {"beta": 6.0, "steps": 10, "step": 0.25}, 20),
+    ("pgd_at", {"steps": 10, "step": 0.25}, 10),
+    ("pgd_at", {"steps": 5, "step": 0.35}, 5),
+    ("pgd_at", {"steps": 2, "step": 0.7}, 2),
+    ("fast", {}, 0),
+)
+SPARE = 0.85  # of the time goes into updates: the rest is for validation, and for a machine that slows down
+TRIALS = 3  # updates timed after one that warms up
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A method, how many updates of it, and why."""
+
+    choice: Choice
+    updates: int
+    reason: str
+
+
+def seconds_per_pass(model: nn.Module, data: TrainingSet, threat: Threat, batch_size: int, lr: float) -> float:
+    """What one forward-backward pass over a batch takes here, from a few real updates of a copy of `model`."""
+    twin = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    device = next(twin.parameters()).device
+    optimizer = make_optimizer(twin, Recipe(1, lr=lr))
+    method, seconds = Hardening(PGDAT(steps=3), threat), []
+    twin.train()
+    for number in range(TRIALS + 1):
+        x, y, _ = data.batch(batch_indices(len(data), batch_size, number, 0))
+        x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
+        began = time.perf_counter()
+        method(twin, optimizer, x, y, generator=torch.Generator().manual_seed(number))
+        seconds.append(time.perf_counter() - began)
+    return sorted(seconds[1:])[TRIALS // 2] / PGDAT(steps=3).passes
+
+
+def choose(
+    seconds: float, per_pass: float, epoch: int, ladder: Sequence[tuple[Choice, float]] | None = None
+) -> Schedule:
+    """The strongest method of the ladder that `seconds` buy enough of; `epoch` is the number of batches in a pass.
+
+    `per_pass` are the seconds of one forward-backward pass over a batch. `ladder` holds methods from the strongest,
+    each with the fewest epochs that make it worth while.
+    """
+    steps = ladder or [(method_named(name, **options, **EXTRAS), least) for name, options, least in LADDER]
+    for choice, least in steps:
+        updates = max(1, int(SPARE * seconds / (per_pass * choice.passes)))
+        if updates / epoch >= least:
+            break
+    why = f", the strongest method that gets at least {least:g} epochs" if least else ""
+    steps_each = f"{choice.defence.steps} steps, " if hasattr(choice.defence, "steps") else ""
+    return Schedule(
+        choice,
+        updates,
+        f"a pass over a batch takes {1000 * per_pass:.0f} ms here, so {seconds / 60:.3g} min buy {updates} updates "
+        f"({updates / epoch:.1f} epochs) of {choice.name} ({steps_each}{choice.passes:.3g} passes an update){why}",
+    )

@@ -1,0 +1,49 @@
+"""Alarms: what the history of a training says before its end result would."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+History = Sequence[dict[str, float]]
+
+FALL = 0.5  # a robust accuracy below this part of its best, while training accuracy has not fallen, is a collapse
+LEAST = 0.1  # and at least so many points below it,
+SURE = 2.5  # and so many standard errors: a robust accuracy on few images jumps about
+LEAK = 0.25  # a robust accuracy below this part of the training accuracy on adversarial images is a leak
+
+
+def alarm(history: History) -> str | None:
+    """What went wrong in the last round, in words; None if nothing did, or the training was not adversarial.
+
+    `accuracy` in a round is that on the training examples as the method crafts them, `val_robust` that under PGD on
+    `val_n` validation images. *Catastrophic overfitting* (Wong et al. 2020, section 5.4): the first does not fall and
+    the second does, suddenly. *Label leaking* (Kurakin et al. 2017, section 4.2): the first is high, the second never
+    was. Rounds in which eps was still growing (`strength` below 1) cannot tell the second.
+    """
+    if not history or "val_robust" not in history[-1]:
+        return None
+    last = history[-1]
+    best = max(history, key=lambda each: each["val_robust"])
+    fallen = best["val_robust"] - last["val_robust"]
+    error = math.sqrt(best["val_robust"] * (1 - best["val_robust"]) / last["val_n"])
+    sudden = last["val_robust"] < FALL * best["val_robust"] and fallen > max(LEAST, SURE * error)
+    if sudden and last["accuracy"] >= best["accuracy"]:
+        return (
+            f"catastrophic overfitting by update {last['update']:.0f}: accuracy on its own training examples went from "
+            f"{best['accuracy']:.0%} to {last['accuracy']:.0%}, while under PGD on validation images it fell from "
+            f"{best['val_robust']:.0%} to {last['val_robust']:.0%}"
+        )
+    leak = last["val_robust"] < LEAK * last["accuracy"] and last["accuracy"] > last["val_accuracy"] * 0.8
+    if leak and last.get("strength", 1.0) >= 1 and last["accuracy"] > 0.5:
+        return (
+            f"label leaking by update {last['update']:.0f}: {last['accuracy']:.0%} accuracy on its own training "
+            f"examples and {last['val_robust']:.0%} under PGD on validation images: the examples give the answer away"
+        )
+    return None
+
+
+def alarms(history: History) -> list[tuple[int, str]]:
+    """Every alarm of a whole training: the round's number from 1, and the message."""
+    found = ((number, alarm(history[:number])) for number in range(1, len(history) + 1))
+    return [(number, message) for number, message in found if message]

@@ -1,0 +1,98 @@
+"""The training methods by name, as the command line and study files know them."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from torch import nn
+
+from inoculate.defences.adversarial import MART, PGDAT, TRADES, Ensemble, Fast, Hardening
+from inoculate.defences.arms import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER
+from inoculate.defences.distil import ARD, RSLAD
+from inoculate.defences.free import Free, FreeTraining
+from inoculate.defences.live import LiveSurrogate, LiveTraining
+from inoculate.defences.methods import Method
+from inoculate.defences.options import Extras
+from inoculate.errors import InputError
+from inoculate.threat import Threat
+
+METHODS: dict[str, Any] = {
+    "pgd_at": PGDAT(),
+    "fast": Fast(),
+    "free": Free(),
+    "trades": TRADES(),
+    "mart": MART(),
+    "ensemble": Ensemble(),
+    "ard": ARD(),
+    "rslad": RSLAD(),
+    "live_surrogate": LiveSurrogate(),
+}
+WITHOUT_HARD_LABELS = ("mart", "ard", "rslad")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method by name, its options, and what is added to it."""
+
+    name: str
+    defence: Any
+    extras: Extras
+
+    @property
+    def passes(self) -> float:
+        """Forward-backward passes over its batch that one update costs, weight perturbation included."""
+        loss_passes = 2 if self.name in ("trades", "mart", "ensemble", "rslad") else 1
+        each = self.defence.replays if isinstance(self.defence, Free) else loss_passes
+        return float(self.defence.passes + (each if self.extras.awp else 0))
+
+    @property
+    def guarded(self) -> bool:
+        """Whether the training examples are crafted on the network itself, so that `guards` can read their accuracy."""
+        return self.name != "ensemble" and getattr(self.defence, "own_steps", 1) > 0
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """All options as JSON values."""
+        return {"method": self.name, **asdict(self.defence), **asdict(self.extras)}
+
+    def begin(self, threat: Threat, helpers: tuple[nn.Module, ...] = ()) -> Method:
+        """The method ready to train. `helpers` are networks it needs: surrogates, a teacher, or one to train along.
+
+        Raises `InputError` if they are missing.
+        """
+        if not helpers and self.name in NEEDS_TEACHER:
+            raise InputError(f"method '{self.name}' needs a robust teacher: give its folder with --teacher")
+        if not helpers and (self.name in NEEDS_SURROGATES or self.name in NEEDS_NETWORK):
+            raise InputError(f"method '{self.name}' needs another network: give one with --surrogate")
+        if isinstance(self.defence, Free):
+            return FreeTraining(self.defence, threat, self.extras)
+        if isinstance(self.defence, LiveSurrogate):
+            return LiveTraining(self.defence, threat, helpers[0], self.extras)
+        return Hardening(self.defence, threat, helpers, self.extras)
+
+
+def method_named(name: str, **options: Any) -> Choice:
+    """The method of this registry name, with some options changed; those of `Extras` fit any method.
+
+    Raises `InputError` for an unknown name, option or value, naming the nearest known one.
+    """
+    if name not in METHODS:
+        raise InputError(f"method '{name}' is unknown: {_suggest(name, tuple(METHODS))}")
+    own = {field.name for field in fields(METHODS[name])}
+    added = {field.name for field in fields(Extras)}
+    for option in options:
+        if option not in own | added:
+            raise InputError(
+                f"method '{name}' has no option '{option}': {_suggest(option, tuple(sorted(own | added)))}"
+            )
+    extras = Extras(**{key: value for key, value in options.items() if key in added - own})
+    if extras.smoothing and name in WITHOUT_HARD_LABELS:
+        raise InputError(f"method '{name}' has no plain cross-entropy to smooth: leave smoothing out")
+    return Choice(name, replace(METHODS[name], **{k: v for k, v in options.items() if k in own}), extras)
+
+
+def _suggest(name: str, valid: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, valid, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(valid)}"

@@ -1,0 +1,35 @@
+"""How good a network is on held images while it is being trained."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from inoculate.attacks.craft import to_float
+from inoculate.attacks.gradient import PGD
+from inoculate.data.split import Split
+from inoculate.judging import judge_attack
+from inoculate.modes import frozen
+from inoculate.threat import Threat
+
+
+def validate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of `model` on a split."""
+    loss = correct = 0.0
+    device = next(model.parameters()).device
+    with frozen(model), torch.no_grad():
+        for start in range(0, len(split), batch_size):
+            y = split.labels[start : start + batch_size].to(device)
+            logits = model(to_float(split.images[start : start + batch_size]).to(device))
+            loss += F.cross_entropy(logits, y, reduction="sum").item()
+            correct += (logits.argmax(dim=1) == y).sum().item()
+    return loss / len(split), correct / len(split)
+
+
+def validate_robust(model: nn.Module, split: Split, threat: Threat, images: int) -> float:
+    """Accuracy of `model` under PGD-10 on `images` of a split, always the same ones."""
+    part = split.limit(min(images, len(split)), seed=0)
+    everything = torch.ones(len(part), dtype=torch.bool)
+    (verdict,) = judge_attack(model, part, PGD(steps=10), threat, [threat.eps], everything, precision="exact")
+    return verdict.right.float().mean().item()

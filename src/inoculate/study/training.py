@@ -1,0 +1,115 @@
+"""How a study trains its networks: ordinary arms, arms of prepared data, and arms of a method."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inoculate.attacks.craft import AdvSet
+from inoculate.data.augment import default_policy
+from inoculate.defences.arms import NEEDS_NETWORK
+from inoculate.defences.fit import BEST, CHECKPOINT, Recipe, fit
+from inoculate.defences.methods import Method, standard
+from inoculate.defences.registry import method_named
+from inoculate.defences.transferred import TrainingSet, training_set
+from inoculate.models.build import parameter_count, scale_for
+from inoculate.models.checkpoint import ModelSpec, load_model, save_model
+from inoculate.rng import seed_for
+from inoculate.store import write_json
+from inoculate.study.config import Study
+from inoculate.threat import Threat
+
+if TYPE_CHECKING:
+    from inoculate.study.make import Job
+
+
+def make_fit(folder: Path, job: Job, model: str, arm: str, examples: Path | None) -> None:
+    """Train one network for one arm; an interrupted training in `folder` goes on."""
+    study, train, seed = job.study, job.data.train, job.seed
+    adversarial = AdvSet.load(examples) if examples else None
+    samples = training_set(
+        arm, train, study.eps, seed=seed, balance=study.training.balance, adversarial=adversarial
+    )  # fmt: skip
+    passes_over = train if study.training.budget != "epochs" else samples
+    how = recipe(study, len(passes_over), "none" if arm == "standard" else _policy(job))
+    if study.training.budget == "passes" and arm != "standard":
+        how = _costing(how, study, 1.0)
+    _fit(folder, job, model, arm, samples, standard, how)
+
+
+def make_hardened(folder: Path, job: Job, model: str, arm: str, helpers: list[Path]) -> None:
+    """Train one network by a method, against the study's largest eps or the arm's own, on the clean training part."""
+    study, hardened = job.study, job.study.methods[arm]
+    choice = method_named(hardened.method, **hardened.options)
+    threat = Threat(study.norm, hardened.eps if hardened.eps is not None else max(study.eps))
+    networks = tuple(load_model(path)[0].to(job.device) for path in helpers)
+    if hardened.method in NEEDS_NETWORK:
+        networks = (_spec(job, study.surrogate).build(seed=seed_for(job.seed, "alongside")).to(job.device),)
+    how = recipe(study, len(job.data.train), _policy(job))
+    if study.training.budget == "passes":
+        how = _costing(how, study, choice.passes)
+    how = replace(how, average=choice.extras.average, warmup=choice.extras.warmup, guard=choice.guarded)
+    samples = training_set("standard", job.data.train, (), seed=job.seed)
+    _fit(folder, job, model, arm, samples, choice.begin(threat, networks), how, threat)
+
+
+def _costing(how: Recipe, study: Study, passes: float) -> Recipe:
+    """As many updates of this cost as make `training.passes` times the standard arm's passes."""
+    updates = max(1, round(how.updates * study.training.passes / passes))
+    return replace(how, updates=updates, rounds=min(how.rounds, updates))
+
+
+def _fit(
+    folder: Path,
+    job: Job,
+    model: str,
+    arm: str,
+    samples: TrainingSet,
+    method: Method,
+    how: Recipe,
+    threat: Threat | None = None,
+) -> None:
+    if (folder / "history.json").is_file():  # written last: only the manifest was missing
+        return
+    seed, spec = job.seed, _spec(job, model)
+    network = spec.build(seed=seed).to(job.device)
+    history = fit(
+        network, samples, job.data.val, method, how, seed=seed, folder=folder, progress=job.progress, threat=threat
+    )
+    save_model(folder, network, spec, arm=arm, seed=seed, parameters=parameter_count(network))
+    write_json(folder / "history.json", history)
+    for leftover in (CHECKPOINT, BEST):
+        (folder / leftover).unlink(missing_ok=True)
+
+
+def _spec(job: Job, model: str) -> ModelSpec:
+    train, study = job.data.train, job.study
+    mean, std = scale_for(model, train.channel_statistics())
+    return ModelSpec(
+        model, train.classes, train.channels, train.image_size[0], study.stem, study.pretrained, mean, std
+    )  # fmt: skip
+
+
+def _policy(job: Job) -> str:
+    name = job.data.train.name
+    return job.study.datasets[name].augment or default_policy(name)
+
+
+def recipe(study: Study, size: int, augment: str) -> Recipe:
+    """The study's training section for `size` samples an epoch."""
+    t = study.training
+    updates = t.epochs * -(-size // t.batch_size)
+    updates = min(updates, t.max_updates or updates)
+    return Recipe(
+        updates=updates,
+        rounds=min(t.rounds or t.epochs, updates),
+        batch_size=t.batch_size,
+        optimizer=t.optimizer,
+        lr=t.lr,
+        weight_decay=t.weight_decay,
+        schedule=t.schedule,
+        patience=t.patience,
+        augment=augment,
+        precision=t.precision,
+    )

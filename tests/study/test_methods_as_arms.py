@@ -1,0 +1,89 @@
+"""Arms that are trained by a method: written as names or with options, trained, measured, and found again."""
+
+import json
+
+import pytest
+from test_config import GOOD, write
+from test_run import Notes
+
+from inoculate.errors import InputError
+from inoculate.store import Store
+from inoculate.study.config import load_study
+from inoculate.study.plan import plan
+from inoculate.study.run import Run
+
+STUDY = """\
+name: methods
+datasets:
+  digits: {image_size: 12, augment: none}
+models: [small_cnn]
+arms:
+  standard: {}
+  duplicates: {}
+  pgd_at: {steps: 2, step: 0.7}
+  gentle: {method: trades, steps: 1, step: 1, beta: 2, eps: 0.02, awp: 0.005}
+  free: {replays: 3}
+  ensemble: {}
+  rslad: {steps: 1, step: 1}
+  live_surrogate: {steps: 1, step: 1}
+surrogate: small_cnn
+eps: [0.05, 0.1]
+attacks:
+  fgsm: {}
+  pgd: {steps: 3, images: 20, arms: [standard, gentle]}
+training: {epochs: 2, budget: passes, passes: 6, rounds: 2, batch_size: 16, lr: 0.005}
+limit: 120
+"""
+
+
+def run_study(folder, text):
+    study, notes = load_study(write(folder, text)), Notes()
+    run = Run(study, Store(folder / "store"))
+    run.go(notes, plan(study))
+    return run, notes
+
+
+def test_every_method_is_an_arm_of_equal_cost(tmp_path):
+    run, notes = run_study(tmp_path, STUDY)
+    assert {row.arm for row in run.rows} == set(run.study.arms)
+    updates = {}
+    for cell in notes.made:
+        if cell.kind == "fit":
+            history = json.loads((run.artefact(cell) / "history.json").read_text())
+            updates[cell.arm] = history[-1]["update"]
+            assert ("val_robust" in history[-1]) == (cell.arm in run.study.methods)
+    base = updates["standard"]
+    passes = {"duplicates": 1, "pgd_at": 3, "gentle": 1 + 2 + 1 / 3 + 2, "free": 3, "ensemble": 3, "live_surrogate": 4}
+    for arm, each in passes.items():
+        assert updates[arm] == pytest.approx(6 * base / each, abs=1), arm
+    _, again = run_study(tmp_path, STUDY)
+    assert not again.made
+    _, changed = run_study(tmp_path, STUDY.replace("beta: 2", "beta: 3"))
+    assert {cell.arm for cell in changed.made} == {"gentle"}
+    _, taught = run_study(tmp_path, STUDY.replace("pgd_at: {steps: 2", "pgd_at: {steps: 3"))
+    assert {cell.arm for cell in taught.made} == {"pgd_at", "rslad"}, "a pupil is trained again when its teacher is"
+
+
+def test_a_list_of_names_takes_every_default(tmp_path):
+    study = load_study(write(tmp_path, GOOD + "arms: [standard, fast, trades]\n"))
+    assert study.arms == ("standard", "fast", "trades")
+    assert study.methods["trades"].method == "trades"
+    assert type(study).model_validate(study.model_dump()) == study
+
+
+@pytest.mark.parametrize(
+    ("arms", "says"),
+    [
+        ("[standard, trade]", "did you mean 'trades'"),
+        ("{standard: {}, trades: {bta: 1}}", "did you mean 'beta'"),
+        ("{standard: {}, mine: {method: pgd}}", "method 'pgd' is unknown"),
+        ("{standard: {}, fast: {eps: 8}}", "did you mean 8/255"),
+        ("{standard: {epochs: 3}}", "has no options"),
+        ("{standard: {}, rslad: {}, pgd_at: {}}", "teacher_arm of rslad"),
+        ("{standard: {}, pgd_at: {}, rslad: {}}", "name it with surrogate"),
+        ("[fast]", "must hold 'standard'"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, arms, says):
+    with pytest.raises(InputError, match=says):
+        load_study(write(tmp_path, GOOD + f"arms: {arms}\n"))

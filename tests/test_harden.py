@@ -1,0 +1,178 @@
+"""`inoculate harden` and `inoculate train --method`, on a few small images."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from inoculate.attacks.autoattack import AutoAttack
+from inoculate.attacks.registry import ATTACKS
+from inoculate.cli import _guarded, app
+from inoculate.data.sources import load_data
+from inoculate.defences.budget import choose
+from inoculate.models.checkpoint import load_model
+
+SMALL = ["--model", "small_cnn", "--data", "digits", "--image-size", "12", "--limit", "160"]
+QUICK = ["harden", *SMALL, "--eps", "0.1", "--epochs", "2", "--batch-size", "40", "--test-images", "16"]
+METHOD = ["--method", "pgd_at", "--option", "steps=2", "--option", "average=0.9"]
+
+
+def call(*arguments):
+    return _guarded(lambda: app([str(a) for a in arguments], standalone_mode=False))
+
+
+def refused(capsys, *arguments):
+    assert call(*arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_autoattack():
+    """Every member, with a small budget: what is tested here is what becomes of the numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, version in (("autoattack", "standard"), ("autoattack_binary", "binary")):
+            patch.setitem(ATTACKS, name, AutoAttack(version, steps=5, targets=2, queries=20))
+        yield
+
+
+@pytest.fixture(scope="module")
+def hardened(tmp_path_factory):
+    out = tmp_path_factory.mktemp("hardened")
+    assert (
+        call(*QUICK, "--out", out, "--method", "pgd_at", "--option", "steps=2", "--option", "average=0.9", "--onnx")
+        == 0
+    )
+    return out
+
+
+def test_the_folder_is_a_model_that_evaluate_reads(hardened, capsys):
+    assert not list(hardened.glob(".unfinished*"))
+    description = json.loads((hardened / "model.json").read_text())
+    assert description["method"]["steps"] == 2
+    assert description["threat"]["eps"] == 0.1
+    rows = json.loads((hardened / "results.json").read_text())
+    assert [(r["arm"], r["attack"]) for r in rows] == [
+        (arm, attack) for arm in ("standard", "pgd_at") for attack in ("none", "fgsm", "pgd", "autoattack")
+    ]
+    assert {r["n"] for r in rows} == {16}
+    arguments = ["--data", "digits", "--limit", "16", "--attack", "pgd", "--eps", "0.1", "--no-trust"]
+    assert call("evaluate", "--model", hardened, *arguments) == 0
+    clean = next(r["accuracy"] for r in rows if (r["arm"], r["attack"]) == ("pgd_at", "none"))
+    assert f"{clean:.1%}" in capsys.readouterr().out
+
+
+def test_the_card_says_what_was_measured(hardened):
+    text = (hardened / "README.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    results = yaml.safe_load(front)["model-index"][0]["results"][0]
+    rows = [r for r in json.loads((hardened / "results.json").read_text()) if r["arm"] == "pgd_at"]
+    assert [m["value"] for m in results["metrics"]] == [round(r["accuracy"], 4) for r in rows]
+    for row in rows:
+        assert f"[{row['ci_low']:.1%}, {row['ci_high']:.1%}] | {row['n']} |" in body
+    for word in ("AISVS C11.2", "article 15(5)", "no statement of conformity", "not a proof", "onnxruntime"):
+        assert word in body, word
+
+
+def test_onnx_gives_the_networks_logits(hardened):
+    session = pytest.importorskip("onnxruntime").InferenceSession(str(hardened / "model.onnx"))
+    images = load_data("digits", "test", image_size=12).images[:7].float() / 255
+    (logits,) = session.run(None, {"images": images.numpy()})
+    assert np.allclose(logits, load_model(hardened)[0](images).detach().numpy(), atol=1e-4)
+
+
+def test_a_budget_chooses_a_method_and_says_why(tmp_path, capsys):
+    arguments = [*QUICK[:-6], "--budget", "2s", "--batch-size", "40", "--test-images", "12", "--out", tmp_path]
+    assert call(*arguments) == 0
+    said = capsys.readouterr().out
+    assert "ms here, so" in said
+    assert "before" in said
+
+
+def test_the_more_time_the_stronger_the_method():
+    chosen = [choose(seconds, per_pass=0.01, epoch=100) for seconds in (1, 20, 40, 200, 2000)]
+    assert [s.choice.name for s in chosen] == ["fast", "pgd_at", "pgd_at", "pgd_at", "trades"]
+    steps = [s.choice.defence.steps for s in chosen[1:]]
+    assert steps == sorted(steps)
+    for schedule, seconds in zip(chosen, (1, 20, 40, 200, 2000), strict=True):
+        assert 0.6 * seconds < schedule.updates * schedule.choice.passes * 0.01 <= seconds
+
+
+def test_a_stopped_hardening_goes_on_with_the_same_result(hardened, tmp_path, monkeypatch):
+    import inoculate.defences.fit as loop
+
+    arguments = [*QUICK, "--out", tmp_path, *METHOD]
+    real, count = loop.save_weights, [0]
+
+    def stop(path, model):
+        count[0] += 1
+        if count[0] == 4:  # of the ordinary training one, of the hardening two: in its third round
+            raise KeyboardInterrupt
+        real(path, model)
+
+    monkeypatch.setattr(loop, "save_weights", stop)
+    assert call(*arguments) == 130
+    assert list(tmp_path.glob(".unfinished*"))
+    assert not (tmp_path / "model.json").exists()
+    monkeypatch.setattr(loop, "save_weights", real)
+    assert call(*arguments) == 0
+    expected, got = (load_model(folder)[0].state_dict() for folder in (hardened, tmp_path))
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_own_factory_and_own_images_of_two_classes(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for label, light in (("dark", 40), ("light", 180)):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for i in range(24):
+            pixels = rng.integers(light, light + 60, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / label / f"{i}.png")
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def net(): return nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.ReLU(), nn.Linear(8, 2))\n"
+    )
+    model, out = f"{tmp_path / 'mine.py'}:net", tmp_path / "out"
+    arguments = ["--data", tmp_path / "pictures", "--image-size", "12", "--eps", "0.05", "--norm", "l2"]
+    assert call("harden", "--model", model, *arguments, "--out", out, "--method", "fast", "--epochs", "3") == 0
+    assert "autoattack_binary" in capsys.readouterr().out
+    line = refused(capsys, "evaluate", "--model", out, *arguments)
+    assert f"--model {model} --weights" in line
+    given = ["--weights", out / "weights.safetensors", "--attack", "pgd", "--no-trust"]
+    assert call("evaluate", "--model", model, *given, *arguments) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--method", "trade"], "did you mean 'trades'"),
+        (["--method", "trades", "--option", "bta=2"], "did you mean 'beta'"),
+        (["--method", "trades", "--option", "beta"], "write it like steps=7"),
+        (["--method", "trades", "--option", "beta=high"], "neither a number"),
+        (["--method", "rslad"], "--teacher"),
+        (["--option", "steps=2"], "name one"),
+        (["--eps", "0"], "no attack"),
+        (["--eps", "8"], "8/255"),
+        (["--budget", "soon"], "90s, 5m or 2h"),
+        (["--model", "model.onnx"], "cannot be trained"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_harden_refuses(capsys, tmp_path, arguments, says):
+    assert says in refused(capsys, "harden", *SMALL, "--out", tmp_path, *arguments)
+
+
+def test_train_by_a_method(tmp_path, capsys):
+    arguments = [*SMALL, "--epochs", "1", "--eps", "8/255", "--out", tmp_path / "a"]
+    assert call("train", *arguments, "--method", "trades", "--option", "steps=2", "--option", "beta=3") == 0
+    assert "under PGD-10" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "a" / "model.json").read_text())
+    assert (facts["method"]["method"], facts["method"]["beta"]) == ("trades", 3)
+    more = [*SMALL, "--epochs", "1", "--out", tmp_path / "b"]
+    assert call("train", *more, "--method", "rslad", "--option", "steps=1", "--teacher", tmp_path / "a") == 0
+    assert call("train", *more, "--method", "ensemble", "--surrogate", tmp_path / "a") == 0
+    assert "random weights" in refused(capsys, "train", *more, "--method", "ensemble", "--surrogate", "resnet18")
+    assert "no options" in refused(capsys, "train", *more, "--option", "steps=1")
