@@ -260,7 +260,7 @@ def test_evaluate_leaves_a_report(capsys, tmp_path, trained, monkeypatch):
     assert call(*EVALUATE, *quick, "--out", out) == 0
     assert "report.html" in capsys.readouterr().out
     html = (out / "report.html").read_text()
-    for part in ("Table 2", "Can it be believed?", "Seeing the attack", "Why it is fragile"):
+    for part in ("Accuracy, %", "Can it be believed?", "Seeing the attack", "Why it is fragile"):
         assert part in html
     assert {path.name for path in out.iterdir()} == {
         *("results.json", "records.npz", "tables.md", "tables.csv", "tables.tex", "trust.json"),
