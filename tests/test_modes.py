@@ -10,10 +10,11 @@ from inoculate.modes import frozen
 def mixed() -> nn.Sequential:
     """Train mode outside, one block in eval mode, one parameter frozen, one gradient already there."""
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.ReLU(), nn.Dropout(0.5)))
+    nn.init.constant_(net[0].weight, 0.1)  # positive on positive pixels, so that a gradient passes the ReLU
     net.train()
     net[1].eval()
     net[2][1].eval()
-    net[0].bias.requires_grad_(False)
+    nn.init.zeros_(net[0].bias).requires_grad_(False)
     net[0].weight.grad = torch.ones_like(net[0].weight)
     return net
 

@@ -182,8 +182,9 @@ def test_killed_five_times_and_resumed_gives_the_same_numbers(tmp_path):
 def test_interrupt_leaves_results_so_far_and_exits_with_130(tmp_path):
     out = tmp_path / "out"
     process = subprocess.Popen(
-        command(tmp_path, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command(tmp_path, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while not list(out.glob("store/evaluate/*/manifest.json")):
         assert time.monotonic() < deadline
