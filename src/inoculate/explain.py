@@ -23,7 +23,7 @@ from inoculate.models.fast import original
 from inoculate.modes import frozen
 from inoculate.rng import Draws, generator
 from inoculate.stats import spearman
-from inoculate.threat import Norm, Threat, distance, dual_norm, per_sample, project, steepest
+from inoculate.threat import Norm, Threat, diameter, dual_norm, per_sample, project, steepest
 from inoculate.verdict import loader
 
 MEASURE = "1 − Spearman's rank correlation of |integrated gradients| per pixel, clean against adversarial"
@@ -112,8 +112,7 @@ def fragility(
             margins.append(-passed.values.float().cpu())
             gradients.append(dual_norm(passed.gradient, norm).float().cpu())
     margin, gradient = torch.cat(margins), torch.cat(gradients)
-    corner = torch.zeros(1, split.images[0].numel())
-    reach = float(distance(corner, torch.ones_like(corner), norm))  # from black to white: no image is further away
+    reach = diameter(Threat(norm), split.images[0].numel())
     measured = minimal_eps(model, split, norm, FMN(steps=search), eps=reach, batch_size=batch_size, seed=seed)
     found = {"margin": margin, "gradient": gradient, "estimate": margin / gradient, "measured": measured}
     return {name: [_number(value) for value in values.tolist()] for name, values in found.items()}

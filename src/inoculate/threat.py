@@ -156,6 +156,14 @@ def distance(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
     return lengths
 
 
+def diameter(threat: Threat, pixels: int) -> float:
+    """The distance between black and white images of so many values, channels counted: no image is further away."""
+    import torch
+
+    black = torch.full((1, pixels), threat.low)
+    return float(distance(black, torch.full_like(black, threat.high), threat.norm))
+
+
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """Shape B into B×1×1×1, to multiply with images."""
     return values.view(-1, *[1] * (like.ndim - 1))

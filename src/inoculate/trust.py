@@ -20,7 +20,7 @@ from inoculate.judging import judge_attack, judge_clean
 from inoculate.modes import device_of, frozen
 from inoculate.rng import Draws, generator
 from inoculate.stats import mcnemar
-from inoculate.threat import Threat, distance, sample
+from inoculate.threat import Threat, diameter, sample
 
 IMAGES = 64
 DOUBT = 0.01  # a difference counts when chance would give it less often than this
@@ -69,7 +69,7 @@ def trust_panel(
         says = "no gradient reaches the images: only gradient-free attacks count, use square"
         return [*checks, Check("gradients", None, says)]
     fgsm, short, long = right(FGSM()), right(PGD(steps=10)), right(PGD(steps=50, step=0.1))
-    far = right(PGD(steps=20, step=0.25), replace(threat, eps=_enormous(threat, part)))
+    far = right(PGD(steps=20, step=0.25), replace(threat, eps=diameter(threat, part.images[0].numel())))
     checks += [
         Check(
             "gradients", zero < 0.05,
@@ -149,12 +149,6 @@ def _zero_gradients(model: nn.Module, part: Split, clean: Tensor, batch_size: in
             gradient = ascent(model, x, Objective(loss_named("cross_entropy"), y)).gradient
             zeros += int((gradient.flatten(1) == 0).all(dim=1).sum())
     return zeros / int(clean.sum())
-
-
-def _enormous(threat: Threat, part: Split) -> float:
-    """The distance between black and white images in the threat's norm: no image is out of reach."""
-    black = torch.full((1, part.images[0].numel()), threat.low)
-    return float(distance(black, torch.full_like(black, threat.high), threat.norm))
 
 
 def _compare(name: str, strong: str, strong_right: Tensor, weak: str, weak_right: Tensor, cause: str) -> Check:

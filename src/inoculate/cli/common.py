@@ -17,6 +17,7 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Use only this many image
 Data = Annotated[str, typer.Option(help="mnist, cifar10, cats_vs_dogs, digits, a hub id owner/name, or a folder.")]
 ImageSize = Annotated[int | None, typer.Option(help="Side in pixels at which images are loaded.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
+Norm = Annotated[str, typer.Option(help="linf, l2 or l1.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps …; auto takes the fastest there is.")]
 

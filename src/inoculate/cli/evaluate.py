@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inoculate.cli.common import BatchSize, Data, DataRoot, Device, ImageSize, Limit, Seed, pick_device, writable
+from inoculate.cli.common import BatchSize, Data, DataRoot, Device, ImageSize, Limit, Norm, Seed, pick_device, writable
 from inoculate.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ Normalization = Annotated[
     typer.Option("--normalize", help="Put this in front of the model: imagenet, cifar10, or 0.5,0.5,0.5/0.2,0.2,0.2."),
 ]
 Precision = Annotated[str, typer.Option(help="How attacks craft: fast or exact. The verdict is always exact.")]
-Norm = Annotated[str, typer.Option(help="linf, l2 or l1.")]
 Eps = Annotated[str, typer.Option(help="Sizes in units of [0, 1], separated by commas: 0.01,8/255.")]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inoculate.cli.common import BatchSize, Data, DataRoot, Device, ImageSize, Limit, Seed, pick_device, writable
+from inoculate.cli.common import BatchSize, Data, DataRoot, Device, ImageSize, Limit, Norm, Seed, pick_device, writable
 from inoculate.cli.hardening import (
     check_onnx,
     export_checked,
@@ -24,7 +24,7 @@ from inoculate.cli.hardening import (
     train_hardened,
     write_card,
 )  # fmt: skip
-from inoculate.cli.train import Eps, Norm, Options, Surrogates, Teacher, helper_networks, parse_options
+from inoculate.cli.train import Eps, Options, Surrogates, Teacher, helper_networks, parse_options
 from inoculate.errors import InputError
 from inoculate.spec import fingerprint
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from inoculate.defences.budget import Schedule
     from inoculate.defences.fit import Recipe
     from inoculate.defences.methods import Method
+    from inoculate.defences.transferred import TrainingSet
     from inoculate.models.checkpoint import ModelSpec
     from inoculate.row import Row
     from inoculate.threat import Threat
@@ -36,6 +37,13 @@ class Bench:
     test: Split
     threat: Threat
     seed: int
+
+    @property
+    def samples(self) -> TrainingSet:
+        """The training part as it is."""
+        from inoculate.defences.transferred import training_set
+
+        return training_set("standard", self.train, (), seed=self.seed)
 
 
 def load_bench(
@@ -57,7 +65,6 @@ def load_network_for(
 ) -> tuple[nn.Module, ModelSpec | None, bool]:
     """The network to harden, how to rebuild it (None for a factory's), and whether it has been trained before."""
     from inoculate.cli.evaluate import load_network
-    from inoculate.models.build import scale_for
     from inoculate.models.checkpoint import ModelSpec, load_weights, read_description
     from inoculate.models.exported import ONNX, TORCHSCRIPT
 
@@ -67,8 +74,7 @@ def load_network_for(
         return load_network(model, images, device, weights=weights), read_description(Path(model))[0], True
     if ":" in model:
         return load_network(model, images, device, weights=weights), None, True
-    mean, std = scale_for(model, images.channel_statistics())
-    spec = ModelSpec(model, images.classes, images.channels, images.image_size[0], stem, pretrained, mean, std)  # type: ignore[arg-type]
+    spec = ModelSpec.fitting(model, images, stem, pretrained)  # type: ignore[arg-type]
     network = spec.build(seed=seed, pretrained=pretrained and weights is None)
     if weights is not None:
         load_weights(weights, network)
@@ -83,7 +89,6 @@ def schedule_for(
     from inoculate.cli.evaluate import parse_duration
     from inoculate.defences.budget import EXTRAS, Schedule, choose, seconds_per_pass
     from inoculate.defences.registry import method_named
-    from inoculate.defences.transferred import training_set
     from inoculate.store import read_json, write_json
 
     epoch = -(-len(bench.train) // batch_size)
@@ -92,8 +97,7 @@ def schedule_for(
         return Schedule(method, epochs * epoch, f"{epochs} epochs of {epoch} updates")
     seconds, file = parse_duration(budget), folder / "pass.json"
     if not file.is_file():
-        samples = training_set("standard", bench.train, (), seed=bench.seed)
-        write_json(file, {"seconds": seconds_per_pass(network, samples, bench.threat, batch_size, lr)})
+        write_json(file, {"seconds": seconds_per_pass(network, bench.samples, bench.threat, batch_size, lr)})
     per_pass = float(read_json(file)["seconds"])
     if chosen is None:
         return choose(seconds, per_pass, epoch)
@@ -104,12 +108,10 @@ def recipe_for(schedule: Schedule, images: int, batch_size: int, lr: float, augm
     """The recipe of a schedule: a validation every half epoch."""
     from inoculate.defences.fit import Recipe
 
-    epochs, extras = schedule.updates * batch_size / images, schedule.choice.extras
+    epochs = schedule.updates * batch_size / images
     rounds = max(1, min(schedule.updates, MOST_ROUNDS, round(CHECKS_PER_EPOCH * epochs)))
-    return Recipe(
-        schedule.updates, rounds=rounds, batch_size=batch_size, lr=lr, augment=augment, average=extras.average,
-        warmup=extras.warmup, guard=schedule.choice.guarded,
-    )  # fmt: skip
+    recipe = Recipe(schedule.updates, rounds=rounds, batch_size=batch_size, lr=lr, augment=augment)
+    return schedule.choice.adapt(recipe)
 
 
 def train_hardened(
@@ -117,13 +119,11 @@ def train_hardened(
 ) -> list[dict[str, float]]:
     """Train in place, or go on where an earlier run stopped; the history."""
     from inoculate.defences.fit import fit
-    from inoculate.defences.transferred import training_set
     from inoculate.watch import Bar
 
-    samples = training_set("standard", bench.train, (), seed=bench.seed)
     with Bar(Console(), f"harden {model} on {bench.train.name}") as bar:
         return fit(
-            network, samples, bench.val, update, recipe, seed=bench.seed, folder=writable(folder / "after"),
+            network, bench.samples, bench.val, update, recipe, seed=bench.seed, folder=writable(folder / "after"),
             progress=bar, threat=bench.threat,
         )  # fmt: skip
 
@@ -136,7 +136,6 @@ def measure_before(
 
     from inoculate.defences.fit import Recipe, fit
     from inoculate.defences.methods import standard
-    from inoculate.defences.transferred import training_set
     from inoculate.report.rows import read_rows, write_rows
     from inoculate.watch import Bar
 
@@ -149,10 +148,9 @@ def measure_before(
     if not trained:
         updates = BEFORE_EPOCHS * -(-len(bench.train) // batch_size)
         network, recipe = copy.deepcopy(network), Recipe(updates, rounds=1, batch_size=batch_size, lr=lr)
-        samples = training_set("standard", bench.train, (), seed=bench.seed)
         with Bar(Console(), "ordinary training, to compare with") as bar:
             place = writable(folder / "before")
-            fit(network, samples, bench.val, standard, recipe, seed=bench.seed, folder=place, progress=bar)
+            fit(network, bench.samples, bench.val, standard, recipe, seed=bench.seed, folder=place, progress=bar)
     rows = measure(network, bench, "before", "standard", {})
     write_rows(file, rows)
     return rows, words
@@ -214,12 +212,13 @@ def export_checked(out: Path, network: nn.Module, bench: Bench, kept: dict[str, 
     """Write model.onnx and hold it against the network on the images of the strongest attack; what came of it."""
     import torch
 
+    from inoculate.attacks.craft import to_float
     from inoculate.models.export import export_onnx
     from inoculate.models.exported import load_onnx
     from inoculate.modes import device_of
 
     export_onnx(network, out / "model.onnx", tuple(bench.test.images.shape[1:]))  # type: ignore[arg-type]
-    images, labels = kept.get(last.attack, bench.test.images.float() / 255), bench.test.labels
+    images, labels = kept.get(last.attack, to_float(bench.test.images)), bench.test.labels
     session = load_onnx(out / "model.onnx")
     with torch.no_grad():
         theirs = session(images).argmax(dim=1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from inoculate.cli.common import Data, DataRoot, Device, ImageSize, Limit, Seed, pick_device, writable
+from inoculate.cli.common import Data, DataRoot, Device, ImageSize, Limit, Norm, Seed, pick_device, writable
 from inoculate.errors import InputError
 from inoculate.spec import fingerprint
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 METHODS = "standard, pgd_at, fast, free, trades, mart, ensemble, ard, rslad or live_surrogate."
 Method = Annotated[str, typer.Option(help=METHODS)]
 Eps = Annotated[str, typer.Option(help="What an adversarial method trains against, in units of [0, 1]: 8/255.")]
-Norm = Annotated[str, typer.Option(help="linf, l2 or l1.")]
 Options = Annotated[
     list[str] | None,
     typer.Option("--option", help="An option of the method, such as steps=7, beta=6, awp=0.005, average=0.99."),
@@ -64,10 +63,8 @@ def train(
     from inoculate.defences.fit import Recipe, best_round, fit
     from inoculate.defences.guards import alarms
     from inoculate.defences.methods import standard
-    from inoculate.defences.options import Extras
     from inoculate.defences.registry import method_named
     from inoculate.defences.transferred import training_set
-    from inoculate.models.build import scale_for
     from inoculate.models.checkpoint import ModelSpec, save_model
     from inoculate.store import write_json
     from inoculate.threat import Threat, parse_eps
@@ -82,16 +79,14 @@ def train(
     )
     if limit is not None:
         images = images.limit(limit, seed=seed)
-    mean, std = scale_for(model, images.channel_statistics())
-    spec = ModelSpec(model, images.classes, images.channels, images.image_size[0], stem, mean=mean, std=std)  # type: ignore[arg-type]
+    spec = ModelSpec.fitting(model, images, stem)  # type: ignore[arg-type]
     place = pick_device(device)
     network = spec.build(seed=seed).to(place)
-    extras = Extras() if chosen is None else chosen.extras
     recipe = Recipe(
         epochs * -(-len(images) // batch_size), rounds=epochs * (1 if chosen is None else ROUNDS_PER_EPOCH),
-        batch_size=batch_size, lr=lr, augment=augment, average=extras.average, warmup=extras.warmup,
-        guard=chosen is not None and chosen.guarded,
+        batch_size=batch_size, lr=lr, augment=augment, guard=False,
     )  # fmt: skip
+    recipe = recipe if chosen is None else chosen.adapt(recipe)
     made_from: dict[str, Any] = {
         "model": asdict(spec), "recipe": asdict(recipe), "data": images.digest, "seed": seed,
     }  # fmt: skip

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from inoculate.cli.common import BatchSize, Data, DataRoot, Device, ImageSize, Limit, Seed, pick_device, writable
-from inoculate.cli.evaluate import MODEL, Eps, Norm, Precision, load_images, load_network
+from inoculate.cli.common import BatchSize, Data, DataRoot, Device, ImageSize, Limit, Norm, Seed, pick_device, writable
+from inoculate.cli.evaluate import MODEL, Eps, Precision, load_images, load_network
 from inoculate.errors import InputError
 
 

@@ -15,6 +15,7 @@ from inoculate.defences.adversarial import PGDAT, Hardening
 from inoculate.defences.fit import Recipe, batch_indices, make_optimizer
 from inoculate.defences.registry import Choice, method_named
 from inoculate.defences.transferred import TrainingSet
+from inoculate.modes import device_of
 from inoculate.threat import Threat
 
 EXTRAS: dict[str, Any] = {"warmup": 0.3, "average": 0.998}
@@ -43,7 +44,7 @@ class Schedule:
 def seconds_per_pass(model: nn.Module, data: TrainingSet, threat: Threat, batch_size: int, lr: float) -> float:
     """What one forward-backward pass over a batch takes here, from a few real updates of a copy of `model`."""
     twin = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    device = next(twin.parameters()).device
+    device = device_of(twin)
     optimizer = make_optimizer(twin, Recipe(1, lr=lr))
     method, seconds = Hardening(PGDAT(steps=3), threat), []
     twin.train()

@@ -20,11 +20,13 @@ from inoculate.data.split import Split
 from inoculate.defences.average import Average
 from inoculate.defences.guards import alarm, alarms
 from inoculate.defences.methods import Method
+from inoculate.defences.options import strength
 from inoculate.defences.transferred import TrainingSet
 from inoculate.defences.validation import validate, validate_robust
 from inoculate.errors import InputError
 from inoculate.models.checkpoint import load_weights, save_weights
 from inoculate.models.fast import gains_from_bf16
+from inoculate.modes import device_of
 from inoculate.rng import generator, seed_for
 from inoculate.threat import Threat
 
@@ -116,7 +118,7 @@ def fit(
         if threat is not None:
             entry["val_robust"] = validate_robust(network, validation, threat, recipe.val_images)
             entry["val_n"] = min(recipe.val_images, len(validation))
-            entry["strength"] = min(1.0, last / (recipe.warmup * recipe.updates)) if recipe.warmup else 1.0
+            entry["strength"] = strength(last / recipe.updates, recipe.warmup)
         history.append(entry)
         if best_round(history) == number:
             _replace(folder / BEST, lambda path, network=network: save_weights(path, network))  # type: ignore[misc]
@@ -173,7 +175,7 @@ def _train(
     """Updates `first` to `last`; the means of what the method reports, and the images per second."""
     model.train()
     began, sums = time.perf_counter(), {"loss": 0.0, "accuracy": 0.0}
-    device, per_epoch = next(model.parameters()).device, -(-len(data) // recipe.batch_size)
+    device, per_epoch = device_of(model), -(-len(data) // recipe.batch_size)
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and gains_from_bf16(device))
     for update in range(first, last):
         draw = generator(seed, "update", update)

@@ -26,7 +26,12 @@ class Extras:
 
     def strength(self, share: float) -> float:
         """The part of eps that is trained against when `share` of the training is done."""
-        return min(1.0, share / self.warmup) if self.warmup else 1.0
+        return strength(share, self.warmup)
+
+
+def strength(share: float, warmup: float) -> float:
+    """The part of eps when `share` of the training is done and eps grows over its first `warmup`; both in [0, 1]."""
+    return min(1.0, share / warmup) if warmup else 1.0
 
 
 def check_method(**options: object) -> None:

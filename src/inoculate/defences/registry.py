@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -11,11 +10,12 @@ from torch import nn
 from inoculate.defences.adversarial import MART, PGDAT, TRADES, Ensemble, Fast, Hardening
 from inoculate.defences.arms import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER
 from inoculate.defences.distil import ARD, RSLAD
+from inoculate.defences.fit import Recipe
 from inoculate.defences.free import Free, FreeTraining
 from inoculate.defences.live import LiveSurrogate, LiveTraining
 from inoculate.defences.methods import Method
 from inoculate.defences.options import Extras
-from inoculate.errors import InputError
+from inoculate.errors import InputError, suggest
 from inoculate.threat import Threat
 
 METHODS: dict[str, Any] = {
@@ -57,6 +57,10 @@ class Choice:
         """All options as JSON values."""
         return {"method": self.name, **asdict(self.defence), **asdict(self.extras)}
 
+    def adapt(self, recipe: Recipe) -> Recipe:
+        """The recipe with what the method asks of the loop around it."""
+        return replace(recipe, average=self.extras.average, warmup=self.extras.warmup, guard=self.guarded)
+
     def begin(self, threat: Threat, helpers: tuple[nn.Module, ...] = ()) -> Method:
         """The method ready to train. `helpers` are networks it needs: surrogates, a teacher, or one to train along.
 
@@ -79,20 +83,13 @@ def method_named(name: str, **options: Any) -> Choice:
     Raises `InputError` for an unknown name, option or value, naming the nearest known one.
     """
     if name not in METHODS:
-        raise InputError(f"method '{name}' is unknown: {_suggest(name, tuple(METHODS))}")
+        raise InputError(f"method '{name}' is unknown: {suggest(name, tuple(METHODS))}")
     own = {field.name for field in fields(METHODS[name])}
     added = {field.name for field in fields(Extras)}
     for option in options:
         if option not in own | added:
-            raise InputError(
-                f"method '{name}' has no option '{option}': {_suggest(option, tuple(sorted(own | added)))}"
-            )
+            raise InputError(f"method '{name}' has no option '{option}': {suggest(option, tuple(sorted(own | added)))}")
     extras = Extras(**{key: value for key, value in options.items() if key in added - own})
     if extras.smoothing and name in WITHOUT_HARD_LABELS:
         raise InputError(f"method '{name}' has no plain cross-entropy to smooth: leave smoothing out")
     return Choice(name, replace(METHODS[name], **{k: v for k, v in options.items() if k in own}), extras)
-
-
-def _suggest(name: str, valid: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, valid, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(valid)}"

@@ -10,14 +10,14 @@ from inoculate.attacks.craft import to_float
 from inoculate.attacks.gradient import PGD
 from inoculate.data.split import Split
 from inoculate.judging import judge_attack
-from inoculate.modes import frozen
+from inoculate.modes import device_of, frozen
 from inoculate.threat import Threat
 
 
 def validate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of `model` on a split."""
     loss = correct = 0.0
-    device = next(model.parameters()).device
+    device = device_of(model)
     with frozen(model), torch.no_grad():
         for start in range(0, len(split), batch_size):
             y = split.labels[start : start + batch_size].to(device)

@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from inoculate.data.split import Split
 from inoculate.errors import InputError
-from inoculate.models.build import Stem, build_model
+from inoculate.models.build import Stem, build_model, scale_for
 from inoculate.store import read_json, write_json
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
@@ -31,6 +32,12 @@ class ModelSpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
+    @classmethod
+    def fitting(cls, name: str, images: Split, stem: Stem = "imagenet", pretrained: bool = False) -> ModelSpec:
+        """A new network of this name for such images, normalised by their statistics where it is normalised at all."""
+        mean, std = scale_for(name, images.channel_statistics())
+        return cls(name, images.classes, images.channels, images.image_size[0], stem, pretrained, mean, std)
+
     def build(self, *, seed: int = 0, pretrained: bool | None = None) -> nn.Sequential:
         """A new classifier of this kind, with weights drawn from `seed` (or pretrained)."""
         return build_model(
@@ -48,16 +55,18 @@ class ModelSpec:
 
 def save_model(folder: Path, model: nn.Module, spec: ModelSpec, **facts: Any) -> None:
     """Write weights and description into `folder`; `facts` (JSON values) are kept beside the spec."""
-    save_weights(folder / WEIGHTS, model)
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    write_json(folder / DESCRIPTION, {"format": 1, "model": asdict(spec), "sha256": digest, **facts})
+    _save(folder, model, {"model": asdict(spec)}, facts)
 
 
 def save_factory_weights(folder: Path, model: nn.Module, factory: str, **facts: Any) -> None:
     """The same for a network that a function of the user's makes; it is rebuilt by that function, never from here."""
+    _save(folder, model, {"factory": factory}, facts)
+
+
+def _save(folder: Path, model: nn.Module, origin: dict[str, Any], facts: dict[str, Any]) -> None:
     save_weights(folder / WEIGHTS, model)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    write_json(folder / DESCRIPTION, {"format": 1, "factory": factory, "sha256": digest, **facts})
+    write_json(folder / DESCRIPTION, {"format": 1, **origin, "sha256": digest, **facts})
 
 
 def load_model(folder: Path) -> tuple[nn.Sequential, ModelSpec]:

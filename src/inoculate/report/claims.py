@@ -16,7 +16,7 @@ from inoculate.row import Row
 from inoculate.stats import paired_gain, unpaired_gain
 
 Verdict = Literal["supported", "contradicted", "not decided"]
-_CONTROLS = {"duplicates": "training on clean copies", "noise": "training on random noise of the same size"}
+CONTROL_WORDS = {"duplicates": "training on clean copies", "noise": "training on random noise of the same size"}
 _Side = tuple[str, str]  # model, arm
 
 
@@ -155,7 +155,8 @@ def _attribution(results: Results, records: Records, attack: str, reading: str) 
     models = [model for model in results.models if model != results.surrogate] or results.models
     whole = arm_gain(results, records, models, "standard", "transferred", attack, reading)
     parts = {
-        name: arm_gain(results, records, models, arm, "transferred", attack, reading) for arm, name in _CONTROLS.items()
+        name: arm_gain(results, records, models, arm, "transferred", attack, reading)
+        for arm, name in CONTROL_WORDS.items()
     }
     measured = {name: gain for name, gain in parts.items() if gain}
     if whole is None or not measured:

@@ -157,14 +157,17 @@ def style_of(arms: Sequence[str], arm: str) -> dict[str, Any]:
     return {"color": _SPARE[others.index(arm) % len(_SPARE)], "marker": "D", "lw": 1.6}
 
 
+def legend(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """Every arm shown, in the order of the argument, with its name for people."""
+    order = [arm for arm in (*LABELS, *arms) if arm in arms]
+    return [(arm, LABELS.get(arm, arm)) for arm in dict.fromkeys(order)]
+
+
 def _handles(results: Results, attack: str) -> list[Any]:
     from matplotlib.lines import Line2D
 
     arms = back_to_front(results.arms)[::-1]
-    order = [arm for arm in (*LABELS, *arms) if arm in arms]
-    handles = [
-        Line2D([], [], label=LABELS.get(arm, arm), **style_of(results.arms, arm)) for arm in dict.fromkeys(order)
-    ]
+    handles = [Line2D([], [], label=label, **style_of(results.arms, arm)) for arm, label in legend(arms)]
     if "pgd" in results.attacks and attack != "pgd":
         look: dict[str, Any] = {"color": "#444444", "marker": "o", "mfc": "white", "ls": ":", "lw": 1.2}
         sizes = sorted({row.n for row in results.rows if row.attack == "pgd"})

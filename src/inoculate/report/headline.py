@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from inoculate.report import published
-from inoculate.report.claims import Gain, arm_gain
+from inoculate.report.claims import CONTROL_WORDS, Gain, arm_gain
 from inoculate.report.layout import attack_name, percent, points
 from inoculate.report.rows import Records
 from inoculate.report.select import Results
 
-_OTHERWISE = {
-    "augmented": "augmentation alone",
-    "duplicates": "training on clean copies",
-    "noise": "training on random noise of the same size",
-}
+_OTHERWISE = {"augmented": "augmentation alone", **CONTROL_WORDS}
 
 
 @dataclass(frozen=True)

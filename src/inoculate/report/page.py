@@ -13,13 +13,14 @@ import numpy as np
 from inoculate.explained import Explained
 from inoculate.report import published
 from inoculate.report.claims import Claim, claims
+from inoculate.report.figures import legend
 from inoculate.report.folder import Measured
 from inoculate.report.headline import Headline, headline
 from inoculate.report.heat import Heat, transfers
 from inoculate.report.images import BUDGET, Shown, shown
 from inoculate.report.latex import is_summary
 from inoculate.report.layout import MISSING, Table, accuracy_cell, attack_name
-from inoculate.report.panels import accuracy, curves, drifts, fragility, landscape, legend, median, paired, slug
+from inoculate.report.panels import accuracy, curves, drifts, fragility, landscape, median, paired, slug
 from inoculate.report.pictures import Picture
 from inoculate.report.rows import write_text
 from inoculate.report.select import Results, collect, in_order, natural

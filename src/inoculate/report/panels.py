@@ -11,7 +11,7 @@ import numpy as np
 
 from inoculate.explained import Explained
 from inoculate.report import published
-from inoculate.report.figures import LABELS, back_to_front, measured, panel, style_of
+from inoculate.report.figures import back_to_front, measured, panel, style_of
 from inoculate.report.layout import attack_name, percent
 from inoculate.report.pictures import INK, RULE, SIZE, Picture, box, draw, plainly_log
 from inoculate.report.select import Results, natural
@@ -242,9 +242,3 @@ def slug(*parts: str) -> str:
 
 def _role(results: Results, model: str) -> str:
     return f"{model} (surrogate)" if model == results.surrogate else model
-
-
-def legend(arms: Sequence[str]) -> list[tuple[str, str]]:
-    """Every arm shown, in the order of the argument, with its name for people."""
-    order = [arm for arm in (*LABELS, *arms) if arm in arms]
-    return [(arm, LABELS.get(arm, arm)) for arm in dict.fromkeys(order)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from inoculate.defences.arms import ARMS, METHOD_ARMS, NEEDS_TEACHER
-from inoculate.errors import InputError
+from inoculate.errors import InputError, suggest
 from inoculate.explained import Amounts
 from inoculate.threat import Norm, Threat, parse_eps
 
@@ -171,6 +170,11 @@ class Study(_Part):
             raise ValueError(f"arm '{plain[0]}' has no options: they are the study's own keys")
         return {**value, "arms": tuple(given), "methods": methods} if given else value
 
+    def threat_for(self, arm: str) -> Threat:
+        """What a method's arm is trained against: its own eps, or the study's largest."""
+        eps = self.methods[arm].eps
+        return Threat(self.norm, max(self.eps) if eps is None else eps)
+
     @field_validator("datasets", mode="before")
     @classmethod
     def _empty_datasets(cls, value: Any) -> Any:
@@ -262,7 +266,7 @@ def _check_method(arm: str, hardened: Hardened, study: Study) -> None:
 
     _known(hardened.method, METHOD_ARMS, "method")
     method_named(hardened.method, **hardened.options)  # its own checks of names and values
-    Threat(study.norm, hardened.eps if hardened.eps is not None else max(study.eps))
+    study.threat_for(arm)  # its own check of eps
     if hardened.method in NEEDS_TEACHER:
         earlier = study.arms[: study.arms.index(arm)]
         _known(hardened.teacher_arm, earlier, f"teacher_arm of {arm} (an arm before it)")
@@ -286,19 +290,14 @@ def _check_attack(choice: AttackChoice, arms: tuple[str, ...]) -> None:
 
 def _known(name: str, valid: tuple[str, ...], what: str) -> None:
     if name not in valid:
-        raise ValueError(f"{what} '{name}' is unknown: {_suggest(name, valid)}")
-
-
-def _suggest(name: str, valid: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, valid, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(valid)}"
+        raise ValueError(f"{what} '{name}' is unknown: {suggest(name, valid)}")
 
 
 def _explain(error: Any) -> str:
     """One of pydantic's errors as a sentence."""
     where = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        return f"unknown key '{where}': {_suggest(str(error['loc'][-1]), _keys_at(error['loc'][:-1]))}"
+        return f"unknown key '{where}': {suggest(str(error['loc'][-1]), _keys_at(error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"key '{where}' is missing: add it"
     message = str(error["msg"]).removeprefix("Value error, ")

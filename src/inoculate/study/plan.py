@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from inoculate.defences.arms import CONTROLS
 from inoculate.study.config import MOST_VULNERABLE, Study, is_one_step
 
 Reading = Literal["white-box", "replayed", "surrogate"]
 ANY_SURROGATE = "(surrogate)"
-CONTROLS = ("noise", "duplicates")
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class Specs:
         return {
             "method": hardened.method,
             "options": hardened.options,
-            "eps": hardened.eps if hardened.eps is not None else max(study.eps),
+            "eps": study.threat_for(cell.arm).eps,
             "norm": study.norm,
             "augment": study.datasets[cell.dataset].augment or f"default of {cell.dataset}",
             "helpers": [fingerprint(self._fit(helper)) for helper in self.helpers(cell)],

@@ -13,7 +13,7 @@ from inoculate.defences.fit import BEST, CHECKPOINT, Recipe, fit
 from inoculate.defences.methods import Method, standard
 from inoculate.defences.registry import method_named
 from inoculate.defences.transferred import TrainingSet, training_set
-from inoculate.models.build import parameter_count, scale_for
+from inoculate.models.build import parameter_count
 from inoculate.models.checkpoint import ModelSpec, load_model, save_model
 from inoculate.rng import seed_for
 from inoculate.store import write_json
@@ -42,14 +42,14 @@ def make_hardened(folder: Path, job: Job, model: str, arm: str, helpers: list[Pa
     """Train one network by a method, against the study's largest eps or the arm's own, on the clean training part."""
     study, hardened = job.study, job.study.methods[arm]
     choice = method_named(hardened.method, **hardened.options)
-    threat = Threat(study.norm, hardened.eps if hardened.eps is not None else max(study.eps))
+    threat = study.threat_for(arm)
     networks = tuple(load_model(path)[0].to(job.device) for path in helpers)
     if hardened.method in NEEDS_NETWORK:
         networks = (_spec(job, study.surrogate).build(seed=seed_for(job.seed, "alongside")).to(job.device),)
     how = recipe(study, len(job.data.train), _policy(job))
     if study.training.budget == "passes":
         how = _costing(how, study, choice.passes)
-    how = replace(how, average=choice.extras.average, warmup=choice.extras.warmup, guard=choice.guarded)
+    how = choice.adapt(how)
     samples = training_set("standard", job.data.train, (), seed=job.seed)
     _fit(folder, job, model, arm, samples, choice.begin(threat, networks), how, threat)
 
@@ -84,11 +84,7 @@ def _fit(
 
 
 def _spec(job: Job, model: str) -> ModelSpec:
-    train, study = job.data.train, job.study
-    mean, std = scale_for(model, train.channel_statistics())
-    return ModelSpec(
-        model, train.classes, train.channels, train.image_size[0], study.stem, study.pretrained, mean, std
-    )  # fmt: skip
+    return ModelSpec.fitting(model, job.data.train, job.study.stem, job.study.pretrained)
 
 
 def _policy(job: Job) -> str:
