@@ -15,6 +15,7 @@ from inoculate.explained import Amounts
 from inoculate.threat import Norm, Threat, parse_eps
 
 MOST_VULNERABLE = "most_vulnerable"
+_NARROWING = ("eps", "datasets", "models", "arms")
 
 
 def _number(value: Any) -> Any:
@@ -29,12 +30,13 @@ class _Part(BaseModel):
 
 
 class Dataset(_Part):
-    """One dataset: where it comes from and what its images look like to the networks."""
+    """One dataset: where it comes from, what its images look like to the networks, and its own keys of `training`."""
 
     source: str | None = None  # a data SPEC; the entry's own name if left out
     image_size: int = Field(32, ge=4, le=1024)
     channels: Literal[1, 3] | None = None
     augment: str | None = None  # a policy; by default the dataset's own
+    training: dict[str, Any] = Field(default_factory=dict)  # in place of the study's
 
 
 class Partition(_Part):
@@ -58,7 +60,8 @@ class Training(_Part):
     The standard arm makes `epochs` passes over the training part, at most `max_updates` updates. With `budget: updates`
     every other arm makes exactly as many updates; with `budget: epochs` as many passes over its own, larger set; with
     `budget: passes` as many forward-backward passes as `passes` times the standard arm's, which for a method whose
-    updates cost more means fewer updates. `rounds`: validations per training (default: one per epoch).
+    updates cost more means fewer updates. `rounds`: validations per training (default: one per epoch), each on
+    `val_images` of the validation part (default: all).
     """
 
     epochs: int = Field(2, ge=1)
@@ -66,6 +69,7 @@ class Training(_Part):
     budget: Literal["updates", "epochs", "passes"] = "updates"
     passes: float = Field(1.0, gt=0)
     rounds: int | None = Field(None, ge=1)
+    val_images: int | None = Field(None, ge=1)
     batch_size: int = Field(64, ge=2)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(2e-3, gt=0)
@@ -77,16 +81,27 @@ class Training(_Part):
 
 
 class AttackChoice(_Part):
-    """An attack by registry name, its options, the first so many test images it sees, and on which arms."""
+    """An attack by registry name, its options, the first so many test images it sees, and where it is made.
+
+    `eps`, `datasets`, `models` and `arms` narrow the study's own: an expensive attack need not be made everywhere.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     attack: str
     images: int | None = Field(None, ge=1)
+    eps: tuple[Eps, ...] | None = Field(None, min_length=1)
+    datasets: tuple[str, ...] | None = None
+    models: tuple[str, ...] | None = None
     arms: tuple[str, ...] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+    def covers(self, dataset: str, model: str, arm: str) -> bool:
+        """Whether the attack is made on this network."""
+        within = ((self.datasets, dataset), (self.models, model), (self.arms, arm))
+        return all(allowed is None or name in allowed for allowed, name in within)
 
 
 class Hardened(_Part):
@@ -175,6 +190,15 @@ class Study(_Part):
         eps = self.methods[arm].eps
         return Threat(self.norm, max(self.eps) if eps is None else eps)
 
+    def training_for(self, dataset: str) -> Training:
+        """How a dataset's networks are trained: the study's `training`, with the dataset's own keys in place."""
+        own = self.datasets[dataset].training
+        return Training.model_validate(self.training.model_dump() | own) if own else self.training
+
+    def eps_for(self, attack: str) -> tuple[float, ...]:
+        """At which eps an attack is made."""
+        return self.attacks[attack].eps or self.eps
+
     @field_validator("datasets", mode="before")
     @classmethod
     def _empty_datasets(cls, value: Any) -> Any:
@@ -202,8 +226,12 @@ class Study(_Part):
             _known(self.surrogate, (*self.models, MOST_VULNERABLE), "surrogate")
         if self.norm != "linf":
             raise ValueError("examples are stored as L∞ directions: norm must be linf in a study")
+        for name, dataset in self.datasets.items():
+            for key in dataset.training:
+                _known(key, tuple(Training.model_fields), f"training key of {name}")
+            self.training_for(name)
         for choice in self.attacks.values():
-            _check_attack(choice, self.arms)
+            _check_attack(choice, self)
         for arm, hardened in self.methods.items():
             _check_method(arm, hardened, self)
         if self.explanations:
@@ -212,7 +240,12 @@ class Study(_Part):
             for name in self.explanations.models or ():
                 _known(name, self.models, "network")
         _known(self.transfer, tuple(self.attacks), "transfer attack")
-        if not is_one_step(self.attacks[self.transfer]):
+        chosen = self.attacks[self.transfer]
+        if chosen.eps or chosen.models or chosen.datasets or chosen.arms:
+            raise ValueError(
+                f"transfer attack '{self.transfer}' is made everywhere: take its {', '.join(_NARROWING)} away"
+            )
+        if not is_one_step(chosen):
             raise ValueError(
                 f"transfer attack '{self.transfer}' takes several steps: use a one-step attack such as fgsm"
             )
@@ -276,16 +309,23 @@ def _check_method(arm: str, hardened: Hardened, study: Study) -> None:
         raise ValueError(f"arm '{arm}' trains the surrogate alongside: name it with surrogate")
 
 
-def _check_attack(choice: AttackChoice, arms: tuple[str, ...]) -> None:
+def _check_attack(choice: AttackChoice, study: Study) -> None:
     from inoculate.attacks.registry import ATTACKS, attack_named
 
     _known(choice.attack, tuple(ATTACKS), "attack")
     known = tuple(f.name for f in fields(ATTACKS[choice.attack]))
     for option in choice.options:
-        _known(option, (*known, "images", "arms"), f"key of attack {choice.attack}")
+        _known(option, (*known, "images", *_NARROWING), f"key of attack {choice.attack}")
     attack_named(choice.attack, **choice.options)  # its own checks of the values
     for arm in choice.arms or ():
-        _known(arm, (*ARMS, *arms), "arm")
+        _known(arm, (*ARMS, *study.arms), "arm")
+    for model in choice.models or ():
+        _known(model, study.models, "network")
+    for dataset in choice.datasets or ():
+        _known(dataset, tuple(study.datasets), "dataset")
+    for eps in choice.eps or ():
+        if eps not in study.eps:
+            raise ValueError(f"eps {eps:g} of attack {choice.attack} is not among the study's: add it to eps")
 
 
 def _known(name: str, valid: tuple[str, ...], what: str) -> None:

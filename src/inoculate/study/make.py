@@ -145,7 +145,8 @@ def make_verdicts(
     part, batch_size = job.data.test.subset(range(len(right))), study.evaluation.batch_size
     if examples is not None:
         stored = AdvSet.load(examples)
-        verdicts = judge_replay(network, part, stored, study.eps, right, batch_size=batch_size, progress=job.tell)
+        epsilons = choice.eps or study.eps
+        verdicts = judge_replay(network, part, stored, epsilons, right, batch_size=batch_size, progress=job.tell)
     else:
         verdicts = _attacked(job, choice, network, part, right)
     _save_verdicts(folder, verdicts)
@@ -157,7 +158,7 @@ def _attacked(job: Job, choice: AttackChoice, network: nn.Module, part: Split, r
         part,
         build_attack(choice),
         Threat(job.study.norm, max(job.study.eps)),
-        job.study.eps,
+        choice.eps or job.study.eps,
         right,
         batch_size=job.study.evaluation.batch_size,
         seed=job.seed,

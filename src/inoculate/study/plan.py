@@ -68,7 +68,7 @@ def _plan_one(study: Study, dataset: str, seed: int) -> list[Cell]:
         cells += [
             Cell("evaluate", dataset, seed, model, attack=attack)
             for attack in one_step
-            if _on(study, attack, "standard")
+            if study.attacks[attack].covers(dataset, model, "standard")
         ]
     surrogate = study.surrogate
     if surrogate == MOST_VULNERABLE:
@@ -87,7 +87,7 @@ def _plan_one(study: Study, dataset: str, seed: int) -> list[Cell]:
             cells += [
                 Cell("evaluate", dataset, seed, model, arm, attack=attack)
                 for attack in one_step
-                if _on(study, attack, arm)
+                if study.attacks[attack].covers(dataset, model, arm)
             ]
         cells += _readings(study, dataset, seed, arm, surrogate, one_step)
     if study.explanations and seed == study.seeds[0]:
@@ -102,7 +102,7 @@ def _readings(study: Study, dataset: str, seed: int, arm: str, surrogate: str, o
     cells = []
     for model in study.models:
         for attack in study.attacks:
-            if not _on(study, attack, arm):
+            if not study.attacks[attack].covers(dataset, model, arm):
                 continue
             if attack not in one_step:
                 cells.append(Cell("evaluate", dataset, seed, model, arm, attack=attack))
@@ -112,8 +112,3 @@ def _readings(study: Study, dataset: str, seed: int, arm: str, surrogate: str, o
             if model != surrogate:
                 cells.append(Cell("evaluate", dataset, seed, model, arm, attack=attack, reading="surrogate"))
     return cells
-
-
-def _on(study: Study, attack: str, arm: str) -> bool:
-    arms = study.attacks[attack].arms
-    return arms is None or arm in arms

@@ -66,7 +66,7 @@ class Specs:
             "stem": study.stem,
             "pretrained": study.pretrained,
             "arm": arm,
-            "training": self._training(arm),
+            "training": self._training(cell.dataset, arm),
             "seed": cell.seed,
         }
         if arm in study.methods:
@@ -76,19 +76,18 @@ class Specs:
         if arm in WITH_COPIES:
             spec["copies"] = study.eps
         if arm == "duplicates":  # its copies have no eps, and with `balance` there is one per image
-            spec["copies"] = 1 if study.training.balance else len(study.eps)
+            spec["copies"] = 1 if study.training_for(cell.dataset).balance else len(study.eps)
         if arm == "transferred":
             spec["examples"] = fingerprint(self._craft(self.examples(cell, "train", study.transfer)))
         return spec
 
-    def _training(self, arm: str) -> Spec:
+    def _training(self, dataset: str, arm: str) -> Spec:
         """What of the training section counts for an arm; keys that came later are named only where they are used."""
-        training = self.study.training
+        training = self.study.training_for(dataset)
         unused = {"balance", "budget", "passes"} if arm == "standard" else set()
         if training.budget != "passes":
             unused.add("passes")
-        if training.rounds is None:
-            unused.add("rounds")
+        unused |= {key for key in ("rounds", "val_images") if getattr(training, key) is None}
         return training.model_dump(exclude=unused)
 
     def _method(self, cell: Cell) -> Spec:
@@ -132,7 +131,7 @@ class Specs:
             "images": min(limits, default=None),
         }
         if choice:
-            spec |= {"eps": study.eps, "norm": study.norm, "evaluation": self._how()}
+            spec |= {"eps": study.eps_for(cell.attack), "norm": study.norm, "evaluation": self._how()}
             crafted = self.crafted_on(cell)
             spec["examples"] = fingerprint(self._craft(crafted)) if crafted else None
         return spec

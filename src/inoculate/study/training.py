@@ -17,7 +17,7 @@ from inoculate.models.build import parameter_count
 from inoculate.models.checkpoint import ModelSpec, load_model, save_model
 from inoculate.rng import seed_for
 from inoculate.store import write_json
-from inoculate.study.config import Study
+from inoculate.study.config import Training
 from inoculate.threat import Threat
 
 if TYPE_CHECKING:
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 def make_fit(folder: Path, job: Job, model: str, arm: str, examples: Path | None) -> None:
     """Train one network for one arm; an interrupted training in `folder` goes on."""
     study, train, seed = job.study, job.data.train, job.seed
+    training = study.training_for(train.name)
     adversarial = AdvSet.load(examples) if examples else None
     samples = training_set(
-        arm, train, study.eps, seed=seed, balance=study.training.balance, adversarial=adversarial
+        arm, train, study.eps, seed=seed, balance=training.balance, adversarial=adversarial
     )  # fmt: skip
-    passes_over = train if study.training.budget != "epochs" else samples
-    how = recipe(study, len(passes_over), "none" if arm == "standard" else _policy(job))
-    if study.training.budget == "passes" and arm != "standard":
-        how = _costing(how, study, 1.0)
+    passes_over = train if training.budget != "epochs" else samples
+    how = recipe(training, len(passes_over), "none" if arm == "standard" else _policy(job))
+    if training.budget == "passes" and arm != "standard":
+        how = _costing(how, training, 1.0)
     _fit(folder, job, model, arm, samples, standard, how)
 
 
@@ -46,17 +47,18 @@ def make_hardened(folder: Path, job: Job, model: str, arm: str, helpers: list[Pa
     networks = tuple(load_model(path)[0].to(job.device) for path in helpers)
     if hardened.method in NEEDS_NETWORK:
         networks = (_spec(job, study.surrogate).build(seed=seed_for(job.seed, "alongside")).to(job.device),)
-    how = recipe(study, len(job.data.train), _policy(job))
-    if study.training.budget == "passes":
-        how = _costing(how, study, choice.passes)
+    training = study.training_for(job.data.train.name)
+    how = recipe(training, len(job.data.train), _policy(job))
+    if training.budget == "passes":
+        how = _costing(how, training, choice.passes)
     how = choice.adapt(how)
     samples = training_set("standard", job.data.train, (), seed=job.seed)
     _fit(folder, job, model, arm, samples, choice.begin(threat, networks), how, threat)
 
 
-def _costing(how: Recipe, study: Study, passes: float) -> Recipe:
+def _costing(how: Recipe, training: Training, passes: float) -> Recipe:
     """As many updates of this cost as make `training.passes` times the standard arm's passes."""
-    updates = max(1, round(how.updates * study.training.passes / passes))
+    updates = max(1, round(how.updates * training.passes / passes))
     return replace(how, updates=updates, rounds=min(how.rounds, updates))
 
 
@@ -72,11 +74,11 @@ def _fit(
 ) -> None:
     if (folder / "history.json").is_file():  # written last: only the manifest was missing
         return
-    seed, spec = job.seed, _spec(job, model)
+    seed, spec, val = job.seed, _spec(job, model), job.data.val
+    if few := job.study.training_for(val.name).val_images:
+        val = val.limit(min(few, len(val)), seed=seed)
     network = spec.build(seed=seed).to(job.device)
-    history = fit(
-        network, samples, job.data.val, method, how, seed=seed, folder=folder, progress=job.progress, threat=threat
-    )
+    history = fit(network, samples, val, method, how, seed=seed, folder=folder, progress=job.progress, threat=threat)
     save_model(folder, network, spec, arm=arm, seed=seed, parameters=parameter_count(network))
     write_json(folder / "history.json", history)
     for leftover in (CHECKPOINT, BEST):
@@ -92,9 +94,8 @@ def _policy(job: Job) -> str:
     return job.study.datasets[name].augment or default_policy(name)
 
 
-def recipe(study: Study, size: int, augment: str) -> Recipe:
-    """The study's training section for `size` samples an epoch."""
-    t = study.training
+def recipe(t: Training, size: int, augment: str) -> Recipe:
+    """What the training section `t` asks for with `size` samples an epoch."""
     updates = t.epochs * -(-size // t.batch_size)
     updates = min(updates, t.max_updates or updates)
     return Recipe(
