@@ -62,6 +62,13 @@ def test_fractions_are_read_as_numbers(tmp_path):
         ("{steps: 20, images: 10}", "{steps: 0}", 6, "whole number"),
         ("{steps: 20, images: 10}", "{step: -0.1}", 6, "step length"),
         ("{steps: 20, images: 10}", "{loss: crossentropy}", 6, "cross_entropy"),
+        ("{steps: 20, images: 10}", "{eps: [0.5]}", 6, "not among the study's"),
+        ("{steps: 20, images: 10}", "{models: [resnet81]}", 6, "did you mean 'resnet18'?"),
+        ("{steps: 20, images: 10}", "{datasets: [digit]}", 6, "did you mean 'digits'?"),
+        ("{steps: 20, images: 10}", "{arms: [standrad]}", 6, "did you mean 'standard'?"),
+        ("fgsm: {}", "fgsm: {eps: [0.01]}", 6, "made everywhere"),
+        ("{image_size: 32}", "{training: {epoch: 2}}", 3, "did you mean 'epochs'?"),
+        ("{image_size: 32}", "{training: {epochs: 0}}", 3, "epochs"),
         ("training: {epochs: 2}", "seeds: [-1]", 9, "seeds"),
         ("eps: [0.01, 8/255]", "eps: [8]", 5, "did you mean 8/255?"),
         ("eps: [0.01, 8/255]", "eps: [-1]", 5, "not a distance"),
@@ -112,6 +119,18 @@ def test_plan_order_and_counts(tmp_path):
 def test_plan_of_one_dataset(tmp_path):
     study = load_study(write(tmp_path, GOOD.replace("  digits: {image_size: 32}", "  digits: {}\n  mnist: {}")))
     assert {c.dataset for c in plan(study, "mnist")} == {"mnist"}
+
+
+def test_a_dataset_overrides_training_and_an_attack_is_narrowed(tmp_path):
+    text = GOOD.replace("{image_size: 32}", "{training: {epochs: 7, lr: 0.1}}").replace(
+        "images: 10", "eps: [8/255], models: [resnet50], arms: [standard, noise]"
+    )
+    study = load_study(write(tmp_path, text))
+    own = study.training_for("digits")
+    assert (own.epochs, own.lr, own.batch_size) == (7, 0.1, study.training.batch_size)
+    assert (study.eps_for("pgd"), study.eps_for("fgsm")) == ((8 / 255,), (0.01, 8 / 255))
+    where = [(c.model, c.arm) for c in plan(study) if c.kind == "evaluate" and c.attack == "pgd"]
+    assert where == [("resnet50", "standard"), ("resnet50", "noise")]
 
 
 def test_explanations_can_be_left_out_or_narrowed(tmp_path):

@@ -1,13 +1,7 @@
 """A whole study on real digits with two very small networks: artefacts, resuming, results."""
 
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -127,6 +121,24 @@ def test_another_seed_gives_other_splits_and_numbers(finished):
     assert sorted(numbers(run.rows).values()) != sorted(numbers(first.rows).values())
 
 
+def test_a_narrowed_attack_is_made_where_it_says_and_a_dataset_trained_as_it_says(finished):
+    folder, first, _ = finished
+    narrow = (
+        "pgd: {steps: 2, step: 0.5, images: 20, eps: [8/255], models: [test_resnet], arms: [noise], datasets: [digits]}"
+    )
+    text = STUDY.replace("pgd: {steps: 2, step: 0.5, images: 20}", narrow)
+    run, notes = run_study(folder, text)
+    (row,) = (row for row in run.rows if row.attack == "pgd")
+    assert (row.model, row.arm, row.eps) == ("test_resnet", "noise", 8 / 255)
+    assert {cell.kind for cell in notes.made} == {"evaluate"}, "no network is trained again for it"
+    assert numbers([row]).items() <= numbers(first.rows).items(), "alone at its eps it breaks what it broke among two"
+    own = text.replace("{image_size: 32}", "{image_size: 32, training: {max_updates: 3, val_images: 10, rounds: 1}}")
+    run, _ = run_study(folder, own)
+    histories = [cell["history"] for cell in run.cells if cell["kind"] == "fit"]
+    assert {(len(history), history[-1]["update"]) for history in histories} == {(1, 3)}
+    assert all((10 * history[0]["val_accuracy"]) % 1 == 0 for history in histories)
+
+
 def test_a_damaged_artefact_is_made_again(finished):
     folder, first, _ = finished
     # Other tests add artefacts of other studies to this store: the oldest is the first study's.
@@ -153,48 +165,6 @@ def test_several_seeds_share_one_surrogate(tmp_path):
     run, _ = run_study(tmp_path, small + "seeds: [0, 1]\narms: [standard, transferred]\n")
     protocols = {row.protocol for row in run.rows if row.arm == "standard"} - {"white-box"}
     assert protocols == {f"transfer:{run.surrogates['digits']}/standard"}
-
-
-def command(folder, out):
-    path = folder / "study.yaml"
-    path.write_text(STUDY)
-    return [sys.executable, "-m", "inoculate", "study", "run", str(path), "--out", str(out)]
-
-
-def test_killed_five_times_and_resumed_gives_the_same_numbers(tmp_path):
-    """Both runs are processes of their own, as a person's are: the number of threads moves the last digits."""
-    whole, out, moments = tmp_path / "whole", tmp_path / "out", random.Random(4)
-    subprocess.run(command(tmp_path, whole), check=True, stdout=subprocess.DEVNULL)
-    for _ in range(5):
-        process = subprocess.Popen(command(tmp_path, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        before = len(list(out.glob("store/*/*/manifest.json")))
-        deadline = time.monotonic() + 60
-        while len(list(out.glob("store/*/*/manifest.json"))) == before and process.poll() is None:
-            assert time.monotonic() < deadline, "no progress between two kills"
-            time.sleep(0.05)
-        time.sleep(moments.uniform(0, 1.5))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    subprocess.run(command(tmp_path, out), check=True, stdout=subprocess.DEVNULL)
-    assert numbers(read_rows(out / "results.json")) == numbers(read_rows(whole / "results.json"))
-
-
-def test_interrupt_leaves_results_so_far_and_exits_with_130(tmp_path):
-    out = tmp_path / "out"
-    process = subprocess.Popen(
-        command(tmp_path, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not list(out.glob("store/evaluate/*/manifest.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "run the same command again" in err
-    assert "Traceback" not in err
-    assert read_rows(out / "results.json")
 
 
 def test_interrupting_a_run_again_keeps_what_was_measured(finished):
