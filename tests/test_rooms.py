@@ -17,7 +17,7 @@ ROOMS = [
     "data",
     "models",
     "attacks",
-    "verdict",
+    "verdict tracking",
     "judging",
     "evaluation transfer",
     "trust gallery attribution explain card",

@@ -6,6 +6,7 @@ from torch import nn
 
 from inoculate.data.split import Split
 from inoculate.defences import fit as loop
+from inoculate.defences import validation
 from inoculate.defences.fit import Recipe, batch_indices, best_round, fit
 from inoculate.defences.methods import standard
 from inoculate.defences.transferred import training_set
@@ -83,7 +84,7 @@ def test_global_random_state_is_left_alone(split, tmp_path):
 
 def test_stops_when_patience_runs_out(split, tmp_path, monkeypatch):
     accuracies = iter([(1.0, 0.9), (1.0, 0.8), (1.0, 0.7), (1.0, 0.6)])
-    monkeypatch.setattr(loop, "validate", lambda *a: next(accuracies))
+    monkeypatch.setattr(validation, "validate", lambda *a: next(accuracies))
     _, history = run(split, tmp_path / "a", replace(RECIPE, rounds=10, patience=2))
     assert len(history) == 3
     assert best_round(history) == 0

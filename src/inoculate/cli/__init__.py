@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -68,5 +69,7 @@ def _guarded(work: Callable[[], Any]) -> int:
 
 
 def _fail(message: str) -> int:
-    typer.echo("error: " + " ".join(message.split()), err=True)
+    """Say it in one line; of several processes that train together, the leading one does."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo("error: " + " ".join(message.split()), err=True)
     return 2

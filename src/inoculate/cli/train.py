@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from inoculate.data.split import Split
+    from inoculate.tracking import Tracker
 
 METHODS = "standard, pgd_at, fast, free, trades, mart, ensemble, ard, rslad or live_surrogate."
 Method = Annotated[str, typer.Option(help=METHODS)]
@@ -31,6 +32,11 @@ Surrogates = Annotated[
     list[str] | None,
     typer.Option("--surrogate", help="For ensemble a trained folder (repeatable), for live_surrogate a network."),
 ]
+TrackerName = Annotated[
+    str | None, typer.Option(help="tensorboard (into OUT/logs), mlflow, wandb or trackio [tensorboard if installed].")
+]
+Precision = Annotated[str, typer.Option(help="auto (bf16 where the processor has it), bf16 or fp32.")]
+Accumulate = Annotated[int, typer.Option(min=1, help="Pass each batch in so many parts, to save memory.")]
 ROUNDS_PER_EPOCH = 2  # with guards: a collapse is caught within an epoch
 
 
@@ -52,18 +58,23 @@ def train(
     lr: Annotated[float, typer.Option(min=1e-9, help="Peak learning rate.")] = 2e-3,
     stem: Annotated[str, typer.Option(help="imagenet, or small for small images.")] = "imagenet",
     augment: Annotated[str, typer.Option(help="Augmentation: none, digits or photos.")] = "none",
+    precision: Precision = "auto",
+    accumulate: Accumulate = 1,
+    tracker: TrackerName = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Train a classifier and write a folder that `evaluate --model` reads. Run it again to go on after a stop.
 
-    The test part that `evaluate` uses is never seen; the validation part chooses the epoch that is kept.
+    The test part that `evaluate` uses is never seen; the validation part chooses the epoch that is kept. Several
+    processes share every batch under `accelerate launch --multi_gpu -m inoculate train …` or `torchrun`, also on CPUs.
     """
     from inoculate.data.sources import load_data
     from inoculate.defences.fit import Recipe, best_round, fit
     from inoculate.defences.guards import alarms
     from inoculate.defences.methods import standard
     from inoculate.defences.registry import method_named
+    from inoculate.defences.team import join
     from inoculate.defences.transferred import training_set
     from inoculate.models.checkpoint import ModelSpec, save_model
     from inoculate.store import write_json
@@ -74,17 +85,20 @@ def train(
     if chosen is None and option:
         raise InputError("method standard has no options: leave --option out, or choose another --method")
     threat = None if chosen is None else Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
-    images, validation = (
-        load_data(data, part, data_root=data_root, image_size=image_size) for part in ("train", "val")
-    )
+    if precision not in ("auto", "bf16", "fp32"):
+        raise InputError(f"precision '{precision}' is unknown: use auto, bf16 or fp32")
+    team = join(pick_device(device))
+    with team.leader_first():  # it decodes the images, the others find them decoded
+        images, validation = (
+            load_data(data, part, data_root=data_root, image_size=image_size) for part in ("train", "val")
+        )
     if limit is not None:
         images = images.limit(limit, seed=seed)
     spec = ModelSpec.fitting(model, images, stem)  # type: ignore[arg-type]
-    place = pick_device(device)
-    network = spec.build(seed=seed).to(place)
+    network = spec.build(seed=seed).to(team.device)
     recipe = Recipe(
         epochs * -(-len(images) // batch_size), rounds=epochs * (1 if chosen is None else ROUNDS_PER_EPOCH),
-        batch_size=batch_size, lr=lr, augment=augment, guard=False,
+        batch_size=batch_size, lr=lr, augment=augment, guard=False, precision=precision, accumulate=accumulate,  # type: ignore[arg-type]
     )  # fmt: skip
     recipe = recipe if chosen is None else chosen.adapt(recipe)
     made_from: dict[str, Any] = {
@@ -92,15 +106,24 @@ def train(
     }  # fmt: skip
     update, facts = standard, {}
     if chosen is not None and threat is not None:
-        update = chosen.begin(threat, helper_networks(chosen.name, teacher, surrogate, images, place, seed))
+        update = chosen.begin(threat, helper_networks(chosen.name, teacher, surrogate, images, team.device, seed))
         facts = {"method": chosen.spec, "threat": asdict(threat)}
         made_from |= {**facts, "helpers": [str(teacher), surrogate or []]}
-    unfinished = writable(out / f".unfinished-{fingerprint(made_from)}")
-    with Bar(Console(), f"train {model} on {images.name}") as bar:
-        samples = training_set("standard", images, (), seed=seed)
+    team.shares(recipe.batch_size, recipe.accumulate)  # its own check, before anything is written
+    with team.leader_first():
+        unfinished = writable(out / f".unfinished-{fingerprint(made_from)}")
+    tracking = _tracker(tracker, out, made_from) if team.leads else None
+    with Bar(Console(quiet=not team.leads), f"train {model} on {images.name}") as bar:
         history = fit(
-            network, samples, validation, update, recipe, seed=seed, folder=unfinished, progress=bar, threat=threat
-        )
+            network, training_set("standard", images, (), seed=seed), validation, update, recipe, seed=seed,
+            folder=unfinished, progress=bar, threat=threat, team=team,
+            after_round=(lambda entry: tracking.log(entry, int(entry["update"]))) if tracking else None,
+        )  # fmt: skip
+    team.wait()
+    if not team.leads:
+        return
+    if tracking:
+        tracking.close()
     save_model(out, network, spec, seed=seed, data=images.digest, **facts)
     write_json(out / "history.json", history)
     shutil.rmtree(unfinished)
@@ -109,6 +132,15 @@ def train(
         typer.echo(f"warning: {message}; training ended at the weights of update {best['update']:.0f}", err=True)
     robust = f", {best['val_robust']:.1%} under PGD-10" if threat else ""
     typer.echo(f"{out}: validation accuracy {best['val_accuracy']:.1%}{robust} after {best['update']:.0f} updates")
+
+
+def _tracker(name: str | None, out: Path, config: dict[str, Any]) -> Tracker | None:
+    """The tracker asked for; where none was, TensorBoard if it is installed."""
+    from inoculate.tracking import Tracker, installed
+
+    if name is None and not installed("tensorboard"):
+        return None
+    return Tracker(name or "tensorboard", out / "logs", config)
 
 
 def parse_options(texts: list[str] | None) -> dict[str, Any]:

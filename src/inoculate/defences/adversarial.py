@@ -22,6 +22,7 @@ from inoculate.defences.awp import worst_weights
 from inoculate.defences.methods import report
 from inoculate.defences.options import Extras, check_method
 from inoculate.modes import frozen
+from inoculate.rng import Draws
 from inoculate.threat import Threat, project
 
 NOISE = 1e-3  # standard deviation of the start of TRADES and what grew out of it
@@ -250,8 +251,7 @@ def outputs(model: nn.Module, x: Tensor) -> Tensor:
 
 def near(batch: Batch) -> Tensor:
     """The images with a little Gaussian noise, inside the ball."""
-    draw = batch.generator
-    noise = torch.randn(batch.x.shape, generator=draw, device=draw.device).to(batch.x)
+    noise = Draws(batch.x, batch.generator).normal(*batch.x.shape[1:]).to(batch.x)
     return project(batch.x + NOISE * noise, batch.x, batch.threat)
 
 

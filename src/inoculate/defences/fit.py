@@ -21,8 +21,9 @@ from inoculate.defences.average import Average
 from inoculate.defences.guards import alarm, alarms
 from inoculate.defences.methods import Method
 from inoculate.defences.options import strength
+from inoculate.defences.team import ALONE, Accumulating, Team
 from inoculate.defences.transferred import TrainingSet
-from inoculate.defences.validation import validate, validate_robust
+from inoculate.defences.validation import measured
 from inoculate.errors import InputError
 from inoculate.models.checkpoint import load_weights, save_weights
 from inoculate.models.fast import gains_from_bf16
@@ -39,6 +40,7 @@ History = list[dict[str, float]]
 class Recipe:
     """How long and how to train: `updates` optimiser steps of `batch_size` samples, in `rounds` equal parts.
 
+    `accumulate` passes a batch in so many parts, one after the other, where it does not fit into memory at once.
     After each round the model is validated and a checkpoint is written. `patience` stops the training after that many
     rounds without improvement (None: never); the best round's weights are restored in any case. `lr` is the peak of the
     schedule, `augment` a policy of `inoculate.data.augment`, `precision` `auto` (bf16 where the processor has it
@@ -52,6 +54,7 @@ class Recipe:
     updates: int
     rounds: int = 1
     batch_size: int = 64
+    accumulate: int = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 2e-3
     weight_decay: float = 0.01
@@ -77,6 +80,8 @@ def fit(
     progress: Progress | None = None,
     threat: Threat | None = None,
     remedy: Method | None = None,
+    team: Team = ALONE,
+    after_round: Callable[[dict[str, float]], None] | None = None,
 ) -> History:
     """Train `model` in place and leave it in eval mode with the weights of its best validation round.
 
@@ -84,10 +89,17 @@ def fit(
     `threat` also val_robust, the accuracy under PGD-10 on validation images, which then chooses the best round. When a
     guard raises its alarm (`guards.alarms(history)` says it in words) the training ends at the best weights so far, or
     goes on from there with `remedy`, once.
+    Of a `team` of processes each trains on its share of every batch; the leading one validates and writes.
     Resumes from the checkpoint in `folder` if there is one; every random draw depends on `seed` and the update's
     number alone, so an interrupted run ends with the weights of an uninterrupted one. Raises `InputError` if the loss
-    is not finite.
+    is not finite, or if batches cannot be shared.
     """
+    parts_each = len(team.shares(recipe.batch_size, recipe.accumulate))
+    if (team.size > 1 or parts_each > 1) and any(hasattr(each, "state_dict") for each in (method, remedy)):
+        raise InputError(
+            "methods free and live_surrogate carry something from one batch to the next: train them in one process and "
+            "without accumulating"
+        )
     model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe)
     scheduler = _make_scheduler(optimizer, recipe)
@@ -104,26 +116,31 @@ def fit(
             load_weights(folder / BEST, model)
             optimizer.state.clear()  # its moments are those of weights that are gone
         first, last = number * recipe.updates // recipe.rounds, (number + 1) * recipe.updates // recipe.rounds
-        with _seeded(seed, number), average.watching(model) if average else contextlib.nullcontext():
+        watching = average.watching(model) if average else contextlib.nullcontext()
+        with _seeded(seed, number), watching, team.averaging():
             try:
                 train = _train(
                     model, data, remedy if raised and remedy else method, recipe, optimizer, scheduler, average,
-                    prepare, seed, first, last, progress,
+                    prepare, seed, first, last, progress, team,
                 )  # fmt: skip
             except FloatingPointError as error:
                 raise InputError(f"{error}: lower lr; {_last_good(history, folder)}") from None
+        team.even_out(model)
         network = average.network if average else model
-        val_loss, val_accuracy = validate(network, validation)
-        entry = {"round": number + 1, "update": last, **train, "val_loss": val_loss, "val_accuracy": val_accuracy}
-        if threat is not None:
-            entry["val_robust"] = validate_robust(network, validation, threat, recipe.val_images)
-            entry["val_n"] = min(recipe.val_images, len(validation))
-            entry["strength"] = strength(last / recipe.updates, recipe.warmup)
-        history.append(entry)
-        if best_round(history) == number:
-            _replace(folder / BEST, lambda path, network=network: save_weights(path, network))  # type: ignore[misc]
-        state = {name: part.state_dict() for name, part in parts.items() if part is not None}
-        _replace(folder / CHECKPOINT, lambda path, state=state: torch.save({**state, "history": history}, path))  # type: ignore[misc]
+        entry = {"round": number + 1, "update": last, **train}
+        if team.leads:
+            entry |= measured(network, validation, threat, recipe.val_images)
+            if threat is not None:
+                entry["strength"] = strength(last / recipe.updates, recipe.warmup)
+        history.append(team.told(entry))
+        if team.leads:
+            if best_round(history) == number:
+                _replace(folder / BEST, lambda path, network=network: save_weights(path, network))  # type: ignore[misc]
+            state = {name: part.state_dict() for name, part in parts.items() if part is not None}
+            _replace(folder / CHECKPOINT, lambda path, state=state: torch.save({**state, "history": history}, path))  # type: ignore[misc]
+            if after_round:
+                after_round(history[-1])
+        team.wait()
     load_weights(folder / BEST, model)
     model.eval()
     return history
@@ -171,37 +188,52 @@ def _train(
     first: int,
     last: int,
     progress: Progress | None,
+    team: Team,
 ) -> dict[str, float]:
     """Updates `first` to `last`; the means of what the method reports, and the images per second."""
     model.train()
     began, sums = time.perf_counter(), {"loss": 0.0, "accuracy": 0.0}
     device, per_epoch = device_of(model), -(-len(data) // recipe.batch_size)
+    shares = team.shares(recipe.batch_size, recipe.accumulate)
+    stepper = optimizer if len(shares) == 1 else Accumulating(optimizer, len(shares))
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and gains_from_bf16(device))
     for update in range(first, last):
         draw = generator(seed, "update", update)
         x, y, original = data.batch(batch_indices(len(data), recipe.batch_size, update, seed))
         if recipe.augment != "none" and original.any():
             x[original] = prepare(x[original], draw)
-        x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            lr, share = optimizer.param_groups[0]["lr"], update / recipe.updates
-            measured = method(model, optimizer, x, y, generator=draw, share=share)
+        lr, share = optimizer.param_groups[0]["lr"], update / recipe.updates
+        each: list[dict[str, float]] = []
+        for number, rows in enumerate(shares):
+            if isinstance(stepper, Accumulating):
+                stepper.part = number
+            inputs, labels = x[rows].to(device, memory_format=torch.channels_last), y[rows].to(device)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+                each.append(method(model, stepper, inputs, labels, generator=_alike(draw), share=share))  # type: ignore[arg-type]
+        means = team.mean({name: sum(one[name] for one in each) / len(each) for name in each[0]})
         scheduler.step()
-        if not math.isfinite(measured["loss"]):
+        if not math.isfinite(means["loss"]):
             raise FloatingPointError(
                 f"training diverged at update {update + 1} of {recipe.updates} "
-                f"(batch {update % per_epoch + 1} of epoch {update // per_epoch + 1}, loss {measured['loss']}, "
+                f"(batch {update % per_epoch + 1} of epoch {update // per_epoch + 1}, loss {means['loss']}, "
                 f"lr {lr:.3g} of at most {recipe.lr:g})"
             )
         if average:
             average.update(model)
-        sums = {name: sums.get(name, 0.0) + value for name, value in measured.items()}
+        sums = {name: sums.get(name, 0.0) + value for name, value in means.items()}
         if progress:
             speed = (update + 1 - first) * recipe.batch_size / (time.perf_counter() - began)
-            progress(update + 1, recipe.updates, {**measured, "images_per_second": speed})
+            progress(update + 1, recipe.updates, {**means, "images_per_second": speed})
     seconds = time.perf_counter() - began
     means = {name: value / (last - first) for name, value in sums.items()}
     return {**means, "images_per_second": (last - first) * recipe.batch_size / seconds}
+
+
+def _alike(draw: torch.Generator) -> torch.Generator:
+    """A generator that goes on as `draw` does: every share of a batch is treated as the whole would be."""
+    twin = torch.Generator(draw.device)
+    twin.set_state(draw.get_state())
+    return twin
 
 
 def _make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LRScheduler:

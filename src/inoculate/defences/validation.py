@@ -14,6 +14,15 @@ from inoculate.modes import device_of, frozen
 from inoculate.threat import Threat
 
 
+def measured(model: nn.Module, split: Split, threat: Threat | None, images: int) -> dict[str, float]:
+    """What a history says of a round: val_loss and val_accuracy, under a threat also val_robust on val_n `images`."""
+    loss, accuracy = validate(model, split)
+    found = {"val_loss": loss, "val_accuracy": accuracy}
+    if threat is not None:
+        found |= {"val_robust": validate_robust(model, split, threat, images), "val_n": min(images, len(split))}
+    return found
+
+
 def validate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of `model` on a split."""
     loss = correct = 0.0

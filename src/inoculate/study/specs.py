@@ -94,6 +94,7 @@ class Specs:
         """What a hardened arm is made from beside the clean training part: method, eps, and the networks that help."""
         study, hardened = self.study, self.study.methods[cell.arm]
         return {
+            "version": 2,  # raised when a method's code gives other weights for the same options
             "method": hardened.method,
             "options": hardened.options,
             "eps": study.threat_for(cell.arm).eps,
