@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks import autoattack, fgsm_sweep, pgd, training
+from benchmarks import adversarial_training, autoattack, fgsm_sweep, pgd, training
 
 fgsm_sweep.main()
 pgd.main()
 training.main()
+adversarial_training.main()
 autoattack.main()
