@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from inoculate.errors import InputError
-from inoculate.study.config import load_study
+from inoculate.study.load import load_study
 from inoculate.study.plan import plan
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))

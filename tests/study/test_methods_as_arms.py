@@ -8,7 +8,7 @@ from test_run import Notes
 
 from inoculate.errors import InputError
 from inoculate.store import Store
-from inoculate.study.config import load_study
+from inoculate.study.load import load_study
 from inoculate.study.plan import plan
 from inoculate.study.run import Run
 

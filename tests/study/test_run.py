@@ -9,7 +9,7 @@ from inoculate.cli import _guarded, app
 from inoculate.explained import Explained
 from inoculate.report.rows import read_rows
 from inoculate.store import Store
-from inoculate.study.config import load_study
+from inoculate.study.load import load_study
 from inoculate.study.plan import plan
 from inoculate.study.run import Run
 

@@ -34,7 +34,7 @@ def study_run(
     from inoculate.report.tables import paper_tables
     from inoculate.report.write import write_report
     from inoculate.store import Store
-    from inoculate.study.config import load_study
+    from inoculate.study.load import load_study
     from inoculate.study.manifest import write_manifest
     from inoculate.study.plan import plan
     from inoculate.study.run import Run
@@ -77,7 +77,7 @@ def study_plan(
     only: Annotated[str | None, typer.Option(help="Only this dataset of the study.")] = None,
 ) -> None:
     """List the steps of a study in the order in which they are done."""
-    from inoculate.study.config import load_study
+    from inoculate.study.load import load_study
     from inoculate.study.plan import plan
 
     for number, cell in enumerate(plan(load_study(file), only), start=1):
