@@ -34,7 +34,8 @@ class Tracker:
 
     def close(self) -> None:
         """Write out what is still in memory."""
-        self._accelerator.end_training()
+        for tracker in self._accelerator.trackers:  # end_training would also part this process from the others
+            tracker.finish()
 
 
 def installed(name: str) -> bool:

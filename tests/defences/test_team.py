@@ -11,6 +11,7 @@ import torch
 from test_fit import split  # noqa: F401 (a fixture)
 from torch import nn
 
+from inoculate.defences.average import RECENT, Average
 from inoculate.defences.fit import Recipe, fit
 from inoculate.defences.methods import standard
 from inoculate.defences.registry import method_named
@@ -58,6 +59,34 @@ def test_every_sample_of_a_batch_belongs_to_one_process():
     assert torch.equal(seen, rows)
     with pytest.raises(InputError, match="6 divides"):
         teams[0].shares(25, 2)
+
+
+def test_mean_weights_know_as_many_samples_when_batches_come_in_parts(split, tmp_path):  # noqa: F811
+    def statistics(parts):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+        average = Average(model, 0.9, parts)
+        with average.watching(model.train()):
+            for x in (split.images[:].float() / 255).split(4):  # 30 passes
+                model(x)
+        average.update(model)
+        assert len(average._seen) == min(30, RECENT * parts)
+        return average.network[1].running_mean
+
+    assert not torch.allclose(statistics(1), statistics(2), atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "options"), [("pgd_at", {"steps": 1, "awp": 0.2}), ("free", {"replays": 3})])
+def test_in_bf16_every_pass_sees_the_weights_of_the_moment(split, tmp_path, name, options):  # noqa: F811
+    """Autocast would go on using the bf16 weights it made for the first pass."""
+    once = {"updates": 1, "rounds": 1}
+    ends = [
+        trained(split, tmp_path / precision, method_named(name, **options).begin(THREAT), precision=precision, **once)
+        for precision in ("fp32", "bf16")
+    ]
+    plain = method_named(name, **{**options, **({"awp": 0.0} if "awp" in options else {"replays": 1})}).begin(THREAT)
+    without = trained(split, tmp_path / "without", plain, precision="fp32", **once)
+    assert (ends[0] - ends[1]).norm() < 0.5 * (ends[0] - without).norm()
 
 
 def test_alone_nothing_is_averaged():

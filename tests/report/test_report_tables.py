@@ -7,6 +7,7 @@ import pytest
 from report_samples import clean, row
 
 from inoculate.report import published
+from inoculate.report.headline import headline
 from inoculate.report.layout import points
 from inoculate.report.select import collect, natural
 from inoculate.report.tables import paper_tables, to_markdown, write_csv
@@ -63,7 +64,12 @@ def test_the_gain_is_taken_where_both_arms_were_measured() -> None:
     assert table.title == "MNIST, Table 4: accuracy on adversarial images after transfer training (transferred)"
     assert table.columns[2:5] == ("FGSM white-box (n=100)", "FGSM replayed (n=100)", "FGSM surrogate's (n=100)")
     # resnet50 alone has both: 70 - 40, 90 - 40 (its own white-box row is the replayed "before"), 80 - 60, 50 - 20
-    assert table.rows[-1] == ["gain over standard", "", "+30.0", "+50.0", "+20.0", "+30.0", "+41.54"]
+    assert table.rows[-1] == [
+        "gain over standard",
+        "",
+        *(f"{gain} (1 of 2)" for gain in ("+30.0", "+50.0", "+20.0", "+30.0")),
+        "+41.54",
+    ]
     assert table.rows[-2][2:] == ["70.0 (1 of 2)", "90.0 (1 of 2)", "80.0 (1 of 2)", "50.0 (1 of 2)", ""]
 
 
@@ -78,6 +84,21 @@ def test_the_controls_stand_side_by_side() -> None:
         ["resnet50", "duplicates", "–", "65.0", "–", "–", "–"],
         ["resnet50", "transferred", "99.0", "70.0", "90.0", "80.0", "50.0"],
     ]
+
+
+def test_an_attack_made_in_fewer_places_says_where() -> None:
+    wide = [row(model, arm, eps=eps, correct=50) for model in ("resnet18", "resnet50") for arm in
+            ("standard", "transferred") for eps in (0.01, 0.03)]  # fmt: skip
+    few = [row("resnet18", arm, "autoattack", eps=0.03, correct=right) for arm, right in
+           (("standard", 2), ("transferred", 3))]  # fmt: skip
+    tables = paper_tables(wide + few)
+    assert tables[-1].columns[-1] == "AutoAttack white-box at eps 0.03"
+    (results,) = collect(wide + few)
+    assert results.narrower("autoattack") == "resnet18 at eps 0.03"
+    assert results.narrower("fgsm") == ""
+    said = headline(results)
+    assert any("(resnet18 at eps 0.03)" in sentence for sentence in said.rest)
+    assert "AutoAttack" not in said.lead, "one network does not decide what is said of two"
 
 
 def test_seeds_are_averaged_and_their_counts_pooled() -> None:

@@ -69,7 +69,10 @@ def _guarded(work: Callable[[], Any]) -> int:
 
 
 def _fail(message: str) -> int:
-    """Say it in one line; of several processes that train together, the leading one does."""
-    if os.environ.get("RANK", "0") == "0":
+    """Say it in one line; of several processes that train together, the others say who they are."""
+    rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
+    if rank != "0":
+        typer.echo(f"process {rank}: " + " ".join(message.split()), err=True)
+    else:
         typer.echo("error: " + " ".join(message.split()), err=True)
     return 2

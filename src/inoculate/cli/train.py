@@ -110,8 +110,10 @@ def train(
         facts = {"method": chosen.spec, "threat": asdict(threat)}
         made_from |= {**facts, "helpers": [str(teacher), surrogate or []]}
     team.shares(recipe.batch_size, recipe.accumulate)  # its own check, before anything is written
-    with team.leader_first():
-        unfinished = writable(out / f".unfinished-{fingerprint(made_from)}")
+    unfinished = out / f".unfinished-{fingerprint(made_from)}"
+    if team.leads:
+        writable(unfinished)
+    team.wait()
     tracking = _tracker(tracker, out, made_from) if team.leads else None
     with Bar(Console(quiet=not team.leads), f"train {model} on {images.name}") as bar:
         history = fit(
@@ -119,11 +121,11 @@ def train(
             folder=unfinished, progress=bar, threat=threat, team=team,
             after_round=(lambda entry: tracking.log(entry, int(entry["update"]))) if tracking else None,
         )  # fmt: skip
+        if tracking:
+            tracking.close()
     team.wait()
     if not team.leads:
         return
-    if tracking:
-        tracking.close()
     save_model(out, network, spec, seed=seed, data=images.digest, **facts)
     write_json(out / "history.json", history)
     shutil.rmtree(unfinished)

@@ -19,16 +19,16 @@ class Average:
 
     `decay` is reached gradually, (1 + n) / (10 + n) after n updates, so that the first weights are soon forgotten.
     Mean weights see other activations than the last ones: `network` gets BatchNorm statistics from passing the batches
-    on which the model was last trained (adversarial ones, as they were) through it.
+    on which the model was last trained (adversarial ones, as they were) through it, each in `parts` if they come so.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, parts: int = 1) -> None:
         def mean(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
             share = min(decay, (1 + int(count)) / (10 + int(count)))
             return old.lerp(new, 1 - share)
 
         self._mean = AveragedModel(model, avg_fn=mean)
-        self._seen: deque[Tensor] = deque(maxlen=RECENT)
+        self._seen: deque[Tensor] = deque(maxlen=RECENT * parts)
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:

@@ -103,10 +103,11 @@ def fit(
     model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe)
     scheduler = _make_scheduler(optimizer, recipe)
-    average = Average(model, recipe.average) if recipe.average else None
+    average = Average(model, recipe.average, recipe.accumulate) if recipe.average else None
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
     parts |= {name: each for name, each in (("method", method), ("remedy", remedy)) if hasattr(each, "state_dict")}
     history: History = _resume(folder / CHECKPOINT, {name: part for name, part in parts.items() if part is not None})
+    team.agree(len(history))
     prepare = augmenter(recipe.augment, data.split.image_size[0])
     for number in range(len(history), recipe.rounds):
         raised = len(alarms(history)) if recipe.guard and threat else 0
@@ -117,7 +118,7 @@ def fit(
             optimizer.state.clear()  # its moments are those of weights that are gone
         first, last = number * recipe.updates // recipe.rounds, (number + 1) * recipe.updates // recipe.rounds
         watching = average.watching(model) if average else contextlib.nullcontext()
-        with _seeded(seed, number), watching, team.averaging():
+        with _seeded(seed, number, *([team.rank] if team.rank else [])), watching, team.averaging():
             try:
                 train = _train(
                     model, data, remedy if raised and remedy else method, recipe, optimizer, scheduler, average,
@@ -127,6 +128,8 @@ def fit(
                 raise InputError(f"{error}: lower lr; {_last_good(history, folder)}") from None
         team.even_out(model)
         network = average.network if average else model
+        if average:
+            team.even_out(network)
         entry = {"round": number + 1, "update": last, **train}
         if team.leads:
             entry |= measured(network, validation, threat, recipe.val_images)
@@ -208,7 +211,8 @@ def _train(
             if isinstance(stepper, Accumulating):
                 stepper.part = number
             inputs, labels = x[rows].to(device, memory_format=torch.channels_last), y[rows].to(device)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            # no cache of bf16 weights: a method may change the weights between two passes (AWP, free)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False):
                 each.append(method(model, stepper, inputs, labels, generator=_alike(draw), share=share))  # type: ignore[arg-type]
         means = team.mean({name: sum(one[name] for one in each) / len(each) for name in each[0]})
         scheduler.step()
@@ -260,7 +264,7 @@ def _last_good(history: History, folder: Path) -> str:
 def _resume(path: Path, parts: dict[str, Any]) -> History:
     """Load a checkpoint into what was saved of a training; an empty history if there is none that can be read."""
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError):  # none yet, or damaged: train from the start
         return []
     if not isinstance(state, dict) or not {*parts, "history"} <= set(state):
@@ -279,8 +283,8 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int, number: int) -> Iterator[None]:
+def _seeded(seed: int, *names: int) -> Iterator[None]:
     """Layers such as dropout draw from the global state: seed it for this round, and put it back after."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed_for(seed, "round", number))
+        torch.manual_seed(seed_for(seed, "round", *names))
         yield

@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -66,6 +67,14 @@ class Team:
         told: T = values[0]
         return told
 
+    def agree(self, number: int) -> None:
+        """Raise `InputError` in every process unless all come with the same number of finished rounds."""
+        # The mean of the squares is the square of the mean only if all are equal.
+        if self.mean({"squares": float(number) ** 2})["squares"] != self.mean({"number": float(number)})["number"] ** 2:
+            raise InputError(
+                "the processes resume from different rounds: all of them need the same folder, on a shared disk"
+            )
+
     def wait(self) -> None:
         """Go on when all processes have come here."""
         self.mean({"here": 1.0})
@@ -118,11 +127,20 @@ ALONE = Team()
 
 def join(device: str) -> Team:
     """The team that a launcher (`accelerate launch`, `torchrun`) made this process part of; alone without one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
         return Team(device=device)
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu")
+    try:  # the others wait for as long as the leading process decodes the images, or validates
+        state = PartialState(cpu=device == "cpu", timeout=timedelta(days=1))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"the {size} processes cannot be joined: start them with torchrun ({error})") from error
+    if state.num_processes != size:
+        raise InputError(
+            f"this is one of {size} processes, but they are not joined (device {device}): start them with torchrun or "
+            "accelerate launch, on cpu or cuda"
+        )
     return Team(state.process_index, state.num_processes, device if device == "cpu" else str(state.device))
 
 
@@ -157,7 +175,10 @@ def _gone(size: int) -> Iterator[None]:
     """Another process that has ended shows as a broken connection: say so in one line."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise InputError(
-            f"another of the {size} processes ended, so training stops: run the same command again to go on ({error})"
+            f"the {size} processes lost each other (has one ended?), so training stops: run the same command again to "
+            f"go on ({error})"
         ) from None

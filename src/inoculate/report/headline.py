@@ -42,7 +42,8 @@ def headline(results: Results, records: Records | None = None) -> Headline:
     rest += _said(replayed, f"On {name} images crafted on each network before its retraining (replayed)")
     rest += _said(white, f"On {name} images crafted anew on the retrained network (white-box)")
     for attack, found in strong.items():
-        rest += _said(found, f"Under {attack_name(attack)}, crafted anew")
+        where = results.narrower(attack)
+        rest += _said(found, f"Under {attack_name(attack)}, crafted anew{where and f' ({where})'},")
     rest += _said(gain("none", "white-box"), "On clean images")
     for arm, other in _OTHERWISE.items():
         shares = [(read, gain(main, read, arm)) for read in ("replayed", "white-box")]
@@ -55,7 +56,8 @@ def headline(results: Results, records: Records | None = None) -> Headline:
         rest.append(
             f"The paper reports {f'{start:.1f} % before and ' if start else ''}a gain of {printed:+.1f} points."
         )
-    return Headline(_lead(replayed, white, strong, _matched(own), main), rest)
+    as_wide = {attack: found for attack, found in strong.items() if not results.narrower(attack)}
+    return Headline(_lead(replayed, white, as_wide, _matched(own), main), rest)
 
 
 def _lead(replayed: Gain | None, white: Gain | None, strong: dict[str, Gain | None], controls: str, main: str) -> str:
@@ -96,6 +98,7 @@ def _without_transfer(results: Results) -> tuple[str, list[str]]:
     """For an evaluation of a model, or a study of other methods: where every arm stands under the hardest attack."""
     rest: list[str] = []
     worst: tuple[float, str] | None = None
+    wide = {attack for attack in results.attacks if not results.narrower(attack)}
     for model in results.models:
         for arm in results.arms:
             clean = results.clean(model, arm)
@@ -111,6 +114,9 @@ def _without_transfer(results: Results) -> tuple[str, list[str]]:
                 low, high = (100 * bound for bound in number.interval)
                 against = f"{attack_name(attack)} at eps {eps:.3g}"
                 parts.append(f"{percent(accuracy)} % [{low:.1f}, {high:.1f}] under {against}")
+                compared = [item for item in found if item[1] in wide]
+                accuracy, attack, eps, _ = min(compared or found, key=lambda item: item[0])
+                against = f"{attack_name(attack)} at eps {eps:.3g}"
                 worst = min(filter(None, (worst, (accuracy, f"{percent(accuracy)} % under {against}"))))
             label = model if arm == "standard" else f"{model} ({arm})"
             rest += [f"{label} gets {' and '.join(parts)} right."] if parts else []

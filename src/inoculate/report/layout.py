@@ -12,7 +12,11 @@ from inoculate.report.rows import write_text
 from inoculate.report.select import Number
 
 MISSING = "–"
-_NAMES = {"fgsm": "FGSM", "pgd": "PGD", "bim": "BIM", "mifgsm": "MI-FGSM"}
+_NAMES = {
+    "fgsm": "FGSM", "pgd": "PGD", "bim": "BIM", "mifgsm": "MI-FGSM", "apgd_ce": "APGD-CE", "apgd_dlr": "APGD-DLR",
+    "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square", "deepfool": "DeepFool", "carlini_wagner": "C&W",
+    "fmn": "FMN", "autoattack": "AutoAttack", "autoattack_binary": "AutoAttack (binary)",
+}  # fmt: skip
 CSV_COLUMNS = (
     "table", "dataset", "model", "arm", "attack", "norm", "eps", "reading",
     "accuracy", "ci_low", "ci_high", "correct", "n", "seeds", "published",

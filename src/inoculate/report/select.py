@@ -77,6 +77,16 @@ class Results:
         """Return every eps measured under an attack, ascending."""
         return sorted({f"{row.eps:g}": row.eps for row in self.rows if row.attack == attack and row.eps > 0}.values())
 
+    def narrower(self, attack: str) -> str:
+        """Where an attack was made, in words, if not on every network and at every eps of the main attack; else ''."""
+        cells = {(row.attack, row.model, f"{row.eps:g}") for row in self.rows}
+        usual, own = ({cell[1:] for cell in cells if cell[0] == name} for name in (self.attacks[0], attack))
+        if usual <= own:
+            return ""
+        models = sorted({model for model, _ in own}, key=natural)
+        eps = ", ".join(f"{eps:.3g}" for eps in self.epsilons(attack))
+        return f"{', '.join(models)} at eps {eps}" if models != self.models else f"at eps {eps}"
+
     def find(self, model: str, arm: str, attack: str, eps: float, reading: str) -> Number | None:
         """Return the accuracy of a network under a reading, or None where it has not been measured."""
         protocol = protocol_of(reading, model, arm, self.surrogate)

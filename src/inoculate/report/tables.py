@@ -106,6 +106,12 @@ def _name(column: _Column) -> str:
     return f"{attack_name(column[0])} {column[1]}"
 
 
+def _own_eps(results: Results, attack: str) -> str:
+    """For an attack that was not made at every eps of the main one: at which, as a part of a header."""
+    own, usual = results.epsilons(attack), results.epsilons((results.attacks or [attack])[0])
+    return "" if own in ([], usual) else f" at eps {', '.join(f'{eps:.4g}' for eps in own)}"
+
+
 def _lines(results: Results) -> list[tuple[str, float]]:
     epsilons = sorted({f"{eps:g}": eps for attack in results.attacks for eps in results.epsilons(attack)}.values())
     return [(model, eps) for model in results.models for eps in epsilons]
@@ -166,7 +172,9 @@ def _gain(results: Results, arm: str, places: Sequence[tuple[str, float]], colum
         for model, eps in places
     ]
     gains = [after.accuracy - before.accuracy for before, after in pairs if before and after]
-    return points(sum(gains) / len(gains)) if gains else MISSING
+    wanted = len(results.models) * len(results.epsilons(attack))
+    partial = "" if len(gains) >= wanted else f" ({len(gains)} of {wanted})"
+    return points(sum(gains) / len(gains)) + partial if gains else MISSING
 
 
 def _controls_table(results: Results) -> Table:
@@ -191,7 +199,7 @@ def _controls_table(results: Results) -> Table:
         "Means over eps. duplicates: clean copies with the same sample count; noise: random ±eps in place of FGSM.",
         "What transferred adds over these is the method's own share.",
     )
-    headers = ("network", "arm", "clean", *map(_name, columns))
+    headers = ("network", "arm", "clean", *(_name(column) + _own_eps(results, column[0]) for column in columns))
     return Table(f"{_head(results)}: where the gain comes from", note, headers, lines, tuple(entries))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from inoculate.defences.arms import ARMS, METHOD_ARMS, NEEDS_TEACHER
 from inoculate.errors import suggest
@@ -88,9 +88,9 @@ class AttackChoice(_Part):
     attack: str
     images: int | None = Field(None, ge=1)
     eps: tuple[Eps, ...] | None = Field(None, min_length=1)
-    datasets: tuple[str, ...] | None = None
-    models: tuple[str, ...] | None = None
-    arms: tuple[str, ...] | None = None
+    datasets: tuple[str, ...] | None = Field(None, min_length=1)
+    models: tuple[str, ...] | None = Field(None, min_length=1)
+    arms: tuple[str, ...] | None = Field(None, min_length=1)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -227,7 +227,11 @@ class Study(_Part):
         for name, dataset in self.datasets.items():
             for key in dataset.training:
                 _known(key, tuple(Training.model_fields), f"training key of {name}")
-            self.training_for(name)
+            try:
+                self.training_for(name)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise ValueError(f"training of {name}: {first['loc'][0]}: {first['msg']}") from None
         for choice in self.attacks.values():
             _check_attack(choice, self)
         for arm, hardened in self.methods.items():
@@ -293,6 +297,8 @@ def _check_attack(choice: AttackChoice, study: Study) -> None:
         _known(model, study.models, "network")
     for dataset in choice.datasets or ():
         _known(dataset, tuple(study.datasets), "dataset")
+    if choice.eps and len(set(choice.eps)) < len(choice.eps):
+        raise ValueError(f"eps of attack {choice.attack} holds the same value twice")
     for eps in choice.eps or ():
         if eps not in study.eps:
             raise ValueError(f"eps {eps:g} of attack {choice.attack} is not among the study's: add it to eps")

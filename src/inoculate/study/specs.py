@@ -14,6 +14,7 @@ from inoculate.study.config import MOST_VULNERABLE, AttackChoice, Study, is_one_
 from inoculate.study.plan import ANY_SURROGATE, Cell
 
 Spec = dict[str, Any]
+VERSIONS = {"trades": 2, "mart": 2, "rslad": 2}  # raised when a method's code gives other weights: see MEANING
 MEANING = 2  # raised when a change of the code gives another result for the same study: nothing old is then reused
 
 
@@ -94,7 +95,7 @@ class Specs:
         """What a hardened arm is made from beside the clean training part: method, eps, and the networks that help."""
         study, hardened = self.study, self.study.methods[cell.arm]
         return {
-            "version": 2,  # raised when a method's code gives other weights for the same options
+            **({"version": VERSIONS[hardened.method]} if hardened.method in VERSIONS else {}),
             "method": hardened.method,
             "options": hardened.options,
             "eps": study.threat_for(cell.arm).eps,
