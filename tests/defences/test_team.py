@@ -152,3 +152,12 @@ def test_bad_input_is_said_once(tmp_path):
     found = subprocess.run([sys.executable, *TWO, *bad], env=ONE_THREAD, capture_output=True, text=True)
     assert found.returncode != 0
     assert found.stderr.count("error: a batch of 25 cannot be shared evenly by 2 processes") == 1
+
+
+def test_only_training_is_shared():
+    env = {**os.environ, "WORLD_SIZE": "2", "RANK": "0"}
+    found = subprocess.run(
+        [sys.executable, "-m", "inoculate", "study", "plan", "x.yaml"], env=env, capture_output=True, text=True
+    )
+    assert found.returncode == 2
+    assert found.stderr == "error: study works in one process: only train shares its work with others\n"

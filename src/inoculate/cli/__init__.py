@@ -24,6 +24,15 @@ app = typer.Typer(
     help="Measure how image classifiers fail under adversarial attack, and harden them.",
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def alone(context: typer.Context) -> None:
+    """Measure how image classifiers fail under adversarial attack, and harden them."""
+    if _rank() is not None and context.invoked_subcommand != "train":
+        raise InputError(f"{context.invoked_subcommand} works in one process: only train shares its work with others")
+
+
 app.add_typer(study.app, name="study")
 for command in (evaluate, transfer, train, harden, report):
     app.command()(command)
@@ -68,11 +77,13 @@ def _guarded(work: Callable[[], Any]) -> int:
     return code
 
 
+def _rank() -> int | None:
+    """Which of several processes a launcher made this one; None if it is alone."""
+    return int(os.environ.get("RANK", "0")) if os.environ.get("WORLD_SIZE", "1") != "1" else None
+
+
 def _fail(message: str) -> int:
     """Say it in one line; of several processes that train together, the others say who they are."""
-    rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
-    if rank != "0":
-        typer.echo(f"process {rank}: " + " ".join(message.split()), err=True)
-    else:
-        typer.echo("error: " + " ".join(message.split()), err=True)
+    rank = _rank()
+    typer.echo((f"process {rank}: " if rank else "error: ") + " ".join(message.split()), err=True)
     return 2
