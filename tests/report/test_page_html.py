@@ -121,6 +121,12 @@ def test_explanations_of_an_earlier_run_do_not_stay(folder: Path, tmp_path: Path
     assert [path.name for path in (tmp_path / "explanations").iterdir()] == ["a-m-standard"]
 
 
+def test_an_image_that_was_wrong_before_the_attack_is_not_called_fooled() -> None:
+    each = explained("pets", "a", "standard")  # attacked, all are taken for class 1; labels are 0, 1, 0
+    each.facts["images"][2]["clean"]["predicted"] = 1
+    assert [image.cases[0].outcome for image in shown([each])] == ["fooled", "stands", "wrong before the attack"]
+
+
 def test_large_images_are_left_out_until_the_page_is_small_enough(tmp_path: Path) -> None:
     many = [explained("pets", model, arm, 128, 6) for model in ("a", "b") for arm in ("standard", "transferred")]
     everything, few = shown(many, 10**9), shown(many, 1_000_000)

@@ -22,12 +22,12 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Case:
-    """One image under one network and arm: data URIs by what they show, and what was said of it."""
+    """One image under one network and arm: data URIs by what they show, what was said of it, and how it ended."""
 
     arm: str
     pictures: Mapping[str, tuple[str, str]]  # kind -> (alt text, data URI)
     said: Mapping[str, str]
-    fooled: bool
+    outcome: str  # stands, fooled, or wrong before the attack
     drift: float | None
 
 
@@ -85,8 +85,9 @@ def _case(arm: str, explained: Explained, place: int) -> Case:
         pictures["focus, clean"] = ("focus in the clean image", uri(seen[0]))
         pictures["focus, adversarial"] = (f"focus in the {named}", uri(seen[1]))
     said = {name: verdict(image[name], classes) for name in ("clean", "adversarial", "replayed") if name in image}
-    fooled = image["adversarial"]["predicted"] != image["label"]
-    return Case(arm, pictures, said, fooled, image["drift"])
+    right = {name: image[name]["predicted"] == image["label"] for name in ("clean", "adversarial")}
+    outcome = "wrong before the attack" if not right["clean"] else "stands" if right["adversarial"] else "fooled"
+    return Case(arm, pictures, said, outcome, image["drift"])
 
 
 def verdict(said: Mapping[str, Any], classes: Sequence[str]) -> str:

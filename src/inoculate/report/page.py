@@ -28,6 +28,7 @@ from inoculate.report.tables import paper_tables
 from inoculate.stats import spearman
 
 TEMPLATES = Path(__file__).with_name("templates")
+_NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 _KINDS = {"fit": "training", "craft": "crafting", "evaluate": "testing", "explain": "explaining"}
 Rows = list[tuple[str, list[Picture]]]
 
@@ -207,7 +208,9 @@ def _slowest(run: Measured) -> Table | None:
 
 def _explained_under(explained: Sequence[Explained]) -> str:
     under = dict.fromkeys(
-        f"{each.facts['attack']}, {each.facts['norm']}, eps {each.facts['eps']:.3g}" for each in explained
+        f"{attack_name(each.facts['attack'])}, {_NORMS.get(each.facts['norm'], each.facts['norm'])}, "
+        f"eps {each.facts['eps']:.3g}"
+        for each in explained
     )
     return "; ".join(under)
 
