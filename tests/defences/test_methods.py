@@ -11,6 +11,7 @@ from inoculate.defences.adversarial import NOISE, Batch
 from inoculate.defences.awp import worst_weights
 from inoculate.defences.registry import METHODS, method_named
 from inoculate.errors import InputError
+from inoculate.rng import Draws
 from inoculate.threat import Threat
 
 EPS = 0.1
@@ -60,7 +61,7 @@ def pgd(model, x, start, loss, steps, step=0.25):
 
 
 def near(x):
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(7))
+    noise = Draws(x, torch.Generator().manual_seed(7)).normal(*x.shape[1:])  # noise that belongs to the image
     return (x + NOISE * noise).clamp(0, 1)
 
 
