@@ -45,11 +45,14 @@ def one_update(name, batch, model=None, helpers=(), share=1.0, **options):
 
 
 def gradient(model, x, loss):
-    """Of `loss(logits)` with respect to the images, in eval mode, without a trace."""
-    twin = copy.deepcopy(model).eval()
-    x = x.clone().requires_grad_()
+    """Of `loss(logits)` with respect to the images, in eval mode, without a trace.
+
+    In double precision: near the clean image a divergence is so flat that single precision can miss a pixel's sign.
+    """
+    twin = copy.deepcopy(model).eval().double()
+    x = x.double().requires_grad_()
     loss(twin(x)).backward()
-    return x.grad
+    return x.grad.float()
 
 
 def pgd(model, x, start, loss, steps, step=0.25):
@@ -61,7 +64,7 @@ def pgd(model, x, start, loss, steps, step=0.25):
 
 
 def near(x):
-    noise = Draws(x, torch.Generator().manual_seed(7)).normal(*x.shape[1:])  # noise that belongs to the image
+    noise = Draws(x, torch.Generator().manual_seed(7)).normal(*x.shape[1:]).to(x)  # it belongs to the image
     return (x + NOISE * noise).clamp(0, 1)
 
 
