@@ -14,20 +14,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.common import interleaved, report, seeded_images
+from benchmarks.common import MEAN, STD, interleaved, report, seeded_images, timm_resnet18
 from inoculate import PGD, Split, Threat, build_model, evaluate, fast
 from inoculate.defences.fit import Recipe, fit
 from inoculate.defences.registry import method_named
 from inoculate.defences.transferred import training_set
-from inoculate.models.normalize import Normalize
 
 BATCH, EPS, STEPS, LR = 64, 8 / 255, 10, 1e-3
-MEAN, STD = (0.5,) * 3, (0.25,) * 3
 
 
 def main(updates: int = 4, repeats: int = 3) -> None:
@@ -69,7 +66,7 @@ def main(updates: int = 4, repeats: int = 3) -> None:
         import torchattacks
 
         for name, model in (
-            ("torchattacks loop, timm's network", timms()),
+            ("torchattacks loop, timm's network", timm_resnet18()),
             ("torchattacks loop, our network", build_model("resnet18", classes=10, image_size=32, mean=MEAN, std=STD)),
         ):
             attack = torchattacks.PGD(model, eps=EPS, alpha=EPS / 4, steps=STEPS)
@@ -81,7 +78,7 @@ def main(updates: int = 4, repeats: int = 3) -> None:
         from art.estimators.classification import PyTorchClassifier
 
         logging.disable(logging.INFO)
-        model = trained["ART, timm's network"] = timms()
+        model = trained["ART, timm's network"] = timm_resnet18()
         wrapped = PyTorchClassifier(
             model, nn.CrossEntropyLoss(), (3, 32, 32), 10, torch.optim.AdamW(model.parameters(), LR), clip_values=(0, 1)
         )
@@ -102,11 +99,6 @@ def main(updates: int = 4, repeats: int = 3) -> None:
     for name, network in trained.items():
         rows = evaluate(network.eval(), held, {"pgd": PGD(steps=20, step=0.125)}, [threat])
         print(f"  {name}: clean {rows[0].accuracy:.1%}, PGD-20 {rows[1].accuracy:.1%} of {rows[1].n}")
-
-
-def timms() -> nn.Module:
-    """timm's own ResNet-18 with the normalisation in front."""
-    return nn.Sequential(Normalize(MEAN, STD), timm.create_model("resnet18", num_classes=10))
 
 
 def fewest_seconds(x: Tensor, y: Tensor) -> float:

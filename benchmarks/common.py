@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from inoculate import PGD, Threat
 from inoculate.models.normalize import Normalize
 
+MEAN, STD = (0.5,) * 3, (0.25,) * 3
+
 
 def interleaved(work: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Seconds of each piece of work, `repeats` times in turn, so that a busy spell meets all."""
@@ -50,6 +52,11 @@ def seeded_images(count: int, classes: int = 10) -> tuple[Tensor, Tensor]:
     return (images.clamp(0, 1) * 255).to(torch.uint8), labels
 
 
+def timm_resnet18() -> nn.Module:
+    """timm's own ResNet-18 for such images, with the normalisation in front."""
+    return nn.Sequential(Normalize(MEAN, STD), timm.create_model("resnet18", num_classes=10))
+
+
 def trained_resnet18(updates: int = 40, eps: float = 0.0) -> nn.Module:
     """timm's ResNet-18 after a few updates on such images: right on most of them, and on fewer under attack.
 
@@ -58,7 +65,7 @@ def trained_resnet18(updates: int = 40, eps: float = 0.0) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(Normalize([0.5] * 3, [0.25] * 3), timm.create_model("resnet18", num_classes=10)).train()
+        model = timm_resnet18().train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     images, labels = seeded_images(updates * 64)
     for x, y in zip(images.split(64), labels.split(64), strict=True):

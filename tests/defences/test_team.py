@@ -27,12 +27,12 @@ RECIPE = Recipe(updates=8, rounds=2, batch_size=24, lr=0.005, augment="digits", 
 
 def network():
     torch.manual_seed(3)
-    return nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), nn.GELU(), nn.Flatten(), nn.Linear(72, 3)).double()
+    return nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), nn.GELU(), nn.Flatten(), nn.Linear(72, 3))
 
 
 def trained(split, folder, method, **changes):  # noqa: F811
     folder.mkdir()
-    model = network().float()
+    model = network()
     recipe = Recipe(**{**RECIPE.__dict__, **changes})
     fit(model, training_set("standard", split, (), seed=0), split, method, recipe, seed=5, folder=folder, threat=THREAT)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -97,7 +97,7 @@ def test_alone_nothing_is_averaged():
 
 @pytest.mark.parametrize("name", ["free", "live_surrogate"])
 def test_what_is_carried_over_batches_cannot_be_shared(split, tmp_path, name):  # noqa: F811
-    method = method_named(name).begin(THREAT, (network().float(),))
+    method = method_named(name).begin(THREAT, (network(),))
     with pytest.raises(InputError, match="one process"):
         trained(split, tmp_path / "a", method, accumulate=2)
 
@@ -127,9 +127,10 @@ def test_two_processes_train_what_one_does_and_one_of_them_writes(tmp_path):
 
 def test_a_killed_process_ends_the_others_and_the_training_resumes(tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "out"
-    subprocess.run([sys.executable, *TWO, *TRAIN, "--out", str(whole)], check=True, env=ONE_THREAD, capture_output=True)
+    long = [*TRAIN[:-1], "8"]  # epochs: it must not end between its first checkpoint and the kill
+    subprocess.run([sys.executable, *TWO, *long, "--out", str(whole)], check=True, env=ONE_THREAD, capture_output=True)
     process = subprocess.Popen(
-        [sys.executable, *TWO, *TRAIN, "--out", str(out)], env=ONE_THREAD, stdout=subprocess.PIPE,
+        [sys.executable, *TWO, *long, "--out", str(out)], env=ONE_THREAD, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120
@@ -142,7 +143,7 @@ def test_a_killed_process_ends_the_others_and_the_training_resumes(tmp_path):
     process.communicate(timeout=60)
     assert process.returncode != 0
     assert not (out / "model.json").exists()
-    subprocess.run([sys.executable, *TWO, *TRAIN, "--out", str(out)], check=True, env=ONE_THREAD, capture_output=True)
+    subprocess.run([sys.executable, *TWO, *long, "--out", str(out)], check=True, env=ONE_THREAD, capture_output=True)
     assert torch.equal(weights(out), weights(whole))
 
 

@@ -128,7 +128,7 @@ def test_a_dataset_overrides_training_and_an_attack_is_narrowed(tmp_path):
     study = load_study(write(tmp_path, text))
     own = study.training_for("digits")
     assert (own.epochs, own.lr, own.batch_size) == (7, 0.1, study.training.batch_size)
-    assert (study.eps_for("pgd"), study.eps_for("fgsm")) == ((8 / 255,), (0.01, 8 / 255))
+    assert tuple(study.eps_for(study.attacks[name]) for name in ("pgd", "fgsm")) == ((8 / 255,), (0.01, 8 / 255))
     where = [(c.model, c.arm) for c in plan(study) if c.kind == "evaluate" and c.attack == "pgd"]
     assert where == [("resnet50", "standard"), ("resnet50", "noise")]
 

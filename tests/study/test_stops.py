@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from test_run import STUDY, numbers
 
 from inoculate.report.rows import read_rows
@@ -16,6 +17,12 @@ def command(folder, out):
     path = folder / "study.yaml"
     path.write_text(STUDY)
     return [sys.executable, "-m", "inoculate", "study", "run", str(path), "--out", str(out)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """For every process: threads of one that wait for each other stand still on a machine that others keep busy."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def test_killed_five_times_and_resumed_gives_the_same_numbers(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,7 @@ from inoculate.attacks.fab import FAB
 from inoculate.attacks.fmn import FMN
 from inoculate.attacks.gradient import BIM, FGSM, MIFGSM, PGD, OneStepTarget
 from inoculate.attacks.square import Square
-from inoculate.errors import InputError
+from inoculate.errors import InputError, suggest
 
 ATTACKS: dict[str, Any] = {
     "fgsm": FGSM(),
@@ -50,9 +49,6 @@ def attack_named(name: str, **options: Any) -> Attack:
     if ":" in name:
         return adapted(name, **options)
     if name not in ATTACKS:
-        near = difflib.get_close_matches(name, ATTACKS, n=1)
-        raise InputError(
-            f"attack '{name}' is unknown: " + (f"did you mean '{near[0]}'?" if near else f"use {', '.join(ATTACKS)}")
-        )
+        raise InputError(f"attack '{name}' is unknown: {suggest(name, tuple(ATTACKS))}")
     attack: Attack = replace(ATTACKS[name], **options)
     return attack

@@ -21,7 +21,6 @@ from inoculate.errors import InputError
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Measure how image classifiers fail under adversarial attack, and harden them.",
     pretty_exceptions_enable=False,
 )
 

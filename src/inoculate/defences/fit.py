@@ -94,8 +94,8 @@ def fit(
     number alone, so an interrupted run ends with the weights of an uninterrupted one. Raises `InputError` if the loss
     is not finite, or if batches cannot be shared.
     """
-    parts_each = len(team.shares(recipe.batch_size, recipe.accumulate))
-    if (team.size > 1 or parts_each > 1) and any(hasattr(each, "state_dict") for each in (method, remedy)):
+    team.shares(recipe.batch_size, recipe.accumulate)  # its own check, before anything is trained
+    if team.size * recipe.accumulate > 1 and any(hasattr(each, "state_dict") for each in (method, remedy)):
         raise InputError(
             "methods free and live_surrogate carry something from one batch to the next: train them in one process and "
             "without accumulating"
@@ -207,9 +207,7 @@ def _train(
             x[original] = prepare(x[original], draw)
         lr, share = optimizer.param_groups[0]["lr"], update / recipe.updates
         each: list[dict[str, float]] = []
-        for number, rows in enumerate(shares):
-            if isinstance(stepper, Accumulating):
-                stepper.part = number
+        for rows in shares:
             inputs, labels = x[rows].to(device, memory_format=torch.channels_last), y[rows].to(device)
             # no cache of bf16 weights: a method may change the weights between two passes (AWP, free)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False):

@@ -69,8 +69,8 @@ class Team:
 
     def agree(self, number: int) -> None:
         """Raise `InputError` in every process unless all come with the same number of finished rounds."""
-        # The mean of the squares is the square of the mean only if all are equal.
-        if self.mean({"squares": float(number) ** 2})["squares"] != self.mean({"number": float(number)})["number"] ** 2:
+        means = self.mean({"number": float(number), "square": float(number) ** 2})
+        if means["square"] != means["number"] ** 2:  # equal only if all numbers are
             raise InputError(
                 "the processes resume from different rounds: all of them need the same folder, on a shared disk"
             )
@@ -147,18 +147,19 @@ def join(device: str) -> Team:
 class Accumulating:
     """An optimiser for a batch that comes in parts: it steps once, along the mean of their gradients.
 
-    `part` says which part is being passed. It stands in for `optimizer` in a method that makes one step.
+    It stands in for `optimizer` in a method that makes one step for what it is given.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, parts: int) -> None:
-        self.optimizer, self.parts, self.part = optimizer, parts, 0
+        self.optimizer, self.parts, self.passed = optimizer, parts, 0
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        if self.part == 0:
+        if self.passed == 0:
             self.optimizer.zero_grad(set_to_none=set_to_none)
 
     def step(self) -> None:
-        if self.part < self.parts - 1:
+        self.passed = (self.passed + 1) % self.parts
+        if self.passed:
             return
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:

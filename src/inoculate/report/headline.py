@@ -8,7 +8,7 @@ from inoculate.report import published
 from inoculate.report.claims import CONTROL_WORDS, Gain, arm_gain
 from inoculate.report.layout import attack_name, percent, points
 from inoculate.report.rows import Records
-from inoculate.report.select import Results
+from inoculate.report.select import Number, Results
 
 _OTHERWISE = {"augmented": "augmentation alone", **CONTROL_WORDS}
 
@@ -41,9 +41,9 @@ def headline(results: Results, records: Records | None = None) -> Headline:
     name = attack_name(main)
     rest += _said(replayed, f"On {name} images crafted on each network before its retraining (replayed)")
     rest += _said(white, f"On {name} images crafted anew on the retrained network (white-box)")
+    where = {attack: results.narrower(attack) for attack in strong}
     for attack, found in strong.items():
-        where = results.narrower(attack)
-        rest += _said(found, f"Under {attack_name(attack)}, crafted anew{where and f' ({where})'},")
+        rest += _said(found, f"Under {attack_name(attack)}, crafted anew{where[attack] and f' ({where[attack]})'},")
     rest += _said(gain("none", "white-box"), "On clean images")
     for arm, other in _OTHERWISE.items():
         shares = [(read, gain(main, read, arm)) for read in ("replayed", "white-box")]
@@ -56,7 +56,7 @@ def headline(results: Results, records: Records | None = None) -> Headline:
         rest.append(
             f"The paper reports {f'{start:.1f} % before and ' if start else ''}a gain of {printed:+.1f} points."
         )
-    as_wide = {attack: found for attack, found in strong.items() if not results.narrower(attack)}
+    as_wide = {attack: found for attack, found in strong.items() if not where[attack]}
     return Headline(_lead(replayed, white, as_wide, _matched(own), main), rest)
 
 
@@ -103,27 +103,28 @@ def _without_transfer(results: Results) -> tuple[str, list[str]]:
         for arm in results.arms:
             clean = results.clean(model, arm)
             found = [
-                (number.accuracy, attack, eps, number)
+                (number, f"{attack_name(attack)} at eps {eps:.3g}", attack in wide)
                 for attack in results.attacks
                 for eps in results.epsilons(attack)[-1:]
                 if (number := results.find(model, arm, attack, eps, "white-box"))
             ]
             parts = [f"{percent(clean.accuracy)} % of clean images"] if clean else []
             if found:
-                accuracy, attack, eps, number = min(found, key=lambda item: item[0])
+                number, against, _ = min(found, key=_accuracy)
                 low, high = (100 * bound for bound in number.interval)
-                against = f"{attack_name(attack)} at eps {eps:.3g}"
-                parts.append(f"{percent(accuracy)} % [{low:.1f}, {high:.1f}] under {against}")
-                compared = [item for item in found if item[1] in wide]
-                accuracy, attack, eps, _ = min(compared or found, key=lambda item: item[0])
-                against = f"{attack_name(attack)} at eps {eps:.3g}"
-                worst = min(filter(None, (worst, (accuracy, f"{percent(accuracy)} % under {against}"))))
+                parts.append(f"{percent(number.accuracy)} % [{low:.1f}, {high:.1f}] under {against}")
+                number, against, _ = min([each for each in found if each[2]] or found, key=_accuracy)
+                worst = min(filter(None, (worst, (number.accuracy, f"{percent(number.accuracy)} % under {against}"))))
             label = model if arm == "standard" else f"{model} ({arm})"
             rest += [f"{label} gets {' and '.join(parts)} right."] if parts else []
     if worst is None:
         return "No attack has been measured.", rest
     many = len(results.models) * len(results.arms) > 1
     return (f"The most fragile network keeps {worst[1]}." if many else f"The model keeps {worst[1]}."), rest
+
+
+def _accuracy(found: tuple[Number, str, bool]) -> float:
+    return found[0].accuracy
 
 
 def _state(results: Results) -> str:

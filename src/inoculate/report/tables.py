@@ -158,11 +158,7 @@ def _published_column(results: Results, arm: str, lines: list[list[str]]) -> lis
 
 
 def _mean(numbers: Sequence[Number | None], wanted: int) -> str:
-    found = [number.accuracy for number in numbers if number]
-    if not found:
-        return MISSING
-    partial = "" if len(found) >= wanted else f" ({len(found)} of {wanted})"
-    return percent(sum(found) / len(found)) + partial
+    return _averaged([number.accuracy for number in numbers if number], wanted, percent)
 
 
 def _gain(results: Results, arm: str, places: Sequence[tuple[str, float]], column: _Column) -> str:
@@ -173,8 +169,15 @@ def _gain(results: Results, arm: str, places: Sequence[tuple[str, float]], colum
     ]
     gains = [after.accuracy - before.accuracy for before, after in pairs if before and after]
     wanted = len(results.models) * len(results.epsilons(attack))
-    partial = "" if len(gains) >= wanted else f" ({len(gains)} of {wanted})"
-    return points(sum(gains) / len(gains)) + partial if gains else MISSING
+    return _averaged(gains, wanted, points)
+
+
+def _averaged(found: Sequence[float], wanted: int, text: Callable[[float], str]) -> str:
+    """The mean of what was found as text, and of how many it is if more were wanted."""
+    if not found:
+        return MISSING
+    partial = "" if len(found) >= wanted else f" ({len(found)} of {wanted})"
+    return text(sum(found) / len(found)) + partial
 
 
 def _controls_table(results: Results) -> Table:

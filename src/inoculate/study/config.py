@@ -193,9 +193,9 @@ class Study(_Part):
         own = self.datasets[dataset].training
         return Training.model_validate(self.training.model_dump() | own) if own else self.training
 
-    def eps_for(self, attack: str) -> tuple[float, ...]:
+    def eps_for(self, choice: AttackChoice) -> tuple[float, ...]:
         """At which eps an attack is made."""
-        return self.attacks[attack].eps or self.eps
+        return choice.eps or self.eps
 
     @field_validator("datasets", mode="before")
     @classmethod
@@ -243,7 +243,7 @@ class Study(_Part):
                 _known(name, self.models, "network")
         _known(self.transfer, tuple(self.attacks), "transfer attack")
         chosen = self.attacks[self.transfer]
-        if chosen.eps or chosen.models or chosen.datasets or chosen.arms:
+        if any(getattr(chosen, key) for key in _NARROWING):
             raise ValueError(
                 f"transfer attack '{self.transfer}' is made everywhere: take its {', '.join(_NARROWING)} away"
             )

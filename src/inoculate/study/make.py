@@ -25,7 +25,7 @@ from inoculate.models.checkpoint import load_model
 from inoculate.models.fast import fast
 from inoculate.rng import generator
 from inoculate.store import read_json, write_json
-from inoculate.study.config import AttackChoice, Dataset, Study
+from inoculate.study.config import AttackChoice, Dataset, Study, Training
 from inoculate.threat import Threat
 from inoculate.verdict import Verdict
 
@@ -53,6 +53,11 @@ class Job:
     seed: int
     device: str
     progress: Progress
+
+    @property
+    def training(self) -> Training:
+        """How this dataset's networks are trained."""
+        return self.study.training_for(self.data.train.name)
 
     def tell(self, done: int, total: int) -> None:
         """Progress without facts."""
@@ -145,7 +150,7 @@ def make_verdicts(
     part, batch_size = job.data.test.subset(range(len(right))), study.evaluation.batch_size
     if examples is not None:
         stored = AdvSet.load(examples)
-        epsilons = choice.eps or study.eps
+        epsilons = study.eps_for(choice)
         verdicts = judge_replay(network, part, stored, epsilons, right, batch_size=batch_size, progress=job.tell)
     else:
         verdicts = _attacked(job, choice, network, part, right)
@@ -158,7 +163,7 @@ def _attacked(job: Job, choice: AttackChoice, network: nn.Module, part: Split, r
         part,
         build_attack(choice),
         Threat(job.study.norm, max(job.study.eps)),
-        choice.eps or job.study.eps,
+        job.study.eps_for(choice),
         right,
         batch_size=job.study.evaluation.batch_size,
         seed=job.seed,

@@ -133,7 +133,7 @@ class Specs:
             "images": min(limits, default=None),
         }
         if choice:
-            spec |= {"eps": study.eps_for(cell.attack), "norm": study.norm, "evaluation": self._how()}
+            spec |= {"eps": study.eps_for(choice), "norm": study.norm, "evaluation": self._how()}
             crafted = self.crafted_on(cell)
             spec["examples"] = fingerprint(self._craft(crafted)) if crafted else None
         return spec

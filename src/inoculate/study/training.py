@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 def make_fit(folder: Path, job: Job, model: str, arm: str, examples: Path | None) -> None:
     """Train one network for one arm; an interrupted training in `folder` goes on."""
-    study, train, seed = job.study, job.data.train, job.seed
-    training = study.training_for(train.name)
+    study, train, seed, training = job.study, job.data.train, job.seed, job.training
     adversarial = AdvSet.load(examples) if examples else None
     samples = training_set(
         arm, train, study.eps, seed=seed, balance=training.balance, adversarial=adversarial
@@ -47,10 +46,9 @@ def make_hardened(folder: Path, job: Job, model: str, arm: str, helpers: list[Pa
     networks = tuple(load_model(path)[0].to(job.device) for path in helpers)
     if hardened.method in NEEDS_NETWORK:
         networks = (_spec(job, study.surrogate).build(seed=seed_for(job.seed, "alongside")).to(job.device),)
-    training = study.training_for(job.data.train.name)
-    how = recipe(training, len(job.data.train), _policy(job))
-    if training.budget == "passes":
-        how = _costing(how, training, choice.passes)
+    how = recipe(job.training, len(job.data.train), _policy(job))
+    if job.training.budget == "passes":
+        how = _costing(how, job.training, choice.passes)
     how = choice.adapt(how)
     samples = training_set("standard", job.data.train, (), seed=job.seed)
     _fit(folder, job, model, arm, samples, choice.begin(threat, networks), how, threat)
@@ -75,7 +73,7 @@ def _fit(
     if (folder / "history.json").is_file():  # written last: only the manifest was missing
         return
     seed, spec, val = job.seed, _spec(job, model), job.data.val
-    if few := job.study.training_for(val.name).val_images:
+    if few := job.training.val_images:
         val = val.limit(min(few, len(val)), seed=seed)
     network = spec.build(seed=seed).to(job.device)
     history = fit(network, samples, val, method, how, seed=seed, folder=folder, progress=job.progress, threat=threat)
