@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import inoculate.models.fast as module
 from inoculate.attacks.gradient import FGSM
 from inoculate.models.build import build_model
-from inoculate.models.fast import fast, fold_batchnorm
+from inoculate.models.fast import Twins, fast, fold_batchnorm
 from inoculate.threat import Threat
 
 
@@ -157,3 +157,38 @@ def test_a_copy_made_where_gradients_are_off_can_still_craft(mode: type) -> None
     with mode():
         got = FGSM()(fast(model), x, y, Threat())
     assert torch.equal(got, FGSM()(fast(model), x, y, Threat()))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_twin_follows_a_network_from_its_first_weights_through_training(name: str) -> None:
+    factory, channels, size, _ = NETS[name]
+    model, twins = factory().train(), Twins()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    g = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        x, y = torch.rand(8, channels, size, size, generator=g), torch.randint(5, (8,), generator=g)
+        before = {n: t.clone() for n, t in model.state_dict().items()}
+        twin = twins.current(model)
+        assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+        with torch.no_grad():
+            expected, got = model.eval()(x), twin.eval()(x)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model.train()(x), y).backward()
+        optimizer.step()
+
+
+def test_a_network_is_its_own_twin_where_folding_would_change_it_later() -> None:
+    for factory in (_OtherOrder, _Twice):  # new: its BatchNorm changes nothing yet, so a wrong fold would not show
+        model = factory().eval()
+        assert fold_batchnorm(model) is not model
+        assert Twins().current(model) is model
+
+
+def test_a_twin_without_scale_and_shift() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5, affine=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    for _ in range(3):
+        model(torch.rand(4, 1, 8, 8))
+    twin, x = Twins().current(model.eval()), torch.rand(4, 1, 8, 8)
+    assert norms(twin) == 0
+    torch.testing.assert_close(twin(x), model(x))

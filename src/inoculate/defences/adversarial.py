@@ -1,7 +1,6 @@
 """Adversarial training: the examples that each method crafts, and what it then minimises.
 
-Examples are crafted on the network itself, in eval mode. A `fast` copy would have to be made anew for every update, and
-costs more than folded BatchNorm saves in ten steps (docs/defences.md).
+Examples are crafted on the network in eval mode, through a folded copy that follows its weights (`Twins`).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from inoculate.defences import objectives
 from inoculate.defences.awp import worst_weights
 from inoculate.defences.methods import report
 from inoculate.defences.options import Extras, check_method
+from inoculate.models.fast import Twins
 from inoculate.modes import frozen
 from inoculate.rng import Draws
 from inoculate.threat import Threat, project
@@ -213,6 +213,7 @@ class Hardening:
     threat: Threat
     helpers: tuple[nn.Module, ...] = ()
     extras: Extras = field(default_factory=Extras)
+    twins: Twins = field(default_factory=Twins, init=False, repr=False)
 
     def __call__(
         self,
@@ -226,7 +227,7 @@ class Hardening:
     ) -> dict[str, float]:
         threat = replace(self.threat, eps=self.threat.eps * self.extras.strength(share))
         batch = Batch(model, x, y, threat, generator, self.helpers, self.extras.smoothing)
-        x_adv = self.defence.examples(batch)
+        x_adv = self.defence.examples(replace(batch, model=self.twins.current(model)))
         return minimise(model, optimizer, y, lambda: self.defence.loss(batch, x_adv), self.extras.awp)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from inoculate.attacks.gradient import PGD
 from inoculate.defences.adversarial import Batch, minimise
 from inoculate.defences.options import Extras, check_method
+from inoculate.models.fast import Twins
 from inoculate.threat import Threat
 
 
@@ -44,6 +45,7 @@ class LiveTraining:
 
     def __init__(self, defence: LiveSurrogate, threat: Threat, surrogate: nn.Module, extras: Extras) -> None:
         self.defence, self.threat, self.surrogate, self.extras = defence, threat, surrogate, extras
+        self.twins = Twins()
         self.optimizer: torch.optim.Optimizer | None = None
         self._kept: dict[str, Any] | None = None
 
@@ -59,12 +61,14 @@ class LiveTraining:
     ) -> dict[str, float]:
         threat, d = replace(self.threat, eps=self.threat.eps * self.extras.strength(share)), self.defence
         mine = self._optimizer_like(optimizer)
-        x_adv = PGD(d.steps, d.step)(self.surrogate, x, y, threat, generator=generator)
+        x_adv = PGD(d.steps, d.step)(self.twins.current(self.surrogate), x, y, threat, generator=generator)
         self.surrogate.train()
         batch = Batch(model, x, y, threat, generator, smoothing=self.extras.smoothing)
         minimise(self.surrogate, mine, y, lambda: replace(batch, model=self.surrogate).cross_entropy(x_adv), 0.0)
         if d.own_steps:
-            x_adv = PGD(d.own_steps, d.own_step)(model, x, y, threat, generator=generator, start=x_adv)
+            x_adv = PGD(d.own_steps, d.own_step)(
+                self.twins.current(model), x, y, threat, generator=generator, start=x_adv
+            )
         return minimise(model, optimizer, y, lambda: batch.cross_entropy(x_adv), self.extras.awp)
 
     def _optimizer_like(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -60,18 +60,99 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     differ, so the result must reproduce the outputs of `model` on random features before it is trusted.
     """
     folded = copy.deepcopy(model).eval()
-    pairs = 0
-    for parent in folded.modules():
-        for (first, conv), (second, norm) in itertools.pairwise(list(parent.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and _foldable(conv, norm):
-                setattr(parent, first, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, second, nn.Identity())
-                pairs += 1
+    modules = dict(folded.named_modules())
+    pairs = _pairs(folded)
+    for conv, norm in pairs:
+        setattr(*_place(modules, conv), fuse_conv_bn_eval(modules[conv], modules[norm]))
+        setattr(*_place(modules, norm), nn.Identity())
     return folded if pairs and _same_function(model, folded) else model
 
 
-def _foldable(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
-    return type(norm) is nn.BatchNorm2d and norm.track_running_stats and conv.out_channels == norm.num_features
+class Twin:
+    """A folded copy of a network that is being trained, for crafting on it as it is in eval mode.
+
+    `current` gives the copy the weights of that moment, which costs much less than a new copy. A network that cannot
+    be copied or folded is its own twin.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = self._copy = model
+        try:
+            trial = copy.deepcopy(model).eval().requires_grad_(False)
+        except Exception:  # each object that cannot be copied refuses in its own way
+            return
+        _unsettle(trial)
+        folded = fold_batchnorm(trial)
+        if folded is trial:
+            return
+        theirs, mine = dict(model.named_modules()), dict(folded.named_modules())
+        self._copy, pairs = folded, _pairs(trial)
+        self._folded = [(theirs[conv], theirs[norm], mine[conv]) for conv, norm in pairs]
+        done = {name for pair in pairs for name in pair}
+        self._others = [
+            (module, theirs[name]) for name, module in mine.items() if name not in done and list(_own_tensors(module))
+        ]
+
+    @torch.no_grad()
+    def current(self) -> nn.Module:
+        """The copy, up to date."""
+        if self._copy is self.model:
+            return self.model
+        for conv, norm, mine in self._folded:
+            scale = (norm.running_var + norm.eps).rsqrt()
+            scale = scale if norm.weight is None else scale * norm.weight
+            torch.mul(conv.weight, scale[:, None, None, None], out=mine.weight)
+            shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
+            mine.bias.copy_(shift * scale if norm.bias is None else torch.addcmul(norm.bias, shift, scale))
+        for module, original in self._others:
+            for tensor, now in zip(_own_tensors(module), _own_tensors(original), strict=True):
+                tensor.copy_(now)
+        return self._copy
+
+
+class Twins:
+    """The twins of whichever networks a training crafts on."""
+
+    def __init__(self) -> None:
+        self._of: dict[nn.Module, Twin] = {}
+
+    def current(self, model: nn.Module) -> nn.Module:
+        """The folded copy of `model`, with the weights of this moment."""
+        if model not in self._of:
+            self._of[model] = Twin(model)
+        return self._of[model].current()
+
+
+def _pairs(model: nn.Module) -> list[tuple[str, str]]:
+    """Names of each convolution and the BatchNorm defined right after it in the same parent."""
+    found = []
+    for place, parent in model.named_modules():
+        for (first, conv), (second, norm) in itertools.pairwise(list(parent.named_children())):
+            fits = isinstance(conv, nn.Conv2d) and type(norm) is nn.BatchNorm2d and norm.track_running_stats
+            if fits and conv.out_channels == norm.num_features:
+                found.append((f"{place}.{first}".lstrip("."), f"{place}.{second}".lstrip(".")))
+    return found
+
+
+def _place(modules: dict[str, nn.Module], name: str) -> tuple[nn.Module, str]:
+    """The parent of a module, and what it calls it."""
+    parent, _, own = name.rpartition(".")
+    return modules[parent], own
+
+
+def _own_tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _unsettle(model: nn.Module) -> None:
+    """Give BatchNorm random statistics: those of a new network change nothing, and would hide a wrong fold."""
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                    if tensor is not None:
+                        tensor.copy_(0.5 + torch.rand(tensor.shape, generator=g))
 
 
 def gains_from_bf16(device: torch.device) -> bool:
