@@ -26,6 +26,7 @@ arms:
   ensemble: {}
   rslad: {steps: 1, step: 1}
   live_surrogate: {steps: 1, step: 1}
+  robust_source: {method: ensemble, own: false, surrogates: [small_cnn], surrogate_arm: pgd_at}
 surrogate: small_cnn
 eps: [0.05, 0.1]
 attacks:
@@ -61,7 +62,7 @@ def test_every_method_is_an_arm_of_equal_cost(tmp_path):
     _, changed = run_study(tmp_path, STUDY.replace("beta: 2", "beta: 3"))
     assert {cell.arm for cell in changed.made} == {"gentle"}
     _, taught = run_study(tmp_path, STUDY.replace("pgd_at: {steps: 2", "pgd_at: {steps: 3"))
-    assert {cell.arm for cell in taught.made} == {"pgd_at", "rslad"}, "a pupil is trained again when its teacher is"
+    assert {cell.arm for cell in taught.made} == {"pgd_at", "rslad", "robust_source"}, "with a new teacher or source"
 
 
 def test_a_list_of_names_takes_every_default(tmp_path):
@@ -80,6 +81,8 @@ def test_a_list_of_names_takes_every_default(tmp_path):
         ("{standard: {}, fast: {eps: 8}}", "did you mean 8/255"),
         ("{standard: {epochs: 3}}", "has no options"),
         ("{standard: {}, rslad: {}, pgd_at: {}}", "teacher_arm of rslad"),
+        ("{standard: {}, ensemble: {surrogate_arm: pgd_at}, pgd_at: {}}", "surrogate_arm of ensemble"),
+        ("{standard: {}, ensemble: {surrogates: [resnet99]}}", "surrogate of ensemble"),
         ("{standard: {}, pgd_at: {}, rslad: {}}", "name it with surrogate"),
         ("[fast]", "must hold 'standard'"),
     ],

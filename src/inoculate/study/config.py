@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from inoculate.defences.arms import ARMS, METHOD_ARMS, NEEDS_TEACHER
+from inoculate.defences.arms import ARMS, METHOD_ARMS, NEEDS_SURROGATES, NEEDS_TEACHER
 from inoculate.errors import suggest
 from inoculate.explained import Amounts
 from inoculate.threat import Norm, Threat, parse_eps
@@ -109,6 +109,8 @@ class Hardened(_Part):
     method: str
     eps: Eps | None = None  # the study's largest if left out
     teacher_arm: str = "pgd_at"  # of the surrogate network, for methods that distil
+    surrogates: tuple[str, ...] | None = None  # networks for methods that craft on others; all of the study if left out
+    surrogate_arm: str = "standard"  # of those networks
 
     @property
     def options(self) -> dict[str, Any]:
@@ -274,8 +276,12 @@ def _check_method(arm: str, hardened: Hardened, study: Study) -> None:
     _known(hardened.method, METHOD_ARMS, "method")
     method_named(hardened.method, **hardened.options)  # its own checks of names and values
     study.threat_for(arm)  # its own check of eps
+    earlier = study.arms[: study.arms.index(arm)]
+    if hardened.method in NEEDS_SURROGATES:
+        for name in hardened.surrogates or ():
+            _known(name, study.models, f"surrogate of {arm}")
+        _known(hardened.surrogate_arm, earlier, f"surrogate_arm of {arm} (an arm before it)")
     if hardened.method in NEEDS_TEACHER:
-        earlier = study.arms[: study.arms.index(arm)]
         _known(hardened.teacher_arm, earlier, f"teacher_arm of {arm} (an arm before it)")
         if study.surrogate == MOST_VULNERABLE:
             raise ValueError(f"arm '{arm}' learns from the surrogate: name it with surrogate")

@@ -106,12 +106,13 @@ class Specs:
         }
 
     def helpers(self, cell: Cell) -> list[Cell]:
-        """The trained networks that a hardened arm needs: a teacher, or the standard networks as surrogates."""
+        """The trained networks that a hardened arm needs: a teacher, or surrogates."""
         study, hardened = self.study, self.study.methods[cell.arm]
         if hardened.method in NEEDS_TEACHER:
             return [Cell("fit", cell.dataset, cell.seed, study.surrogate, hardened.teacher_arm)]
         if hardened.method in NEEDS_SURROGATES:
-            return [Cell("fit", cell.dataset, cell.seed, model) for model in study.models]
+            models = hardened.surrogates or study.models
+            return [Cell("fit", cell.dataset, cell.seed, model, hardened.surrogate_arm) for model in models]
         return []
 
     def _craft(self, cell: Cell) -> Spec:
