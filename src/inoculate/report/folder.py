@@ -46,6 +46,14 @@ class Measured:
                 found.setdefault((cell["model"], cell["arm"]), cell["history"])
         return found
 
+    def training_seconds(self, dataset: str) -> dict[tuple[str, str], float]:
+        """What training took, by (model, arm); of the first seed."""
+        found: dict[tuple[str, str], float] = {}
+        for cell in self.cells:
+            if cell.get("dataset") == dataset and cell.get("kind") == "fit" and "seconds" in cell:
+                found.setdefault((cell["model"], cell["arm"]), float(cell["seconds"]))
+        return found
+
     def family(self, dataset: str) -> tuple[str, int] | None:
         """Where a study's dataset comes from and its image size; datasets of one family differ in size only."""
         chosen = self.manifest.get("study", {}).get("datasets", {}).get(dataset)

@@ -25,6 +25,7 @@ from inoculate.report.pictures import Picture
 from inoculate.report.rows import write_text
 from inoculate.report.select import Results, collect, in_order, natural
 from inoculate.report.tables import paper_tables
+from inoculate.report.tradeoff import tradeoffs
 from inoculate.stats import spearman
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -44,6 +45,7 @@ class Part:
     tables: list[Table]
     legend: list[tuple[str, str]]
     accuracy: Rows
+    tradeoffs: list[Picture]
     transfers: list[Heat]
     shown: list[Shown]
     drifts: list[Picture]
@@ -101,7 +103,8 @@ def _part(
         [claim for claim in found if claim.sentence.startswith(f"{title} (")],
         [_plain(results)] if results.arms == ["standard"] else
         [table for table in tables if table.title.startswith((f"{title}, ", f"{title}: "))],
-        legend(results.arms), accuracy(results, keep), transfers(results), shown(explained, share),
+        legend(results.arms), accuracy(results, keep),
+        tradeoffs(results, run.training_seconds(name), keep), transfers(results), shown(explained, share),
         drifts(name, explained, keep), fragility(name, explained, keep), _nearness(explained),
         curves(name, run.histories(name), keep), list(dict.fromkeys(each.key[1] for each in explained)), legend(arms),
     )  # fmt: skip

@@ -1,0 +1,119 @@
+"""What robustness costs: clean accuracy against robust accuracy, and the seconds of training that bought them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from inoculate.defences.arms import ARMS
+from inoculate.report.figures import style_of
+from inoculate.report.layout import attack_name, percent
+from inoculate.report.panels import slug
+from inoculate.report.pictures import INK, RULE, Picture, draw
+from inoculate.report.select import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SIZE = (7.4, 4.2)  # inches
+METHOD = "#56B4E9"  # of every arm that is trained by a method; the names tell them apart
+LARGEST = 420.0  # area of the marker of the longest training, in square points
+APART = 0.055  # of the axis: the least distance between two names
+
+
+class Point(NamedTuple):
+    """One arm: two accuracies in percent, and the seconds of its training (0: unknown)."""
+
+    arm: str
+    clean: float
+    robust: float
+    seconds: float
+
+
+def tradeoffs(results: Results, seconds: Mapping[tuple[str, str], float], keep: Path | None = None) -> list[Picture]:
+    """A picture per network that was trained by methods of `defences`; `seconds` of training by (model, arm).
+
+    Robust is the strongest white-box attack that was made on every such arm, at its largest eps. A line joins the arms
+    that no other beats in both.
+    """
+    pictures = []
+    for model in results.models if set(results.arms) - set(ARMS) else []:
+        attack, points = _strongest(results, model, seconds)
+        if len(points) < 3:
+            continue
+        best = front(points)
+
+        def plot(axes: Axes, points: Sequence[Point] = points, best: Sequence[Point] = best, y: str = attack) -> None:
+            _plot(axes, points, best, y)
+
+        said = "; ".join(f"{p.arm} {p.clean:.1f} and {p.robust:.1f} percent in {p.seconds:.0f} s" for p in points)
+        alt = f"{model}: accuracy on clean images and under {attack}, {said}"
+        pictures.append(draw(slug(results.dataset, results.norm, "tradeoff", model), model, alt, plot, keep, SIZE))
+    return pictures
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats in both accuracies, from the left."""
+    return sorted(
+        (p for p in points if not any(_beats(other, p) for other in points)), key=lambda p: (p.clean, -p.robust)
+    )
+
+
+def _beats(one: Point, other: Point) -> bool:
+    return one[1:3] != other[1:3] and one.clean >= other.clean and one.robust >= other.robust
+
+
+def _strongest(results: Results, model: str, seconds: Mapping[tuple[str, str], float]) -> tuple[str, list[Point]]:
+    """The attack under which this network's arms keep least, of those that most of them were put to; and its points."""
+    found: list[tuple[int, float, str, list[Point]]] = []
+    for attack in results.attacks:
+        eps = results.epsilons(attack)[-1]
+        points = [
+            Point(arm, 100 * clean.accuracy, 100 * number.accuracy, seconds.get((model, arm), 0.0))
+            for arm in results.arms
+            if (clean := results.clean(model, arm)) and (number := results.find(model, arm, attack, eps, "white-box"))
+        ]
+        if points:
+            mean = sum(point.robust for point in points) / len(points)
+            found.append((-len(points), mean, f"{attack_name(attack)}, eps {eps:.3g}", points))
+    return min(found)[2:] if found else ("", [])
+
+
+def _plot(axes: Axes, points: Sequence[Point], best: Sequence[Point], attack: str) -> None:
+    longest = max(point.seconds for point in points) or 1.0
+    axes.plot([p.clean for p in best], [p.robust for p in best], color=INK, lw=1, ls=(0, (4, 3)), alpha=0.5, zorder=1)
+    for point in points:
+        color = style_of(ARMS, point.arm)["color"] if point.arm in ARMS else METHOD
+        area = 30 + LARGEST * point.seconds / longest
+        axes.scatter([point.clean], [point.robust], s=area, color=color, alpha=0.6, edgecolor=INK, lw=0.8, zorder=3)
+    axes.set_xlabel("accuracy on clean images, %")
+    axes.set_ylabel(f"accuracy under {attack}, %")
+    axes.margins(x=0.08, y=0.1)
+    axes.grid(color=RULE, lw=0.8, zorder=0)
+    (low, high), (below, above) = axes.get_xlim(), axes.get_ylim()
+    axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= high])
+    axes.set_xlim(low, high + 0.55 * (high - low))  # room for the names
+    axes.set_ylim(below, above)
+    gap = APART * (above - below)
+    places = spread([point.robust for point in points], gap, below + gap / 2, above - gap / 2)
+    for point, place in zip(points, places, strict=True):
+        time = f", {point.seconds / 60:.1f} min" if point.seconds else ""
+        axes.annotate(
+            f"{point.arm}: {percent(point.robust / 100)} %{time}", (point.clean, point.robust),
+            (high + 0.03 * (high - low), place), fontsize=9, va="center",
+            arrowprops={"arrowstyle": "-", "color": INK, "lw": 0.5, "alpha": 0.4, "relpos": (0, 0.5)},
+        )  # fmt: skip
+
+
+def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places near `values` and in their order, at least `gap` apart, between `low` and `high` as far as they fit."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    places, floor, ceiling = [0.0] * len(values), low, high
+    for i in order:
+        places[i] = max(values[i], floor)
+        floor = places[i] + gap
+    for i in reversed(order):
+        places[i] = min(places[i], ceiling)
+        ceiling = places[i] - gap
+    return places
