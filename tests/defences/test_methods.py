@@ -289,8 +289,9 @@ def test_missing_helpers_are_named(name, says):
 
 def test_passes_count_what_an_update_costs(batch):
     """Calls of the network, a gradient counting twice a call: as `passes` says."""
-    for name in METHODS:
-        choice = method_named(name)
+    perturbed = [("ard", {"alpha": 0.8, "awp": 0.01}), ("trades", {"awp": 0.01}), ("fast", {"awp": 0.01})]
+    for name, options in [*((name, {}) for name in METHODS), *perturbed]:
+        choice = method_named(name, **options)
         model, helper, calls = network(), network(seed=2).eval(), [0]
         for each in (model, helper):
             each.register_forward_hook(lambda *_, c=calls: c.__setitem__(0, c[0] + 1))
