@@ -2,8 +2,8 @@
 
 `python -m benchmarks.adversarial_training [updates] [repeats]`. Every repeat trains each network for `updates` more
 updates of 64 images, the same for all, with AdamW along a cosine (ART: at a constant rate); at the end each is judged
-by the same PGD-20. The plain loop is timed on timm's
-own ResNet-18, as its users have it, and on the network of `build_model`. Peers that are not installed are left out.
+by the same PGD-20. The plain loop is timed on timm's own ResNet-18, as its users have it, and on the network of
+`build_model`. Peers that are not installed are left out.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -66,8 +66,11 @@ class Defence(Protocol):
     """The options of a method: how it crafts and what it minimises.
 
     `passes` is the cost of an update in forward-backward passes over its batch, a forward pass alone counting a third;
-    the helpers' passes are included.
+    the helpers' passes are included. `loss_passes` are those of them that the loss on the network takes.
     """
+
+    @property
+    def loss_passes(self) -> int: ...
 
     @property
     def passes(self) -> float: ...
@@ -83,13 +86,14 @@ class PGDAT:
 
     steps: int = 10
     step: float = 0.25
+    loss_passes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_method(steps=self.steps, step=self.step)
 
     @property
     def passes(self) -> float:
-        return self.steps + 1
+        return self.steps + self.loss_passes
 
     def examples(self, batch: Batch) -> Tensor:
         return batch.attacked(PGD(self.steps, self.step))
@@ -108,13 +112,14 @@ class Fast:
 
     step: float = 1.25
     random_start: bool = True
+    loss_passes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_method(step=self.step)
 
     @property
     def passes(self) -> float:
-        return 2
+        return 1 + self.loss_passes
 
     def examples(self, batch: Batch) -> Tensor:
         return batch.attacked(PGD(1, self.step), start=None if self.random_start else batch.x)
@@ -133,13 +138,14 @@ class TRADES:
     beta: float = 6.0
     steps: int = 10
     step: float = 0.25
+    loss_passes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_method(beta=self.beta, steps=self.steps, step=self.step)
 
     @property
     def passes(self) -> float:
-        return self.steps + 2 + 1 / 3
+        return self.steps + 1 / 3 + self.loss_passes
 
     def examples(self, batch: Batch) -> Tensor:
         return away_from(outputs(batch.model, batch.x), batch, self.steps, self.step)
@@ -159,13 +165,14 @@ class MART:
     beta: float = 5.0
     steps: int = 10
     step: float = 0.25
+    loss_passes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_method(beta=self.beta, steps=self.steps, step=self.step)
 
     @property
     def passes(self) -> float:
-        return self.steps + 2
+        return self.steps + self.loss_passes
 
     def examples(self, batch: Batch) -> Tensor:
         return batch.attacked(PGD(self.steps, self.step), start=near(batch))
@@ -186,13 +193,14 @@ class Ensemble:
     own: bool = True
     steps: int = 1
     step: float = 0.25
+    loss_passes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_method(steps=self.steps, step=self.step)
 
     @property
     def passes(self) -> float:
-        return self.steps + 2
+        return self.steps + self.loss_passes
 
     def examples(self, batch: Batch) -> Tensor:
         sources = (*batch.helpers, batch.model) if self.own else batch.helpers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -29,8 +30,12 @@ class ARD:
         check_method(alpha=self.alpha, temperature=self.temperature, steps=self.steps, step=self.step)
 
     @property
+    def loss_passes(self) -> int:
+        return 2 if self.alpha < 1 else 1
+
+    @property
     def passes(self) -> float:
-        return self.steps + 1 + 1 / 3 + (1 if self.alpha < 1 else 0)
+        return self.steps + 1 / 3 + self.loss_passes
 
     def examples(self, batch: Batch) -> Tensor:
         return batch.attacked(PGD(self.steps, self.step))
@@ -52,13 +57,14 @@ class RSLAD:
     alpha: float = 5 / 6
     steps: int = 10
     step: float = 0.25
+    loss_passes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_method(alpha=self.alpha, steps=self.steps, step=self.step)
 
     @property
     def passes(self) -> float:
-        return self.steps + 2 + 2 / 3
+        return self.steps + 2 / 3 + self.loss_passes
 
     def examples(self, batch: Batch) -> Tensor:
         return away_from(outputs(batch.helpers[0], batch.x), batch, self.steps, self.step)

@@ -29,8 +29,12 @@ class Free:
         check_method(replays=self.replays, step=self.step)
 
     @property
-    def passes(self) -> float:
+    def loss_passes(self) -> int:
         return self.replays
+
+    @property
+    def passes(self) -> float:
+        return self.loss_passes
 
 
 class FreeTraining:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class LiveSurrogate:
     step: float = 0.25
     own_steps: int = 1
     own_step: float = 0.5
+    loss_passes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_method(steps=self.steps, step=self.step)
@@ -37,7 +38,7 @@ class LiveSurrogate:
 
     @property
     def passes(self) -> float:
-        return self.steps + 1 + self.own_steps + 1
+        return self.steps + 1 + self.own_steps + self.loss_passes
 
 
 class LiveTraining:

@@ -43,10 +43,7 @@ class Choice:
     @property
     def passes(self) -> float:
         """Forward-backward passes over its batch that one update costs, weight perturbation included."""
-        both = self.name in ("trades", "mart", "ensemble", "rslad") or getattr(self.defence, "alpha", 1) < 1
-        loss_passes = 2 if both else 1  # over clean and adversarial images, or adversarial ones alone
-        each = self.defence.replays if isinstance(self.defence, Free) else loss_passes
-        return float(self.defence.passes + (each if self.extras.awp else 0))
+        return float(self.defence.passes + (self.defence.loss_passes if self.extras.awp else 0))
 
     @property
     def guarded(self) -> bool:

@@ -60,11 +60,12 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     differ, so the result must reproduce the outputs of `model` on random features before it is trusted.
     """
     folded = copy.deepcopy(model).eval()
-    modules = dict(folded.named_modules())
-    pairs = _pairs(folded)
+    modules, pairs = dict(folded.named_modules()), _pairs(folded)
     for conv, norm in pairs:
-        setattr(*_place(modules, conv), fuse_conv_bn_eval(modules[conv], modules[norm]))
-        setattr(*_place(modules, norm), nn.Identity())
+        fused = fuse_conv_bn_eval(modules[conv], modules[norm])
+        for name, module in ((conv, fused), (norm, nn.Identity())):
+            parent, _, own = name.rpartition(".")
+            setattr(modules[parent], own, module)
     return folded if pairs and _same_function(model, folded) else model
 
 
@@ -90,7 +91,7 @@ class Twin:
         self._folded = [(theirs[conv], theirs[norm], mine[conv]) for conv, norm in pairs]
         done = {name for pair in pairs for name in pair}
         self._others = [
-            (module, theirs[name]) for name, module in mine.items() if name not in done and list(_own_tensors(module))
+            (module, theirs[name]) for name, module in mine.items() if name not in done and _own_tensors(module)
         ]
 
     @torch.no_grad()
@@ -132,12 +133,6 @@ def _pairs(model: nn.Module) -> list[tuple[str, str]]:
             if fits and conv.out_channels == norm.num_features:
                 found.append((f"{place}.{first}".lstrip("."), f"{place}.{second}".lstrip(".")))
     return found
-
-
-def _place(modules: dict[str, nn.Module], name: str) -> tuple[nn.Module, str]:
-    """The parent of a module, and what it calls it."""
-    parent, _, own = name.rpartition(".")
-    return modules[parent], own
 
 
 def _own_tensors(module: nn.Module) -> list[Tensor]:

@@ -40,18 +40,17 @@ class Measured:
 
     def histories(self, dataset: str) -> dict[tuple[str, str], History]:
         """Training histories of a dataset by (model, arm); of the first seed."""
-        found: dict[tuple[str, str], History] = {}
-        for cell in self.cells:
-            if cell.get("dataset") == dataset and cell.get("kind") == "fit" and "history" in cell:
-                found.setdefault((cell["model"], cell["arm"]), cell["history"])
-        return found
+        return self._of_trainings(dataset, "history")
 
     def training_seconds(self, dataset: str) -> dict[tuple[str, str], float]:
         """What training took, by (model, arm); of the first seed."""
-        found: dict[tuple[str, str], float] = {}
+        return self._of_trainings(dataset, "seconds")
+
+    def _of_trainings(self, dataset: str, what: str) -> dict[tuple[str, str], Any]:
+        found: dict[tuple[str, str], Any] = {}
         for cell in self.cells:
-            if cell.get("dataset") == dataset and cell.get("kind") == "fit" and "seconds" in cell:
-                found.setdefault((cell["model"], cell["arm"]), float(cell["seconds"]))
+            if cell.get("dataset") == dataset and cell.get("kind") == "fit" and what in cell:
+                found.setdefault((cell["model"], cell["arm"]), cell[what])
         return found
 
     def family(self, dataset: str) -> tuple[str, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,22 +35,19 @@ class Point(NamedTuple):
 def tradeoffs(results: Results, seconds: Mapping[tuple[str, str], float], keep: Path | None = None) -> list[Picture]:
     """A picture per network that was trained by methods of `defences`; `seconds` of training by (model, arm).
 
-    Robust is the strongest white-box attack that was made on every such arm, at its largest eps. A line joins the arms
-    that no other beats in both.
+    Robust is the accuracy under the strongest of the white-box attacks that most arms were put to, at its largest eps.
+    A line joins the arms that no other beats in both.
     """
     pictures = []
     for model in results.models if set(results.arms) - set(ARMS) else []:
         attack, points = _strongest(results, model, seconds)
         if len(points) < 3:
             continue
-        best = front(points)
-
-        def plot(axes: Axes, points: Sequence[Point] = points, best: Sequence[Point] = best, y: str = attack) -> None:
-            _plot(axes, points, best, y)
-
         said = "; ".join(f"{p.arm} {p.clean:.1f} and {p.robust:.1f} percent in {p.seconds:.0f} s" for p in points)
         alt = f"{model}: accuracy on clean images and under {attack}, {said}"
-        pictures.append(draw(slug(results.dataset, results.norm, "tradeoff", model), model, alt, plot, keep, SIZE))
+        name = slug(results.dataset, results.norm, "tradeoff", model)
+        plot = partial(_plot, points=points, attack=attack)
+        pictures.append(draw(name, model, alt, plot, keep, SIZE))
     return pictures
 
 
@@ -80,8 +78,8 @@ def _strongest(results: Results, model: str, seconds: Mapping[tuple[str, str], f
     return min(found)[2:] if found else ("", [])
 
 
-def _plot(axes: Axes, points: Sequence[Point], best: Sequence[Point], attack: str) -> None:
-    longest = max(point.seconds for point in points) or 1.0
+def _plot(axes: Axes, points: Sequence[Point], attack: str) -> None:
+    best, longest = front(points), max(point.seconds for point in points) or 1.0
     axes.plot([p.clean for p in best], [p.robust for p in best], color=INK, lw=1, ls=(0, (4, 3)), alpha=0.5, zorder=1)
     for point in points:
         color = style_of(ARMS, point.arm)["color"] if point.arm in ARMS else METHOD
