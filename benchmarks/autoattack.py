@@ -1,19 +1,19 @@
 """AutoAttack against the port of its reference implementation (pyautoattack), on a standard and a hardened ResNet-18.
 
-`python -m benchmarks.autoattack [images]`. Takes minutes to an hour: the port is run once, with the paper's budgets.
+`python -m benchmarks.autoattack [images] [cuda]`. Takes minutes to an hour: the port is run once, with the paper's
+budgets.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 
 import torch
 
-from benchmarks.common import seeded_images, trained_resnet18
+from benchmarks.common import DEVICE, machine, numbers, seeded_images, trained_resnet18
 from inoculate import AutoAttack, Split, Threat, evaluate
 
-EPS = 8 / 255
+EPS, BATCH = 8 / 255, 250 if DEVICE == "cpu" else 1000
 
 
 def main(count: int = 64) -> None:
@@ -26,20 +26,21 @@ def main(count: int = 64) -> None:
         found: dict[str, tuple[float, float]] = {}
         for name, attack in (("autoattack", AutoAttack()), ("autoattack_thorough", AutoAttack(give_up=float("inf")))):
             began = time.perf_counter()
-            row = evaluate(model, split, {name: attack}, [Threat("linf", EPS)])[1]
+            row = evaluate(model, split, {name: attack}, [Threat("linf", EPS)], BATCH)[1]
             found[name] = row.accuracy, time.perf_counter() - began
         began = time.perf_counter()
-        port = pyautoattack.AutoAttack(model, norm="Linf", eps=EPS, seed=0, version="standard")
-        x_adv = port.run_standard_evaluation(images.float() / 255, labels, batch_size=250)
+        port = pyautoattack.AutoAttack(model, norm="Linf", eps=EPS, seed=0, version="standard", device=DEVICE)
+        x, y = (images.float() / 255).to(DEVICE), labels.to(DEVICE)
+        x_adv = port.run_standard_evaluation(x, y, batch_size=BATCH)
         x_adv = x_adv[0] if isinstance(x_adv, tuple) else x_adv
         with torch.no_grad():
-            accuracy = float((model(x_adv).argmax(1) == labels).float().mean())
+            accuracy = float((model(x_adv).argmax(1) == y).float().mean())
         found["pyautoattack"] = accuracy, time.perf_counter() - began
-        print(f"\nAutoAttack, {training} ResNet-18, {count} images of 32×32, L∞ 8/255")
+        print(f"\nAutoAttack, {training} ResNet-18, {count} images of 32×32, L∞ 8/255; {machine()}")
         for name, (accuracy, seconds) in found.items():
             ratio = found["pyautoattack"][1] / seconds
             print(f"  {name:20} accuracy {100 * accuracy:5.1f} %  {seconds:7.1f} s  {ratio:5.2f} × as fast as the port")
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*numbers())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +17,24 @@ from inoculate import PGD, Threat
 from inoculate.models.normalize import Normalize
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
+DEVICE = "cuda" if "cuda" in sys.argv else "cpu"
+
+
+def numbers() -> list[int]:
+    """The numbers of the command line, without the word that says where to run."""
+    return [int(word) for word in sys.argv[1:] if word not in ("cpu", "cuda")]
+
+
+def machine() -> str:
+    """What the times belong to, in words."""
+    where = f"{torch.get_num_threads()} threads" if DEVICE == "cpu" else torch.cuda.get_device_name()
+    return f"torch {torch.__version__}, {where}"
+
+
+def finish() -> None:
+    """Wait until a GPU has done what it was given."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 def interleaved(work: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
@@ -23,8 +42,10 @@ def interleaved(work: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(repeats):
         for name, run in work.items():
+            finish()
             began = time.perf_counter()
             run()
+            finish()
             seconds[name].append(time.perf_counter() - began)
     return seconds
 
@@ -33,13 +54,11 @@ def report(title: str, seconds: Mapping[str, list[float]], first: str, images: i
     """Print medians, images per second and each one's time as a multiple of `first`'s; returns the medians."""
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     width = max(map(len, medians))
-    print(
-        f"\n{title}\n  torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {len(seconds[first])}"
-    )
+    print(f"\n{title}\n  {machine()}, medians of {len(seconds[first])}")
     for name, value in medians.items():
-        spread = f"{min(seconds[name]):.2f}–{max(seconds[name]):.2f}"
+        spread = f"{min(seconds[name]):.3g}–{max(seconds[name]):.3g}"
         speed = f"{images / value:7.0f} images/s"
-        print(f"  {name:{width}}  {value:6.2f} s ({spread})  {speed}  {value / medians[first]:5.2f} ×")
+        print(f"  {name:{width}}  {value:6.3g} s ({spread})  {speed}  {value / medians[first]:5.2f} ×")
     return medians
 
 
@@ -75,4 +94,4 @@ def trained_resnet18(updates: int = 40, eps: float = 0.0) -> nn.Module:
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
-    return model.eval()
+    return model.eval().to(DEVICE)

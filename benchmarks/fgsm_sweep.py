@@ -1,30 +1,30 @@
 """Clean accuracy and FGSM accuracy at three eps: ours, torchattacks, foolbox, ART and the least work it can be.
 
-`python -m benchmarks.fgsm_sweep [repeats]`. Peers that are not installed are left out.
+`python -m benchmarks.fgsm_sweep [repeats] [cuda]`. Peers that are not installed are left out.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.common import interleaved, report, seeded_images, trained_resnet18
+from benchmarks.common import DEVICE, interleaved, numbers, report, seeded_images, trained_resnet18
 from inoculate import FGSM, Split, Threat, evaluate, fast, sweep
 
-EPSILONS, COUNT, BATCH = (0.01, 0.02, 0.03), 512, 128
+EPSILONS = (0.01, 0.02, 0.03)
+COUNT, BATCH = (512, 128) if DEVICE == "cpu" else (16384, 1024)
 Accuracies = list[float]
 
 
 def main(repeats: int = 5) -> None:
     model = trained_resnet18()
     images, labels = seeded_images(COUNT)
-    x = images.float() / 255
+    x = (images.float() / 255).to(DEVICE)
     split = Split.from_tensors(images, labels, classes=[str(i) for i in range(10)])
-    batches = list(zip(x.split(BATCH), labels.split(BATCH), strict=True))
+    batches = list(zip(x.split(BATCH), labels.to(DEVICE).split(BATCH), strict=True))
 
     def ours(precision: str) -> Accuracies:
         threats = [Threat("linf", eps) for eps in EPSILONS]
@@ -107,12 +107,12 @@ def _peers(
         from art.estimators.classification import PyTorchClassifier
 
         classifier = PyTorchClassifier(
-            model, nn.CrossEntropyLoss(), (3, 32, 32), 10, clip_values=(0, 1), device_type="cpu"
+            model, nn.CrossEntropyLoss(), (3, 32, 32), 10, clip_values=(0, 1), device_type=DEVICE.replace("cuda", "gpu")
         )
 
         def art(eps: float, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             attack = FastGradientMethod(classifier, eps=eps, batch_size=BATCH)
-            return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+            return torch.from_numpy(attack.generate(x.cpu().numpy(), y.cpu().numpy())).to(DEVICE)
 
         peers["ART"] = lambda: judged(art)
     except ImportError:
@@ -121,4 +121,4 @@ def _peers(
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*numbers())

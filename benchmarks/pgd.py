@@ -1,28 +1,29 @@
 """PGD with accuracies: ours through the fast copy and exact, torchattacks, foolbox, and the least work it can be.
 
-`python -m benchmarks.pgd [steps] [repeats]`. Peers that are not installed are left out.
+`python -m benchmarks.pgd [steps] [repeats] [cuda]`. Peers that are not installed are left out.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import interleaved, report, seeded_images, trained_resnet18
+from benchmarks.common import DEVICE, interleaved, numbers, report, seeded_images, trained_resnet18
 from inoculate import PGD, Split, Threat, evaluate, fast
 
-COUNT, BATCH, EPS = 256, 128, 8 / 255
+COUNT, BATCH = (256, 128) if DEVICE == "cpu" else (8192, 1024)
+EPS = 8 / 255
 
 
 def main(steps: int = 10, repeats: int = 3) -> None:
     model = trained_resnet18(eps=EPS).requires_grad_(False)  # a favour to the peers: no gradients of weights
     images, labels = seeded_images(COUNT)
     split = Split.from_tensors(images, labels, classes=[str(i) for i in range(10)])
-    batches = list(zip((images.float() / 255).split(BATCH), labels.split(BATCH), strict=True))
+    x_all, y_all = (images.float() / 255).to(DEVICE), labels.to(DEVICE)
+    batches = list(zip(x_all.split(BATCH), y_all.split(BATCH), strict=True))
     attack = PGD(steps=steps)
 
     def ours(precision: str) -> float:
@@ -73,4 +74,4 @@ def main(steps: int = 10, repeats: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*numbers())

@@ -66,3 +66,10 @@ def test_autograd_records_inside_whatever_the_caller_switched_off(mode: type) ->
         assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
     assert gradient.abs().sum() > 0
     assert torch.is_grad_enabled()
+
+
+def test_fp32_is_not_rounded_to_tf32_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with frozen(mixed()):
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32

@@ -15,14 +15,16 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode with no parameter gradients; every module's and parameter's flag is put back after.
 
     Inside, autograd records even if the caller is under `no_grad` or `inference_mode`: attacks need input gradients.
+    fp32 means fp32 there: a GPU's convolutions would otherwise round their inputs to TF32's ten bits.
     A model in half precision takes fp32 images there: eps is less than its numbers can tell apart.
     """
     # A TorchScript module that was frozen before it was saved has no flag.
     modes = [(module, getattr(module, "training", False)) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     dtype = _dtype_of(model)
-    hook = None
+    hook, tf32 = None, torch.backends.cudnn.allow_tf32
     try:
+        torch.backends.cudnn.allow_tf32 = False
         if dtype.itemsize < 4:
             hook = model.register_forward_pre_hook(lambda _, images: (images[0].to(dtype), *images[1:]))
         for module, _ in modes:
@@ -32,6 +34,7 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
         with torch.inference_mode(False), torch.enable_grad():
             yield model
     finally:
+        torch.backends.cudnn.allow_tf32 = tf32
         for module, mode in modes:
             module.training = mode
         for parameter, flag in flags:

@@ -67,7 +67,7 @@ def loader(model: nn.Module, split: Split) -> Callable[[Tensor], tuple[Tensor, T
     layout = layout_for(model, to_float(split.images[:1]).to(device))
 
     def load(rows: Tensor) -> tuple[Tensor, Tensor]:
-        x = to_float(split.images[rows]).to(device, memory_format=layout)
+        x = to_float(split.images[rows].to(device)).contiguous(memory_format=layout)
         return x, split.labels[rows].to(device)
 
     return load

@@ -36,6 +36,20 @@ def test_every_image_is_varied_by_itself(policy: str) -> None:
     assert all(not torch.equal(changed[0], other) for other in changed[1:])
 
 
+def test_shifts_move_by_whole_pixels_and_mirror_and_do_nothing_else() -> None:
+    images = torch.rand(64, 3, 16, 24, generator=seeded(0))
+    moved = augmenter("shifts", (16, 24))(images, seeded(1))
+    padded = torch.nn.functional.pad(images, (3, 3, 2, 2))  # an eighth of each side
+    places = [(mirrored, down, across) for mirrored in (False, True) for down in range(5) for across in range(7)]
+    found = []
+    for before, after in zip(padded, moved, strict=True):
+        windows = (before[:, down : down + 16, across : across + 24] for _, down, across in places)
+        shown = (w.flip(-1) if mirrored else w for w, (mirrored, _, _) in zip(windows, places, strict=True))
+        found.append(next(place for place, w in zip(places, shown, strict=True) if torch.equal(w, after)))
+    for part, values in enumerate(zip(*found, strict=True)):
+        assert len(set(values)) == (2, 5, 7)[part]  # every way occurs
+
+
 def left_heavy(policy: str) -> int:
     """How many of 128 images with a bright left half keep it on the left."""
     images = torch.zeros(128, 1, 32, 32)

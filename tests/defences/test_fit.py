@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,11 @@ from inoculate.defences import fit as loop
 from inoculate.defences import validation
 from inoculate.defences.fit import Recipe, batch_indices, best_round, fit
 from inoculate.defences.methods import standard
+from inoculate.defences.registry import method_named
 from inoculate.defences.transferred import training_set
 from inoculate.defences.validation import validate
 from inoculate.errors import InputError
+from inoculate.threat import Threat
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +118,27 @@ def test_other_optimisers_and_schedules_learn_too(split, tmp_path, optimizer, sc
 def test_very_short_trainings_work(split, tmp_path, updates):
     _, history = run(split, tmp_path / "a", replace(RECIPE, updates=updates, rounds=1))
     assert history[-1]["update"] == updates
+
+
+def test_a_compiled_network_is_trained_alike_and_is_itself_again(split, tmp_path, monkeypatch):
+    asked, compile_ = [], nn.Module.compile
+
+    def quickly(self):
+        asked.append(type(self))
+        compile_(self, backend="eager")  # the same calls, without a compiler
+
+    monkeypatch.setattr(nn.Module, "compile", quickly)
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten()]
+    plain = nn.Sequential(*layers, nn.Linear(72, 3))  # of any image size, so that its folded copy can be proven
+    compiled, threat = copy.deepcopy(plain), Threat("linf", 0.05)
+    for model, wanted in ((plain, False), (compiled, True)):
+        folder = tmp_path / str(wanted)
+        folder.mkdir()
+        recipe = replace(RECIPE, updates=6, rounds=2, compile=wanted, precision="fp32")
+        samples, method = training_set("standard", split, (), seed=0), method_named("fast").begin(threat)
+        fit(model, samples, split, method, recipe, seed=5, folder=folder, threat=threat)
+    assert len(asked) == 3  # the network in both rounds, and the folded copy that examples are crafted on
+    assert compiled._compiled_call_impl is None
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)

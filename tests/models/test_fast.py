@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 import inoculate.models.fast as module
 from inoculate.attacks.gradient import FGSM
+from inoculate.attacks.square import Square
 from inoculate.models.build import build_model
 from inoculate.models.fast import Twins, fast, fold_batchnorm
 from inoculate.threat import Threat
@@ -192,3 +194,17 @@ def test_a_twin_without_scale_and_shift() -> None:
     twin, x = Twins().current(model.eval()), torch.rand(4, 1, 8, 8)
     assert norms(twin) == 0
     torch.testing.assert_close(twin(x), model(x))
+
+
+def test_square_compares_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "gains_from_bf16", lambda _device: True)
+    model = build_model("small_cnn", classes=10, image_size=16, channels=1)
+    x, y = torch.rand(12, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 10
+    quick, exact = fast(model), copy.deepcopy(model).eval()
+    threat, attack = Threat("linf", 0.02), Square(queries=80)
+    found = [attack(net, x, y, threat, generator=torch.Generator().manual_seed(1)) for net in (quick, exact)]
+    torch.testing.assert_close(*found, rtol=0, atol=1e-6)
+    assert quick.dtype is torch.bfloat16  # and it is what it was
+    with pytest.raises(ZeroDivisionError), module.full_precision(quick) as full:
+        _ = 1 / (full.dtype is not None)
+    assert quick.dtype is torch.bfloat16

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import carry_out, check_options, fooled, runs_at_once, wrong_classes
+from inoculate.attacks.attack import carry_out, check_options, confirmed, looks, runs_at_once, wrong_classes
 from inoculate.attacks.losses import Ascent, Objective, ascent, loss_named
 from inoculate.errors import InputError
 from inoculate.rng import Draws
@@ -82,13 +82,13 @@ class APGD:
         first = self._gradient(model, start, goal)
         s = _State.begin(x, goal, start, first, 2 * threat.eps)
 
-        def drop(logits: Tensor) -> None:
-            done = fooled(model, s.x_adv, logits, s.y)
+        def drop() -> None:
+            done, s.wrong = confirmed(model, s.caught, s.wrong, s.y), torch.zeros_like(s.wrong)
             if done.any():
-                result[s.rows[done]], final[s.rows[done]], broken[s.rows[done]] = s.x_adv[done], s.previous[done], True
+                result[s.rows[done]], final[s.rows[done]], broken[s.rows[done]] = s.caught[done], s.value[done], True
                 s.keep(~done)
 
-        drop(first.logits)
+        drop()
         period, since = max(int(0.22 * self.steps), 1), 0
         for number in range(self.steps):
             if not len(s.rows):
@@ -99,7 +99,8 @@ class APGD:
             s.x_old, s.x_adv = s.x_adv, project(moved, s.x, threat)
             found = self._gradient(model, s.x_adv, Objective(goal.loss, s.y, s.target))
             s.take(found)
-            drop(found.logits)
+            if looks(number + 1, x.device) or number + 1 == self.steps:
+                drop()
             since += 1
             if since == period:
                 s.check(self.rho * period)
@@ -138,6 +139,9 @@ class _State:
     step: Tensor
     best_at_check: Tensor
     reduced: Tensor
+    wrong: Tensor  # misclassified since the last look, as `caught`, of this `value`
+    caught: Tensor
+    value: Tensor
 
     @classmethod
     def begin(cls, x: Tensor, goal: Objective, start: Tensor, first: Ascent, step: float) -> _State:
@@ -147,6 +151,7 @@ class _State:
             gradient=first.gradient, x_best=start, gradient_best=first.gradient, first=values, best=values,
             previous=values, rises=torch.zeros_like(values), step=per_sample(torch.full_like(values, step), x),
             best_at_check=values, reduced=torch.ones_like(values, dtype=torch.bool),
+            wrong=first.logits.argmax(dim=1) != goal.y, caught=start, value=values,
         )  # fmt: skip
 
     def keep(self, rows: Tensor) -> None:
@@ -156,7 +161,10 @@ class _State:
                 setattr(self, field.name, value[rows])
 
     def take(self, found: Ascent) -> None:
-        """Note the gradient at `x_adv`, whether it rose, and whether it is the best point so far."""
+        """Note the gradient at `x_adv`, whether it rose, whether it is misclassified, or the best point so far."""
+        wrong = found.logits.argmax(dim=1) != self.y
+        self.caught = torch.where(per_sample(wrong, self.x), self.x_adv, self.caught)
+        self.wrong, self.value = self.wrong | wrong, torch.where(wrong, found.values, self.value)
         self.gradient = found.gradient
         self.rises = self.rises + (found.values > self.previous)
         self.previous = found.values

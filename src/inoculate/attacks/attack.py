@@ -90,6 +90,14 @@ def confirmed(model: nn.Module, x_adv: Tensor, wrong: Tensor, y: Tensor) -> Tens
     return wrong.index_copy(0, rows, sure)
 
 
+def looks(number: int, device: torch.device) -> bool:
+    """Whether an attack looks after `number` steps which images are broken, to leave them alone from then on.
+
+    On a processor always. To ask makes the host wait for a GPU, so there after 1, 2, 4, 8 and then every 16 steps.
+    """
+    return device.type != "cuda" or number % 16 == 0 or number in (1, 2, 4, 8)
+
+
 def aim(model: nn.Module, x: Tensor, y: Tensor, target: Target, generator: torch.Generator | None) -> Tensor | None:
     """Resolve a target rule on clean images to one class per sample (B); see `OneStepTarget`.
 
@@ -119,8 +127,12 @@ def wrong_classes(logits: Tensor, y: Tensor) -> Tensor:
 
 def runs_at_once(x: Tensor, standing: int) -> int:
     """How many runs of an attack fit one pass over `standing` of the images `x`: few images fill a batch too."""
-    room = max(len(x), 2**19 // max(x[:1].numel(), 1))
-    return max(1, room // max(standing, 1))
+    return max(1, max(len(x), fill(x)) // max(standing, 1))
+
+
+def fill(x: Tensor) -> int:
+    """How many images of the size of `x` (B×C×H×W) keep its device busy: a GPU takes few in the time of many."""
+    return int(2 ** (24 if x.is_cuda else 19) // max(x[:1].numel(), 1))
 
 
 def check_images(x: Tensor, threat: Threat) -> None:
@@ -131,7 +143,7 @@ def check_images(x: Tensor, threat: Threat) -> None:
         )
     if not len(x):
         return
-    low, high = x.min().item(), x.max().item()
+    low, high = torch.stack(x.aminmax()).tolist()
     if not (threat.low - 1e-6 <= low and high <= threat.high + 1e-6):  # false for NaN too
         raise InputError(
             f"images span [{low:g}, {high:g}], outside the threat's range [{threat.low:g}, {threat.high:g}]: "

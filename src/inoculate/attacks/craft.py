@@ -85,7 +85,7 @@ def craft(
     direction = torch.empty(split.images.shape, dtype=torch.int8)
     for start in range(0, len(split), batch_size):
         rows = slice(start, start + batch_size)
-        x, y = to_float(split.images[rows]).to(device), split.labels[rows].to(device)
+        x, y = to_float(split.images[rows].to(device)), split.labels[rows].to(device)
         g = generator(seed, "craft", start, device=device)
         if isinstance(attack, OneStep):
             unit = attack.direction(model, x, y, threat.norm, generator=g)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Target, aim, carry_out, check_images, check_options, fooled, rounded
+from inoculate.attacks.attack import Target, aim, carry_out, check_images, check_options, confirmed, looks, rounded
 from inoculate.attacks.losses import Objective, ascent, in_full, loss_named
 from inoculate.rng import Draws
 from inoculate.threat import Norm, Threat, per_sample, project, sample, steepest
@@ -194,28 +194,36 @@ def ascend(
 ) -> Tensor:
     """The one inner loop: `steps` steepest steps of length `step`·eps up `objective` from `start`, each projected.
 
-    Returns the last iterate, B×C×H×W, or with `early_stop` the first misclassified one. `decay` adds momentum over
-    L1-normalised gradients, `blur` smooths them, `view` changes what the model sees. The caller holds `frozen(model)`.
+    Returns the last iterate, B×C×H×W, or with `early_stop` a misclassified one: it is left alone at the next look.
+    `decay` adds momentum over L1-normalised gradients, `blur` smooths them, `view` changes what the model sees. The
+    caller holds `frozen(model)`.
     """
     seen: nn.Module = model if view is None else _Seen(model, view)
     result, rows = start, torch.arange(len(x), device=x.device)
     x_adv, velocity = start, torch.zeros_like(x)
+    caught, wrong = start, torch.zeros(len(x), dtype=torch.bool, device=x.device)  # misclassified since the last look
     for number in range(steps):
         gradient, _, logits = ascent(seen, x_adv, objective)
         if early_stop and number and view is None:
-            keep = ~fooled(model, x_adv, logits, objective.y)
-            if not keep.all():
-                result = result.index_copy(0, rows, x_adv)
-                rows, x, x_adv, gradient = rows[keep], x[keep], x_adv[keep], gradient[keep]
-                objective, velocity = objective.of(keep), velocity[keep]
-                if not len(rows):
-                    return result
+            now = logits.argmax(dim=1) != objective.y
+            caught, wrong = torch.where(per_sample(now, x), x_adv, caught), wrong | now
+            if looks(number, x.device):
+                done, wrong = confirmed(model, caught, wrong, objective.y), torch.zeros_like(wrong)
+                if done.any():
+                    keep, result = ~done, result.index_copy(0, rows, caught)
+                    rows, x, x_adv, gradient = rows[keep], x[keep], x_adv[keep], gradient[keep]
+                    objective, velocity = objective.of(keep), velocity[keep]
+                    caught, wrong = caught[keep], wrong[keep]
+                    if not len(rows):
+                        return result
         if blur:
             gradient = smooth(gradient, blur)
         if decay:
             velocity = decay * velocity + gradient / per_sample(gradient.flatten(1).abs().sum(1), x).clamp_min(1e-30)
             gradient = velocity
         x_adv = project(x_adv + step * threat.eps * steepest(gradient, threat.norm), x, threat)
+    if early_stop:
+        x_adv = torch.where(per_sample(confirmed(model, caught, wrong, objective.y), x), caught, x_adv)
     return x_adv if len(rows) == len(result) else result.index_copy(0, rows, x_adv)
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import carry_out, check_options, fooled
+from inoculate.attacks.attack import carry_out, check_options, confirmed, fill, fooled, looks
 from inoculate.attacks.losses import in_full, margin
 from inoculate.errors import InputError
+from inoculate.models.fast import full_precision
 from inoculate.rng import Draws, drawn_seed
 from inoculate.threat import Threat, per_sample, project
 
@@ -48,7 +49,8 @@ class Square:
                 start, propose = project(x + threat.eps * stripes, x, threat), squares.linf
             else:
                 start, propose = _tiled(x, threat, draws), squares.l2
-            with torch.no_grad():
+            # it climbs by steps that bf16, with its three digits, would not see
+            with torch.no_grad(), full_precision(model):
                 return self._search(model, x, y, threat, start, propose)
 
         return carry_out(model, x, y, threat, craft)
@@ -66,17 +68,22 @@ class Square:
         best, height = start, margin(logits, y).float()
         first, at = height, torch.zeros_like(y)  # how far each image was at first, and the next square it will see
         done, fifth = fooled(model, start, logits, y), self.queries // 5
+        moved, hopeless = torch.zeros_like(done), torch.zeros_like(done)
+        number, most = 0, 128 if x.is_cuda else 16
         while True:
-            hopeless = (at == max(fifth, 1)) & (-height > self.give_up * (height - first))
-            stop = done | hopeless | (at >= self.queries)
-            if stop.any():
-                result[rows[stop]] = best[stop]
-                keep = ~stop
-                rows, x, y, at = rows[keep], x[keep], y[keep], at[keep]
-                best, height, first = best[keep], height[keep], first[keep]
-                if not len(rows):
-                    return result
-            ahead = max(1, min(16, 2**18 // x[0].numel() // len(rows))) if threat.norm == "linf" else 1
+            hopeless |= (at == max(fifth, 1)) & (-height > self.give_up * (height - first))
+            if looks(number, x.device):
+                if number:
+                    done, moved = confirmed(model, best, moved & (height > 0), y), torch.zeros_like(moved)
+                stop = done | hopeless | (at >= self.queries)
+                if stop.any():
+                    result[rows[stop]] = best[stop]
+                    keep = ~stop
+                    rows, x, y, at, moved = rows[keep], x[keep], y[keep], at[keep], moved[keep]
+                    best, height, first, hopeless = best[keep], height[keep], first[keep], hopeless[keep]
+                    if not len(rows):
+                        return result
+            ahead = max(1, min(most, fill(x) // 2 // len(rows))) if threat.norm == "linf" else 1
             index = at[:, None] + torch.arange(ahead, device=x.device)
             goal = torch.where(at < fifth, fifth, self.queries)[:, None]
             many = torch.arange(len(x), device=x.device).repeat_interleave(ahead)
@@ -89,8 +96,7 @@ class Square:
             best = torch.where(per_sample(helps, x), trial[chosen], best)
             height = torch.where(helps, value.flatten()[chosen], height)
             at = torch.where(helps, at + which + 1, (at + ahead).minimum(goal[:, 0]))
-            done = helps.clone()
-            done[helps] = fooled(model, best[helps], logits[chosen[helps]], y[helps])
+            moved, number = moved | helps, number + 1
 
 
 class _Squares:

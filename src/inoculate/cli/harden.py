@@ -56,7 +56,7 @@ def harden(
     test_images: Annotated[int, typer.Option(min=10, help="Test images that are attacked for the card.")] = 500,
     batch_size: BatchSize = 128,
     lr: Annotated[float | None, typer.Option(min=1e-9, help="Peak rate [0.002; small_cnn 0.005].")] = None,
-    augment: Annotated[str, typer.Option(help="Augmentation: none, digits or photos.")] = "none",
+    augment: Annotated[str, typer.Option(help="Augmentation: none, digits, photos or shifts.")] = "none",
     onnx: Annotated[bool, typer.Option(help="Write model.onnx too, and check it on the adversarial images.")] = False,
     seed: Seed = 0,
     device: Device = "auto",

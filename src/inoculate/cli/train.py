@@ -57,7 +57,7 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Images per update.")] = 64,
     lr: Annotated[float, typer.Option(min=1e-9, help="Peak learning rate.")] = 2e-3,
     stem: Annotated[str, typer.Option(help="imagenet, or small for small images.")] = "imagenet",
-    augment: Annotated[str, typer.Option(help="Augmentation: none, digits or photos.")] = "none",
+    augment: Annotated[str, typer.Option(help="Augmentation: none, digits, photos or shifts.")] = "none",
     precision: Precision = "auto",
     accumulate: Accumulate = 1,
     tracker: TrackerName = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,11 +23,12 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, decay: float, parts: int = 1) -> None:
-        def mean(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-            share = min(decay, (1 + int(count)) / (10 + int(count)))
-            return old.lerp(new, 1 - share)
+        def mean(old: Sequence[Tensor], new: Sequence[Tensor], count: Tensor | int) -> None:
+            n = int(count)
+            share = min(decay, (1 + n) / (10 + n))
+            torch._foreach_lerp_(list(old), list(new), 1 - share)
 
-        self._mean = AveragedModel(model, avg_fn=mean)
+        self._mean = AveragedModel(model, multi_avg_fn=mean)
         self._seen: deque[Tensor] = deque(maxlen=RECENT * parts)
 
     @contextmanager

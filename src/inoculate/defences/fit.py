@@ -26,7 +26,7 @@ from inoculate.defences.transferred import TrainingSet
 from inoculate.defences.validation import measured
 from inoculate.errors import InputError
 from inoculate.models.checkpoint import load_weights, save_weights
-from inoculate.models.fast import gains_from_bf16
+from inoculate.models.fast import compiled, gains_from_bf16
 from inoculate.modes import device_of
 from inoculate.rng import generator, seed_for
 from inoculate.threat import Threat
@@ -44,7 +44,8 @@ class Recipe:
     After each round the model is validated and a checkpoint is written. `patience` stops the training after that many
     rounds without improvement (None: never); the best round's weights are restored in any case. `lr` is the peak of the
     schedule, `augment` a policy of `inoculate.data.augment`, `precision` `auto` (bf16 where the processor has it
-    natively), `bf16` or `fp32`.
+    natively), `bf16` or `fp32`. `compile` makes kernels for the network first (torch.compile): about a minute, which
+    pays where the training is long and a GPU waits to be told what to do.
 
     For adversarial methods: `average` is the decay of the weights' running mean (0: none), which is then validated and
     kept; `warmup` the share of the training over which eps grows (the method does it; the guards must know);
@@ -62,6 +63,7 @@ class Recipe:
     patience: int | None = None
     augment: str = "none"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    compile: bool = False
     average: float = 0.0
     warmup: float = 0.0
     val_images: int = 512
@@ -108,7 +110,7 @@ def fit(
     parts |= {name: each for name, each in (("method", method), ("remedy", remedy)) if hasattr(each, "state_dict")}
     history: History = _resume(folder / CHECKPOINT, {name: part for name, part in parts.items() if part is not None})
     team.agree(len(history))
-    prepare = augmenter(recipe.augment, data.split.image_size[0])
+    data, prepare = data.near(device_of(model)), augmenter(recipe.augment, data.split.image_size[0])
     for number in range(len(history), recipe.rounds):
         raised = len(alarms(history)) if recipe.guard and threat else 0
         if _out_of_patience(history, recipe.patience) or raised > (remedy is not None):
@@ -118,7 +120,8 @@ def fit(
             optimizer.state.clear()  # its moments are those of weights that are gone
         first, last = number * recipe.updates // recipe.rounds, (number + 1) * recipe.updates // recipe.rounds
         watching = average.watching(model) if average else contextlib.nullcontext()
-        with _seeded(seed, number, *([team.rank] if team.rank else [])), watching, team.averaging():
+        made = compiled(model, recipe.compile)
+        with _seeded(seed, number, *([team.rank] if team.rank else [])), watching, team.averaging(), made:
             try:
                 train = _train(
                     model, data, remedy if raised and remedy else method, recipe, optimizer, scheduler, average,
@@ -200,10 +203,13 @@ def _train(
     shares = team.shares(recipe.batch_size, recipe.accumulate)
     stepper = optimizer if len(shares) == 1 else Accumulating(optimizer, len(shares))
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and gains_from_bf16(device))
+    copies = recipe.augment != "none" and not bool(data.original.all())  # they stay as they were made
     for update in range(first, last):
         draw = generator(seed, "update", update)
         x, y, original = data.batch(batch_indices(len(data), recipe.batch_size, update, seed))
-        if recipe.augment != "none" and original.any():
+        if not copies:
+            x = prepare(x, draw)
+        elif original.any():
             x[original] = prepare(x[original], draw)
         lr, share = optimizer.param_groups[0]["lr"], update / recipe.updates
         each: list[dict[str, float]] = []

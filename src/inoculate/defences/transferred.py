@@ -6,7 +6,7 @@ its controls append the same number of copies with random noise of the same size
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -36,8 +36,21 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.image)
 
+    def near(self, device: torch.device) -> TrainingSet:
+        """The same samples, on `device` if it is a GPU with room for the images: it takes them faster than they come.
+
+        Room is a quarter of its free memory, so that the training has the rest.
+        """
+        tensors = [self.split.images, *([] if self.directions is None else [self.directions])]
+        if device.type != "cuda" or sum(t.nbytes for t in tensors) > torch.cuda.mem_get_info(device)[0] / 4:
+            return self
+        split = replace(self.split, images=self.split.images.to(device), labels=self.split.labels.to(device))
+        directions = None if self.directions is None else self.directions.to(device)
+        return TrainingSet(split, self.image.to(device), self.eps.to(device), self.original.to(device), directions)
+
     def batch(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Float images (B×C×H×W in [0, 1]), labels and `original` flags of these samples."""
+        samples = samples.to(self.image.device)
         image, eps = self.image[samples], self.eps[samples]
         x, y = to_float(self.split.images[image]), self.split.labels[image]
         if self.directions is not None:

@@ -30,7 +30,7 @@ def validate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[flo
     with frozen(model), torch.no_grad():
         for start in range(0, len(split), batch_size):
             y = split.labels[start : start + batch_size].to(device)
-            logits = model(to_float(split.images[start : start + batch_size]).to(device))
+            logits = model(to_float(split.images[start : start + batch_size].to(device)))
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             correct += (logits.argmax(dim=1) == y).sum().item()
     return loss / len(split), correct / len(split)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +41,19 @@ def original(model: nn.Module) -> nn.Module:
     return model.original[0] if isinstance(model, _Fast) else model
 
 
+@contextmanager
+def full_precision(model: nn.Module) -> Iterator[nn.Module]:
+    """Inside, a `fast` copy calculates in fp32, for attacks that live on small differences; others stay as they are."""
+    if not isinstance(model, _Fast):
+        yield model
+        return
+    dtype, model.dtype = model.dtype, None
+    try:
+        yield model
+    finally:
+        model.dtype = dtype
+
+
 def layout_for(model: nn.Module, image: Tensor) -> torch.memory_format:
     """How `model` takes images like this one (1×C×H×W): channels-last, which is quicker, if it does.
 
@@ -69,6 +84,22 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     return folded if pairs and _same_function(model, folded) else model
 
 
+@contextmanager
+def compiled(model: nn.Module, wanted: bool = True) -> Iterator[nn.Module]:
+    """Inside, `model` runs through kernels made for it (torch.compile), at its first pass and for each kind of pass."""
+    if wanted:
+        model.compile()
+    try:
+        yield model
+    finally:
+        if wanted:
+            model._compiled_call_impl = None
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    return getattr(model, "_compiled_call_impl", None) is not None
+
+
 class Twin:
     """A folded copy of a network that is being trained, for crafting on it as it is in eval mode.
 
@@ -88,6 +119,8 @@ class Twin:
             return
         theirs, mine = dict(model.named_modules()), dict(folded.named_modules())
         self._copy, pairs = folded, _pairs(trial)
+        if _is_compiled(model):
+            folded.compile()
         self._folded = [(theirs[conv], theirs[norm], mine[conv]) for conv, norm in pairs]
         done = {name for pair in pairs for name in pair}
         self._others = [

@@ -59,7 +59,7 @@ class Training(_Part):
     every other arm makes exactly as many updates; with `budget: epochs` as many passes over its own, larger set; with
     `budget: passes` as many forward-backward passes as `passes` times the standard arm's, which for a method whose
     updates cost more means fewer updates. `rounds`: validations per training (default: one per epoch), each on
-    `val_images` of the validation part (default: all).
+    `val_images` of the validation part (default: all). `compile`: networks are compiled before they are trained.
     """
 
     epochs: int = Field(2, ge=1)
@@ -75,6 +75,7 @@ class Training(_Part):
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     patience: int | None = Field(None, ge=1)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    compile: bool = False
     balance: bool = True
 
 

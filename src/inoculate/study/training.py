@@ -107,4 +107,5 @@ def recipe(t: Training, size: int, augment: str) -> Recipe:
         patience=t.patience,
         augment=augment,
         precision=t.precision,
+        compile=t.compile,
     )

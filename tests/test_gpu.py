@@ -1,0 +1,100 @@
+"""What only a GPU can show (`make test-gpu`)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from digits_samples import every_digit
+from inoculate import AutoAttack, Threat, build_model, evaluate, fast
+from inoculate.attacks import apgd, gradient, square
+from inoculate.attacks.registry import attack_named
+from inoculate.defences.fit import Recipe, fit
+from inoculate.defences.registry import method_named
+from inoculate.defences.transferred import training_set
+from inoculate.rng import generator
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
+]
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return build_model("resnet18", classes=10, image_size=32, stem="small").cuda().eval()
+
+
+def waits(work: Callable[[], object]) -> int:
+    """How many times the host waited for the GPU."""
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(each.message) for each in seen)
+
+
+@pytest.mark.parametrize(
+    ("name", "short", "long"),
+    [
+        ("pgd", {"steps": 5}, {"steps": 25}),
+        ("bim", {"steps": 5}, {"steps": 25}),
+        ("mifgsm", {"steps": 5}, {"steps": 25}),
+        ("apgd_ce", {"steps": 20}, {"steps": 60}),
+        ("apgd_t", {"steps": 20, "targets": 1}, {"steps": 60, "targets": 1}),
+        ("square", {"queries": 160}, {"queries": 320}),
+    ],
+)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_more_steps_make_the_host_wait_no_more_often(
+    name: str, short: dict[str, int], long: dict[str, int], norm: str, network: nn.Module,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Between two looks at what is broken, that is: here there are none, and nothing is broken at so small an eps."""
+    if name == "square" and norm == "l2":
+        pytest.skip("the L2 squares of a query depend on numbers that the host needs")
+    x = torch.rand(16, 3, 32, 32, device="cuda")
+    y = network(x).argmax(1)
+    threat = Threat(norm, 1e-6)  # type: ignore[arg-type]
+    for module in (apgd, gradient, square):
+        monkeypatch.setattr(module, "looks", lambda number, _: number == 0 or number >= 10_000)
+    if name == "square":  # it stops at a look alone
+        monkeypatch.setattr(square, "looks", lambda number, _: number in (0, short["queries"], long["queries"]))
+    counts = []
+    for options in (short, short, long):
+        attack = attack_named(name, **options)
+        counts.append(waits(lambda attack=attack: attack(network, x, y, threat, generator=generator(0, "gpu"))))
+    assert counts[1] == counts[2] > 0
+
+
+def test_a_gpu_and_a_processor_find_the_same_accuracy(tmp_path: Path) -> None:
+    order = torch.randperm(len(every_digit()), generator=torch.Generator().manual_seed(0))
+    train, test = every_digit().subset(order[:1200]), every_digit().subset(order[1200:])
+    model = build_model("small_cnn", classes=10, image_size=8, channels=1)
+    threat = Threat("linf", 0.1)
+    method = method_named("fast").begin(threat)
+    history = fit(
+        model.cuda(), training_set("standard", train, (), seed=0), test, method, Recipe(200, rounds=2), seed=0,
+        folder=tmp_path, threat=threat,
+    )  # fmt: skip
+    assert history[-1]["val_robust"] > 0.3
+    there = [row.accuracy for row in evaluate(model, test, {"autoattack": AutoAttack()}, [threat])]
+    here = [row.accuracy for row in evaluate(model.cpu(), test, {"autoattack": AutoAttack()}, [threat])]
+    assert there == pytest.approx(here, abs=0.011)
+
+
+def test_the_quick_copy_gives_nearly_the_same_logits(network: nn.Module) -> None:
+    x = torch.rand(64, 3, 32, 32, device="cuda")
+    with torch.no_grad():
+        exact, quick = network(x), fast(network)(x)
+    assert quick.dtype is torch.float32
+    assert (quick - exact).norm() / exact.norm() < 0.02
