@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Target, carry_out, check_options
+from inoculate.attacks.attack import Target, check_options
 from inoculate.attacks.losses import Objective, ascent
-from inoculate.attacks.minimum import Nearest, check_positive, reached, search_right, within
+from inoculate.attacks.minimum import Nearest, anywhere, check_positive, reached, search_right, within
 from inoculate.errors import InputError
 from inoculate.threat import Threat, distance, per_sample
 
@@ -53,7 +53,7 @@ class CarliniWagner:
 
         Of `threat` the range matters.
         """
-        return carry_out(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
+        return anywhere(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
     def _search(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, generator: torch.Generator | None

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import carry_out, check_options, wrong_classes
+from inoculate.attacks.attack import check_options, wrong_classes
 from inoculate.attacks.losses import check_differentiable, in_full
-from inoculate.attacks.minimum import check_positive, misclassified, search_right, within
+from inoculate.attacks.minimum import anywhere, check_positive, misclassified, search_right, within
 from inoculate.errors import InputError
 from inoculate.threat import Threat, distance, per_sample, to_plane
 
@@ -49,7 +49,7 @@ class DeepFool:
 
         Of `threat` norm and range matter.
         """
-        return carry_out(model, x, y, threat, lambda x, y: self._search(model, x, y, threat))
+        return anywhere(model, x, y, threat, lambda x, y: self._search(model, x, y, threat))
 
     def _search(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         def there_and_back(x: Tensor, y: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import carry_out, check_options, confirmed, fooled, runs_at_once, wrong_classes
+from inoculate.attacks.attack import check_options, confirmed, fooled, runs_at_once, wrong_classes
 from inoculate.attacks.losses import ascent
-from inoculate.attacks.minimum import within
+from inoculate.attacks.minimum import anywhere, within
 from inoculate.rng import Draws
 from inoculate.threat import Threat, distance, per_sample, sample, to_plane
 
@@ -50,7 +50,7 @@ class FAB:
 
         Of `threat` norm and range matter, and eps as the radius of random starts.
         """
-        return carry_out(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator, enough=-1.0))
+        return anywhere(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator, enough=-1.0))
 
     def _search(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from inoculate.attacks.attack import Target, aim, carry_out, fooled
 from inoculate.attacks.losses import LOSSES, Objective, in_full
 from inoculate.errors import InputError
+from inoculate.models.fast import full_precision
 from inoculate.threat import Threat, project
 
 
@@ -40,11 +41,19 @@ def search_right(
     return x.index_copy(0, rows, search(x[rows], goal.of(rows))) if len(rows) else x.clone()
 
 
+def anywhere(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, search: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Carry out `search(x, y)` for the nearest images: in fp32, for at the boundary two logits are nearly equal."""
+    with full_precision(model):
+        return carry_out(model, x, y, threat, search)
+
+
 def within(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, search: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """Carry out `search(x, y)` for the nearest images, and project what it finds into the ball."""
-    return carry_out(model, x, y, threat, lambda x, y: project(search(x, y), x, threat))
+    """The same, and project what is found into the ball."""
+    return anywhere(model, x, y, threat, lambda x, y: project(search(x, y), x, threat))
 
 
 def misclassified(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
