@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -68,8 +71,28 @@ def test_autograd_records_inside_whatever_the_caller_switched_off(mode: type) ->
     assert torch.is_grad_enabled()
 
 
-def test_fp32_is_not_rounded_to_tf32_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    with frozen(mixed()):
-        assert not torch.backends.cudnn.allow_tf32
-    assert torch.backends.cudnn.allow_tf32
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has only the older switches")
+@pytest.mark.parametrize("how", ["as it comes", "tf32 everywhere", "ieee", "high", "older"])
+def test_fp32_is_not_rounded_to_tf32_inside(how: str) -> None:
+    """Whichever of torch's switches the user has touched; in a process of its own, as they cannot all be put back."""
+    code = f"""
+import torch
+from torch import nn
+from inoculate.modes import frozen
+how, backends = {how!r}, torch.backends
+if how == "tf32 everywhere": backends.fp32_precision = "tf32"
+if how == "ieee": backends.cudnn.conv.fp32_precision = "ieee"
+if how == "high": torch.set_float32_matmul_precision("high")
+if how == "older": backends.cudnn.allow_tf32 = False
+newer = how in ("tf32 everywhere", "ieee")
+def read():
+    if newer:
+        return [each.fp32_precision for each in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)]
+    return backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
+before = read()
+with frozen(nn.Linear(2, 2)), frozen(nn.Linear(2, 2)):
+    assert read() == (["ieee"] * 3 if newer else (False, False)), read()
+assert read() == before, (before, read())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

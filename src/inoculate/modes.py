@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,16 +16,15 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode with no parameter gradients; every module's and parameter's flag is put back after.
 
     Inside, autograd records even if the caller is under `no_grad` or `inference_mode`: attacks need input gradients.
-    fp32 means fp32 there: a GPU's convolutions would otherwise round their inputs to TF32's ten bits.
+    fp32 means fp32 there: a GPU would otherwise round the inputs of convolutions to TF32's ten bits.
     A model in half precision takes fp32 images there: eps is less than its numbers can tell apart.
     """
     # A TorchScript module that was frozen before it was saved has no flag.
     modes = [(module, getattr(module, "training", False)) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     dtype = _dtype_of(model)
-    hook, tf32 = None, torch.backends.cudnn.allow_tf32
+    hook, precise = None, _exact_fp32()
     try:
-        torch.backends.cudnn.allow_tf32 = False
         if dtype.itemsize < 4:
             hook = model.register_forward_pre_hook(lambda _, images: (images[0].to(dtype), *images[1:]))
         for module, _ in modes:
@@ -34,13 +34,36 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
         with torch.inference_mode(False), torch.enable_grad():
             yield model
     finally:
-        torch.backends.cudnn.allow_tf32 = tf32
+        precise()
         for module, mode in modes:
             module.training = mode
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
         if hook is not None:
             hook.remove()
+
+
+def _exact_fp32() -> Callable[[], None]:
+    """Switch TF32 off; returns how to put all back.
+
+    Torch has two sets of switches, and refuses to read the older once the newer has been used: the older unless so.
+    """
+    cudnn: Any = torch.backends.cudnn
+    switches: list[Any] = [cudnn, torch.backends.cuda.matmul]
+    name: str = "allow_tf32"
+    off: object = False
+    try:
+        before = [getattr(switch, name) for switch in switches]
+    except RuntimeError:
+        switches, name, off = [cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul], "fp32_precision", "ieee"
+        before = [getattr(switch, name) for switch in switches]
+
+    def turn(values: Sequence[object]) -> None:
+        for switch, value in zip(switches, values, strict=True):
+            setattr(switch, name, value)
+
+    turn([off] * len(switches))
+    return lambda: turn(before)
 
 
 def dtype_for(model: nn.Module) -> torch.dtype:

@@ -121,13 +121,18 @@ def test_very_short_trainings_work(split, tmp_path, updates):
 
 
 def test_a_compiled_network_is_trained_alike_and_is_itself_again(split, tmp_path, monkeypatch):
-    asked, compile_ = [], nn.Module.compile
+    asked, graphs, compile_ = [], [], nn.Module.compile
 
     def quickly(self):
         asked.append(type(self))
-        compile_(self, backend="eager")  # the same calls, without a compiler
+        compile_(self, backend=counting)  # the same calls, without a compiler
+
+    def counting(graph, inputs):
+        graphs.append(inputs)
+        return graph.forward
 
     monkeypatch.setattr(nn.Module, "compile", quickly)
+    torch._dynamo.reset()
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten()]
     plain = nn.Sequential(*layers, nn.Linear(72, 3))  # of any image size, so that its folded copy can be proven
@@ -135,10 +140,11 @@ def test_a_compiled_network_is_trained_alike_and_is_itself_again(split, tmp_path
     for model, wanted in ((plain, False), (compiled, True)):
         folder = tmp_path / str(wanted)
         folder.mkdir()
-        recipe = replace(RECIPE, updates=6, rounds=2, compile=wanted, precision="fp32")
+        recipe = replace(RECIPE, updates=24, rounds=2, compile=wanted, precision="fp32", average=0.9)
         samples, method = training_set("standard", split, (), seed=0), method_named("fast").begin(threat)
         fit(model, samples, split, method, recipe, seed=5, folder=folder, threat=threat)
     assert len(asked) == 3  # the network in both rounds, and the folded copy that examples are crafted on
     assert compiled._compiled_call_impl is None
+    assert 2 <= len(graphs) <= 4  # a kind of pass is compiled once, not at each of 24 updates
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)

@@ -99,7 +99,7 @@ class APGD:
             s.x_old, s.x_adv = s.x_adv, project(moved, s.x, threat)
             found = self._gradient(model, s.x_adv, Objective(goal.loss, s.y, s.target))
             s.take(found)
-            if looks(number + 1, x.device) or number + 1 == self.steps:
+            if looks(number + 1, x.device) or number + 1 in (period, self.steps):  # before runs are given up
                 drop()
             since += 1
             if since == period:
@@ -163,8 +163,9 @@ class _State:
     def take(self, found: Ascent) -> None:
         """Note the gradient at `x_adv`, whether it rose, whether it is misclassified, or the best point so far."""
         wrong = found.logits.argmax(dim=1) != self.y
-        self.caught = torch.where(per_sample(wrong, self.x), self.x_adv, self.caught)
-        self.wrong, self.value = self.wrong | wrong, torch.where(wrong, found.values, self.value)
+        fresh = wrong & (~self.wrong | (found.values > self.value))  # of several the surest
+        self.caught = torch.where(per_sample(fresh, self.x), self.x_adv, self.caught)
+        self.wrong, self.value = self.wrong | wrong, torch.where(fresh, found.values, self.value)
         self.gradient = found.gradient
         self.rises = self.rises + (found.values > self.previous)
         self.previous = found.values

@@ -17,6 +17,7 @@ from inoculate.rng import Draws
 from inoculate.threat import Norm, Threat
 
 Target = str | int | None
+MOST = 16
 
 
 class Attack(Protocol):
@@ -126,8 +127,11 @@ def wrong_classes(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def runs_at_once(x: Tensor, standing: int) -> int:
-    """How many runs of an attack fit one pass over `standing` of the images `x`: few images fill a batch too."""
-    return max(1, max(len(x), fill(x)) // max(standing, 1))
+    """How many runs of an attack fit one pass over `standing` of the images `x`: few images fill a batch too.
+
+    A pass holds at most `MOST` times the images of the caller's batch, who thus decides about the memory.
+    """
+    return max(1, max(len(x), min(fill(x), MOST * len(x))) // max(standing, 1))
 
 
 def fill(x: Tensor) -> int:

@@ -103,5 +103,5 @@ def craft(
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 pixels as floats in [0, 1]."""
-    return images.to(torch.float32) / 255
+    """uint8 pixels as floats in [0, 1], the same on every device: a GPU divides by a number as if it multiplied."""
+    return images.to(torch.float32) / torch.full((), 255.0, device=images.device)

@@ -201,19 +201,23 @@ def ascend(
     seen: nn.Module = model if view is None else _Seen(model, view)
     result, rows = start, torch.arange(len(x), device=x.device)
     x_adv, velocity = start, torch.zeros_like(x)
-    caught, wrong = start, torch.zeros(len(x), dtype=torch.bool, device=x.device)  # misclassified since the last look
+    # what was misclassified since the last look, and by how much
+    caught, wrong = start, torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    surest = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     for number in range(steps):
-        gradient, _, logits = ascent(seen, x_adv, objective)
+        gradient, values, logits = ascent(seen, x_adv, objective)
         if early_stop and number and view is None:
             now = logits.argmax(dim=1) != objective.y
-            caught, wrong = torch.where(per_sample(now, x), x_adv, caught), wrong | now
+            fresh = now & (~wrong | (values > surest))
+            caught, surest = torch.where(per_sample(fresh, x), x_adv, caught), torch.where(fresh, values, surest)
+            wrong = wrong | now
             if looks(number, x.device):
                 done, wrong = confirmed(model, caught, wrong, objective.y), torch.zeros_like(wrong)
                 if done.any():
                     keep, result = ~done, result.index_copy(0, rows, caught)
                     rows, x, x_adv, gradient = rows[keep], x[keep], x_adv[keep], gradient[keep]
                     objective, velocity = objective.of(keep), velocity[keep]
-                    caught, wrong = caught[keep], wrong[keep]
+                    caught, wrong, surest = caught[keep], wrong[keep], surest[keep]
                     if not len(rows):
                         return result
         if blur:

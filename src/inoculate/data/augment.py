@@ -104,7 +104,7 @@ def _moved(images: Tensor, generator: torch.Generator, policy: Policy) -> Tensor
     """Each image shifted by whole pixels and perhaps mirrored; black moves in. A few operations for the whole batch."""
     count, _, height, width = images.shape
     rows, columns = (round(policy.shift * side) for side in (height, width))
-    draws = torch.rand(3, count, 1, generator=generator).to(images.device, non_blocking=True)
+    draws = torch.rand(3, count, 1, generator=generator, device=generator.device).to(images.device, non_blocking=True)
     padded = F.pad(images, (columns, columns, rows, rows))
     down = (draws[0] * (2 * rows + 1)).long() + torch.arange(height, device=images.device)
     across = torch.arange(width, device=images.device)

@@ -40,7 +40,8 @@ class Average:
                 self._seen.append(inputs[0].detach())
 
         self._seen.clear()  # so that a resumed round knows what an uninterrupted one does
-        hook = model.register_forward_pre_hook(note)
+        # compiled together with the network, it would be compiled anew for each batch
+        hook = model.register_forward_pre_hook(torch.compiler.disable(note))  # type: ignore[no-untyped-call]
         try:
             yield
         finally:

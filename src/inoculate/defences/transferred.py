@@ -39,10 +39,10 @@ class TrainingSet:
     def near(self, device: torch.device) -> TrainingSet:
         """The same samples, on `device` if it is a GPU with room for the images: it takes them faster than they come.
 
-        Room is a quarter of its free memory, so that the training has the rest.
+        Room is a quarter of its memory, so that the training has the rest.
         """
         tensors = [self.split.images, *([] if self.directions is None else [self.directions])]
-        if device.type != "cuda" or sum(t.nbytes for t in tensors) > torch.cuda.mem_get_info(device)[0] / 4:
+        if device.type != "cuda" or sum(t.nbytes for t in tensors) > torch.cuda.mem_get_info(device)[1] / 4:
             return self
         split = replace(self.split, images=self.split.images.to(device), labels=self.split.labels.to(device))
         directions = None if self.directions is None else self.directions.to(device)

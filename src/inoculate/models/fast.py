@@ -87,13 +87,13 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 @contextmanager
 def compiled(model: nn.Module, wanted: bool = True) -> Iterator[nn.Module]:
     """Inside, `model` runs through kernels made for it (torch.compile), at its first pass and for each kind of pass."""
+    before = model._compiled_call_impl
     if wanted:
         model.compile()
     try:
         yield model
     finally:
-        if wanted:
-            model._compiled_call_impl = None
+        model._compiled_call_impl = before
 
 
 def _is_compiled(model: nn.Module) -> bool:
