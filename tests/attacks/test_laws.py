@@ -96,6 +96,12 @@ def test_one_image_of_any_shape(name: str, norm: Norm, channels: int, size: tupl
 
 
 @in_norms
+def test_no_image_at_all(name: str, norm: Norm) -> None:
+    x, y = images(1)
+    assert run(name, x[:0], y[:0], norm).shape == (0, *x.shape[1:])
+
+
+@in_norms
 def test_two_classes(name: str, norm: Norm) -> None:
     x, y = images(classes=2)
     model = small_net(classes=2)

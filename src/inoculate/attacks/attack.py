@@ -59,6 +59,8 @@ def carry_out(
     """
     if threat is not None:
         check_images(x, threat)
+    if not len(x):
+        return x.detach().clone()
     with frozen(model):
         return rounded(craft(_own(x).to(dtype_for(model)), _own(y)).detach(), _own(x))
 
