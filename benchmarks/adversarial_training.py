@@ -9,6 +9,7 @@ by the same PGD-20. The plain loop is timed on timm's own ResNet-18, as its user
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.common import MEAN, STD, interleaved, numbers, report, seeded_images, timm_resnet18
+from benchmarks.common import MEAN, STD, interleaved, report, seeded_images, timm_resnet18
 from inoculate import PGD, Split, Threat, build_model, evaluate, fast
 from inoculate.defences.fit import Recipe, fit
 from inoculate.defences.registry import method_named
@@ -136,4 +137,4 @@ def quickest(run: Callable[[], None], times: int = 7) -> float:
 
 
 if __name__ == "__main__":
-    main(*numbers())
+    main(*map(int, sys.argv[1:]))

@@ -112,7 +112,7 @@ class Gallery:
                 pixels = torch.stack([_read(path) for path, _ in batch])
                 labels = self.split.labels[torch.tensor([row for _, row in batch])]
                 with frozen(self.model), torch.no_grad():
-                    predicted = self.model(to_float(pixels).to(device)).argmax(dim=1).cpu()
+                    predicted = self.model(to_float(pixels.to(device))).argmax(dim=1).cpu()
                 still += int((predicted != labels).sum())
             found[key] = (len(files), still)
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,20 +49,22 @@ def _exact_fp32() -> Callable[[], None]:
     Torch has two sets of switches, and refuses to read the older once the newer has been used: the older unless so.
     """
     cudnn: Any = torch.backends.cudnn
-    switches: list[Any] = [cudnn, torch.backends.cuda.matmul]
-    name: str = "allow_tf32"
-    off: object = False
+    matmul: Any = torch.backends.cuda.matmul
     try:
-        before = [getattr(switch, name) for switch in switches]
+        return _switched([cudnn, matmul], "allow_tf32", False)
     except RuntimeError:
-        switches, name, off = [cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul], "fp32_precision", "ieee"
-        before = [getattr(switch, name) for switch in switches]
+        return _switched([cudnn.conv, cudnn.rnn, matmul], "fp32_precision", "ieee")
 
-    def turn(values: Sequence[object]) -> None:
-        for switch, value in zip(switches, values, strict=True):
-            setattr(switch, name, value)
 
-    turn([off] * len(switches))
+def _switched(owners: Sequence[Any], name: str, value: object) -> Callable[[], None]:
+    """Set an attribute of each owner, all of which are read first; returns how to put them back."""
+    before = [getattr(owner, name) for owner in owners]
+
+    def turn(values: Iterable[object]) -> None:
+        for owner, each in zip(owners, values, strict=True):
+            setattr(owner, name, each)
+
+    turn([value] * len(owners))
     return lambda: turn(before)
 
 

@@ -145,7 +145,7 @@ def _zero_gradients(model: nn.Module, part: Split, clean: Tensor, batch_size: in
     zeros = 0
     with frozen(model):
         for rows in torch.split(clean.nonzero().squeeze(1), batch_size):
-            x, y = to_float(part.images[rows]).to(device), part.labels[rows].to(device)
+            x, y = to_float(part.images[rows].to(device)), part.labels[rows].to(device)
             gradient = ascent(model, x, Objective(loss_named("cross_entropy"), y)).gradient
             zeros += int((gradient.flatten(1) == 0).all(dim=1).sum())
     return zeros / int(clean.sum())

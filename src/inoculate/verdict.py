@@ -64,7 +64,7 @@ class Verdict:
 def loader(model: nn.Module, split: Split) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """From row numbers to float images and labels, where the model is and in the layout that it takes fastest."""
     device = device_of(model)
-    layout = layout_for(model, to_float(split.images[:1]).to(device))
+    layout = layout_for(model, to_float(split.images[:1].to(device)))
 
     def load(rows: Tensor) -> tuple[Tensor, Tensor]:
         x = to_float(split.images[rows].to(device)).contiguous(memory_format=layout)

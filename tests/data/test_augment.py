@@ -70,5 +70,6 @@ def test_default_policies_and_unknown_names() -> None:
     ] * 2
     with pytest.raises(InputError, match="choose one of none, digits, photos"):
         augmenter("digit", 32)
-    with pytest.raises(InputError, match="made for"):
-        augmenter("digits", 32)(torch.rand(2, 1, 16, 16), seeded(0))
+    for policy in ("digits", "shifts"):
+        with pytest.raises(InputError, match="made for"):
+            augmenter(policy, 32)(torch.rand(2, 1, 16, 16), seeded(0))

@@ -82,7 +82,7 @@ class Foreign:
         span = threat.high - threat.low
 
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            if not len(x) or not threat.eps:
+            if not threat.eps:
                 return x
             unit = _Unit(model, threat, x.dtype, x.device).eval()
             with _own_state(model, seed):

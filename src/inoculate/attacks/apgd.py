@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import carry_out, check_options, confirmed, looks, runs_at_once, wrong_classes
+from inoculate.attacks.attack import Caught, carry_out, check_options, looks, runs_at_once, wrong_classes
 from inoculate.attacks.losses import Ascent, Objective, ascent, loss_named
 from inoculate.errors import InputError
 from inoculate.rng import Draws
@@ -83,9 +83,10 @@ class APGD:
         s = _State.begin(x, goal, start, first, 2 * threat.eps)
 
         def drop() -> None:
-            done, s.wrong = confirmed(model, s.caught, s.wrong, s.y), torch.zeros_like(s.wrong)
+            done = s.caught.settle(model, s.y)
             if done.any():
-                result[s.rows[done]], final[s.rows[done]], broken[s.rows[done]] = s.caught[done], s.value[done], True
+                rows, caught = s.rows[done], s.caught[done]
+                result[rows], final[rows], broken[rows] = caught.images, caught.values, True
                 s.keep(~done)
 
         drop()
@@ -139,19 +140,18 @@ class _State:
     step: Tensor
     best_at_check: Tensor
     reduced: Tensor
-    wrong: Tensor  # misclassified since the last look, as `caught`, of this `value`
-    caught: Tensor
-    value: Tensor
+    caught: Caught
 
     @classmethod
     def begin(cls, x: Tensor, goal: Objective, start: Tensor, first: Ascent, step: float) -> _State:
-        values = first.values
+        values, caught = first.values, Caught.nothing(start)
+        caught.note(start, first, goal.y)
         return cls(
             rows=torch.arange(len(x), device=x.device), x=x, y=goal.y, target=goal.target, x_adv=start, x_old=start,
             gradient=first.gradient, x_best=start, gradient_best=first.gradient, first=values, best=values,
             previous=values, rises=torch.zeros_like(values), step=per_sample(torch.full_like(values, step), x),
             best_at_check=values, reduced=torch.ones_like(values, dtype=torch.bool),
-            wrong=first.logits.argmax(dim=1) != goal.y, caught=start, value=values,
+            caught=caught,
         )  # fmt: skip
 
     def keep(self, rows: Tensor) -> None:
@@ -161,11 +161,8 @@ class _State:
                 setattr(self, field.name, value[rows])
 
     def take(self, found: Ascent) -> None:
-        """Note the gradient at `x_adv`, whether it rose, whether it is misclassified, or the best point so far."""
-        wrong = found.logits.argmax(dim=1) != self.y
-        fresh = wrong & (~self.wrong | (found.values > self.value))  # of several the surest
-        self.caught = torch.where(per_sample(fresh, self.x), self.x_adv, self.caught)
-        self.wrong, self.value = self.wrong | wrong, torch.where(fresh, found.values, self.value)
+        """Note the gradient at `x_adv`, whether it rose, and whether it is misclassified, or the best point so far."""
+        self.caught.note(self.x_adv, found, self.y)
         self.gradient = found.gradient
         self.rises = self.rises + (found.values > self.previous)
         self.previous = found.values

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.losses import loss_named
+from inoculate.attacks.losses import Ascent, loss_named
 from inoculate.errors import InputError
 from inoculate.models.fast import original
 from inoculate.models.pointwise import point_convolutions
 from inoculate.modes import dtype_for, frozen
 from inoculate.rng import Draws
-from inoculate.threat import Norm, Threat
+from inoculate.threat import Norm, Threat, per_sample
 
 Target = str | int | None
-MOST = 16
+MOST = 16  # times the caller's batch
 
 
 class Attack(Protocol):
@@ -91,6 +92,35 @@ def confirmed(model: nn.Module, x_adv: Tensor, wrong: Tensor, y: Tensor) -> Tens
     with frozen(judge), point_convolutions(judge), torch.no_grad():
         sure = judge(x_adv[rows]).argmax(dim=1) != y[rows]
     return wrong.index_copy(0, rows, sure)
+
+
+@dataclass
+class Caught:
+    """What a run misclassified since its last look: which images (B, bool), as what, and how surely (B)."""
+
+    wrong: Tensor
+    images: Tensor
+    values: Tensor
+
+    @classmethod
+    def nothing(cls, x: Tensor) -> Caught:
+        """Of no image of `x` yet."""
+        return cls(torch.zeros(len(x), dtype=torch.bool, device=x.device), x, x.new_zeros(len(x)))
+
+    def note(self, x_adv: Tensor, found: Ascent, y: Tensor) -> None:
+        """Take in the iterates `x_adv` that are misclassified; of several for an image the surest."""
+        now = found.logits.argmax(dim=1) != y
+        fresh = now & (~self.wrong | (found.values > self.values))
+        self.images = torch.where(per_sample(fresh, x_adv), x_adv, self.images)
+        self.values, self.wrong = torch.where(fresh, found.values, self.values), self.wrong | now
+
+    def settle(self, model: nn.Module, y: Tensor) -> Tensor:
+        """Which of them (B, bool) the original confirms; nothing is caught any more."""
+        done, self.wrong = confirmed(model, self.images, self.wrong, y), torch.zeros_like(self.wrong)
+        return done
+
+    def __getitem__(self, rows: Tensor) -> Caught:
+        return Caught(self.wrong[rows], self.images[rows], self.values[rows])
 
 
 def looks(number: int, device: torch.device) -> bool:

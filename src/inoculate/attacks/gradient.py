@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Target, aim, carry_out, check_images, check_options, confirmed, looks, rounded
+from inoculate.attacks.attack import Caught, Target, aim, carry_out, check_images, check_options, looks, rounded
 from inoculate.attacks.losses import Objective, ascent, in_full, loss_named
 from inoculate.rng import Draws
 from inoculate.threat import Norm, Threat, per_sample, project, sample, steepest
@@ -201,25 +201,18 @@ def ascend(
     seen: nn.Module = model if view is None else _Seen(model, view)
     result, rows = start, torch.arange(len(x), device=x.device)
     x_adv, velocity = start, torch.zeros_like(x)
-    # what was misclassified since the last look, and by how much
-    caught, wrong = start, torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    surest = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    caught = Caught.nothing(start)
     for number in range(steps):
-        gradient, values, logits = ascent(seen, x_adv, objective)
+        found = ascent(seen, x_adv, objective)
+        gradient = found.gradient
         if early_stop and number and view is None:
-            now = logits.argmax(dim=1) != objective.y
-            fresh = now & (~wrong | (values > surest))
-            caught, surest = torch.where(per_sample(fresh, x), x_adv, caught), torch.where(fresh, values, surest)
-            wrong = wrong | now
-            if looks(number, x.device):
-                done, wrong = confirmed(model, caught, wrong, objective.y), torch.zeros_like(wrong)
-                if done.any():
-                    keep, result = ~done, result.index_copy(0, rows, caught)
-                    rows, x, x_adv, gradient = rows[keep], x[keep], x_adv[keep], gradient[keep]
-                    objective, velocity = objective.of(keep), velocity[keep]
-                    caught, wrong, surest = caught[keep], wrong[keep], surest[keep]
-                    if not len(rows):
-                        return result
+            caught.note(x_adv, found, objective.y)
+            if looks(number, x.device) and (done := caught.settle(model, objective.y)).any():
+                keep, result = ~done, result.index_copy(0, rows, caught.images)
+                rows, x, x_adv, gradient = rows[keep], x[keep], x_adv[keep], gradient[keep]
+                objective, velocity, caught = objective.of(keep), velocity[keep], caught[keep]
+                if not len(rows):
+                    return result
         if blur:
             gradient = smooth(gradient, blur)
         if decay:
@@ -227,7 +220,7 @@ def ascend(
             gradient = velocity
         x_adv = project(x_adv + step * threat.eps * steepest(gradient, threat.norm), x, threat)
     if early_stop:
-        x_adv = torch.where(per_sample(confirmed(model, caught, wrong, objective.y), x), caught, x_adv)
+        x_adv = torch.where(per_sample(caught.settle(model, objective.y), x), caught.images, x_adv)
     return x_adv if len(rows) == len(result) else result.index_copy(0, rows, x_adv)
 
 

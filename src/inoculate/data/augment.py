@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -76,13 +75,13 @@ def augmenter(policy: str, image_size: int | tuple[int, int]) -> Augment:
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if chosen == Policy():
         return lambda images, generator: images
-    if chosen.whole:
-        return partial(_moved, policy=chosen)
-    steps = _steps(chosen)
+    steps = [] if chosen.whole else _steps(chosen)
 
     def augment(images: Tensor, generator: torch.Generator) -> Tensor:
         if tuple(images.shape[-2:]) != size:
             raise InputError(f"augmentation was made for images of {size}, got {tuple(images.shape)}")
+        if chosen.whole:
+            return _moved(images, generator, chosen)
         draw = torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device)
         devices = [images.device] if images.device.type == "cuda" else []
         # kornia draws from the global state: lend it one of our own

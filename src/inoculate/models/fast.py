@@ -96,10 +96,6 @@ def compiled(model: nn.Module, wanted: bool = True) -> Iterator[nn.Module]:
         model._compiled_call_impl = before
 
 
-def _is_compiled(model: nn.Module) -> bool:
-    return getattr(model, "_compiled_call_impl", None) is not None
-
-
 class Twin:
     """A folded copy of a network that is being trained, for crafting on it as it is in eval mode.
 
@@ -119,7 +115,7 @@ class Twin:
             return
         theirs, mine = dict(model.named_modules()), dict(folded.named_modules())
         self._copy, pairs = folded, _pairs(trial)
-        if _is_compiled(model):
+        if model._compiled_call_impl is not None:
             folded.compile()
         self._folded = [(theirs[conv], theirs[norm], mine[conv]) for conv, norm in pairs]
         done = {name for pair in pairs for name in pair}
