@@ -148,3 +148,16 @@ def test_a_compiled_network_is_trained_alike_and_is_itself_again(split, tmp_path
     assert 2 <= len(graphs) <= 4  # a kind of pass is compiled once, not at each of 24 updates
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_that_cannot_be_compiled_is_refused_in_one_line(split, tmp_path, monkeypatch):
+    def no_compiler(graph, inputs):
+        raise RuntimeError("no C++ compiler found\nand a long tale")
+
+    compile_ = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compile_(self, backend=no_compiler))
+    model = network()
+    with pytest.raises(InputError, match=r"compiled here \(no C\+\+ compiler found\): leave compile out") as caught:
+        run(split, tmp_path / "a", replace(RECIPE, compile=True), model=model)
+    assert "\n" not in str(caught.value)
+    assert model._compiled_call_impl is None

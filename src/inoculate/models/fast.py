@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from inoculate.errors import InputError, gist
 from inoculate.models.pointwise import with_point_convolutions
 from inoculate.modes import device_of
 
@@ -86,12 +87,23 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def compiled(model: nn.Module, wanted: bool = True) -> Iterator[nn.Module]:
-    """Inside, `model` runs through kernels made for it (torch.compile), at its first pass and for each kind of pass."""
+    """Inside, `model` runs through kernels made for it (torch.compile), at its first pass and for each kind of pass.
+
+    Raises `InputError` if they cannot be made here.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
     before = model._compiled_call_impl
     if wanted:
         model.compile()
     try:
         yield model
+    except TorchDynamoException as error:
+        cause = getattr(error, "inner_exception", error)  # of what the compiler said, not of what dynamo says of it
+        raise InputError(
+            f"the network cannot be compiled here ({gist(cause)}): leave compile out, or install a C++ compiler "
+            "(on a GPU: Triton)"
+        ) from error
     finally:
         model._compiled_call_impl = before
 
