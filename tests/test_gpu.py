@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,31 @@ def test_a_gpu_and_a_processor_find_the_same_accuracy(tmp_path: Path) -> None:
     there = [row.accuracy for row in evaluate(model, test, {"autoattack": AutoAttack()}, [threat])]
     here = [row.accuracy for row in evaluate(model.cpu(), test, {"autoattack": AutoAttack()}, [threat])]
     assert there == pytest.approx(here, abs=0.011)
+
+
+def test_a_compiled_training_ends_where_an_ordinary_one_does(tmp_path: Path) -> None:
+    """Graphs of kernels read weights where they lie: those that an update moves, folds, averages or puts back."""
+    train = every_digit().subset(torch.arange(400))
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten()]
+    plain = nn.Sequential(*layers, nn.Linear(72, 10)).cuda()  # of any image size, so that its folded copy can be proven
+    compiled, threat, before = copy.deepcopy(plain), Threat("linf", 0.1), copy.deepcopy(plain).state_dict()
+    choice = method_named("trades", steps=2, step=0.7, awp=0.005, average=0.9)
+    recipe = choice.adapt(Recipe(24, rounds=2, batch_size=64, optimizer="sgd", lr=0.05, precision="fp32"))
+    losses = []
+    for model, wanted in ((plain, False), (compiled, True)):
+        folder = tmp_path / str(wanted)
+        folder.mkdir()
+        history = fit(
+            model, training_set("standard", train, (), seed=0), train, choice.begin(threat),
+            replace(recipe, compile=wanted), seed=0, folder=folder, threat=threat,
+        )  # fmt: skip
+        losses.append([entry["loss"] for entry in history])
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    for name, tensor in plain.state_dict().items():
+        if tensor.is_floating_point():
+            moved = (tensor - before[name]).norm()
+            assert (compiled.state_dict()[name] - tensor).norm() <= 0.05 * moved + 1e-5, name
 
 
 def test_the_quick_copy_gives_nearly_the_same_logits(network: nn.Module) -> None:

@@ -21,6 +21,7 @@ arms:
   standard: {}
   duplicates: {}
   pgd_at: {steps: 2, step: 0.7}
+  short: {method: pgd_at, steps: 2, step: 0.7, length: 0.5}
   gentle: {method: trades, steps: 1, step: 1, beta: 2, eps: 0.02, awp: 0.005}
   free: {replays: 3}
   ensemble: {}
@@ -57,6 +58,7 @@ def test_every_method_is_an_arm_of_equal_cost(tmp_path):
     passes = {"duplicates": 1, "pgd_at": 3, "gentle": 1 + 2 + 1 / 3 + 2, "free": 3, "ensemble": 3, "live_surrogate": 4}
     for arm, each in passes.items():
         assert updates[arm] == pytest.approx(6 * base / each, abs=1), arm
+    assert updates["short"] == pytest.approx(updates["pgd_at"] / 2, abs=1)
     _, again = run_study(tmp_path, STUDY)
     assert not again.made
     _, changed = run_study(tmp_path, STUDY.replace("beta: 2", "beta: 3"))
@@ -80,6 +82,7 @@ def test_a_list_of_names_takes_every_default(tmp_path):
         ("{standard: {}, mine: {method: pgd}}", "method 'pgd' is unknown"),
         ("{standard: {}, fast: {eps: 8}}", "did you mean 8/255"),
         ("{standard: {epochs: 3}}", "has no options"),
+        ("{standard: {}, fast: {length: 2}}", "length"),
         ("{standard: {}, rslad: {}, pgd_at: {}}", "teacher_arm of rslad"),
         ("{standard: {}, ensemble: {surrogate_arm: pgd_at}, pgd_at: {}}", "surrogate_arm of ensemble"),
         ("{standard: {}, ensemble: {surrogates: [resnet99]}}", "surrogate of ensemble"),

@@ -104,11 +104,12 @@ class AttackChoice(_Part):
 
 
 class Hardened(_Part):
-    """An arm that is trained by a method: its registry name, its options, its eps, and whose help it has."""
+    """An arm that is trained by a method: registry name, options, eps, length, and whose help it has."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     method: str
     eps: Eps | None = None  # the study's largest if left out
+    length: float = Field(1.0, gt=0, le=1)  # the part of the updates that it would otherwise make
     teacher_arm: str = "pgd_at"  # of the surrogate network, for methods that distil
     surrogates: tuple[str, ...] | None = None  # networks for methods that craft on others; all of the study if left out
     surrogate_arm: str = "standard"  # of those networks

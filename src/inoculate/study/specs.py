@@ -102,6 +102,7 @@ class Specs:
             "norm": study.norm,
             "augment": study.datasets[cell.dataset].augment or f"default of {cell.dataset}",
             "helpers": [fingerprint(self._fit(helper)) for helper in self.helpers(cell)],
+            **({"length": hardened.length} if hardened.length != 1 else {}),
             "alongside": study.surrogate if hardened.method in NEEDS_NETWORK else None,
         }
 

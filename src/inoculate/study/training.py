@@ -49,15 +49,20 @@ def make_hardened(folder: Path, job: Job, model: str, arm: str, helpers: list[Pa
     how = recipe(job.training, len(job.data.train), _policy(job))
     if job.training.budget == "passes":
         how = _costing(how, job.training, choice.passes)
-    how = choice.adapt(how)
+    how = choice.adapt(_making(how, how.updates * hardened.length))
     samples = training_set("standard", job.data.train, (), seed=job.seed)
     _fit(folder, job, model, arm, samples, choice.begin(threat, networks), how, threat)
 
 
 def _costing(how: Recipe, training: Training, passes: float) -> Recipe:
     """As many updates of this cost as make `training.passes` times the standard arm's passes."""
-    updates = max(1, round(how.updates * training.passes / passes))
-    return replace(how, updates=updates, rounds=min(how.rounds, updates))
+    return _making(how, how.updates * training.passes / passes)
+
+
+def _making(how: Recipe, updates: float) -> Recipe:
+    """The same training with so many updates, rounded, and at least one."""
+    whole = max(1, round(updates))
+    return replace(how, updates=whole, rounds=min(how.rounds, whole))
 
 
 def _fit(
