@@ -123,7 +123,8 @@ def test_very_short_trainings_work(split, tmp_path, updates):
 def test_a_compiled_network_is_trained_alike_and_is_itself_again(split, tmp_path, monkeypatch):
     asked, graphs, compile_ = [], [], nn.Module.compile
 
-    def quickly(self):
+    def quickly(self, mode):
+        assert mode is None  # graphs of kernels are for GPUs
         asked.append(type(self))
         compile_(self, backend=counting)  # the same calls, without a compiler
 
@@ -155,7 +156,7 @@ def test_a_network_that_cannot_be_compiled_is_refused_in_one_line(split, tmp_pat
         raise RuntimeError("no C++ compiler found\nand a long tale")
 
     compile_ = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compile_(self, backend=no_compiler))
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode: compile_(self, backend=no_compiler))
     model = network()
     with pytest.raises(InputError, match=r"compiled here \(no C\+\+ compiler found\): leave compile out") as caught:
         run(split, tmp_path / "a", replace(RECIPE, compile=True), model=model)

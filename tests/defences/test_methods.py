@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from inoculate.defences.adversarial import NOISE, Batch
+from inoculate.defences.adversarial import NOISE, Batch, outputs
 from inoculate.defences.awp import worst_weights
 from inoculate.defences.registry import METHODS, method_named
 from inoculate.errors import InputError
@@ -115,6 +115,21 @@ def test_trades_update(batch):
 
     model, _ = one_update("trades", batch, beta=4.0, steps=3)
     same(model, stepped(plain, loss))
+
+
+def test_the_clean_prediction_outlives_a_network_that_reuses_its_memory():
+    """As one does that runs as a graph of kernels: its next outputs lie where the last ones did."""
+
+    class Reusing(nn.Module):
+        kept = torch.zeros(2, 3)
+
+        def forward(self, x):
+            return self.kept.copy_(x)
+
+    model, x = Reusing(), torch.rand(2, 3)
+    first = outputs(model, x)
+    outputs(model, x + 1)
+    assert torch.equal(first, x)
 
 
 def test_mart_update(batch):

@@ -252,10 +252,10 @@ def minimise(
 
 
 def outputs(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits (B×K, fp32) in eval mode, without a gradient."""
+    """Logits (B×K, fp32) in eval mode, without a gradient; a copy: a compiled network may reuse its outputs' memory."""
     with frozen(model), torch.no_grad():
         logits: Tensor = model(x)
-    return logits.float()
+    return logits.to(torch.float32, copy=True)
 
 
 def near(batch: Batch) -> Tensor:

@@ -91,11 +91,13 @@ def compiled(model: nn.Module, wanted: bool = True) -> Iterator[nn.Module]:
 
     Raises `InputError` if they cannot be made here.
     """
+    if not wanted:
+        yield model
+        return
     from torch._dynamo.exc import TorchDynamoException
 
     before = model._compiled_call_impl
-    if wanted:
-        _compile(model)
+    _compile(model)
     try:
         yield model
     except TorchDynamoException as error:
@@ -113,7 +115,7 @@ def _compile(model: nn.Module) -> None:
 
     The host needs longer to start the kernels of a pass one by one than a GPU needs to run them.
     """
-    model.compile(**({"mode": "reduce-overhead"} if device_of(model).type == "cuda" else {}))
+    model.compile(mode="reduce-overhead" if device_of(model).type == "cuda" else None)
 
 
 class Twin:
