@@ -75,6 +75,11 @@ class Choice:
         return Hardening(self.defence, threat, helpers, self.extras)
 
 
+def option_names(name: str) -> tuple[str, ...]:
+    """What may be changed of the method of this registry name: its own options and those of `Extras`."""
+    return tuple(sorted({field.name for field in (*fields(METHODS[name]), *fields(Extras))}))
+
+
 def method_named(name: str, **options: Any) -> Choice:
     """The method of this registry name, with some options changed; those of `Extras` fit any method.
 
@@ -82,11 +87,10 @@ def method_named(name: str, **options: Any) -> Choice:
     """
     if name not in METHODS:
         raise InputError(f"method '{name}' is unknown: {suggest(name, tuple(METHODS))}")
-    own = {field.name for field in fields(METHODS[name])}
-    added = {field.name for field in fields(Extras)}
+    own, added = {field.name for field in fields(METHODS[name])}, {field.name for field in fields(Extras)}
     for option in options:
         if option not in own | added:
-            raise InputError(f"method '{name}' has no option '{option}': {suggest(option, tuple(sorted(own | added)))}")
+            raise InputError(f"method '{name}' has no option '{option}': {suggest(option, option_names(name))}")
     extras = Extras(**{key: value for key, value in options.items() if key in added - own})
     if extras.smoothing and name in WITHOUT_HARD_LABELS:
         raise InputError(f"method '{name}' has no plain cross-entropy to smooth: leave smoothing out")

@@ -273,9 +273,11 @@ def is_one_step(choice: AttackChoice) -> bool:
 
 
 def _check_method(arm: str, hardened: Hardened, study: Study) -> None:
-    from inoculate.defences.registry import method_named
+    from inoculate.defences.registry import method_named, option_names
 
     _known(hardened.method, METHOD_ARMS, "method")
+    for option in hardened.options:
+        _known(option, (*option_names(hardened.method), *Hardened.model_fields), f"key of arm {arm}")
     method_named(hardened.method, **hardened.options)  # its own checks of names and values
     study.threat_for(arm)  # its own check of eps
     earlier = study.arms[: study.arms.index(arm)]

@@ -36,6 +36,8 @@ def validated(value: dict[str, Any], where: str, tree: Any = None) -> Study:
         return Study.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["loc"][:1] == ("methods",):  # as the schema calls those of the arms that have options
+            first["loc"] = ("arms", *first["loc"][1:])
         line = "" if tree is None else f", line {_line(tree, first['loc'])}"
         raise InputError(f"{where}{line}: {_explain(first)}") from None
 
