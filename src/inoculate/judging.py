@@ -19,7 +19,8 @@ from inoculate.attacks.sweep import sweep
 from inoculate.data.split import Split
 from inoculate.errors import InputError
 from inoculate.models.fast import fast
-from inoculate.modes import OutOfTimeError, frozen, until
+from inoculate.models.fixed import fixed
+from inoculate.modes import OutOfTimeError, until
 from inoculate.rng import generator
 from inoculate.threat import Threat
 from inoculate.verdict import Outcome, Verdict, check_allowed, judge_batch, loader
@@ -41,7 +42,7 @@ def judge_clean(model: nn.Module, split: Split, batch_size: int = 256, progress:
     """Which images the model gets right as they are. Raises `InputError` if its outputs do not fit the labels."""
     began = time.perf_counter()
     right, outcome = torch.zeros(len(split), dtype=torch.bool), Outcome.empty(len(split))
-    with frozen(model):
+    with fixed(model):
         load = loader(model, split)
         for rows in _batches(torch.arange(len(split)), batch_size):
             x, y = load(rows)
@@ -189,7 +190,7 @@ def _judge_all(
     known = torch.ones_like(clean)
     right = {eps: torch.zeros(len(split), dtype=torch.bool) for eps in epsilons}
     outcomes = {eps: Outcome.empty(len(split)) for eps in epsilons}
-    with frozen(model):
+    with fixed(model):
         try:
             load = loader(model, split)
             for rows in _batches(standing, batch_size):

@@ -19,7 +19,7 @@ from inoculate.data.split import Split
 from inoculate.errors import InputError
 from inoculate.judging import Precision, Progress, check_precision, judge_clean
 from inoculate.models.fast import fast
-from inoculate.modes import frozen
+from inoculate.models.fixed import fixed
 from inoculate.rng import generator
 from inoculate.row import Row
 from inoculate.threat import Threat
@@ -91,7 +91,7 @@ def _judge_all(
     seconds = dict.fromkeys(right, 0.0)
     with ExitStack() as borrowed:
         for model in models.values():
-            borrowed.enter_context(frozen(model))
+            borrowed.enter_context(fixed(model))
         load = loader(crafting, split)
         for start in range(0, len(split), batch_size):
             rows = torch.arange(start, min(start + batch_size, len(split)))

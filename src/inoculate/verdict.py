@@ -14,7 +14,6 @@ from inoculate.attacks.losses import margin
 from inoculate.data.split import Split
 from inoculate.errors import InputError, gist
 from inoculate.models.fast import layout_for
-from inoculate.models.pointwise import point_convolutions
 from inoculate.modes import device_of
 from inoculate.row import Row
 from inoculate.threat import Threat, distance
@@ -78,10 +77,11 @@ def judge_batch(
 ) -> Tensor:
     """Which images of a batch the model gets right (B, bool, on the CPU); an output that is not finite is an error.
 
-    With an `outcome`, predictions and margins are noted in its `rows`. The caller holds `frozen(model)`.
+    With an `outcome`, predictions and margins are noted in its `rows`. The caller holds
+    `fixed(model)`.
     """
     try:
-        with torch.no_grad(), point_convolutions(model):
+        with torch.no_grad():
             logits = model(x)
     except InputError:
         raise

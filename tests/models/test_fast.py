@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import inoculate.models.fast as module
-from inoculate.attacks.gradient import FGSM
+from inoculate.attacks.gradient import BIM, FGSM
 from inoculate.attacks.registry import attack_named
 from inoculate.models.build import build_model
 from inoculate.models.fast import Twins, fast, fold_batchnorm
@@ -145,7 +145,7 @@ def test_crafting_on_the_copy_is_close_to_crafting_on_the_model(bf16: bool, monk
     model = lived_in(plain_cnn(), 1, 16)
     x = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     y = torch.arange(8) % 5
-    exact, quick = (FGSM()(m, x, y, Threat("linf", 0.03)) for m in (model, fast(model)))
+    exact, quick = (BIM(steps=1, step=1.0)(m, x, y, Threat("linf", 0.03)) for m in (model, fast(model)))
     assert quick.dtype is torch.float32
     agree = (exact - quick).abs().lt(1e-6).float().mean()
     assert agree > (0.9 if bf16 else 0.999)
@@ -196,14 +196,21 @@ def test_a_twin_without_scale_and_shift() -> None:
     torch.testing.assert_close(twin(x), model(x))
 
 
-@pytest.mark.parametrize("name", ["square", "fab_t", "deepfool", "fmn", "carlini_wagner"])
+SMALL = ["fgsm", "one_step_target", "square", "fab_t", "deepfool", "fmn", "carlini_wagner"]
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_attacks_that_live_on_small_differences_use_full_precision(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bf16 Square left 131 of 144 MNIST images where it leaves 121, and FAB 102 where it leaves 99."""
+    """In bf16 Square left 131 of 144 MNIST images where it leaves 121, and FAB 102 where it leaves 99.
+
+    FGSM left 23.8 % of 512 synthetic images where it leaves 23.0 %.
+    """
     monkeypatch.setattr(module, "gains_from_bf16", lambda _device: True)
     model = build_model("small_cnn", classes=10, image_size=16, channels=1)
     x, y = torch.rand(12, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 10
     quick, exact = fast(model), copy.deepcopy(model).eval()
-    threat, options = Threat("l2", 0.3), {"queries": 80} if name == "square" else {"steps": 8}
+    threat = Threat("l2", 0.3)
+    options = {"queries": 80} if name == "square" else {"steps": 8} if SMALL.index(name) > 1 else {}
     attack = attack_named(name, **options)
     found = [attack(net, x, y, threat, generator=torch.Generator().manual_seed(1)) for net in (quick, exact)]
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from inoculate.attacks.losses import Ascent, loss_named
 from inoculate.errors import InputError
 from inoculate.models.fast import original
-from inoculate.models.pointwise import point_convolutions
+from inoculate.models.fixed import fixed
 from inoculate.modes import dtype_for, frozen
 from inoculate.rng import Draws
 from inoculate.threat import Norm, Threat, per_sample
@@ -62,7 +63,8 @@ def carry_out(
         check_images(x, threat)
     if not len(x):
         return x.detach().clone()
-    with frozen(model):
+    judge = original(model)
+    with frozen(model), nullcontext() if judge is model else fixed(judge):
         return rounded(craft(_own(x).to(dtype_for(model)), _own(y)).detach(), _own(x))
 
 
@@ -89,7 +91,7 @@ def confirmed(model: nn.Module, x_adv: Tensor, wrong: Tensor, y: Tensor) -> Tens
     if judge is model or not wrong.any():
         return wrong
     rows = wrong.nonzero().squeeze(1)
-    with frozen(judge), point_convolutions(judge), torch.no_grad():
+    with frozen(judge), torch.no_grad():
         sure = judge(x_adv[rows]).argmax(dim=1) != y[rows]
     return wrong.index_copy(0, rows, sure)
 

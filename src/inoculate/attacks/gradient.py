@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from inoculate.attacks.attack import Caught, Target, aim, carry_out, check_images, check_options, looks, rounded
 from inoculate.attacks.losses import Objective, ascent, in_full, loss_named
+from inoculate.models.fast import full_precision
 from inoculate.rng import Draws
 from inoculate.threat import Norm, Threat, per_sample, project, sample, steepest
 
@@ -282,13 +283,17 @@ def _uphill(
     target: Target,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """The unit step of the one-step attacks: up `loss` from the clean image, or towards the target."""
+    """The unit step of the one-step attacks: up `loss` from the clean image, or towards the target.
+
+    In fp32 on a `fast` copy too: no later step mends a sign that bf16 got wrong.
+    """
 
     def craft(x: Tensor, y: Tensor) -> Tensor:
         objective = Objective(loss_named(loss), y, aim(model, x, y, target, generator))
         return steepest(ascent(model, x, objective).gradient, norm)
 
-    return carry_out(model, x, y, None, craft)
+    with full_precision(model):
+        return carry_out(model, x, y, None, craft)
 
 
 def _worse(model: nn.Module, rival: Tensor, x: Tensor, objective: Objective) -> Tensor:

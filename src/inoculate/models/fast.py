@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inoculate.errors import InputError, gist
-from inoculate.models.pointwise import with_point_convolutions
+from inoculate.models.fixed import with_fixed_convolutions
 from inoculate.modes import device_of
 
 
@@ -32,8 +32,7 @@ def fast(model: nn.Module) -> nn.Module:
             copied = copy.deepcopy(model)
         except Exception:  # each such object refuses in its own way
             return model
-        quick = fold_batchnorm(with_point_convolutions(copied.eval().requires_grad_(False)))
-        quick = quick.to(memory_format=torch.channels_last)
+        quick = with_fixed_convolutions(fold_batchnorm(copied.eval().requires_grad_(False)))
     return _Fast(quick, torch.bfloat16 if gains_from_bf16(device) else None, model)
 
 
@@ -135,7 +134,7 @@ class Twin:
         folded = fold_batchnorm(trial)
         if folded is trial:
             return
-        theirs, mine = dict(model.named_modules()), dict(folded.named_modules())
+        theirs, mine = dict(model.named_modules()), dict(with_fixed_convolutions(folded).named_modules())
         self._copy, pairs = folded, _pairs(trial)
         if model._compiled_call_impl is not None:
             _compile(folded)

@@ -7,8 +7,6 @@ and on processors without AVX-512 the general weight-gradient routine is over te
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,17 +41,6 @@ def with_point_convolutions(model: nn.Module) -> nn.Module:
         if type(module) is nn.Conv2d:
             module.__class__ = PointConv2d
     return model
-
-
-@contextmanager
-def point_convolutions(model: nn.Module) -> Iterator[nn.Module]:
-    """The shortcut for the time of a block: each plain `nn.Conv2d` is itself again afterwards."""
-    plain = [module for module in model.modules() if type(module) is nn.Conv2d]
-    try:
-        yield with_point_convolutions(model)
-    finally:
-        for module in plain:
-            module.__class__ = nn.Conv2d
 
 
 class _Product(torch.autograd.Function):
