@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import inoculate.models.fixed as module
 from inoculate.models.build import build_model
 from inoculate.models.fixed import FixedConv2d, fixed, with_fixed_convolutions
-from inoculate.models.pointwise import PointConv2d
+from inoculate.models.smallmaps import SmallMapConv2d
 
 FORMS = {  # the form that each takes: in channels, kernel, stride, padding, map
     "_product": [
@@ -216,7 +216,7 @@ class _Other(nn.Conv2d):
 def test_inside_the_block_alone_and_after_an_exception_too() -> None:
     hooked = nn.Conv2d(2, 2, 1)
     hooked.register_forward_pre_hook(lambda *_: None)  # as those that make a weight at each call
-    net = nn.Sequential(nn.Conv2d(1, 2, 3), PointConv2d(2, 2, 1), _Other(2, 2, 1), hooked)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), SmallMapConv2d(2, 2, 1), _Other(2, 2, 1), hooked)
     kinds, names = [type(m) for m in net], dict(net.named_parameters())
     flags = [p.requires_grad for p in net.parameters()]
     with pytest.raises(ZeroDivisionError), fixed(net):  # noqa: PT012

@@ -11,8 +11,8 @@ from torch import nn
 
 from inoculate.errors import InputError
 from inoculate.models.normalize import IMAGENET_MEAN, IMAGENET_STD, normalized
-from inoculate.models.pointwise import with_point_convolutions
 from inoculate.models.small import SMALL_CNN, small_cnn
+from inoculate.models.smallmaps import with_small_maps
 from inoculate.rng import seed_for
 
 Stem = Literal["imagenet", "small"]
@@ -49,7 +49,7 @@ def build_model(
     plain = name == SMALL_CNN
     mean = mean or ((0.0,) * channels if plain else _for_channels(IMAGENET_MEAN, channels))
     std = std or ((1.0,) * channels if plain else _for_channels(IMAGENET_STD, channels))
-    model = normalized(with_point_convolutions(network), mean, std)
+    model = normalized(with_small_maps(network), mean, std)
     _check(model, name, channels, image_size, classes)
     return model
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from inoculate.errors import InputError, gist
-from inoculate.models.pointwise import PointConv2d
+from inoculate.models.smallmaps import SmallMapConv2d
 
 
 def export_onnx(model: nn.Module, path: Path, image_shape: tuple[int, int, int]) -> None:
@@ -20,7 +20,7 @@ def export_onnx(model: nn.Module, path: Path, image_shape: tuple[int, int, int])
     """
     plain = copy.deepcopy(model).cpu().eval()
     for module in plain.modules():
-        if type(module) is PointConv2d:  # a shortcut of ours that ONNX does not know
+        if type(module) is SmallMapConv2d:  # a shortcut of ours that ONNX does not know
             module.__class__ = nn.Conv2d  # type: ignore[assignment]
     free = {"images": {0: "batch"}, "logits": {0: "batch"}}
     try:

@@ -6,27 +6,35 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inoculate.models.pointwise import PointConv2d, _Product, with_point_convolutions
+from inoculate.models.smallmaps import Slide, SmallMapConv2d, _Product, with_small_maps
 
-SHORT = [  # kernel, stride, padding, map: a single output pixel
+SHORT = [  # kernel, stride, padding, map: the product
     (3, 1, 1, (1, 1)),
     (3, 2, 1, (2, 2)),
     (3, 2, 1, (1, 1)),
     (1, 1, 0, (1, 1)),
     (1, 2, 0, (1, 1)),
+    (1, 2, 0, (2, 2)),  # one output pixel, and the kernel meets only a part of the map
+    (1, (3, 2), 0, (3, 2)),
     (3, 2, 1, (1, 2)),
     (3, 2, 1, (2, 1)),
     ((3, 1), 2, (1, 0), (2, 1)),
     (5, 3, 2, (3, 2)),
     (2, 1, 0, (2, 2)),
-]
-LONG = [  # the general routine
     (3, 1, 1, (2, 2)),
     (3, 1, 1, (1, 2)),
+    (3, 1, 1, (1, 4)),
+    (3, 1, 2, (1, 1)),  # most outputs see padding alone
+    (5, 1, 2, (2, 3)),
+    (5, 2, 2, (3, 4)),
+]
+LONG = [  # the general routine
     (1, 1, 0, (2, 2)),
-    (1, 2, 0, (2, 2)),  # one output pixel, but the kernel covers only part of the map
+    (1, 1, 0, (1, 2)),
+    (3, 1, 1, (2, 3)),
     (3, 2, 1, (4, 4)),
-    (3, 1, 0, (3, 4)),
+    (3, 1, 0, (4, 5)),
+    (1, 1, 1, (1, 1)),
 ]
 
 
@@ -34,7 +42,7 @@ def pair(*args: object, **options: object) -> tuple[nn.Conv2d, nn.Conv2d]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         plain = nn.Conv2d(*args, **options)  # type: ignore[arg-type]
-    return plain, with_point_convolutions(nn.Sequential(copy.deepcopy(plain)))[0]
+    return plain, with_small_maps(nn.Sequential(copy.deepcopy(plain)))[0]
 
 
 def results(conv: nn.Conv2d, x: Tensor) -> list[Tensor]:
@@ -97,22 +105,24 @@ def test_an_image_without_batch_and_an_empty_batch(batch: tuple[int, ...]) -> No
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding", "size"), SHORT[:4])
+@pytest.mark.parametrize(("kernel", "stride", "padding", "size"), [*SHORT[:6], (3, 1, 1, (2, 2)), (3, 1, 2, (1, 1))])
 def test_gradients_against_finite_differences_and_once_more(
     kernel: int, stride: int, padding: int, size: tuple[int, int]
 ) -> None:
     _, point = pair(2, 3, kernel, stride=stride, padding=padding, bias=False)
     x = torch.randn(2, 2, *size, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
     weight = point.weight.detach().double().requires_grad_()
-    top, left = point.padding
-    product = lambda x, w: _Product.apply(x, w, top, left)  # noqa: E731
+    slide = Slide.of(point, x.shape)
+    assert slide
+    product = lambda x, w: _Product.apply(slide.met(x), w, slide)  # noqa: E731
     assert torch.autograd.gradcheck(product, (x, weight))
     assert torch.autograd.gradgradcheck(product, (x, weight))
 
 
-def test_it_works_under_autocast() -> None:
+@pytest.mark.parametrize("size", [1, 2])
+def test_it_works_under_autocast(size: int) -> None:
     plain, point = pair(6, 10, 3, padding=1)
-    x = torch.randn(4, 6, 1, 1, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(4, 6, size, size, generator=torch.Generator().manual_seed(1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got, expected = results(point, x), results(plain, x)
     assert got[0].dtype is torch.bfloat16
@@ -127,6 +137,6 @@ def test_names_parameters_and_subclasses_stay() -> None:
 
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(Other(2, 2, 1), nn.BatchNorm2d(2)))
     before = {name: id(p) for name, p in net.named_parameters()}
-    assert with_point_convolutions(net) is net
+    assert with_small_maps(net) is net
     assert {name: id(p) for name, p in net.named_parameters()} == before
-    assert [type(net[0]), type(net[1][0])] == [PointConv2d, Other]
+    assert [type(net[0]), type(net[1][0])] == [SmallMapConv2d, Other]
