@@ -104,6 +104,7 @@ def half_robust(pictures, tmp_path_factory):
         updates=160,
         lr=0.005,
         val_images=64,
+        precision="fp32",  # as where it collapses: this network's luck differs in bf16
     )
     return model
 
@@ -117,7 +118,8 @@ def test_a_fast_training_that_collapses_is_caught_within_an_epoch(pictures, half
     method, model = method_named("fast", **COLLAPSING).begin(threat), copy.deepcopy(half_robust)
     cure = method_named("pgd_at", steps=2, step=0.7).begin(threat) if remedy else None
     model, history = train(
-        pictures, tmp_path, method, threat, model, updates=200, rounds=rounds, lr=0.01, remedy=cure, val_images=64
+        pictures, tmp_path, method, threat, model,
+        updates=200, rounds=rounds, lr=0.01, remedy=cure, val_images=200, precision="fp32",
     )  # fmt: skip
     (number, message), *_ = alarms(history)
     assert "overfitting" in message
@@ -126,7 +128,7 @@ def test_a_fast_training_that_collapses_is_caught_within_an_epoch(pictures, half
     assert history[number - 1]["update"] - history[healthy]["update"] <= epoch
     assert robust[-1] < max(robust) / 2
     kept = history[best_round(history)]["val_robust"]
-    assert validate_robust(model, pictures[1], threat, 64) == pytest.approx(kept), "the best weights are back"
+    assert validate_robust(model, pictures[1], threat, 200) == pytest.approx(kept), "the best weights are back"
     assert kept >= max(robust)
     assert len(history) == (rounds if remedy else number)
 
