@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from inoculate.defences.adversarial import PGDAT, Hardening
-from inoculate.defences.fit import Recipe, batch_indices, make_optimizer
+from inoculate.defences.fit import Recipe, arithmetic, batch_indices, make_optimizer
 from inoculate.defences.registry import Choice, method_named
 from inoculate.defences.transferred import TrainingSet
 from inoculate.modes import device_of
@@ -44,15 +44,16 @@ class Schedule:
 def seconds_per_pass(model: nn.Module, data: TrainingSet, threat: Threat, batch_size: int, lr: float) -> float:
     """What one forward-backward pass over a batch takes here, from a few real updates of a copy of `model`."""
     twin = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    device = device_of(twin)
-    optimizer = make_optimizer(twin, Recipe(1, lr=lr))
+    device, recipe = device_of(twin), Recipe(1, lr=lr)
+    optimizer = make_optimizer(twin, recipe)
     method, seconds = Hardening(PGDAT(steps=3), threat), []
     twin.train()
     for number in range(TRIALS + 1):
         x, y, _ = data.batch(batch_indices(len(data), batch_size, number, 0))
         x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
         began = time.perf_counter()
-        method(twin, optimizer, x, y, generator=torch.Generator().manual_seed(number))
+        with arithmetic(recipe, device):
+            method(twin, optimizer, x, y, generator=torch.Generator().manual_seed(number))
         seconds.append(time.perf_counter() - began)
     return sorted(seconds[1:])[TRIALS // 2] / PGDAT(steps=3).passes
 

@@ -170,6 +170,15 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
+def arithmetic(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """The recipe's precision, for the time of a block.
+
+    bf16 weights are not kept from pass to pass: a method may change the weights in between (AWP, free).
+    """
+    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and gains_from_bf16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
+
+
 def batch_indices(size: int, batch_size: int, update: int, seed: int) -> Tensor:
     """Samples of one update: a window of an endless row of shuffles of `size` samples, known from its number alone."""
     position, parts = update * batch_size, []
@@ -202,7 +211,6 @@ def _train(
     device, per_epoch = device_of(model), -(-len(data) // recipe.batch_size)
     shares = team.shares(recipe.batch_size, recipe.accumulate)
     stepper = optimizer if len(shares) == 1 else Accumulating(optimizer, len(shares))
-    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and gains_from_bf16(device))
     copies = recipe.augment != "none" and not bool(data.original.all())  # they stay as they were made
     for update in range(first, last):
         draw = generator(seed, "update", update)
@@ -215,8 +223,7 @@ def _train(
         each: list[dict[str, float]] = []
         for rows in shares:
             inputs, labels = x[rows].to(device, memory_format=torch.channels_last), y[rows].to(device)
-            # no cache of bf16 weights: a method may change the weights between two passes (AWP, free)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False):
+            with arithmetic(recipe, device):
                 each.append(method(model, stepper, inputs, labels, generator=_alike(draw), share=share))  # type: ignore[arg-type]
         means = team.mean({name: sum(one[name] for one in each) / len(each) for name in each[0]})
         scheduler.step()
