@@ -19,7 +19,7 @@ from inoculate.attacks.sweep import sweep
 from inoculate.data.split import Split
 from inoculate.errors import InputError
 from inoculate.models.fast import fast
-from inoculate.models.fixed import fixed
+from inoculate.models.smallmaps import borrowed
 from inoculate.modes import OutOfTimeError, until
 from inoculate.rng import generator
 from inoculate.threat import Threat
@@ -42,7 +42,7 @@ def judge_clean(model: nn.Module, split: Split, batch_size: int = 256, progress:
     """Which images the model gets right as they are. Raises `InputError` if its outputs do not fit the labels."""
     began = time.perf_counter()
     right, outcome = torch.zeros(len(split), dtype=torch.bool), Outcome.empty(len(split))
-    with fixed(model):
+    with borrowed(model):
         load = loader(model, split)
         for rows in _batches(torch.arange(len(split)), batch_size):
             x, y = load(rows)
@@ -190,7 +190,7 @@ def _judge_all(
     known = torch.ones_like(clean)
     right = {eps: torch.zeros(len(split), dtype=torch.bool) for eps in epsilons}
     outcomes = {eps: Outcome.empty(len(split)) for eps in epsilons}
-    with fixed(model):
+    with borrowed(model):
         try:
             load = loader(model, split)
             for rows in _batches(standing, batch_size):

@@ -19,7 +19,7 @@ from inoculate.data.split import Split
 from inoculate.errors import InputError
 from inoculate.judging import Precision, Progress, check_precision, judge_clean
 from inoculate.models.fast import fast
-from inoculate.models.fixed import fixed
+from inoculate.models.smallmaps import borrowed
 from inoculate.rng import generator
 from inoculate.row import Row
 from inoculate.threat import Threat
@@ -89,9 +89,9 @@ def _judge_all(
     """Craft each batch once on `crafting` and show it to every model: per model, one verdict per eps."""
     right = {(target, eps): torch.zeros(len(split), dtype=torch.bool) for target in models for eps in epsilons}
     seconds = dict.fromkeys(right, 0.0)
-    with ExitStack() as borrowed:
+    with ExitStack() as held:
         for model in models.values():
-            borrowed.enter_context(fixed(model))
+            held.enter_context(borrowed(model))
         load = loader(crafting, split)
         for start in range(0, len(split), batch_size):
             rows = torch.arange(start, min(start + batch_size, len(split)))

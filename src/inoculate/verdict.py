@@ -77,8 +77,7 @@ def judge_batch(
 ) -> Tensor:
     """Which images of a batch the model gets right (B, bool, on the CPU); an output that is not finite is an error.
 
-    With an `outcome`, predictions and margins are noted in its `rows`. The caller holds
-    `fixed(model)`.
+    With an `outcome`, predictions and margins are noted in its `rows`. The caller holds `borrowed(model)`.
     """
     try:
         with torch.no_grad():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable
 
 import pytest
@@ -8,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import inoculate.models.fixed as module
+from inoculate.data.split import Split
+from inoculate.judging import judge_clean
 from inoculate.models.build import build_model
-from inoculate.models.fixed import FixedConv2d, fixed, with_fixed_convolutions
-from inoculate.models.smallmaps import SmallMapConv2d
+from inoculate.models.fast import fast, full_precision
+from inoculate.models.fixed import with_fixed_convolutions
 
 FORMS = {  # the form that each takes: in channels, kernel, stride, padding, map
     "_product": [
@@ -209,29 +212,94 @@ def test_forms_first_made_under_inference_mode_serve_gradients() -> None:
     assert float(results(quick, x)[1].abs().sum()) > 0
 
 
-class _Other(nn.Conv2d):
-    pass
+def test_a_kernel_that_learns_gets_its_gradient() -> None:
+    plain = convolution(3, 4, 3, stride=2, padding=1)
+    quick = with_fixed_convolutions(nn.Sequential(copy.deepcopy(plain)))
+    x = images(2, 3, 2, 2)
+    quick(x)
+    for conv in (plain, quick):
+        conv.requires_grad_()
+        conv(x).square().sum().backward()
+    torch.testing.assert_close(quick[0].weight.grad, plain.weight.grad)
 
 
-def test_inside_the_block_alone_and_after_an_exception_too() -> None:
-    hooked = nn.Conv2d(2, 2, 1)
-    hooked.register_forward_pre_hook(lambda *_: None)  # as those that make a weight at each call
-    net = nn.Sequential(nn.Conv2d(1, 2, 3), SmallMapConv2d(2, 2, 1), _Other(2, 2, 1), hooked)
-    kinds, names = [type(m) for m in net], dict(net.named_parameters())
-    flags = [p.requires_grad for p in net.parameters()]
-    with pytest.raises(ZeroDivisionError), fixed(net):  # noqa: PT012
-        assert [type(m) for m in net] == [FixedConv2d, FixedConv2d, _Other, nn.Conv2d]
-        assert not any(m.training for m in net.modules())
-        net(torch.rand(1, 1, 5, 5))
-        with fixed(net):  # a second borrower leaves it to the first
-            pass
-        assert type(net[0]) is FixedConv2d
-        _ = 1 / 0
-    assert [type(m) for m in net] == kinds
-    assert not any({"forms", "made_of"} & set(vars(m)) for m in net)
-    assert dict(net.named_parameters()) == names
-    assert [p.requires_grad for p in net.parameters()] == flags
-    assert all(m.training for m in net.modules())
+def test_weights_of_one_pass_are_not_taken_for_those_of_another_at_the_same_place() -> None:
+    plain = convolution(3, 4, 3, stride=2, padding=1)
+    quick = with_fixed_convolutions(nn.Sequential(copy.deepcopy(plain)))[0]
+    x, g = images(2, 3, 2, 2), torch.Generator().manual_seed(0)
+    for _ in range(50):
+        weight = torch.randn(plain.weight.shape, generator=g)
+        got, expected = (torch.func.functional_call(conv, {"weight": weight}, (x,)) for conv in (quick, plain))
+        del weight
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_many_map_sizes_share_one_kernel() -> None:
+    quick = with_fixed_convolutions(nn.Sequential(convolution(8, 8, 3, padding=1)))[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for size in range(4, 20):
+            quick(images(2, 8, size, size))
+    assert len(quick.forms) == 16
+    assert len({form.keywords["weight"].data_ptr() for form in quick.forms.values()}) == 1
+
+
+@pytest.mark.parametrize("size", [(2, 2), (8, 8)])
+def test_an_empty_batch_after_a_full_one(size: tuple[int, int]) -> None:
+    for kernel in (1, 3):
+        quick = with_fixed_convolutions(nn.Sequential(convolution(3, 4, kernel)))
+        x = images(2, 3, *(extent + kernel - 1 for extent in size))
+        assert quick(x)[:0].shape == quick(x[:0]).shape
+
+
+def test_the_gradient_in_cells_has_the_precision_of_its_forward_pass() -> None:
+    plain = convolution(3, 10, 7, stride=2, padding=3)
+    found = []
+    for conv in (with_fixed_convolutions(nn.Sequential(copy.deepcopy(plain))), plain):
+        x = images(2, 3, 16, 16).requires_grad_()
+        y = conv(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found.append(torch.autograd.grad(y, x, torch.ones_like(y))[0])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+
+
+def test_transforms_of_torch_func_and_saving() -> None:
+    quick = with_fixed_convolutions(nn.Sequential(convolution(3, 8, 7, stride=2, padding=3), nn.Flatten()))
+    x = images(2, 3, 8, 8)
+    expected = results(quick, x)[1]
+    got = torch.func.grad(lambda x: (quick(x) * torch.ones(2, 128)).sum())(x)
+    assert got.shape == expected.shape
+    assert torch.func.vmap(quick)(x[:, None]).shape == (2, 1, 128)
+    torch.save(quick, io.BytesIO())  # with its forms
+
+
+class _Swaps(nn.Module):
+    """Writes past autograd into its own weights as it runs: two networks that share a body."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 5, 2, padding=1))
+        self.states = [[torch.randn_like(p) for p in self.body.parameters()] for _ in range(2)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = []
+        for state in self.states:
+            for p, value in zip(self.body.parameters(), state, strict=True):
+                p.data.copy_(value)
+            outputs.append(self.body(x).mean((2, 3)))
+        return outputs[0] - 2 * outputs[1]
+
+
+def test_a_network_that_rewrites_its_weights_as_it_runs_keeps_its_outputs() -> None:
+    model = _Swaps().eval()
+    x = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, quick = model(x), fast(model)
+        with full_precision(quick):
+            torch.testing.assert_close(quick(x), expected, rtol=1e-4, atol=1e-4)
+    split = Split.from_tensors((x * 255).to(torch.uint8), torch.arange(40) % 5, classes="abcde")
+    with torch.no_grad():
+        right = model(split.images[:].float() / 255).argmax(1) == split.labels
+    assert torch.equal(judge_clean(model, split).right, right)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -240,8 +308,7 @@ def test_whole_networks_and_a_copy_of_one(name: str, size: int) -> None:
     model = build_model(name, classes=10, image_size=size).eval().requires_grad_(False)
     x = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(1))
     expected = results(model, x)
-    with fixed(model):
-        found = [results(model, x), results(copy.deepcopy(model), x)]
-    for got in found:
+    quick = with_fixed_convolutions(copy.deepcopy(model))
+    for got in (results(quick, x), results(copy.deepcopy(quick), x)):
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inoculate.models.smallmaps import Slide, SmallMapConv2d, _Product, with_small_maps
+from inoculate.models.smallmaps import Slide, SmallMapConv2d, _Product, borrowed, with_small_maps
 
 SHORT = [  # kernel, stride, padding, map: the product
     (3, 1, 1, (1, 1)),
@@ -140,3 +140,43 @@ def test_names_parameters_and_subclasses_stay() -> None:
     assert with_small_maps(net) is net
     assert {name: id(p) for name, p in net.named_parameters()} == before
     assert [type(net[0]), type(net[1][0])] == [SmallMapConv2d, Other]
+
+
+class _Other(nn.Conv2d):
+    pass
+
+
+def test_borrowed_inside_the_block_alone_and_after_an_exception_too() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), SmallMapConv2d(2, 2, 1), _Other(2, 2, 1))
+    kinds, names = [type(m) for m in net], dict(net.named_parameters())
+    flags, attributes = [p.requires_grad for p in net.parameters()], [set(vars(m)) for m in net]
+    with pytest.raises(ZeroDivisionError), borrowed(net):  # noqa: PT012
+        assert [type(m) for m in net] == [SmallMapConv2d, SmallMapConv2d, _Other]
+        assert not any(m.training for m in net.modules())
+        net(torch.rand(1, 1, 5, 5))
+        with borrowed(net):  # a second borrower leaves it to the first
+            pass
+        assert type(net[0]) is SmallMapConv2d
+        _ = 1 / 0
+    assert [type(m) for m in net] == kinds
+    assert [set(vars(m)) for m in net] == attributes
+    assert dict(net.named_parameters()) == names
+    assert [p.requires_grad for p in net.parameters()] == flags
+    assert all(m.training for m in net.modules())
+
+
+@pytest.mark.parametrize(("size", "learns", "product"), [(1, False, True), (2, True, True), (2, False, False)])
+def test_a_matrix_is_made_where_it_pays(
+    size: int, learns: bool, product: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = calls(monkeypatch)
+    _, point = pair(6, 10, 3, padding=1)
+    point.requires_grad_(learns)(torch.rand(2, 6, size, size))
+    assert bool(seen) is product
+
+
+def test_devices_and_dtypes_that_autocast_does_not_know() -> None:
+    _, point = pair(6, 10, 3, padding=1)
+    assert copy.deepcopy(point).to("meta")(torch.rand(2, 6, 2, 2, device="meta")).shape == (2, 10, 2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(RuntimeError):
+        point(torch.zeros(2, 6, 1, 1, dtype=torch.uint8))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from inoculate.attacks.losses import Ascent, loss_named
 from inoculate.errors import InputError
 from inoculate.models.fast import original
-from inoculate.models.fixed import fixed
+from inoculate.models.smallmaps import borrowed
 from inoculate.modes import dtype_for, frozen
 from inoculate.rng import Draws
 from inoculate.threat import Norm, Threat, per_sample
@@ -64,7 +64,7 @@ def carry_out(
     if not len(x):
         return x.detach().clone()
     judge = original(model)
-    with frozen(model), nullcontext() if judge is model else fixed(judge):
+    with frozen(model), nullcontext() if judge is model else borrowed(judge):
         return rounded(craft(_own(x).to(dtype_for(model)), _own(y)).detach(), _own(x))
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from inoculate.errors import InputError, gist
+from inoculate.models.fixed import FixedConv2d
 from inoculate.models.smallmaps import SmallMapConv2d
 
 
@@ -20,8 +21,8 @@ def export_onnx(model: nn.Module, path: Path, image_shape: tuple[int, int, int])
     """
     plain = copy.deepcopy(model).cpu().eval()
     for module in plain.modules():
-        if type(module) is SmallMapConv2d:  # a shortcut of ours that ONNX does not know
-            module.__class__ = nn.Conv2d  # type: ignore[assignment]
+        if type(module) in (SmallMapConv2d, FixedConv2d):  # shortcuts of ours that ONNX does not know
+            module.__class__ = nn.Conv2d
     free = {"images": {0: "batch"}, "logits": {0: "batch"}}
     try:
         with warnings.catch_warnings(), torch.no_grad():

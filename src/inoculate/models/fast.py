@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inoculate.errors import InputError, gist
-from inoculate.models.fixed import with_fixed_convolutions
+from inoculate.models.fixed import same_with_forms, with_fixed_convolutions
 from inoculate.modes import device_of
 
 
@@ -32,7 +32,7 @@ def fast(model: nn.Module) -> nn.Module:
             copied = copy.deepcopy(model)
         except Exception:  # each such object refuses in its own way
             return model
-        quick = with_fixed_convolutions(fold_batchnorm(copied.eval().requires_grad_(False)))
+        quick = fold_batchnorm(copied.eval().requires_grad_(False))
     return _Fast(quick, torch.bfloat16 if gains_from_bf16(device) else None, model)
 
 
@@ -224,8 +224,9 @@ class _Fast(nn.Module):
         with torch.autocast(x.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             if self.layout is None and x.ndim == 4:
                 self.layout = layout_for(self.inner, x[:1])
-                with torch.inference_mode(False):
+                with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
                     self.inner.to(memory_format=self.layout)
+                    same_with_forms(self.inner, x[:2].contiguous(memory_format=self.layout))
             logits: Tensor = self.inner(x.contiguous(memory_format=self.layout) if self.layout else x)
         return logits.float()
 

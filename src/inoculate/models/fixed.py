@@ -1,6 +1,6 @@
 """Convolutions whose weights stay as they are for many passes: what can be prepared from a kernel is prepared once.
 
-Crafting and judging call one network hundreds of times. Between two calls nothing of a kernel needs to be cast again.
+Crafting calls one network hundreds of times. Between two calls nothing of a kernel needs to be cast again.
 And on a processor two kinds of convolution have better forms than the general routine: a kernel larger than the map
 that it slides over is a small matrix (the late layers of a ResNet, when images are small), and the gradient in an
 image of few channels is one convolution without stride (the first layer). ResNet-18 at 32×32 gets the gradient in
@@ -9,8 +9,7 @@ image of few channels is one convolution without stride (the first layer). ResNe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from typing import Any
@@ -19,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.models.smallmaps import Slide, SmallMapConv2d, autocast, maps, rows
-from inoculate.modes import frozen
+from inoculate.models.smallmaps import Slide, SmallMapConv2d, as_it_is, autocast, maps, rows, watched
 
 Form = Callable[[Tensor], Tensor]
 PIXELS = 4  # output positions up to which a 1×1 kernel is quicker as a matrix
@@ -28,22 +26,29 @@ IMAGE_CHANNELS = 4  # so few fill a quarter of a vector register
 
 
 class FixedConv2d(nn.Conv2d):
-    """`nn.Conv2d` for gradients in images alone: it keeps a form of its kernel for each dtype and map size it meets.
+    """`nn.Conv2d` for gradients in images alone: it keeps its kernel in the form that each dtype and map size needs.
 
-    The forms are made anew once the weights have been written in place or replaced (a fused optimiser's step is not
-    noticed: this is for networks that are not being trained).
+    The forms are made anew once the weights have been written in place or replaced. What writes past autograd (`.data`,
+    a fused optimiser) is not noticed: this is for copies of ours, after `same_with_forms` has compared them.
     """
 
-    forms: dict[tuple[torch.dtype, torch.memory_format, int, int], Form]
+    kept: tuple[Tensor | None, ...]  # the weights of which the forms were made: alive, so that their place stays taken
     made_of: tuple[int, ...]
+    kernels: dict[tuple[torch.dtype, torch.memory_format], tuple[Tensor, Tensor | None]]
+    forms: dict[tuple[torch.dtype, torch.memory_format, int, int], Form]
 
     def forward(self, x: Tensor) -> Tensor:
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters(recurse=False))
+        if x.ndim != 4 or not len(x) or x.device.type not in ("cpu", "cuda") or learns or watched():
+            return super().forward(x)
         x, dtype = autocast(x, self.weight)
-        if x.ndim != 4 or x.dtype is not dtype or torch.compiler.is_compiling():
+        if x.dtype is not dtype:
             return super().forward(x)
         now = *_state(self.weight), *(() if self.bias is None else _state(self.bias))
         if self.made_of != now:
-            self.forms, self.made_of = {}, now
+            self.forget()
+            self.made_of = now
+            self.kept = self.weight.detach(), None if self.bias is None else self.bias.detach()
         layout = _layout(x, self.weight)
         key = dtype, layout, x.shape[2], x.shape[3]
         if key not in self.forms:
@@ -51,12 +56,25 @@ class FixedConv2d(nn.Conv2d):
                 self.forms[key] = self._form(dtype, layout, x.shape)
         return self.forms[key](x)
 
+    def forget(self) -> None:
+        """Keep no form."""
+        self.kept, self.made_of, self.kernels, self.forms = (), (), {}, {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes its own forms."""
+        return {**self.__dict__, "kept": (), "made_of": (), "kernels": {}, "forms": {}}
+
+    def _kernel(self, dtype: torch.dtype, layout: torch.memory_format) -> tuple[Tensor, Tensor | None]:
+        if (dtype, layout) not in self.kernels:
+            # Laid out as the images are: each pass would have to do it else.
+            weight = self.weight.detach().to(dtype, memory_format=layout)
+            self.kernels[dtype, layout] = weight, None if self.bias is None else self.bias.detach().to(dtype)
+        return self.kernels[dtype, layout]
+
     def _form(self, dtype: torch.dtype, layout: torch.memory_format, shape: torch.Size) -> Form:
-        # Laid out as the images are: each pass would have to do it else.
-        weight = self.weight.detach().to(dtype, memory_format=layout)
-        bias = None if self.bias is None else self.bias.detach().to(dtype)
+        weight, bias = self._kernel(dtype, layout)
         convolution = partial(self._conv_forward, weight=weight, bias=bias)
-        slide = Slide.of(self, shape) if weight.device.type == "cpu" else None
+        slide = Slide.of(self, shape) if weight.is_cpu else None
         if slide is None:
             return convolution
         if slide.kernel == (1, 1) and slide.padding == (0, 0) and slide.out[0] * slide.out[1] <= PIXELS:
@@ -65,36 +83,35 @@ class FixedConv2d(nn.Conv2d):
             whole = None if bias is None else bias.repeat(slide.out[0] * slide.out[1])
             return partial(_product, slide=slide, matrix=slide.matrix(weight, dtype), bias=whole, layout=layout)
         if slide.stride[0] == slide.stride[1] > 1 and self.in_channels <= IMAGE_CHANNELS:
-            back = _Transposed(weight, slide)
-            return lambda x: _WithGradient.apply(x, convolution, back)
+            return partial(_WithGradient.apply, function=convolution, gradient=_Transposed(weight, slide))
         return convolution
-
-
-@contextmanager
-def fixed(model: nn.Module) -> Iterator[nn.Module]:
-    """The model as `frozen` has it, with these convolutions in place of its own for the time of the block."""
-    before = [(module, type(module)) for module in model.modules() if _plain(module)]
-    try:
-        with frozen(model):
-            yield with_fixed_convolutions(model)
-    finally:
-        for module, kind in before:
-            module.__class__ = kind
-            del module.forms, module.made_of
 
 
 def with_fixed_convolutions(model: nn.Module) -> nn.Module:
     """Let every plain convolution of `model` use its forms; parameters and names stay as they are."""
     for module in model.modules():
-        if _plain(module):
+        # one whose weights a hook makes at each call (such as a weight norm) stays as it is
+        if type(module) in (nn.Conv2d, SmallMapConv2d) and not module._forward_pre_hooks:
             module.__class__ = FixedConv2d
-            module.forms, module.made_of = {}, ()  # type: ignore[assignment]
+            module.forget()  # type: ignore[operator]
     return model
 
 
-def _plain(module: nn.Module) -> bool:
-    """Whether this is a convolution whose weights nothing makes at each call (such as a weight norm's hook)."""
-    return type(module) in (nn.Conv2d, SmallMapConv2d) and not module._forward_pre_hooks
+def same_with_forms(model: nn.Module, x: Tensor) -> bool:
+    """Let `model` use its forms, unless its outputs for some images `x` show that its weights change as it runs."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        expected = [model(x) for _ in range(2)]
+    kinds = [(module, type(module)) for module in model.modules()]
+    with_fixed_convolutions(model)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        got = [model(x) for _ in range(2)]
+    same = all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max())) for a, b in zip(expected, got, strict=True)
+    )
+    if not same:
+        for module, kind in kinds:
+            module.__class__ = kind
+    return same
 
 
 def _state(t: Tensor) -> tuple[int, int]:
@@ -154,7 +171,8 @@ class _Transposed:
         return [each for each in every if 0 <= each[2] < length]
 
     def __call__(self, gradient: Tensor) -> Tensor:
-        cells = F.conv2d(F.pad(gradient, self.margins), self.kernel)
+        with as_it_is(gradient):
+            cells = F.conv2d(F.pad(gradient, self.margins), self.kernel)
         return F.pixel_shuffle(cells, self.stride)[:, :, : self.size[0], : self.size[1]]
 
 

@@ -8,23 +8,33 @@ twice as fast with it without AVX-512, and nearly twice in bf16). Same function,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from inoculate.modes import frozen
+
 Pair = tuple[int, int]
 GROWTH = 2  # how much larger than its kernel a matrix may be
 
 
 class SmallMapConv2d(nn.Conv2d):
-    """`nn.Conv2d` that takes the matrix product wherever its map is small; identical up to rounding."""
+    """`nn.Conv2d` that takes the matrix product wherever that is quicker; identical up to rounding.
+
+    That is where its output is a single pixel, of which the matrix is a part of the kernel; and on any small map if
+    the gradient of the kernel is wanted, for which it pays to make the matrix. Nothing is kept between two passes.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cpu or watched():
+            return super().forward(x)
         x, dtype = autocast(x, self.weight)
-        slide = Slide.of(self, x.shape) if x.is_cpu and x.dtype is dtype else None
-        if slide is None or not slide.small:
+        slide = Slide.of(self, x.shape) if x.dtype is dtype else None
+        learns = torch.is_grad_enabled() and self.weight.requires_grad
+        if slide is None or not slide.small or not (learns or slide.out == (1, 1)):
             return super().forward(x)
         y: Tensor = _Product.apply(slide.met(x), self.weight, slide)
         return y if self.bias is None else y + self.bias[:, None, None].to(y.dtype)
@@ -38,9 +48,30 @@ def with_small_maps(model: nn.Module) -> nn.Module:
     return model
 
 
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[nn.Module]:
+    """The model as `frozen` has it, with the shortcut for the time of a block: for many verdicts."""
+    plain = [module for module in model.modules() if type(module) is nn.Conv2d]
+    try:
+        for module in plain:
+            module.__class__ = SmallMapConv2d
+        with frozen(model):
+            yield model
+    finally:
+        for module in plain:
+            module.__class__ = nn.Conv2d
+
+
+def watched() -> bool:
+    """Whether torch follows what is done with tensors in a way that shortcuts would be in: compiles, traces, maps."""
+    traces = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return torch.compiler.is_compiling() or traces or torch._C._functorch.maybe_current_level() is not None
+
+
 def autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, torch.dtype]:
     """`x` as a convolution with this kernel takes it here, and the dtype in which it calculates."""
-    if not torch.is_autocast_enabled(x.device.type) or weight.dtype is torch.float64:
+    takes = x.is_floating_point() and torch.float64 not in (x.dtype, weight.dtype)
+    if not takes or not torch.is_autocast_enabled(x.device.type):
         return x, weight.dtype
     dtype = torch.get_autocast_dtype(x.device.type)
     return x.to(dtype), dtype
@@ -97,6 +128,10 @@ class Slide:
     def matrix(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """The kernel (O×I×kh×kw) as a matrix: rows are output positions × O, columns are map positions × I."""
         wide = weight.permute(0, 2, 3, 1)
+        if self.out == (1, 1):
+            ((_, over, part),) = self.windows()
+            if [s.stop - s.start for s in over] == list(self.size):  # over all of the map: of an fp32 kernel no copy
+                return wide[:, part[0], part[1]].to(dtype).flatten(1)
         matrix = weight.new_zeros(*self.out, weight.shape[0], *self.size, weight.shape[1], dtype=dtype)
         for at, over, part in self.windows():
             matrix[at[0], at[1], :, over[0], over[1]] = wide[:, part[0], part[1]].to(dtype)
@@ -134,14 +169,21 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             if torch.is_grad_enabled():  # for a gradient of this gradient
                 matrix = slide.matrix(weight, x.dtype)
-            grad_x = maps(g @ matrix, slide.size)
+            with as_it_is(g):
+                grad_x = maps(g @ matrix, slide.size)
         if ctx.needs_input_grad[1]:
-            each = (g.T @ rows(x)).view(*slide.out, weight.shape[0], *slide.size, weight.shape[1])
+            with as_it_is(g):
+                each = (g.T @ rows(x)).view(*slide.out, weight.shape[0], *slide.size, weight.shape[1])
             grad_weight = torch.zeros_like(weight)
             wide = grad_weight.permute(0, 2, 3, 1)
             for at, over, part in slide.windows():
                 wide[:, part[0], part[1]].add_(each[at[0], at[1], :, over[0], over[1]])
         return grad_x, grad_weight, None
+
+
+def as_it_is(gradient: Tensor) -> torch.autocast:
+    """Inside, nothing is cast: a gradient has the dtype of its forward pass, whatever surrounds the backward pass."""
+    return torch.autocast(gradient.device.type, enabled=False)
 
 
 def _pair(values: Any) -> Pair:
