@@ -150,7 +150,14 @@ def test_a_time_budget_ends_with_fewer_images_and_honest_bounds(digits: tuple[nn
     assert low <= full.accuracy <= high
     open_still = verdicts[clean.key].right & ~verdicts[part.key].known  # type: ignore[operator]
     assert high - low == pytest.approx(int(open_still.sum()) / 120)
-    assert part.ci_low <= full.accuracy <= part.ci_high
+    covers = 0
+    for seed in range(8):  # how many images are finished depends on the machine, so one interval alone may well miss
+        part = evaluate(
+            _Slow(model, 0.01), split, {"fgsm": FGSM()}, [Threat("linf", 0.1)],
+            seed=seed, precision="exact", time_budget=0.4,
+        )[1]  # fmt: skip
+        covers += part.ci_low <= full.accuracy <= part.ci_high
+    assert covers >= 5  # of 8 intervals of 95 %, chance gives fewer once in 2,700
     plenty = evaluate(model, split, {"fgsm": FGSM()}, [Threat("linf", 0.1)], time_budget=600)
     assert (plenty[1].n, plenty[1].correct) == (120, full.correct)
     assert len(evaluate(_Slow(model, 0.01), split, {"fgsm": FGSM()}, time_budget=1e-6, precision="exact")) == 1
