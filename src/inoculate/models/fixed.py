@@ -1,10 +1,10 @@
 """Convolutions whose weights stay as they are for many passes: what can be prepared from a kernel is prepared once.
 
-Crafting calls one network hundreds of times. Between two calls nothing of a kernel needs to be cast again.
-And on a processor two kinds of convolution have better forms than the general routine: a kernel larger than the map
-that it slides over is a small matrix (the late layers of a ResNet, when images are small), and the gradient in an
-image of few channels is one convolution without stride (the first layer). ResNet-18 at 32×32 gets the gradient in
-128 images in three quarters of the time, in 8 images in three fifths. Same function up to rounding.
+Crafting calls one network hundreds of times. Between two calls nothing of a kernel needs to be cast again. And on a
+processor two kinds of convolution have better forms than the general routine: a kernel larger than the map that it
+slides over is a small matrix (the late layers of a ResNet, when images are small), and the gradient in an image of few
+channels is one convolution without stride (the first layer). ResNet-18 at 32×32 gets the gradient in 128 images in
+three quarters of the time, in 8 images in three fifths. Same function up to rounding.
 """
 
 from __future__ import annotations
