@@ -302,6 +302,25 @@ def test_a_network_that_rewrites_its_weights_as_it_runs_keeps_its_outputs() -> N
     assert torch.equal(judge_clean(model, split).right, right)
 
 
+class _Four(nn.Module):
+    """Takes four images, no more and no fewer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean((2, 3)).reshape(4, 5)
+
+
+def test_a_network_of_a_fixed_batch_size_goes_without_forms() -> None:
+    x = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    model = _Four().eval()
+    quick = fast(model)
+    with full_precision(quick), torch.no_grad():
+        torch.testing.assert_close(quick(x), model(x))
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("size", [32, 48])
 def test_whole_networks_and_a_copy_of_one(name: str, size: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inoculate.errors import InputError, gist
-from inoculate.models.fixed import same_with_forms, with_fixed_convolutions
+from inoculate.models.fixed import try_forms, with_fixed_convolutions
 from inoculate.modes import device_of
 
 
@@ -226,7 +226,7 @@ class _Fast(nn.Module):
                 self.layout = layout_for(self.inner, x[:1])
                 with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
                     self.inner.to(memory_format=self.layout)
-                    same_with_forms(self.inner, x[:2].contiguous(memory_format=self.layout))
+                    try_forms(self.inner, x[:2].contiguous(memory_format=self.layout))
             logits: Tensor = self.inner(x.contiguous(memory_format=self.layout) if self.layout else x)
         return logits.float()
 
