@@ -53,9 +53,7 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     """The model as `frozen` has it, with the shortcut for the time of a block: for many verdicts."""
     plain = [module for module in model.modules() if type(module) is nn.Conv2d]
     try:
-        for module in plain:
-            module.__class__ = SmallMapConv2d
-        with frozen(model):
+        with frozen(with_small_maps(model)):
             yield model
     finally:
         for module in plain:
