@@ -17,7 +17,7 @@ from inoculate.attacks.autoattack import AutoAttack, Ensemble
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.gradient import MIFGSM, PGD, smooth
 from inoculate.attacks.losses import LOSSES, dlr, to_dlr
-from inoculate.attacks.square import Square
+from inoculate.attacks.square import Square, _bump, _share, _Squares
 from inoculate.errors import InputError
 from inoculate.models.fast import fast
 from inoculate.threat import Norm, Threat, distance
@@ -190,6 +190,43 @@ def test_versions_fit_the_number_of_classes() -> None:
     for attack in (APGD(), Square()):
         with pytest.raises(InputError, match="linf and l2"):
             attack(small_net(), *images(), Threat("l1", 2.0))
+
+
+def test_an_l2_square_takes_its_channels_mass_from_the_other_square() -> None:
+    """Algorithm 3 of Andriushchenko et al. 2020, written out: each channel keeps its own budget, sides are odd."""
+    queries, eps = 2500, 3.0
+    x = torch.full((2, 3, 28, 30), 0.5)
+    squares = _Squares(queries, 0.8, x, seeded(0))
+    delta = torch.randn(x.shape, generator=seeded(1)) * torch.tensor([0.2, 1.0, 3.0])[:, None, None]
+    delta *= eps * torch.tensor([0.7, 1.0])[:, None, None, None] / delta.flatten(1).norm(dim=1)[:, None, None, None]
+    sides = set()
+    for query in (0, 11, 51, 201, 501, 2001, 2499):
+        side = max(round((0.8 * _share(query) * 28 * 30) ** 0.5), 3)
+        side = min(side if side % 2 else side + 1, 28)
+        sides.add(side)
+        down, across, other_down, other_across = (
+            int(place * (size - side + 1))
+            for place, size in zip(squares.places[query, [0, 1, 2, 3]].tolist(), (28, 30, 28, 30), strict=True)
+        )
+        expected = delta.clone()
+        for image in range(2):
+            unused = max(eps**2 - float((delta[image] ** 2).sum()), 0.0)
+            for channel in range(3):
+                d = delta[image, channel]
+                covered = torch.zeros(28, 30)
+                covered[down : down + side, across : across + side] = 1
+                covered[other_down : other_down + side, other_across : other_across + side] = 1
+                available = (float((d**2 * covered).sum()) + unused / 3) ** 0.5
+                old = d[down : down + side, across : across + side]
+                bump = _bump(side, bool(squares.turned[query])) * squares.signs[query, channel]
+                fresh = bump + old / old.norm()
+                expected[image, channel, other_down : other_down + side, other_across : other_across + side] = 0
+                expected[image, channel, down : down + side, across : across + side] = fresh / fresh.norm() * available
+        expected *= eps / expected.flatten(1).norm(dim=1)[:, None, None, None]
+        threat = Threat("l2", eps, low=-9, high=9)
+        found = squares.l2(x, x + delta, torch.tensor([query, query]), threat)
+        assert torch.allclose(found, x + expected, atol=1e-5)
+    assert sides == {27, 19, 13, 9, 7, 3}
 
 
 class _Coarse(nn.Module):

@@ -128,8 +128,8 @@ class _Squares:
     def l2(self, x: Tensor, best: Tensor, index: Tensor, threat: Threat) -> Tensor:
         """The mass of one square moves to another, with what the ball has left. All images see the same squares."""
         query = index[:1]
-        side = min(max(int(self.side[query]), 3), self.height, self.width)
-        side -= 1 - side % 2 if side > 1 else 0
+        side = max(int(self.side[query]), 3)
+        side = min(side + 1 - side % 2, self.height, self.width)  # odd, as its middle is a pixel
         sides = torch.tensor([side], device=x.device)
         top, other_top = (int(self._corner(query, i, sides, self.height)) for i in (0, 2))
         left, other_left = (int(self._corner(query, i, sides, self.width)) for i in (1, 3))
@@ -139,7 +139,7 @@ class _Squares:
         mask = torch.zeros_like(x[:1])
         mask[here] = mask[there] = 1
         left_over = (threat.eps**2 - _square_sum(delta)).clamp_min(0) / self.channels
-        budget = (left_over + _square_sum(delta * mask)).sqrt()
+        budget = (left_over + ((delta * mask) ** 2).sum(dim=(2, 3), keepdim=True)).sqrt()  # of each channel
         old = delta[here]
         bump = _bump(side, bool(self.turned[int(query)])).to(x) * self.signs[query][:, :, None, None]
         fresh = bump + old / old.flatten(2).norm(dim=2)[..., None, None].clamp_min(1e-12)
@@ -160,14 +160,16 @@ def _share(query: int) -> float:
 
 
 def _tiled(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
-    """L2: a grid of 5×5 bumps with random signs, scaled to the ball."""
+    """L2: a grid of bumps with random signs, five along the shorter side, in the middle; scaled to the ball."""
     side = max(min(x.shape[2], x.shape[3]) // 5, 1)
+    top, left = x.shape[2] % side // 2, x.shape[3] % side // 2
     bump = _bump(side, turned=False).to(x)
     delta = torch.zeros_like(x)
     signs = draws.signs(x.shape[2] // side, x.shape[3] // side, x.shape[1]).to(x)
     for row in range(signs.shape[1]):
         for column in range(signs.shape[2]):
-            place = (..., slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side))
+            above, before = top + row * side, left + column * side
+            place = (..., slice(above, above + side), slice(before, before + side))
             delta[place] = bump * signs[:, row, column, :, None, None]
     return project(x + _scaled(delta, threat.eps), x, threat)
 

@@ -98,10 +98,10 @@ def with_fixed_convolutions(model: nn.Module) -> nn.Module:
     return model
 
 
-def try_forms(model: nn.Module, x: Tensor) -> bool:
-    """Let `model` use its forms; whether it does.
+def try_forms(model: nn.Module, x: Tensor) -> None:
+    """Let `model` use its forms.
 
-    It does not if its outputs for some images `x`, seen twice, show that its weights change as it runs, or if it takes
+    It stays as it is if its outputs for some images `x`, seen twice, show that its weights change as it runs, or if it takes
     no such number of images.
     """
     kinds = [(module, type(module)) for module in model.modules()]
@@ -114,7 +114,6 @@ def try_forms(model: nn.Module, x: Tensor) -> bool:
     if not same:
         for module, kind in kinds:
             module.__class__ = kind
-    return same
 
 
 def _twice(model: nn.Module, x: Tensor) -> Tensor:
