@@ -101,8 +101,8 @@ def with_fixed_convolutions(model: nn.Module) -> nn.Module:
 def try_forms(model: nn.Module, x: Tensor) -> None:
     """Let `model` use its forms.
 
-    It stays as it is if its outputs for some images `x`, seen twice, show that its weights change as it runs, or if it takes
-    no such number of images.
+    It stays as it is if its outputs for some images `x`, seen twice, show that its weights change as it runs, or if it
+    takes no such number of images.
     """
     kinds = [(module, type(module)) for module in model.modules()]
     try:
