@@ -160,7 +160,7 @@ def _share(query: int) -> float:
 
 
 def _tiled(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
-    """L2: a grid of bumps with random signs, five along the shorter side, in the middle; scaled to the ball."""
+    """L2: a grid of bumps with random signs, at least five a side, in the middle; scaled to the ball."""
     side = max(min(x.shape[2], x.shape[3]) // 5, 1)
     top, left = x.shape[2] % side // 2, x.shape[3] % side // 2
     bump = _bump(side, turned=False).to(x)
