@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 import inoculate
 from inoculate import InputError, Split
 from inoculate.cli import _guarded, app
+from inoculate.cli.common import writable
 from inoculate.explained import Amounts
 from inoculate.models.checkpoint import ModelSpec, save_model
 
@@ -201,11 +203,17 @@ def test_output_folder_that_is_a_file(capsys, tmp_path, study):
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC], ids=errno.errorcode.get)
 def test_output_folder_read_only_or_full(capsys, tmp_path, study, monkeypatch, code):
-    def fail(path, *_args, **_options):
-        raise OSError(code, os.strerror(code), str(path))
+    def fail(*_args, **_options):
+        raise OSError(code, os.strerror(code), str(tmp_path))
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", fail)
     assert os.strerror(code) in refused(capsys, "study", "run", study, "--out", tmp_path / "out")
+
+
+def test_runs_that_start_together_share_a_folder(tmp_path):
+    with ThreadPoolExecutor(8) as several:
+        assert list(several.map(writable, [tmp_path / "store"] * 2000)) == [tmp_path / "store"] * 2000
+    assert not list((tmp_path / "store").iterdir())
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")

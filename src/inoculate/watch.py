@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from inoculate.report.layout import Table
 from inoculate.report.tables import paper_tables
 from inoculate.study.plan import Cell
-from inoculate.study.run import Run
+from inoculate.study.run import Left, Run
 
 EVERY = 10.0  # seconds between plain progress lines
 
@@ -48,7 +48,9 @@ class Bar:
         self.bars.update(self.task, completed=done, total=total, facts=_facts(facts))
         if not self.console.is_terminal and time.monotonic() - self.spoke > EVERY:
             self.spoke = time.monotonic()
-            text = f"{self.title}: {done}/{total} {_facts(facts)}".rstrip()
+            left = self.bars.tasks[0].time_remaining
+            parts = [f"{self.title}: {done}/{total}", _facts(facts), "" if left is None else f"{duration(left)} to go"]
+            text = " ".join(part for part in parts if part)
             self.console.print(text, markup=False, highlight=False)
 
 
@@ -80,9 +82,10 @@ class Screen:
         self.bar: Bar | None = None
         self.made = 0
 
-    def begin(self, cell: Cell, number: int, total: int, seconds_left: float | None) -> None:
-        left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
-        self.bar = Bar(self.console, f"[{number}/{total}{left}] {cell.title}").__enter__()
+    def begin(self, cell: Cell, number: int, total: int, left: Left | None) -> None:
+        about = "at least" if left and left.unseen else "about"
+        said = "" if left is None else f", {about} {duration(left.seconds)} left"
+        self.bar = Bar(self.console, f"[{number}/{total}{said}] {cell.title}").__enter__()
 
     def progress(self, done: int, total: int, facts: Mapping[str, float]) -> None:
         if self.bar:

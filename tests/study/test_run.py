@@ -40,7 +40,7 @@ class Notes:
     def __init__(self):
         self.made, self.found = [], []
 
-    def begin(self, cell, number, total, seconds_left): ...
+    def begin(self, cell, number, total, left): ...
 
     def progress(self, done, total, facts): ...
 
@@ -171,7 +171,7 @@ def test_interrupting_a_run_again_keeps_what_was_measured(finished):
     folder, first, _ = finished
 
     class Impatient(Notes):
-        def begin(self, cell, number, total, seconds_left):
+        def begin(self, cell, number, total, left):
             if number == 3:
                 raise KeyboardInterrupt
 
@@ -183,6 +183,21 @@ def test_interrupting_a_run_again_keeps_what_was_measured(finished):
     run.recall(plan(study))
     assert numbers(run.rows) == numbers(first.rows)
     assert len(run.rows) == len(first.rows)
+
+
+def test_what_was_never_timed_makes_the_estimate_a_least(tmp_path):
+    class Listener(Notes):
+        def begin(self, cell, number, total, left):
+            estimates.append((cell, left))
+
+    estimates = []
+    (tmp_path / "study.yaml").write_text(STUDY.replace("limit: 200", "limit: 60").replace("epochs: 2", "epochs: 1"))
+    study = load_study(tmp_path / "study.yaml")
+    Run(study, Store(tmp_path / "store")).go(Listener(), plan(study))
+    assert estimates[0][1] is None
+    assert estimates[1][1].unseen  # no attack has been timed yet
+    assert not estimates[-1][1].unseen
+    assert estimates[-1][1].seconds > 0
 
 
 def test_command_writes_the_whole_folder(finished, tmp_path, capsys):

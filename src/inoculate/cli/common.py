@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -37,11 +38,10 @@ def pick_device(name: str) -> str:
 
 def writable(folder: Path) -> Path:
     """`folder`, made if need be; raises `InputError` now if nothing can be written there."""
-    probe = folder / ".inoculate-write-test"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"\0" * 4096)
-        probe.unlink()
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".inoculate-") as probe:  # a name no other process has
+            probe.write(b"\0" * 4096)
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error.strerror}): give another folder with --out") from error
     return folder

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,10 +25,17 @@ if TYPE_CHECKING:
     from inoculate.study.make import Data
 
 
+class Left(NamedTuple):
+    """The time that a run still takes; `unseen` where kinds of work are to come that it knows nothing of: at least."""
+
+    seconds: float
+    unseen: bool
+
+
 class Watcher(Protocol):
     """Who looks on while a study runs."""
 
-    def begin(self, cell: Cell, number: int, total: int, seconds_left: float | None) -> None: ...
+    def begin(self, cell: Cell, number: int, total: int, left: Left | None) -> None: ...
     def progress(self, done: int, total: int, facts: Mapping[str, float]) -> None: ...
     def end(self, cell: Cell, seconds: float, made: bool, run: Run) -> None: ...
 
@@ -63,7 +70,7 @@ class Run:
         for number, cell in enumerate(cells):
             if self.specs.repeats(cell):
                 continue
-            watcher.begin(cell, number + 1, len(cells), estimate.seconds_left(number))
+            watcher.begin(cell, number + 1, len(cells), estimate.left(number))
             began = time.perf_counter()
             made, facts = self._do(cell, watcher)
             seconds = time.perf_counter() - began
@@ -210,11 +217,12 @@ class _Estimate:
             cell = self.cells[number]
             self.seen[cell.kind, cell.model, cell.attack, cell.reading] = seconds
 
-    def seconds_left(self, number: int) -> float | None:
-        """None until something has been timed; low at first, when kinds of work not seen yet count as nothing."""
-        return sum(map(self._guess, self.cells[number:])) if self.seen else None
+    def left(self, number: int) -> Left | None:
+        """None until something has been timed."""
+        guesses = [self._guess(cell) for cell in self.cells[number:]]
+        return Left(sum(each or 0 for each in guesses), None in guesses) if self.seen else None
 
-    def _guess(self, cell: Cell) -> float:
+    def _guess(self, cell: Cell) -> float | None:
         exact = self.seen.get((cell.kind, cell.model, cell.attack, cell.reading))
         alike = [seconds for kind, seconds in self.seen.items() if kind[0] == cell.kind and kind[2] == cell.attack]
-        return exact if exact is not None else sum(alike) / max(1, len(alike))
+        return exact if exact is not None else sum(alike) / len(alike) if alike else None
