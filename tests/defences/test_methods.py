@@ -103,6 +103,23 @@ def test_fast_projects_its_long_step(batch):
     assert ((x_adv - x).abs() < EPS - 1e-3).any(), "the random start is seen"
 
 
+@pytest.mark.parametrize("awp", [0.0, 0.05])
+def test_fast_comes_first_and_pgd_with_perturbed_weights_after(batch, awp):
+    for share, name, options in (
+        (0.0, "fast", {}),
+        (0.399, "fast", {}),
+        (0.4, "pgd_at", {"steps": 3, "step": 0.5, "awp": awp}),
+        (1.0, "pgd_at", {"steps": 3, "step": 0.5, "awp": awp}),
+    ):
+        plain, _ = one_update(name, batch, share=share, warmup=0.2, **options)
+        staged, _ = one_update(
+            "fast_then_pgd", batch, share=share, warmup=0.2, head_start=0.4, steps=3, step=0.5, awp=awp
+        )
+        same(staged, plain, tolerance=0)
+    choice = method_named("fast_then_pgd", head_start=0.4, steps=3, awp=awp)
+    assert choice.passes == pytest.approx(0.4 * 2 + 0.6 * (4 + (awp > 0)))
+
+
 def test_trades_update(batch):
     (x, y), plain = batch, network()
     with torch.no_grad():
@@ -287,6 +304,7 @@ def test_every_method_stays_in_the_ball_and_leaves_no_trace(name, norm, batch):
         ("trades", {"beta": -1}, "above 0"),
         ("pgd_at", {"steps": 0}, "at least 1"),
         ("pgd_at", {"awp": 1.5}, "below 1"),
+        ("fast_then_pgd", {"head_start": 2}, "from 0 to 1"),
         ("mart", {"smoothing": 0.1}, "no plain cross-entropy"),
         ("free", {"replays": 2.5}, "whole number"),
     ],

@@ -5,7 +5,18 @@ CONTROLS = ("noise", "duplicates")
 WITH_COPIES = ("transferred", *CONTROLS)
 
 # Training methods (`registry.py`), each an arm on the clean training part, and what some need beside the network.
-METHOD_ARMS = ("pgd_at", "fast", "free", "trades", "mart", "ensemble", "ard", "rslad", "live_surrogate")
+METHOD_ARMS = (
+    "pgd_at",
+    "fast",
+    "fast_then_pgd",
+    "free",
+    "trades",
+    "mart",
+    "ensemble",
+    "ard",
+    "rslad",
+    "live_surrogate",
+)
 NEEDS_TEACHER = ("ard", "rslad")
 NEEDS_SURROGATES = ("ensemble",)
 NEEDS_NETWORK = ("live_surrogate",)

@@ -42,7 +42,7 @@ def check_method(**options: object) -> None:
             raise InputError(f"{name} {value!r} makes no training: give a whole number of at least 1")
         if name in ("step", "beta", "temperature") and not (number and 0 < float(value) < float("inf")):  # type: ignore[arg-type]
             raise InputError(f"{name} {value!r} is not usable: give a number above 0")
-        if name in ("warmup", "alpha") and not (number and 0 <= float(value) <= 1):  # type: ignore[arg-type]
+        if name in ("warmup", "alpha", "head_start") and not (number and 0 <= float(value) <= 1):  # type: ignore[arg-type]
             raise InputError(f"{name} {value!r} is not a share: give a number from 0 to 1")
         if name in ("awp", "smoothing", "average") and not (number and 0 <= float(value) < 1):  # type: ignore[arg-type]
             raise InputError(f"{name} {value!r} is out of range: give a number from 0 to below 1")

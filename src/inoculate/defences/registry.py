@@ -15,12 +15,14 @@ from inoculate.defences.free import Free, FreeTraining
 from inoculate.defences.live import LiveSurrogate, LiveTraining
 from inoculate.defences.methods import Method
 from inoculate.defences.options import Extras
+from inoculate.defences.staged import FastThenPGD, StagedTraining
 from inoculate.errors import InputError, suggest
 from inoculate.threat import Threat
 
 METHODS: dict[str, Any] = {
     "pgd_at": PGDAT(),
     "fast": Fast(),
+    "fast_then_pgd": FastThenPGD(),
     "free": Free(),
     "trades": TRADES(),
     "mart": MART(),
@@ -72,6 +74,8 @@ class Choice:
             return FreeTraining(self.defence, threat, self.extras)
         if isinstance(self.defence, LiveSurrogate):
             return LiveTraining(self.defence, threat, helpers[0], self.extras)
+        if isinstance(self.defence, FastThenPGD):
+            return StagedTraining(self.defence, threat, self.extras)
         return Hardening(self.defence, threat, helpers, self.extras)
 
 
