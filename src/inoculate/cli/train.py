@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from inoculate.cli.common import Data, DataRoot, Device, ImageSize, Limit, Norm, Seed, pick_device, writable
+from inoculate.defences.arms import METHOD_ARMS
 from inoculate.errors import InputError
 from inoculate.spec import fingerprint
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from inoculate.data.split import Split
     from inoculate.tracking import Tracker
 
-METHODS = "standard, pgd_at, fast, free, trades, mart, ensemble, ard, rslad or live_surrogate."
-Method = Annotated[str, typer.Option(help=METHODS)]
+Method = Annotated[str, typer.Option(help=f"standard, {', '.join(METHOD_ARMS[:-1])} or {METHOD_ARMS[-1]}.")]
 Eps = Annotated[str, typer.Option(help="What an adversarial method trains against, in units of [0, 1]: 8/255.")]
 Options = Annotated[
     list[str] | None,
