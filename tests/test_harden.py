@@ -12,8 +12,9 @@ from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.registry import ATTACKS
 from inoculate.cli import _guarded, app
 from inoculate.data.sources import load_data
-from inoculate.defences.budget import choose
+from inoculate.defences.budget import choose, ladder_for
 from inoculate.models.checkpoint import load_model
+from inoculate.threat import Threat
 
 SMALL = ["--model", "small_cnn", "--data", "digits", "--image-size", "12", "--limit", "160"]
 QUICK = ["harden", *SMALL, "--eps", "0.1", "--epochs", "2", "--batch-size", "40", "--test-images", "16"]
@@ -94,12 +95,21 @@ def test_a_budget_chooses_a_method_and_says_why(tmp_path, capsys):
 
 
 def test_the_more_time_the_stronger_the_method():
-    chosen = [choose(seconds, per_pass=0.01, epoch=100) for seconds in (1, 20, 40, 200, 2000)]
+    ladder = ladder_for(Threat("linf", 0.3))
+    chosen = [choose(seconds, 0.01, 100, ladder) for seconds in (1, 20, 40, 200, 2000)]
     assert [s.choice.name for s in chosen] == ["fast", "pgd_at", "pgd_at", "pgd_at", "trades"]
     steps = [s.choice.defence.steps for s in chosen[1:]]
     assert steps == sorted(steps)
     for schedule, seconds in zip(chosen, (1, 20, 40, 200, 2000), strict=True):
         assert 0.6 * seconds < schedule.updates * schedule.choice.passes * 0.01 <= seconds
+
+
+def test_small_changes_of_a_pixel_have_a_ladder_of_their_own():
+    ladder = ladder_for(Threat("linf", 8 / 255))
+    chosen = [choose(seconds, 0.01, 100, ladder) for seconds in (1, 20, 200, 2000)]
+    assert [s.choice.name for s in chosen] == ["fast", "fast_then_pgd", "fast_then_pgd", "trades"]
+    assert chosen[1].choice.extras.awp > 0
+    assert [c.name for c, _ in ladder_for(Threat("l2", 8 / 255))] == [c.name for c, _ in ladder_for(Threat("l2", 1))]
 
 
 def test_a_stopped_hardening_goes_on_with_the_same_result(hardened, tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ class Screen:
 
     def begin(self, cell: Cell, number: int, total: int, left: Left | None) -> None:
         about = "at least" if left and left.unseen else "about"
-        said = "" if left is None else f", {about} {duration(left.seconds)} left"
+        said = "" if not (left and left.seconds) else f", {about} {duration(left.seconds)} left"
         self.bar = Bar(self.console, f"[{number}/{total}{said}] {cell.title}").__enter__()
 
     def progress(self, done: int, total: int, facts: Mapping[str, float]) -> None:

@@ -87,7 +87,7 @@ def schedule_for(
 ) -> Schedule:  # fmt: skip
     """Method and number of updates: as told, or what the time buys by a timing that a resumed run finds again."""
     from inoculate.cli.evaluate import parse_duration
-    from inoculate.defences.budget import EXTRAS, Schedule, choose, seconds_per_pass
+    from inoculate.defences.budget import EXTRAS, Schedule, choose, ladder_for, seconds_per_pass
     from inoculate.defences.registry import method_named
     from inoculate.store import read_json, write_json
 
@@ -99,9 +99,7 @@ def schedule_for(
     if not file.is_file():
         write_json(file, {"seconds": seconds_per_pass(network, bench.samples, bench.threat, batch_size, lr)})
     per_pass = float(read_json(file)["seconds"])
-    if chosen is None:
-        return choose(seconds, per_pass, epoch)
-    return choose(seconds, per_pass, epoch, ladder=((chosen, 0.0),))
+    return choose(seconds, per_pass, epoch, ladder_for(bench.threat) if chosen is None else [(chosen, 0.0)])
 
 
 def recipe_for(schedule: Schedule, images: int, batch_size: int, lr: float, augment: str) -> Recipe:

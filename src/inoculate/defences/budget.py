@@ -19,13 +19,20 @@ from inoculate.modes import device_of
 from inoculate.threat import Threat
 
 EXTRAS: dict[str, Any] = {"warmup": 0.3, "average": 0.998}
+Ladder = tuple[tuple[str, dict[str, Any], float], ...]
 # From the strongest: a method, its options, and the passes over the training images below which something cheaper that
 # sees them more often serves better. The figures behind it are in docs/defences.md.
-LADDER: tuple[tuple[str, dict[str, Any], float], ...] = (
+LADDER: Ladder = (
     ("trades", {"beta": 6.0, "steps": 10, "step": 0.25}, 20),
     ("pgd_at", {"steps": 10, "step": 0.25}, 10),
     ("pgd_at", {"steps": 5, "step": 0.35}, 5),
     ("pgd_at", {"steps": 2, "step": 0.7}, 2),
+    ("fast", {}, 0),
+)
+SMALL = 8 / 255  # L∞: beyond, training on a single step is known to collapse (Andriushchenko and Flammarion 2020)
+SMALL_LADDER: Ladder = (
+    ("trades", {"beta": 6.0, "steps": 10, "step": 0.25}, 30),
+    ("fast_then_pgd", {"awp": 0.005}, 5),
     ("fast", {}, 0),
 )
 SPARE = 0.85  # of the time goes into updates: the rest is for validation, and for a machine that slows down
@@ -58,16 +65,20 @@ def seconds_per_pass(model: nn.Module, data: TrainingSet, threat: Threat, batch_
     return sorted(seconds[1:])[TRIALS // 2] / PGDAT(steps=3).passes
 
 
-def choose(
-    seconds: float, per_pass: float, epoch: int, ladder: Sequence[tuple[Choice, float]] | None = None
-) -> Schedule:
-    """The strongest method of the ladder that `seconds` buy enough of; `epoch` is the number of batches in a pass.
+def ladder_for(threat: Threat) -> list[tuple[Choice, float]]:
+    """Methods from the strongest, each with the fewest epochs that make it worth while."""
+    small = threat.norm == "linf" and threat.eps <= SMALL
+    rungs = SMALL_LADDER if small else LADDER
+    return [(method_named(name, **options, **EXTRAS), least) for name, options, least in rungs]
 
-    `per_pass` are the seconds of one forward-backward pass over a batch. `ladder` holds methods from the strongest,
-    each with the fewest epochs that make it worth while.
+
+def choose(seconds: float, per_pass: float, epoch: int, ladder: Sequence[tuple[Choice, float]]) -> Schedule:
+    """The first method of a ladder (`ladder_for`) that `seconds` buy enough of.
+
+    `per_pass` are the seconds of one forward-backward pass over a batch, `epoch` the number of batches in a pass over
+    the images.
     """
-    steps = ladder or [(method_named(name, **options, **EXTRAS), least) for name, options, least in LADDER]
-    for choice, least in steps:
+    for choice, least in ladder:
         updates = max(1, int(SPARE * seconds / (per_pass * choice.passes)))
         if updates / epoch >= least:
             break
