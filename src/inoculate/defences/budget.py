@@ -32,7 +32,7 @@ LADDER: Ladder = (
 SMALL = 8 / 255  # L∞: beyond, training on a single step is known to collapse (Andriushchenko and Flammarion 2020)
 SMALL_LADDER: Ladder = (
     ("trades", {"beta": 6.0, "steps": 10, "step": 0.25}, 30),
-    ("fast_then_pgd", {"awp": 0.005}, 5),
+    ("fast_then_pgd", {"awp": 0.005}, 20),
     ("fast", {}, 0),
 )
 SPARE = 0.85  # of the time goes into updates: the rest is for validation, and for a machine that slows down
