@@ -51,7 +51,7 @@ class Bar:
             left = self.bars.tasks[0].time_remaining
             parts = [f"{self.title}: {done}/{total}", _facts(facts), "" if left is None else f"{duration(left)} to go"]
             text = " ".join(part for part in parts if part)
-            self.console.print(text, markup=False, highlight=False)
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Steps:
