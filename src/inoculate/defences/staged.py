@@ -16,8 +16,8 @@ from inoculate.threat import Threat
 class FastThenPGD:
     """`fast` for the share `head_start` of the training, then `pgd_at`; weights are perturbed from then on only.
 
-    Attacks that grow stronger as the training goes on are the idea of curriculum adversarial training (Cai et al. 2018,
-    section 3); the code of Wu et al. 2020 too leaves weights alone in the first epochs.
+    Attacks that grow stronger as training goes on are the idea of curriculum adversarial training (Cai et al. 2018);
+    the code of Wu et al. 2020 too leaves weights alone in the first epochs.
     """
 
     head_start: float = 0.6
