@@ -1,0 +1,91 @@
+"""As strong as the reference? A trained folder under our attacks and under pyautoattack's, on the same test images.
+
+`python -m benchmarks.strength --model FOLDER --data mnist --norm linf --eps 0.3 [--images 1000] [--seeds 3]
+[--members apgd_ce,apgd_t,fab_t,square] [--whole]`. FAB-T starts from the image itself and draws no random numbers: it is
+run once. `--whole` also runs the port's whole AutoAttack. The first seed is run on every image. The following ones leave
+out what nothing had broken by then, neither of both sides nor our `autoattack`, and count it as standing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.common import machine
+from inoculate import Split, Threat, evaluate, load_data
+from inoculate.attacks.craft import to_float
+from inoculate.attacks.registry import attack_named
+from inoculate.models.checkpoint import load_model
+from inoculate.threat import parse_eps
+from inoculate.verdict import Verdict
+
+MEMBERS = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
+BATCH = 250
+
+
+def ours(model: nn.Module, split: Split, threat: Threat, attack: str, seed: int) -> Tensor:
+    """Which images (N, bool) stand under our attack."""
+    records: dict[str, Verdict] = {}
+    rows = evaluate(model, split, {attack: attack_named(attack)}, [threat], BATCH, seed, records=records)
+    return records[rows[1].key].right
+
+
+def port(model: nn.Module, split: Split, threat: Threat, attack: str, seed: int) -> Tensor:
+    """Which images (N, bool) stand under the port's member of this name, or under all of them."""
+    import pyautoattack
+
+    norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
+    whole = pyautoattack.AutoAttack(model, norm=norm, eps=threat.eps, seed=seed, version="standard")
+    others = len(split.classes) - 1
+    whole.apgd_targeted.n_target_classes = whole.fab.n_target_classes = min(9, others)
+    if attack in MEMBERS:
+        whole.attacks_to_run = [MEMBERS[attack]]
+    elif others < 3:
+        whole.attacks_to_run = ["apgd-ce", "fab-t", "square"]  # the targeted loss needs four classes
+    x, y = to_float(split.images), split.labels
+    x_adv, _ = whole.run_standard_evaluation(x, y, batch_size=BATCH)
+    with torch.no_grad():
+        return torch.cat([model(part).argmax(1) for part in x_adv.split(BATCH)]) == y
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--data-root")
+    parser.add_argument("--norm", default="linf", choices=("linf", "l2"))
+    parser.add_argument("--eps", required=True, type=parse_eps)
+    parser.add_argument("--images", default=1000, type=int)
+    parser.add_argument("--seeds", default=3, type=int)
+    parser.add_argument("--members", default=",".join(MEMBERS))
+    parser.add_argument("--whole", action="store_true")
+    chosen = parser.parse_args()
+    model, spec = load_model(chosen.model)
+    model.requires_grad_(False)
+    size = {"image_size": spec.image_size, "channels": spec.channels}
+    split = load_data(chosen.data, "test", data_root=chosen.data_root, **size).limit(chosen.images, seed=0)
+    threat = Threat(chosen.norm, chosen.eps)
+    print(f"{chosen.model}, {chosen.data}, {threat}, {len(split)} test images; {machine()}", flush=True)
+    autoattack = "autoattack" if len(split.classes) > 3 else "autoattack_binary"
+    runs: list[tuple[str, int]] = [(autoattack, 0)]
+    runs += [(m, seed) for seed in range(chosen.seeds) for m in chosen.members.split(",") if seed == 0 or m != "fab_t"]
+    unbroken = torch.ones(len(split), dtype=torch.bool)  # by anything in the first seed; the others do not change it
+    for name, seed in runs:
+        rows = (~unbroken).nonzero().squeeze(1) if seed else torch.arange(len(split))
+        part, said = split.subset(rows), []
+        for side in (ours, port) if name in MEMBERS or chosen.whole else (ours,):
+            began = time.perf_counter()
+            stands = unbroken.clone() if seed else torch.zeros(len(split), dtype=torch.bool)
+            stands[rows] = side(model, part, threat, name, seed)
+            unbroken &= stands
+            seconds = time.perf_counter() - began
+            said.append(f"{side.__name__} {100 * float(stands.float().mean()):5.1f} % in {seconds:5.0f} s")
+        print(f"  {name:18} seed {seed}, {len(part):4} images tried   {'   '.join(said)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
