@@ -10,8 +10,8 @@ from inoculate.explained import Explained
 from inoculate.report.rows import read_rows
 from inoculate.store import Store
 from inoculate.study.load import load_study
-from inoculate.study.plan import plan
-from inoculate.study.run import Run
+from inoculate.study.plan import Cell, plan
+from inoculate.study.run import Run, _Estimate
 
 STUDY = """\
 name: tiny
@@ -198,6 +198,15 @@ def test_what_was_never_timed_makes_the_estimate_a_least(tmp_path):
     assert estimates[1][1].unseen  # no attack has been timed yet
     assert not estimates[-1][1].unseen
     assert estimates[-1][1].seconds > 0
+
+
+def test_a_standard_network_says_nothing_of_how_long_the_other_arms_take():
+    first, second, third = (Cell("fit", "digits", 0, "resnet18", arm) for arm in ("standard", "fast", "trades"))
+    estimate = _Estimate([first, second, third])
+    estimate.add(0, 10.0, made=True)
+    assert estimate.left(1) == (0, True)
+    estimate.add(1, 100.0, made=True)
+    assert estimate.left(2) == (100.0, False)
 
 
 def test_command_writes_the_whole_folder(finished, tmp_path, capsys):

@@ -205,17 +205,20 @@ class Run:
 
 
 class _Estimate:
-    """Time left, from what cells like those still to come have taken in this run."""
+    """Time left, from what cells like those still to come have taken in this run.
+
+    What a standard network took says nothing of the other arms: they may be trained for longer, and stand for longer.
+    """
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self.cells = cells
-        self.seen: dict[tuple[str, ...], float] = {}
+        self.seen: dict[tuple[str, str, bool], dict[tuple[str, str], float]] = {}
 
     def add(self, number: int, seconds: float, made: bool) -> None:
         """Take note of how long a cell took."""
         if made:
             cell = self.cells[number]
-            self.seen[cell.kind, cell.model, cell.attack, cell.reading] = seconds
+            self.seen.setdefault(_kind(cell), {})[cell.model, cell.reading] = seconds
 
     def left(self, number: int) -> Left | None:
         """None until something has been timed."""
@@ -223,6 +226,10 @@ class _Estimate:
         return Left(sum(each or 0 for each in guesses), None in guesses) if self.seen else None
 
     def _guess(self, cell: Cell) -> float | None:
-        exact = self.seen.get((cell.kind, cell.model, cell.attack, cell.reading))
-        alike = [seconds for kind, seconds in self.seen.items() if kind[0] == cell.kind and kind[2] == cell.attack]
-        return exact if exact is not None else sum(alike) / len(alike) if alike else None
+        alike = self.seen.get(_kind(cell), {})
+        exact = alike.get((cell.model, cell.reading))
+        return exact if exact is not None else sum(alike.values()) / len(alike) if alike else None
+
+
+def _kind(cell: Cell) -> tuple[str, str, bool]:
+    return cell.kind, cell.attack, cell.arm == "standard"
