@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import pytest
@@ -11,9 +12,10 @@ import inoculate.models.fast as fast_module
 from digits_samples import every_digit, trained_digits
 from inoculate.attacks.craft import craft, to_float
 from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
+from inoculate.attacks.square import Square
 from inoculate.data.split import Split
 from inoculate.errors import InputError
-from inoculate.evaluation import evaluate
+from inoculate.evaluation import evaluate, minimal_eps
 from inoculate.judging import judge_clean, judge_replay
 from inoculate.stats import wilson
 from inoculate.threat import Threat, project
@@ -233,3 +235,57 @@ def test_threats_that_differ_in_range_alone_are_all_measured(digits: tuple[nn.Mo
     alone = [evaluate(model, split, threats=[threat])[1].correct for threat in threats]
     assert both == alone
     assert both[1] < both[0]  # beyond black and white there is more to attack with
+
+
+def test_the_seed_decides_the_numbers_of_a_random_model(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+
+    class Dropping(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = model(F.dropout(x, 0.5))
+            return logits
+
+    part, found = split.subset(range(100)), []
+    for start in (1, 2):
+        torch.manual_seed(start)
+        before = torch.get_rng_state()
+        found.append([row.correct for row in evaluate(Dropping(), part, {"pgd": PGD(steps=3)}, THREATS)])
+        assert torch.equal(before, torch.get_rng_state())
+    assert found[0] == found[1]
+    assert len(set(found[0])) > 1
+
+
+def test_an_attack_that_does_not_fit_says_so_before_another_has_worked(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+    told: list[str] = []
+    with pytest.raises(InputError, match="made for linf and l2"):
+        evaluate(
+            model, split, {"pgd": PGD(), "square": Square()}, [Threat("l1", 2.0)],
+            progress=lambda what, done, total: told.append(what),
+        )  # fmt: skip
+    assert set(told) == {"clean"}
+
+
+def test_minimal_eps_wants_an_attack_that_looks_for_the_nearest_image(digits: tuple[nn.Module, Split]) -> None:
+    with pytest.raises(InputError, match="does not look for the nearest"):
+        minimal_eps(*digits, attack=PGD())  # type: ignore[arg-type]
+
+
+def test_a_copy_does_not_judge(digits: tuple[nn.Module, Split]) -> None:
+    """Neither does a model in double precision need other images."""
+    model, split = digits
+    part = split.subset(range(100))
+    rows = [evaluate(m, part, {"pgd": PGD()}, THREATS) for m in (model, fast_module.fast(model))]
+    assert [r.correct for r in rows[0]] == [r.correct for r in rows[1]]
+    double = copy.deepcopy(model).double()
+    assert evaluate(double, part, {"pgd": PGD()}, THREATS)[0].correct == rows[0][0].correct
+
+
+@pytest.mark.parametrize("error", [IndexError("no such channel"), AttributeError("no such name"), KeyError("logits")])
+def test_whatever_a_models_code_raises_is_one_line(digits: tuple[nn.Module, Split], error: Exception) -> None:
+    class Failing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise error
+
+    with pytest.raises(InputError, match="does not take 1×8×8 images"):
+        evaluate(Failing(), digits[1])

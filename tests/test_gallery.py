@@ -102,9 +102,13 @@ def test_saved_images_are_read_back_and_counted(digits: tuple[nn.Module, Split],
     assert key == ("pgd", 0.1)
     fell = verdicts[rows[0].key].right & ~verdicts[rows[1].key].right
     assert written == int(fell.sum()) > 10
-    assert 0.8 * written <= still <= written
     files = sorted((tmp_path / "pgd" / "linf-0.1").glob("*.png"))
     assert [int(f.name[:6]) for f in files] == fell.nonzero().squeeze(1).tolist()
+    read = torch.stack([torch.from_numpy(np.asarray(Image.open(f)).copy())[None] for f in files])
+    with torch.no_grad():
+        wrong = model(read.float() / 255).argmax(dim=1) != split.labels[fell]
+    assert still == int(wrong.sum())
+    assert 0.5 * written < still <= written  # some stood just behind the boundary, and rounding took them back
     for path in files[:10]:
         row = int(path.name[:6])
         label, predicted = path.stem[7:].split("-as-")

@@ -11,8 +11,11 @@ from PIL import Image
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.registry import ATTACKS
 from inoculate.cli import _guarded, app
+from inoculate.cli.hardening import Bench, policy_for, recipe_for
 from inoculate.data.sources import load_data
+from inoculate.data.split import Split
 from inoculate.defences.budget import choose, ladder_for
+from inoculate.errors import InputError
 from inoculate.models.checkpoint import load_model
 from inoculate.threat import Threat
 
@@ -186,3 +189,89 @@ def test_train_by_a_method(tmp_path, capsys):
     assert call("train", *more, "--method", "ensemble", "--surrogate", tmp_path / "a") == 0
     assert "random weights" in refused(capsys, "train", *more, "--method", "ensemble", "--surrogate", "resnet18")
     assert "no options" in refused(capsys, "train", *more, "--option", "steps=1")
+
+
+FACTORY = """
+import torch
+from torch import nn
+from neighbour import WIDTH
+
+class Viewing(nn.Module):
+    def __init__(self, channels=1):
+        super().__init__()
+        self.conv, self.spare = nn.Conv2d(channels, 8, 3, padding=1), nn.Linear(3, 3)
+        self.twice = nn.ModuleList([self.conv])
+        self.out = nn.Linear(8 * WIDTH * WIDTH, 10)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.conv(x)).view(len(x), -1))
+
+class Five(Viewing):
+    def forward(self, x):
+        return super().forward(x)[:, :5]
+
+class Stiff(Viewing):
+    def __init__(self):
+        super().__init__()
+        self.requires_grad_(False)
+
+class Three(Viewing):
+    def __init__(self):
+        super().__init__(3)
+"""
+
+
+@pytest.fixture
+def factories(tmp_path):
+    (tmp_path / "neighbour.py").write_text("WIDTH = 12")
+    (tmp_path / "nets.py").write_text(FACTORY)
+    return tmp_path / "nets.py"
+
+
+def test_a_network_that_views_its_maps_and_has_spare_and_shared_weights(factories, tmp_path):
+    """It has never been trained, so it gets the whole learning rate and something to be compared with."""
+    start = [*QUICK[:1], "--model", f"{factories}:Viewing", *QUICK[3:], "--out", tmp_path / "out"]
+    assert call(*start, "--method", "fast", "--option", "awp=0.005") == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "after 2 epochs of ordinary training" in card
+    assert "learning rate of 0.002" in card
+    evaluate = ["--weights", tmp_path / "out" / "weights.safetensors", *QUICK[3:7], "--attack", "pgd", "--eps", "0.1"]
+    assert call("evaluate", "--model", f"{factories}:Viewing", *evaluate, "--no-trust") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("Five", "one logit per class: B×10"), ("Stiff", "requires a gradient"), ("Three", "does not take 1×12×12")],
+)
+def test_a_network_that_cannot_be_hardened_is_refused_at_once(factories, tmp_path, capsys, name, says):
+    start = [*QUICK[:1], "--model", f"{factories}:{name}", *QUICK[3:], "--out", tmp_path / "out"]
+    assert call(*start) == 2
+    said = capsys.readouterr()
+    assert says in said.err.strip().splitlines()[-1]
+    assert "autoattack" not in said.err
+
+
+def test_a_card_of_somebody_elses_is_not_overwritten(tmp_path, capsys):
+    (tmp_path / "README.md").write_text("mine")
+    assert "README.md" in refused(capsys, *QUICK, "--out", tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_photographs_are_moved_and_mirrored_unless_told_otherwise():
+    digits = load_data("digits", "val", image_size=12)
+    photos = Split.from_tensors(digits.images.expand(-1, 3, -1, -1).contiguous(), digits.labels, name="pets")
+    assert [policy_for("auto", images) for images in (digits, photos)] == ["none", "shifts"]
+    assert policy_for("none", photos) == "none"
+    with pytest.raises(InputError, match="shifts"):
+        policy_for("shift", photos)
+
+
+def test_validation_of_few_images_leaves_the_time_to_the_training():
+    images = load_data("digits", "train", image_size=12)
+    bench = Bench(images, images.limit(150, seed=0), images.limit(20, seed=1), Threat("linf", 8 / 255), 0)
+    schedule = choose(20.0, 0.01, -(-len(images) // 64), ladder_for(bench.threat))
+    recipe = recipe_for(schedule, bench, 64, 0.002, "none", in_time=True)
+    price = recipe.rounds * (10 * 150 + 150 / 3) / 64
+    assert recipe.rounds >= 1
+    assert price <= 0.2 * schedule.updates * schedule.choice.passes
+    assert recipe_for(schedule, bench, 64, 0.002, "none", in_time=False).rounds > recipe.rounds

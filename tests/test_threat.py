@@ -194,3 +194,10 @@ def test_the_way_to_a_plane_is_the_shortest_and_equals_the_ports(norm: str) -> N
     ours, peers = (distance(x + m, x, norm)[reached] for m in (move, theirs))  # type: ignore[arg-type]
     torch.testing.assert_close(ours, peers, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close((normal * move).flatten(1).sum(1)[reached], rise[reached], rtol=1e-3, atol=1e-3)
+
+
+def test_large_images_stay_in_the_l2_ball_to_a_millionth():
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 3, 224, 200, generator=g)
+    inside = project(x + torch.randn(x.shape, generator=g), x, Threat("l2", 1.0, low=-9, high=9))
+    assert (inside.double() - x.double()).flatten(1).norm(dim=1).max() <= 1 + 1e-6

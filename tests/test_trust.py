@@ -8,9 +8,13 @@ from torch import Tensor, nn
 
 from digits_samples import trained_digits
 from inoculate.attacks.autoattack import AutoAttack
-from inoculate.attacks.gradient import FGSM, PGD
+from inoculate.attacks.deepfool import DeepFool
+from inoculate.attacks.fab import FAB
+from inoculate.attacks.fmn import FMN
+from inoculate.attacks.gradient import FGSM, MIFGSM, PGD
 from inoculate.attacks.square import Square
 from inoculate.data.split import Split
+from inoculate.evaluation import evaluate
 from inoculate.threat import Threat
 from inoculate.trust import Check, trust_panel
 
@@ -126,3 +130,35 @@ def test_a_model_that_knows_nothing_is_not_checked(digits: tuple[nn.Module, Spli
     (check,) = trust_panel(wrong, none, {"fgsm": FGSM()}, Threat())
     assert check.passed is None
     assert "none of the images" in check.says
+
+
+class _Rooted(nn.Module):
+    """The same function of the pixels, but the gradient at black ones is not a number."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner((x**2).sqrt())
+        return logits
+
+
+def test_gradients_that_are_no_numbers_alarm_and_do_not_stop_attacks(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+    part = split.subset(range(24))
+    checks = panel(_Rooted(model), part)
+    assert checks["gradients"].passed is False
+    assert "not a number" in checks["gradients"].says
+    for norm, eps in (("linf", 0.15), ("l2", 1.0)):
+        for attack in (MIFGSM(), PGD(), DeepFool(), FMN(), FAB()):
+            threats = [Threat(norm, eps)]  # type: ignore[arg-type]
+            rows = evaluate(_Rooted(model), part, {"a": attack}, threats)
+            assert rows[1].accuracy < rows[0].accuracy - 0.2, (norm, attack)  # black pixels stay as they are
+
+
+def test_an_honest_model_passes_in_every_norm(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+    for threat in (Threat("l2", 0.5), Threat("l1", 2.0)):
+        checks = trust_panel(model, split, {"pgd": PGD()}, threat)
+        assert not [check for check in checks if check.passed is False], threat

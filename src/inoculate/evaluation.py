@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.attack import Attack, MinimumNorm
+from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.gradient import FGSM
 from inoculate.data.split import Split
+from inoculate.errors import InputError
 from inoculate.judging import Keep, Precision, Progress, check_precision, judge_attack, judge_clean
-from inoculate.rng import generator
+from inoculate.models.fast import original
+from inoculate.rng import generator, seeded
 from inoculate.row import Row
 from inoculate.threat import Norm, Threat
 from inoculate.verdict import Outcome, Verdict
@@ -49,6 +52,7 @@ def evaluate(
     batch of adversarial images. Raises `InputError` for images or labels that the model cannot take.
     """
     check_precision(precision)
+    model = original(model)
     attacks = {"fgsm": FGSM()} if attacks is None else attacks
     deadline = None if time_budget is None else time.monotonic() + time_budget
     labels: dict[str, Any] = {"dataset": split.name, "model": name, "arm": arm, "protocol": "white-box", "seed": seed}
@@ -59,16 +63,20 @@ def evaluate(
     def hold(key: str, family: Threat) -> Keep | None:
         return None if keep is None else lambda rows, x_adv, eps: keep(key, rows, x_adv, replace(family, eps=eps))
 
-    clean = judge_clean(model, split, batch_size, tell("clean"))
+    with seeded(seed, "clean"):
+        clean = judge_clean(model, split, batch_size, tell("clean"))
     work = [(key, family, epsilons) for key in attacks for family, epsilons in _families(threats)]
+    if len(attacks) > 1:
+        _try_out(model, split, attacks, threats)
     found: list[list[Verdict]] = [[] for _ in work]
-    for chunk in _chunks(len(split), seed, deadline):
+    for part, chunk in enumerate(_chunks(len(split), seed, deadline)):
         for number, (key, family, epsilons) in enumerate(work):
-            verdicts = judge_attack(
-                model, split, attacks[key], family, epsilons, clean.right & chunk,
-                batch_size=batch_size, seed=seed, precision=precision, progress=tell(key),
-                keep=hold(key, family), deadline=deadline,
-            )  # fmt: skip
+            with seeded(seed, key, part):
+                verdicts = judge_attack(
+                    model, split, attacks[key], family, epsilons, clean.right & chunk,
+                    batch_size=batch_size, seed=seed, precision=precision, progress=tell(key),
+                    keep=hold(key, family), deadline=deadline,
+                )  # fmt: skip
             fresh = [_within(verdict, chunk, clean) for verdict in verdicts]
             before = found[number]
             found[number] = [_merged(*pair) for pair in zip(before, fresh, strict=True)] if before else fresh
@@ -96,7 +104,14 @@ def minimal_eps(
 
     0 for images that are wrong as they are, infinity where nothing was found within `eps`. The share of entries above
     some eps is the accuracy there: `(minimal_eps(...) > eps).float().mean()` is the whole curve from one search.
+    Raises `InputError` for an attack that does not look for the nearest image.
     """
+    if attack is not None and not isinstance(attack, MinimumNorm):
+        raise InputError(
+            f"{type(attack).__name__} uses up its eps and does not look for the nearest image: "
+            "give FAB, DeepFool, FMN or CarliniWagner"
+        )
+    model = original(model)
     clean = judge_clean(model, split, batch_size)
     chosen: Any = FAB() if attack is None else attack
     (verdict,) = judge_attack(
@@ -106,6 +121,23 @@ def minimal_eps(
     assert verdict.outcome is not None
     reached = torch.where(verdict.right, torch.inf, verdict.outcome.distance)
     return torch.where(clean.right, reached, 0.0)
+
+
+def _try_out(model: nn.Module, split: Split, attacks: Mapping[str, Attack], threats: Sequence[Threat]) -> None:
+    """Let every attack loose on one image at eps 0: one that does not fit says so before any has worked."""
+    images = split.subset([0])
+    for attack in attacks.values():
+        for threat, _ in _families(threats):
+            with seeded(0):
+                judge_attack(model, images, shortened(attack), threat, [0.0], torch.ones(1, dtype=torch.bool))
+
+
+def shortened(attack: Attack) -> Attack:
+    """The same attack with few steps: enough to see what it does at eps 0."""
+    if isinstance(attack, AutoAttack):
+        return replace(attack, steps=2, targets=1, queries=2)
+    changes = {name: 2 for name in ("steps", "queries", "search") if hasattr(attack, name)}
+    return replace(attack, **changes) if changes else attack  # type: ignore[type-var]
 
 
 def bounds(verdict: Verdict) -> tuple[float, float]:

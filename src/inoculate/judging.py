@@ -207,6 +207,8 @@ def _judge_all(
                 done += len(rows)
                 if progress:
                     progress(done, len(standing))
+        except torch.cuda.OutOfMemoryError as error:
+            raise InputError(f"no memory for attacking {len(rows)} images at once: lower --batch-size") from error
         except OutOfTimeError:
             known[standing[done:]] = False
             for each in right.values():

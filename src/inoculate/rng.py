@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +26,16 @@ def generator(seed: int, *names: object, device: str | torch.device = "cpu") -> 
     import torch
 
     return torch.Generator(device).manual_seed(seed_for(seed, *names))
+
+
+@contextmanager
+def seeded(seed: int, *names: object) -> Iterator[None]:
+    """Inside, the global state, from which layers such as dropout draw, is seeded; it is put back after."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_for(seed, *names))
+        yield
 
 
 def drawn_seed(generator: torch.Generator | None, below: int = 2**62) -> int:

@@ -61,12 +61,17 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat, radius: Tensor | None = No
     The second step never leaves the ball, because `x` itself lies in the range. `radius` (B) gives each image an eps of
     its own.
     """
+    import torch
+
     eps = threat.eps if radius is None else per_sample(radius, x)
     if threat.norm == "linf":
         inside = x_adv.clamp(x - eps, x + eps)
     elif threat.norm == "l2":
         delta = x_adv - x
-        inside = x + delta * (eps / per_sample(delta.flatten(1).norm(dim=1), x).clamp_min(1e-12)).clamp_max(1)
+        # summed in fp32, large images leave the ball; Apple's GPUs have nothing finer
+        finest = torch.float32 if x.device.type == "mps" else torch.float64
+        length = per_sample(delta.flatten(1).norm(dim=1, dtype=finest), x)
+        inside = x + delta * (eps / length.clamp_min(1e-12)).clamp_max(1).to(x.dtype)
     else:
         inside = x + _onto_l1_ball((x_adv - x).flatten(1), threat.eps if radius is None else radius[:, None]).view_as(x)
     return inside.clamp(threat.low, threat.high)

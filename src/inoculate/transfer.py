@@ -18,7 +18,7 @@ from inoculate.attacks.sweep import sweep
 from inoculate.data.split import Split
 from inoculate.errors import InputError
 from inoculate.judging import Precision, Progress, check_precision, judge_clean
-from inoculate.models.fast import fast
+from inoculate.models.fast import fast, original
 from inoculate.models.smallmaps import borrowed
 from inoculate.rng import generator
 from inoculate.row import Row
@@ -57,6 +57,7 @@ def transfer_matrix(
     if not models:
         raise InputError("no models to compare: give at least one")
     check_precision(precision)
+    models = {name: original(model) for name, model in models.items()}
     name = name or next((key for key, known in ATTACKS.items() if known == attack), type(attack).__name__.lower())
     labels: dict[str, Any] = {"dataset": split.name, "arm": arm, "norm": threat.norm, "seed": seed}
     clean = {target: judge_clean(model, split, batch_size) for target, model in models.items()}

@@ -14,7 +14,7 @@ from inoculate.attacks.losses import margin
 from inoculate.data.split import Split
 from inoculate.errors import InputError, gist
 from inoculate.models.fast import layout_for
-from inoculate.modes import device_of
+from inoculate.modes import OutOfTimeError, device_of, dtype_for
 from inoculate.row import Row
 from inoculate.threat import Threat, distance
 
@@ -62,11 +62,11 @@ class Verdict:
 
 def loader(model: nn.Module, split: Split) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """From row numbers to float images and labels, where the model is and in the layout that it takes fastest."""
-    device = device_of(model)
-    layout = layout_for(model, to_float(split.images[:1].to(device)))
+    device, dtype = device_of(model), dtype_for(model)
+    layout = layout_for(model, to_float(split.images[:1].to(device)).to(dtype))
 
     def load(rows: Tensor) -> tuple[Tensor, Tensor]:
-        x = to_float(split.images[rows].to(device)).contiguous(memory_format=layout)
+        x = to_float(split.images[rows].to(device)).to(dtype).contiguous(memory_format=layout)
         return x, split.labels[rows].to(device)
 
     return load
@@ -82,11 +82,11 @@ def judge_batch(
     try:
         with torch.no_grad():
             logits = model(x)
-    except InputError:
+    except (InputError, OutOfTimeError):
         raise
     except torch.cuda.OutOfMemoryError as error:
         raise InputError(f"no memory for {len(x)} images at once: lower --batch-size") from error
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except Exception as error:  # whatever the user's code raises
         raise InputError(
             f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({gist(error)}): "
             "load the data at the model's image size and channels"

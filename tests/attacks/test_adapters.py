@@ -338,3 +338,11 @@ def test_our_attacks_among_torchattacks() -> None:
     broken = (model(x_adv).argmax(1) != y).sum()
     assert broken >= (model(ours(x, y)).argmax(1) != y).sum()
     assert distance(x_adv, x, "linf").max() <= 0.03 + 1e-6
+
+
+def test_a_fast_copy_stands_in_for_nothing_here() -> None:
+    """These attacks stop at the boundary: at that of a copy in bf16 the model itself would still be right."""
+    model, (x, y) = small_net(), images()
+    attack, threat = adapted("foolbox:LinfDeepFoolAttack"), Threat("linf", 0.3)
+    found = [attack(each, x, y, threat, generator=seeded(1)) for each in (model, fast(model))]
+    assert torch.equal(*found)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from inoculate.attacks.attack import Attack, carry_out
 from inoculate.errors import InputError
+from inoculate.models.fast import original
 from inoculate.modes import device_of
 from inoculate.rng import drawn_seed
 from inoculate.threat import Norm, Threat, project
@@ -58,6 +59,9 @@ class Foreign:
     own attacks', they depend on its size and order. ART's BoundaryAttack and HopSkipJump seed themselves: no two runs
     agree.
 
+    It is the model itself that the library sees, where a `fast` copy is given: many of these attacks stop at the very
+    boundary, and that of a copy lies elsewhere.
+
     Raises `InputError` if the library is not installed, for unknown names and options, for a norm that the attack is
     not made for, and for whatever else the library refuses.
     """
@@ -77,7 +81,7 @@ class Foreign:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        seed = drawn_seed(generator, 2**31)
+        model, seed = original(model), drawn_seed(generator, 2**31)
         make = self._fitting(threat.norm)
         span = threat.high - threat.low
 
@@ -128,7 +132,7 @@ class Foreign:
             else:
                 attack = make(to_art(unit, Threat(), tuple(x.shape[1:]), classes), **values)
                 found = torch.from_numpy(attack.generate(x.cpu().numpy(), y=y.cpu().numpy()))
-        except (TypeError, ValueError, AssertionError, NotImplementedError, ImportError) as error:
+        except (TypeError, ValueError, AssertionError, AttributeError, NotImplementedError, ImportError) as error:
             raise InputError(f"{self.library}:{self.name} refuses: {_line(error)}") from error
         return torch.as_tensor(found)
 

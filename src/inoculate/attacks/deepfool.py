@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.attack import check_options, wrong_classes
-from inoculate.attacks.losses import check_differentiable, in_full
+from inoculate.attacks.losses import check_differentiable, finite, in_full
 from inoculate.attacks.minimum import anywhere, check_positive, misclassified, search_right, within
 from inoculate.errors import InputError
 from inoculate.threat import Threat, distance, per_sample, to_plane
@@ -83,6 +83,7 @@ def _to_nearest_boundary(model: nn.Module, x: Tensor, y: Tensor, rivals: Tensor,
     best, shortest = torch.zeros_like(x), torch.full_like(leads[:, 0], torch.inf)
     for lead in leads.unbind(dim=1):
         (gradient,) = torch.autograd.grad(lead.sum(), x, retain_graph=True)
+        gradient = finite(gradient)
         rise = lead.detach().abs().clamp_min(1e-6)  # a tie would leave the image where it is
         move = to_plane(x.detach(), gradient, rise, threat)
         # A move that ends in a corner of the range counts as if it went on to the boundary.

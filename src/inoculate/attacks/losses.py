@@ -93,6 +93,9 @@ class Objective:
         return Objective(self.loss, self.y[rows], None if self.target is None else self.target[rows])
 
 
+NO_GRADIENT = "no gradient reaches the images: the model is not differentiable, attack it with square, which needs none"
+
+
 class Ascent(NamedTuple):
     """One pass through the model: gradient of the objective (like the images), its values (B), and the logits."""
 
@@ -102,21 +105,35 @@ class Ascent(NamedTuple):
 
 
 def ascent(model: nn.Module, x: Tensor, objective: Callable[[Tensor], Tensor]) -> Ascent:
-    """Differentiate the per-sample `objective` of the logits with respect to the images alone."""
+    """Differentiate the per-sample `objective` of the logits with respect to the images alone.
+
+    Pixels at which the gradient is not a number count as flat: one of them would spoil every step of its image.
+    """
+    gradient, values, logits = slope(model, x, objective)
+    return Ascent(finite(gradient), values, logits)
+
+
+def slope(model: nn.Module, x: Tensor, objective: Callable[[Tensor], Tensor]) -> Ascent:
+    """The same, with the gradient as it comes."""
     x = x.detach().requires_grad_()
     logits = in_full(model(x))
     values = objective(logits)
     check_differentiable(values)
-    (gradient,) = torch.autograd.grad(values.sum(), x)
+    (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+    if gradient is None:
+        raise InputError(NO_GRADIENT)
     return Ascent(gradient, values.detach(), logits.detach())
+
+
+def finite(gradient: Tensor) -> Tensor:
+    """The gradient with 0 where it is not a number, or infinite."""
+    return gradient.nan_to_num(0.0, 0.0, 0.0)
 
 
 def check_differentiable(values: Tensor) -> None:
     """Raise `InputError` unless a gradient of `values` can be taken."""
     if not values.requires_grad:
-        raise InputError(
-            "no gradient reaches the images: the model is not differentiable, attack it with square, which needs none"
-        )
+        raise InputError(NO_GRADIENT)
 
 
 def in_full(logits: Tensor) -> Tensor:

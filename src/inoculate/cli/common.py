@@ -45,3 +45,11 @@ def writable(folder: Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error.strerror}): give another folder with --out") from error
     return folder
+
+
+def writable_file(path: Path) -> Path:
+    """`path`, its folder made if need be; raises `InputError` now if no file can be written there."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file to write")
+    writable(path.parent)
+    return path

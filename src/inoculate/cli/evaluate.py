@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inoculate.cli.common import BatchSize, Data, DataRoot, Device, ImageSize, Limit, Norm, Seed, pick_device, writable
+from inoculate.cli.common import (
+    BatchSize,
+    Data,
+    DataRoot,
+    Device,
+    ImageSize,
+    Limit,
+    Norm,
+    Seed,
+    pick_device,
+    writable,
+    writable_file,
+)
 from inoculate.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +64,8 @@ def evaluate(
     batch_size: BatchSize = 256,
     precision: Precision = "fast",
     time_budget: Annotated[
-        str | None, typer.Option(help="Stop after this long with what is known: 90s, 5m, 2h.")
+        str | None,
+        typer.Option(help="Stop attacking after this long, with what is known: 90s, 5m, 2h. Checks come on top."),
     ] = None,
     surrogate: Annotated[
         list[str] | None, typer.Option(help="Another model: its examples must not beat white-box ones. Repeatable.")
@@ -72,8 +85,6 @@ def evaluate(
     from inoculate.evaluation import evaluate as measure
     from inoculate.gallery import Gallery, write_records
     from inoculate.judging import check_precision
-    from inoculate.models.inspect import inspect
-    from inoculate.models.resolve import brings_weights
     from inoculate.report.rows import write_rows
     from inoculate.threat import Threat, parse_eps
     from inoculate.trust import trust_panel
@@ -85,7 +96,7 @@ def evaluate(
     seconds = None if time_budget is None else parse_duration(time_budget)
     for file in (json_file, records):
         if file is not None:
-            writable(file.parent)
+            writable_file(file)
     if out is not None:
         writable(out)
     if records is not None and records.suffix != ".parquet":
@@ -93,13 +104,14 @@ def evaluate(
     images = load_images(data, split, data_root, image_size, limit, seed, model)
     network = load_network(
         model, images, pick_device(device),
-        weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize,
+        weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize, ready=False,
     )  # fmt: skip
-    if not (weights or pretrained or brings_weights(model)):
-        typer.echo(f"note: {model} has random weights; give --weights, --pretrained or a trained folder", err=True)
-    sample = images.limit(min(64, len(images)), seed=seed)
-    for finding in inspect(network, sample.images, sample.labels, len(images.classes)):
-        typer.echo(f"warning: {finding}", err=True)
+    if not (weights or pretrained):
+        note_random([model])
+    warn_of(network, images, seed)
+    others = {spec: load_network(spec, images, pick_device(device), ready=False) for spec in surrogate or ()}
+    for spec, other in others.items():
+        warn_of(other, images, seed, f"surrogate {spec}: ")
     gallery = None if save_images is None else Gallery(writable(save_images), network, images)
     verdicts: dict[str, Verdict] = {}
     rows = measure(
@@ -118,7 +130,6 @@ def evaluate(
         )
     largest, checks = max(threats, key=lambda threat: threat.eps), []
     if trust:
-        others = {spec: load_network(spec, images, pick_device(device)) for spec in surrogate or ()}
         checks = trust_panel(network, images, attacks, largest, seed=seed, batch_size=batch_size, surrogates=others)
         _show_trust(checks)
     if out is not None:
@@ -184,6 +195,29 @@ def load_images(
     return images if limit is None else images.limit(limit, seed=seed)
 
 
+def note_random(specs: list[str]) -> None:
+    """Say which of these models would be measured with the weights that chance gave them."""
+    from inoculate.models.resolve import brings_weights
+
+    for spec in specs:
+        if not brings_weights(spec):
+            typer.echo(f"note: {spec} has random weights; give --weights, --pretrained or a trained folder", err=True)
+
+
+def warn_of(network: nn.Module, images: Split, seed: int, who: str = "") -> None:
+    """Say what looks wrong with a network on a few of the images, and put it into eval mode."""
+    from inoculate.models.inspect import inspect
+
+    sample = images.limit(min(64, len(images)), seed=seed)
+    try:
+        found = inspect(network, sample.images, sample.labels, len(images.classes))
+    except InputError as error:
+        raise InputError(f"{who}{error}") from error
+    for finding in found:
+        typer.echo(f"warning: {who}{finding}", err=True)
+    network.eval()
+
+
 def load_network(
     spec: str,
     images: Split,
@@ -193,12 +227,13 @@ def load_network(
     pretrained: bool = False,
     outputs: str = "logits",
     normalize: str | None = None,
+    ready: bool = True,
 ) -> nn.Module:
-    """The classifier that a model SPEC means, for these images."""
+    """The classifier that a model SPEC means, for these images; in eval mode if it shall be `ready`."""
     from inoculate.models.normalize import parse_normalize
     from inoculate.models.resolve import resolve_model
 
-    return resolve_model(
+    network = resolve_model(
         spec,
         class_names=images.classes,
         channels=images.channels,
@@ -208,13 +243,14 @@ def load_network(
         outputs=outputs,
         normalize=None if normalize is None else parse_normalize(normalize),
     ).to(device)
+    return network.eval() if ready else network
 
 
 def parse_duration(text: str) -> float:
     """`90`, `90s`, `5m` or `2h` in seconds; raises `InputError` for anything else."""
-    unit = {"s": 1, "m": 60, "h": 3600}.get(text.strip()[-1:], 1)
+    text, units = text.strip(), {"s": 1, "m": 60, "h": 3600}
     try:
-        value = float(text.strip().rstrip("smh")) * unit
+        value = float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):

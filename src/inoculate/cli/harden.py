@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inoculate.cli.common import BatchSize, Data, DataRoot, Device, ImageSize, Limit, Norm, Seed, pick_device, writable
+from inoculate.cli.evaluate import parse_duration, warn_of
 from inoculate.cli.hardening import (
     check_onnx,
+    check_out,
     export_checked,
     load_bench,
     load_network_for,
     measure,
     measure_before,
+    policy_for,
     recipe_for,
     save_hardened,
     schedule_for,
@@ -56,7 +59,7 @@ def harden(
     test_images: Annotated[int, typer.Option(min=10, help="Test images that are attacked for the card.")] = 500,
     batch_size: BatchSize = 128,
     lr: Annotated[float | None, typer.Option(min=1e-9, help="Peak rate [0.002; small_cnn 0.005].")] = None,
-    augment: Annotated[str, typer.Option(help="Augmentation: none, digits, photos or shifts.")] = "none",
+    augment: Annotated[str, typer.Option(help="none, digits, photos or shifts; auto: shifts for colours.")] = "auto",
     onnx: Annotated[bool, typer.Option(help="Write model.onnx too, and check it on the adversarial images.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -79,23 +82,30 @@ def harden(
     chosen = None if method is None else method_named(method, **parse_options(option))
     if onnx:
         check_onnx()
+    check_out(out, model)
+    parse_duration(budget)
     bench = load_bench(data, model, data_root, image_size, limit, test_images, threat, seed)
     place = pick_device(device)
     network, spec, trained = load_network_for(model, bench.train, weights, pretrained, stem, seed, place)
+    warn_of(network, bench.val, seed)
+    augment = policy_for(augment, bench.train)
     peak = lr or (PEAK_PLAIN if model == "small_cnn" else PEAK) * (0.1 if trained else 1)
     made_from = {
         "model": model, "weights": str(weights), "pretrained": pretrained, "stem": stem, "threat": asdict(threat),
-        "method": None if chosen is None else chosen.spec, "budget": [budget, epochs], "data": bench.train.digest,
+        "method": None if chosen is None else chosen.spec, "budget": [budget, epochs],
+        "data": [bench.train.digest, bench.test.digest],
         "helpers": [str(teacher), surrogate or []], "batch_size": batch_size, "lr": peak, "augment": augment,
         "seed": seed,
     }  # fmt: skip
     unfinished = writable(out / f".unfinished-{fingerprint(made_from)}")
     schedule = schedule_for(unfinished, chosen, budget, epochs, network, bench, batch_size, peak)
     typer.echo(f"{schedule.choice.name}: {schedule.reason}")
+    if augment == "shifts":
+        typer.echo("augmentation: shifts, images moved and mirrored (letters and signs: --augment none)")
     helpers = helper_networks(schedule.choice.name, teacher, surrogate, bench.train, place, seed)
     update = schedule.choice.begin(threat, helpers)  # what is missing is found now, not after the measurements
     before, earlier = measure_before(unfinished, network, trained, bench, batch_size, peak)
-    recipe = recipe_for(schedule, len(bench.train), batch_size, peak, augment)
+    recipe = recipe_for(schedule, bench, batch_size, peak, augment, in_time=epochs is None)
     history = train_hardened(unfinished, network, bench, update, recipe, model)
     kept: dict[str, Tensor] = {}
     after = measure(network, bench, model, schedule.choice.name, kept)

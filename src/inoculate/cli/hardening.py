@@ -73,12 +73,40 @@ def load_network_for(
     if Path(model).is_dir():
         return load_network(model, images, device, weights=weights), read_description(Path(model))[0], True
     if ":" in model:
-        return load_network(model, images, device, weights=weights), None, True
+        network = load_network(model, images, device, weights=weights)
+        return network, None, weights is not None or knows(network, images)
     spec = ModelSpec.fitting(model, images, stem, pretrained)  # type: ignore[arg-type]
     network = spec.build(seed=seed, pretrained=pretrained and weights is None)
     if weights is not None:
         load_weights(weights, network)
     return network.to(device), spec, weights is not None
+
+
+def knows(network: nn.Module, images: Split) -> bool:
+    """Whether a network that somebody brings has been trained: it does better than one answer for all."""
+    from inoculate.judging import judge_clean
+
+    part = images.limit(min(256, len(images)), seed=0)
+    often = int(part.labels.bincount().max())
+    return int(judge_clean(network, part).right.sum()) > often + 0.2 * len(part)
+
+
+def policy_for(augment: str, images: Split) -> str:
+    """The augmentation: `auto` moves and mirrors photographs, and leaves grey images and digits alone."""
+    from inoculate.data.augment import augmenter, default_policy
+
+    if augment == "auto":
+        return "none" if images.channels == 1 or default_policy(images.name) == "digits" else "shifts"
+    augmenter(augment, images.image_size)  # its own check
+    return augment
+
+
+def check_out(out: Path, model: str) -> None:
+    """Raise `InputError` where something of the user's would be overwritten."""
+    if Path(model).is_dir() and out.resolve() == Path(model).resolve():
+        raise InputError(f"--out {out} is the model itself, which would be lost: give another folder")
+    if (out / "README.md").is_file() and not (out / "model.json").is_file():
+        raise InputError(f"{out / 'README.md'} is not a card of ours and would be overwritten: give another --out")
 
 
 def schedule_for(
@@ -102,14 +130,19 @@ def schedule_for(
     return choose(seconds, per_pass, epoch, ladder_for(bench.threat) if chosen is None else [(chosen, 0.0)])
 
 
-def recipe_for(schedule: Schedule, images: int, batch_size: int, lr: float, augment: str) -> Recipe:
-    """The recipe of a schedule: a validation every half epoch."""
+def recipe_for(schedule: Schedule, bench: Bench, batch_size: int, lr: float, augment: str, in_time: bool) -> Recipe:
+    """The recipe of a schedule: a validation every half epoch, as far as a budget (`in_time`) has room for them."""
+    from inoculate.defences.budget import SPARE
     from inoculate.defences.fit import Recipe
+    from inoculate.defences.validation import passes
 
-    epochs = schedule.updates * batch_size / images
-    rounds = max(1, min(schedule.updates, MOST_ROUNDS, round(CHECKS_PER_EPOCH * epochs)))
-    recipe = Recipe(schedule.updates, rounds=rounds, batch_size=batch_size, lr=lr, augment=augment)
-    return schedule.choice.adapt(recipe)
+    epochs = schedule.updates * batch_size / len(bench.train)
+    rounds = min(schedule.updates, MOST_ROUNDS, round(CHECKS_PER_EPOCH * epochs))
+    recipe = Recipe(schedule.updates, batch_size=batch_size, lr=lr, augment=augment)
+    if in_time:
+        one = passes(len(bench.val), recipe.val_images) / batch_size
+        rounds = min(rounds, int((1 - SPARE) * schedule.updates * schedule.choice.passes / one))
+    return schedule.choice.adapt(replace(recipe, rounds=max(1, rounds)))
 
 
 def train_hardened(

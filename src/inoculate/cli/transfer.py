@@ -10,14 +10,38 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from inoculate.cli.common import BatchSize, Data, DataRoot, Device, ImageSize, Limit, Norm, Seed, pick_device, writable
-from inoculate.cli.evaluate import MODEL, Eps, Precision, load_images, load_network
+from inoculate.cli.common import (
+    BatchSize,
+    Data,
+    DataRoot,
+    Device,
+    ImageSize,
+    Limit,
+    Norm,
+    Seed,
+    pick_device,
+    writable_file,
+)
+from inoculate.cli.evaluate import (
+    MODEL,
+    Eps,
+    Normalization,
+    Outputs,
+    Precision,
+    load_images,
+    load_network,
+    note_random,
+    warn_of,
+)
 from inoculate.errors import InputError
 
 
 def transfer(
     model: Annotated[list[str], typer.Option(help=MODEL + " Give it several times.")],
     data: Data,
+    pretrained: Annotated[bool, typer.Option(help="Download timm's weights for models that are timm names.")] = False,
+    outputs: Outputs = "logits",
+    normalize: Normalization = None,
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
     data_root: DataRoot = None,
     image_size: ImageSize = None,
@@ -43,9 +67,20 @@ def transfer(
     if len(set(model)) < len(model):
         raise InputError("a model is given twice: name each --model once")
     if json_file is not None:
-        writable(json_file.parent)
+        writable_file(json_file)
     images = load_images(data, split, data_root, image_size, limit, seed, model[0])
-    networks = {spec: load_network(spec, images, pick_device(device)) for spec in model}
+    place, networks = pick_device(device), {}
+    for spec in model:
+        trained = Path(spec).is_dir()  # brings its own
+        networks[spec] = load_network(
+            spec, images, place,
+            pretrained=pretrained, outputs="logits" if trained else outputs, normalize=None if trained else normalize,
+            ready=False,
+        )  # fmt: skip
+    if not pretrained:
+        note_random(model)
+    for spec, network in networks.items():
+        warn_of(network, images, seed, f"{spec}: ")
     rows = transfer_matrix(
         networks, images, chosen, threat, epsilons, batch_size=batch_size, seed=seed,
         precision=precision, name=attack,  # type: ignore[arg-type]

@@ -22,7 +22,9 @@ def worst_weights(model: nn.Module, loss: Callable[[], Tensor], gamma: float) ->
     weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     state = list(model.buffers())
     before = [buffer.clone() for buffer in state]
-    gradients = torch.autograd.grad(loss(), weights)
+    found = zip(weights, torch.autograd.grad(loss(), weights, allow_unused=True), strict=True)
+    used = [(w, gradient) for w, gradient in found if gradient is not None]  # a network may have weights to spare
+    weights, gradients = [w for w, _ in used], [gradient for _, gradient in used]
     kept = [w.detach().clone() for w in weights]
     with torch.no_grad():
         _copy(state, before)

@@ -15,6 +15,7 @@ from inoculate.defences.adversarial import PGDAT, Hardening
 from inoculate.defences.fit import Recipe, arithmetic, batch_indices, make_optimizer
 from inoculate.defences.registry import Choice, method_named
 from inoculate.defences.transferred import TrainingSet
+from inoculate.models.fast import layout_of
 from inoculate.modes import device_of
 from inoculate.threat import Threat
 
@@ -50,14 +51,15 @@ class Schedule:
 
 def seconds_per_pass(model: nn.Module, data: TrainingSet, threat: Threat, batch_size: int, lr: float) -> float:
     """What one forward-backward pass over a batch takes here, from a few real updates of a copy of `model`."""
-    twin = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    layout = layout_of(model, data.batch(torch.zeros(1, dtype=torch.int64))[0])
+    twin = copy.deepcopy(model).to(memory_format=layout)
     device, recipe = device_of(twin), Recipe(1, lr=lr)
     optimizer = make_optimizer(twin, recipe)
     method, seconds = Hardening(PGDAT(steps=3), threat), []
     twin.train()
     for number in range(TRIALS + 1):
         x, y, _ = data.batch(batch_indices(len(data), batch_size, number, 0))
-        x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
+        x, y = x.to(device, memory_format=layout), y.to(device)
         began = time.perf_counter()
         with arithmetic(recipe, device):
             method(twin, optimizer, x, y, generator=torch.Generator().manual_seed(number))

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # what a damaged file raises; nothing is unpickled here
@@ -26,9 +26,9 @@ from inoculate.defences.transferred import TrainingSet
 from inoculate.defences.validation import measured
 from inoculate.errors import InputError
 from inoculate.models.checkpoint import load_weights, save_weights
-from inoculate.models.fast import compiled, gains_from_bf16
+from inoculate.models.fast import compiled, gains_from_bf16, layout_of
 from inoculate.modes import device_of
-from inoculate.rng import generator, seed_for
+from inoculate.rng import generator, seeded
 from inoculate.threat import Threat
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.safetensors"
@@ -102,7 +102,10 @@ def fit(
             "methods free and live_surrogate carry something from one batch to the next: train them in one process and "
             "without accumulating"
         )
-    model.to(memory_format=torch.channels_last)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError("no parameter of the network requires a gradient, so nothing can be trained: unfreeze some")
+    layout = layout_of(model, data.batch(torch.zeros(1, dtype=torch.int64))[0])
+    model.to(memory_format=layout)
     optimizer = make_optimizer(model, recipe)
     scheduler = _make_scheduler(optimizer, recipe)
     average = Average(model, recipe.average, recipe.accumulate) if recipe.average else None
@@ -121,11 +124,11 @@ def fit(
         first, last = number * recipe.updates // recipe.rounds, (number + 1) * recipe.updates // recipe.rounds
         watching = average.watching(model) if average else contextlib.nullcontext()
         made = compiled(model, recipe.compile)
-        with _seeded(seed, number, *([team.rank] if team.rank else [])), watching, team.averaging(), made:
+        with seeded(seed, "round", number, *([team.rank] if team.rank else [])), watching, team.averaging(), made:
             try:
                 train = _train(
                     model, data, remedy if raised and remedy else method, recipe, optimizer, scheduler, average,
-                    prepare, seed, first, last, progress, team,
+                    prepare, seed, first, last, progress, team, layout,
                 )  # fmt: skip
             except FloatingPointError as error:
                 raise InputError(f"{error}: lower lr; {_last_good(history, folder)}") from None
@@ -204,6 +207,7 @@ def _train(
     last: int,
     progress: Progress | None,
     team: Team,
+    layout: torch.memory_format,
 ) -> dict[str, float]:
     """Updates `first` to `last`; the means of what the method reports, and the images per second."""
     model.train()
@@ -222,7 +226,7 @@ def _train(
         lr, share = optimizer.param_groups[0]["lr"], update / recipe.updates
         each: list[dict[str, float]] = []
         for rows in shares:
-            inputs, labels = x[rows].to(device, memory_format=torch.channels_last), y[rows].to(device)
+            inputs, labels = x[rows].to(device, memory_format=layout), y[rows].to(device)
             with arithmetic(recipe, device):
                 each.append(method(model, stepper, inputs, labels, generator=_alike(draw), share=share))  # type: ignore[arg-type]
         means = team.mean({name: sum(one[name] for one in each) / len(each) for name in each[0]})
@@ -291,11 +295,3 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     beside = path.with_name(path.name + ".new")
     write(beside)
     os.replace(beside, path)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, *names: int) -> Iterator[None]:
-    """Layers such as dropout draw from the global state: seed it for this round, and put it back after."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed_for(seed, "round", *names))
-        yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -38,6 +38,8 @@ def build_model(
     unknown name, or an architecture that does not take these images.
     """
     check_name(name)
+    if stem not in get_args(Stem):
+        raise InputError(f"stem '{stem}' is unknown: use {' or '.join(get_args(Stem))}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights", name))
         if name == SMALL_CNN:

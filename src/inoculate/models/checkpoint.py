@@ -103,7 +103,8 @@ def read_description(folder: Path) -> tuple[ModelSpec, str]:
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Parameters and buffers of `model` as one safetensors file."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
+    # a module under two names has its tensors twice: the format has no shared ones
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}, path)
 
 
 def load_weights(path: Path, model: nn.Module, sha256: str | None = None) -> None:

@@ -54,6 +54,12 @@ def full_precision(model: nn.Module) -> Iterator[nn.Module]:
         model.dtype = dtype
 
 
+def layout_of(model: nn.Module, image: Tensor) -> torch.memory_format:
+    """The layout that serves `model` best, weights included, on images like this one (1×C×H×W): asked of a copy."""
+    trial = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
+    return layout_for(trial, image.to(device_of(model)))
+
+
 def layout_for(model: nn.Module, image: Tensor) -> torch.memory_format:
     """How `model` takes images like this one (1×C×H×W): channels-last, which is quicker, if it does.
 
@@ -62,7 +68,7 @@ def layout_for(model: nn.Module, image: Tensor) -> torch.memory_format:
     try:
         with torch.no_grad():
             model(image.contiguous(memory_format=torch.channels_last))
-    except RuntimeError as error:
+    except Exception as error:  # the first pass that counts will say what else is wrong
         if "view size" in str(error):
             return torch.contiguous_format
     return torch.channels_last
@@ -223,8 +229,10 @@ class _Fast(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             if self.layout is None and x.ndim == 4:
-                self.layout = layout_for(self.inner, x[:1])
                 with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
+                    # one grey image has both layouts: it is the weights that decide in which the maps come
+                    self.inner.to(memory_format=torch.channels_last)
+                    self.layout = layout_for(self.inner, x[:1])
                     self.inner.to(memory_format=self.layout)
                     try_forms(self.inner, x[:2].contiguous(memory_format=self.layout))
             logits: Tensor = self.inner(x.contiguous(memory_format=self.layout) if self.layout else x)

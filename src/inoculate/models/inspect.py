@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from inoculate.errors import InputError, gist
 from inoculate.models.normalize import Normalize, parse_normalize
-from inoculate.modes import device_of, frozen
+from inoculate.modes import device_of, dtype_for, frozen
 from inoculate.stats import mcnemar
 
 ENOUGH, GAIN, SURE = 32, 0.2, 0.001  # images; accuracy; p-value of a paired test
@@ -37,7 +37,7 @@ def inspect(model: nn.Module, images: Tensor, labels: Tensor, classes: int) -> l
     not take the images, or does not give one logit for each of `classes`.
     """
     device = device_of(model)
-    x = (images.to(torch.float32) / 255 if images.dtype is torch.uint8 else images).to(device)
+    x = (images.to(torch.float32) / 255 if images.dtype is torch.uint8 else images).to(device, dtype_for(model))
     y = labels.to(device)
     found = _modes(model)
     with _borrowed(model, device):
@@ -136,7 +136,7 @@ def _logits(model: nn.Module, x: Tensor, classes: int) -> Tensor:
         out = model(x)
     except InputError:
         raise
-    except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
+    except Exception as error:  # whatever the user's code raises
         raise InputError(
             f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({gist(error)}): "
             "load the data at the model's image size and channels"

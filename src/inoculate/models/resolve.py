@@ -31,9 +31,10 @@ def resolve_model(
 ) -> nn.Module:
     """The classifier that `spec` means, for images of this kind; `weights` is a safetensors file to load into it.
 
-    A factory is called without arguments and returns an `nn.Module`. It, or the model in a file, takes images in
-    [0, 1], or else `normalize` is the (mean, std) that is put in front of it, and gives what `outputs` says: logits,
-    probabilities, or single-logit. Raises `InputError` for whatever cannot be found, imported or loaded.
+    A factory is called without arguments and returns an `nn.Module`, which stays in the mode in which it came. It, or
+    the model in a file, takes images in [0, 1], or else `normalize` is the (mean, std) that is put in front of it, and
+    gives what `outputs` says: logits, probabilities, or single-logit. Raises `InputError` for whatever cannot be found,
+    imported or loaded.
     """
     wrap, path = wrapper_named(outputs), Path(spec)
     if normalize is not None and len(normalize[0]) not in (1, channels):
@@ -68,7 +69,8 @@ def resolve_model(
     if weights is not None:
         load_weights(weights, model)
     model = wrap(model)
-    return (model if normalize is None else normalized(model, *normalize)).eval()
+    model = model if normalize is None else normalized(model, *normalize)
+    return model if ":" in spec else model.eval()
 
 
 def expected_size(spec: str) -> tuple[int, int] | None:
@@ -108,6 +110,7 @@ def _trained(folder: Path, class_names: tuple[str, ...], channels: int, image_si
 def _call_factory(spec: str) -> nn.Module:
     place, _, name = spec.rpartition(":")
     module: Any
+    _may_import_from(Path(place).parent if place.endswith(".py") else Path())
     try:
         module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except InputError:
@@ -125,6 +128,12 @@ def _call_factory(spec: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"model '{spec}': {name}() returned {type(model).__name__}: it must return a torch.nn.Module")
     return model
+
+
+def _may_import_from(folder: Path) -> None:
+    """What lies in `folder` can be imported, as when Python is started there; installed packages come first."""
+    if (here := str(folder.resolve())) not in sys.path:
+        sys.path.append(here)
 
 
 def _load_file(path: Path) -> Any:
