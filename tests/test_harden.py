@@ -11,7 +11,7 @@ from PIL import Image
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.registry import ATTACKS
 from inoculate.cli import _guarded, app
-from inoculate.cli.hardening import Bench, policy_for, recipe_for
+from inoculate.cli.hardening import Bench, check_augment, policy_for, recipe_for
 from inoculate.data.sources import load_data
 from inoculate.data.split import Split
 from inoculate.defences.budget import choose, ladder_for
@@ -260,10 +260,11 @@ def test_a_card_of_somebody_elses_is_not_overwritten(tmp_path, capsys):
 def test_photographs_are_moved_and_mirrored_unless_told_otherwise():
     digits = load_data("digits", "val", image_size=12)
     photos = Split.from_tensors(digits.images.expand(-1, 3, -1, -1).contiguous(), digits.labels, name="pets")
-    assert [policy_for("auto", images) for images in (digits, photos)] == ["none", "shifts"]
-    assert policy_for("none", photos) == "none"
+    assert [policy_for("auto", images, 9) for images in (digits, photos)] == ["none", "shifts"]
+    assert policy_for("auto", photos, 1.5) == policy_for("none", photos, 9) == "none"
+    check_augment("auto", photos)
     with pytest.raises(InputError, match="shifts"):
-        policy_for("shift", photos)
+        check_augment("shift", photos)
 
 
 def test_validation_of_few_images_leaves_the_time_to_the_training():

@@ -162,3 +162,25 @@ def test_an_honest_model_passes_in_every_norm(digits: tuple[nn.Module, Split]) -
     for threat in (Threat("l2", 0.5), Threat("l1", 2.0)):
         checks = trust_panel(model, split, {"pgd": PGD()}, threat)
         assert not [check for check in checks if check.passed is False], threat
+
+
+class _Scrambled(nn.Module):
+    """The same function, but half of the gradient's signs are wrong, other ones for each image."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.places = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        signs = (1e4 * (x.detach().mean(dim=(1, 2, 3), keepdim=True) + self.places)).sin().sign()
+        logits: Tensor = self.inner(x.detach() + signs * (x - x.detach()))
+        return logits
+
+
+def test_fgsm_that_leads_nowhere_alarms_even_where_nothing_breaks(digits: tuple[nn.Module, Split]) -> None:
+    model, split = digits
+    for inner, calm in ((model, True), (_Scrambled(model), False)):
+        checks = {c.name: c for c in trust_panel(inner, split, {"fgsm": FGSM()}, Threat("linf", 1e-3))}
+        assert checks["random noise"].passed is calm, checks["random noise"].says
+    assert "nearer to an error" in checks["random noise"].says

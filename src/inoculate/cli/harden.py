@@ -12,6 +12,7 @@ import typer
 from inoculate.cli.common import BatchSize, Data, DataRoot, Device, ImageSize, Limit, Norm, Seed, pick_device, writable
 from inoculate.cli.evaluate import parse_duration, warn_of
 from inoculate.cli.hardening import (
+    check_augment,
     check_onnx,
     check_out,
     export_checked,
@@ -88,7 +89,7 @@ def harden(
     place = pick_device(device)
     network, spec, trained = load_network_for(model, bench.train, weights, pretrained, stem, seed, place)
     warn_of(network, bench.val, seed)
-    augment = policy_for(augment, bench.train)
+    check_augment(augment, bench.train)
     peak = lr or (PEAK_PLAIN if model == "small_cnn" else PEAK) * (0.1 if trained else 1)
     made_from = {
         "model": model, "weights": str(weights), "pretrained": pretrained, "stem": stem, "threat": asdict(threat),
@@ -100,6 +101,7 @@ def harden(
     unfinished = writable(out / f".unfinished-{fingerprint(made_from)}")
     schedule = schedule_for(unfinished, chosen, budget, epochs, network, bench, batch_size, peak)
     typer.echo(f"{schedule.choice.name}: {schedule.reason}")
+    augment = policy_for(augment, bench.train, schedule.updates * batch_size / len(bench.train))
     if augment == "shifts":
         typer.echo("augmentation: shifts, images moved and mirrored (letters and signs: --augment none)")
     helpers = helper_networks(schedule.choice.name, teacher, surrogate, bench.train, place, seed)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from inoculate.threat import Threat
 
 CHECKS_PER_EPOCH, MOST_ROUNDS = 2, 40
+SEEN_OFTEN = 5  # epochs from which photographs are varied: until then they are hardly known by heart
 BEFORE_EPOCHS = 2  # of ordinary training, where a network comes without weights
 
 
@@ -91,14 +92,22 @@ def knows(network: nn.Module, images: Split) -> bool:
     return int(judge_clean(network, part).right.sum()) > often + 0.2 * len(part)
 
 
-def policy_for(augment: str, images: Split) -> str:
-    """The augmentation: `auto` moves and mirrors photographs, and leaves grey images and digits alone."""
-    from inoculate.data.augment import augmenter, default_policy
+def check_augment(augment: str, images: Split) -> None:
+    """Raise `InputError` for an augmentation that is unknown."""
+    from inoculate.data.augment import augmenter
 
-    if augment == "auto":
-        return "none" if images.channels == 1 or default_policy(images.name) == "digits" else "shifts"
-    augmenter(augment, images.image_size)  # its own check
-    return augment
+    if augment != "auto":
+        augmenter(augment, images.image_size)  # its own check
+
+
+def policy_for(augment: str, images: Split, epochs: float) -> str:
+    """The augmentation: `auto` moves and mirrors photographs that are seen often; grey images and digits stay alone."""
+    from inoculate.data.augment import default_policy
+
+    if augment != "auto":
+        return augment
+    photos = images.channels == 3 and default_policy(images.name) != "digits"
+    return "shifts" if photos and epochs >= SEEN_OFTEN else "none"
 
 
 def check_out(out: Path, model: str) -> None:
