@@ -92,9 +92,10 @@ def test_onnx_gives_the_networks_logits(hardened):
 def test_a_budget_chooses_a_method_and_says_why(tmp_path, capsys):
     arguments = [*QUICK[:-6], "--budget", "2s", "--batch-size", "40", "--test-images", "12", "--out", tmp_path]
     assert call(*arguments) == 0
-    said = capsys.readouterr().out
-    assert "ms here, so" in said
-    assert "before" in said
+    said = capsys.readouterr()
+    assert "ms here, so" in said.out
+    assert "before" in said.out
+    assert "warning" not in said.err
 
 
 def test_the_more_time_the_stronger_the_method():

@@ -88,7 +88,7 @@ def harden(
     bench = load_bench(data, model, data_root, image_size, limit, test_images, threat, seed)
     place = pick_device(device)
     network, spec, trained = load_network_for(model, bench.train, weights, pretrained, stem, seed, place)
-    warn_of(network, bench.val, seed)
+    warn_of(network.eval(), bench.val, seed)
     check_augment(augment, bench.train)
     peak = lr or (PEAK_PLAIN if model == "small_cnn" else PEAK) * (0.1 if trained else 1)
     made_from = {
