@@ -97,7 +97,10 @@ def test_saved_images_are_read_back_and_counted(digits: tuple[nn.Module, Split],
     model, split = digits
     gallery = Gallery(tmp_path, model, split)
     verdicts: dict[str, Verdict] = {}
-    rows = evaluate(model, split, {"pgd": PGD()}, [Threat("linf", 0.1)], keep=gallery.keep, records=verdicts)
+    # to the last step: images that are left alone as soon as they fool may stand just behind the boundary
+    rows = evaluate(
+        model, split, {"pgd": PGD()}, [Threat("linf", 0.1)], precision="exact", keep=gallery.keep, records=verdicts
+    )
     ((key, (written, still)),) = gallery.verify().items()
     assert key == ("pgd", 0.1)
     fell = verdicts[rows[0].key].right & ~verdicts[rows[1].key].right
@@ -108,7 +111,7 @@ def test_saved_images_are_read_back_and_counted(digits: tuple[nn.Module, Split],
     with torch.no_grad():
         wrong = model(read.float() / 255).argmax(dim=1) != split.labels[fell]
     assert still == int(wrong.sum())
-    assert 0.5 * written < still <= written  # some stood just behind the boundary, and rounding took them back
+    assert 0.8 * written <= still <= written
     for path in files[:10]:
         row = int(path.name[:6])
         label, predicted = path.stem[7:].split("-as-")

@@ -15,7 +15,7 @@ from inoculate.defences.adversarial import PGDAT, Hardening
 from inoculate.defences.fit import Recipe, arithmetic, batch_indices, make_optimizer
 from inoculate.defences.registry import Choice, method_named
 from inoculate.defences.transferred import TrainingSet
-from inoculate.models.fast import layout_of
+from inoculate.models.fast import lay_out
 from inoculate.modes import device_of
 from inoculate.threat import Threat
 
@@ -51,9 +51,8 @@ class Schedule:
 
 def seconds_per_pass(model: nn.Module, data: TrainingSet, threat: Threat, batch_size: int, lr: float) -> float:
     """What one forward-backward pass over a batch takes here, from a few real updates of a copy of `model`."""
-    layout = layout_of(model, data.batch(torch.zeros(1, dtype=torch.int64))[0])
-    twin = copy.deepcopy(model).to(memory_format=layout)
-    device, recipe = device_of(twin), Recipe(1, lr=lr)
+    twin, device, recipe = copy.deepcopy(model), device_of(model), Recipe(1, lr=lr)
+    layout = lay_out(twin, data.batch(torch.zeros(1, dtype=torch.int64))[0].to(device))
     optimizer = make_optimizer(twin, recipe)
     method, seconds = Hardening(PGDAT(steps=3), threat), []
     twin.train()

@@ -26,7 +26,7 @@ from inoculate.defences.transferred import TrainingSet
 from inoculate.defences.validation import measured
 from inoculate.errors import InputError
 from inoculate.models.checkpoint import load_weights, save_weights
-from inoculate.models.fast import compiled, gains_from_bf16, layout_of
+from inoculate.models.fast import compiled, gains_from_bf16, lay_out
 from inoculate.modes import device_of
 from inoculate.rng import generator, seeded
 from inoculate.threat import Threat
@@ -104,8 +104,7 @@ def fit(
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError("no parameter of the network requires a gradient, so nothing can be trained: unfreeze some")
-    layout = layout_of(model, data.batch(torch.zeros(1, dtype=torch.int64))[0])
-    model.to(memory_format=layout)
+    layout = lay_out(model, data.batch(torch.zeros(1, dtype=torch.int64))[0].to(device_of(model)))
     optimizer = make_optimizer(model, recipe)
     scheduler = _make_scheduler(optimizer, recipe)
     average = Average(model, recipe.average, recipe.accumulate) if recipe.average else None

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inoculate.errors import InputError, gist
 from inoculate.models.fixed import try_forms, with_fixed_convolutions
-from inoculate.modes import device_of
+from inoculate.modes import device_of, frozen
 
 
 def fast(model: nn.Module) -> nn.Module:
@@ -54,10 +54,16 @@ def full_precision(model: nn.Module) -> Iterator[nn.Module]:
         model.dtype = dtype
 
 
-def layout_of(model: nn.Module, image: Tensor) -> torch.memory_format:
-    """The layout that serves `model` best, weights included, on images like this one (1×C×H×W): asked of a copy."""
-    trial = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
-    return layout_for(trial, image.to(device_of(model)))
+def lay_out(model: nn.Module, image: Tensor) -> torch.memory_format:
+    """Give the weights of `model` the layout that is quickest on images like this one (1×C×H×W); returns it.
+
+    One grey image has both layouts: it is the weights that decide in which the maps come, so they are changed first.
+    """
+    model.to(memory_format=torch.channels_last)
+    with frozen(model):
+        layout = layout_for(model, image)
+    model.to(memory_format=layout)
+    return layout
 
 
 def layout_for(model: nn.Module, image: Tensor) -> torch.memory_format:
@@ -230,10 +236,7 @@ class _Fast(nn.Module):
         with torch.autocast(x.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             if self.layout is None and x.ndim == 4:
                 with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
-                    # one grey image has both layouts: it is the weights that decide in which the maps come
-                    self.inner.to(memory_format=torch.channels_last)
-                    self.layout = layout_for(self.inner, x[:1])
-                    self.inner.to(memory_format=self.layout)
+                    self.layout = lay_out(self.inner, x[:1])
                     try_forms(self.inner, x[:2].contiguous(memory_format=self.layout))
             logits: Tensor = self.inner(x.contiguous(memory_format=self.layout) if self.layout else x)
         return logits.float()
