@@ -19,7 +19,7 @@ from benchmarks.common import machine
 from inoculate import Split, Threat, evaluate, load_data
 from inoculate.attacks.craft import to_float
 from inoculate.attacks.registry import attack_named
-from inoculate.models.checkpoint import load_model
+from inoculate.models.checkpoint import load_model, read_description
 from inoculate.threat import parse_eps
 from inoculate.verdict import Verdict
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--members", default=",".join(MEMBERS))
     parser.add_argument("--whole", action="store_true")
     chosen = parser.parse_args()
-    model, spec = load_model(chosen.model)
+    model, (spec, _) = load_model(chosen.model), read_description(chosen.model)
     model.requires_grad_(False)
     size = {"image_size": spec.image_size, "channels": spec.channels}
     split = load_data(chosen.data, "test", data_root=chosen.data_root, **size).limit(chosen.images, seed=0)

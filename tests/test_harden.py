@@ -1,12 +1,16 @@
 """`inoculate harden` and `inoculate train --method`, on a few small images."""
 
+import copy
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
 
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.registry import ATTACKS
@@ -82,11 +86,24 @@ def test_the_card_says_what_was_measured(hardened):
         assert word in body, word
 
 
+def as_the_card_says(folder, images, **names):
+    """The logits that the Python lines of a card give."""
+    (lines,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    names |= {"images": images}
+    exec(lines, names)
+    return names["logits"]
+
+
+def test_python_as_in_the_card_loads_the_network(hardened):
+    images = torch.rand(3, 1, 12, 12)
+    assert torch.equal(as_the_card_says(hardened, images), load_model(hardened)(images))
+
+
 def test_onnx_gives_the_networks_logits(hardened):
     session = pytest.importorskip("onnxruntime").InferenceSession(str(hardened / "model.onnx"))
     images = load_data("digits", "test", image_size=12).images[:7].float() / 255
     (logits,) = session.run(None, {"images": images.numpy()})
-    assert np.allclose(logits, load_model(hardened)[0](images).detach().numpy(), atol=1e-4)
+    assert np.allclose(logits, load_model(hardened)(images).detach().numpy(), atol=1e-4)
 
 
 def test_a_budget_chooses_a_method_and_says_why(tmp_path, capsys):
@@ -134,8 +151,13 @@ def test_a_stopped_hardening_goes_on_with_the_same_result(hardened, tmp_path, mo
     assert not (tmp_path / "model.json").exists()
     monkeypatch.setattr(loop, "save_weights", real)
     assert call(*arguments) == 0
-    expected, got = (load_model(folder)[0].state_dict() for folder in (hardened, tmp_path))
+    expected, got = (load_model(folder).state_dict() for folder in (hardened, tmp_path))
     assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def forget(module):
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.weight)
 
 
 def test_own_factory_and_own_images_of_two_classes(tmp_path, capsys):
@@ -155,6 +177,10 @@ def test_own_factory_and_own_images_of_two_classes(tmp_path, capsys):
     assert "autoattack_binary" in capsys.readouterr().out
     line = refused(capsys, "evaluate", "--model", out, *arguments)
     assert f"--model {model} --weights" in line
+    images, weights = torch.rand(2, 3, 12, 12), load_file(out / "weights.safetensors")
+    net = nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.ReLU(), nn.Linear(8, 2))
+    net.load_state_dict(weights)
+    assert torch.equal(as_the_card_says(out, images, net=lambda: copy.deepcopy(net).apply(forget)), net(images))
     given = ["--weights", out / "weights.safetensors", "--attack", "pgd", "--no-trust"]
     assert call("evaluate", "--model", model, *given, *arguments) == 0
 

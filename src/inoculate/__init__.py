@@ -36,6 +36,7 @@ _ROOMS = {
     "load_data": "data.sources",
     "Split": "data.split",
     "build_model": "models.build",
+    "load_model": "models.checkpoint",
     "InputError": "errors",
 }
 __all__ = sorted(_ROOMS)
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from inoculate.evaluation import evaluate as evaluate
     from inoculate.evaluation import minimal_eps as minimal_eps
     from inoculate.models.build import build_model as build_model
+    from inoculate.models.checkpoint import load_model as load_model
     from inoculate.models.fast import fast as fast
     from inoculate.row import Row as Row
     from inoculate.threat import Threat as Threat

@@ -23,7 +23,7 @@ PIXELS = {"linf": "every pixel may change by up to eps", "l2": "the Euclidean le
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says beside its rows: names, how the network was trained, and how to load it."""
+    """What a card says beside its rows: names, how the network was trained, and how to load it, by command and call."""
 
     title: str
     dataset: str
@@ -35,6 +35,7 @@ class Facts:
     training: str
     before: str
     load: str
+    python: str
     seed: int
     versions: Mapping[str, str | None]
     warnings: Sequence[str] = ()
@@ -47,7 +48,8 @@ def card(facts: Facts, before: Sequence[Row], after: Sequence[Row]) -> str:
         ["---", yaml.safe_dump(_front(facts, after), sort_keys=False, allow_unicode=True).strip(), "---", "",
          f"# {facts.title}", "", _summary(facts, after), "", "## Measured", "", *_table(before, after), "",
          *_how(facts, after), "", "## Training", "", facts.training, "", *(f"**Alarm**: {w}." for w in facts.warnings),
-         "", "## Use", "", "```", facts.load, "```", *([facts.exported] if facts.exported else []), "", *_limits(facts),
+         "", "## Use", "", "```", facts.load, "```", "", "```python", facts.python, "```",
+         *([facts.exported] if facts.exported else []), "", *_limits(facts),
          "", *_asked_for(facts, after), ""]
     )  # fmt: skip
 
@@ -101,7 +103,7 @@ def _how(facts: Facts, rows: Sequence[Row]) -> list[str]:
         f"*Before* is {facts.before}. Attacks are white-box, crafted anew on each network, {facts.norm} eps "
         f"{facts.eps:.4g}, pixels in [0, 1]: {'; '.join(kinds)}. An image that is wrong clean counts as an error under "
         "every attack. Intervals are Wilson's over the test images; the luck of training (one seed) is not in them. "
-        "The test images were used for these numbers alone: training and the choice of weights saw others.",
+        "The test images were used for these numbers alone: this training and the choice of weights saw others.",
     ]
 
 

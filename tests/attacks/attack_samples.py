@@ -48,8 +48,10 @@ CASES = {
     "apgd": Case(APGD(steps=6), random=True, norms=("linf", "l2")),
     "apgd_margin": Case(APGD(steps=6, loss="margin", restarts=2), random=True, norms=("linf", "l2")),
     "apgd_targeted": Case(APGD(steps=4, loss="margin", targets=2), random=True, norms=("linf", "l2")),
+    "apgd_target": Case(APGD(steps=6, loss="margin", target="least_likely"), random=True, norms=("linf", "l2")),
     "fab": Case(FAB(steps=5, targets=2), minimal=True),
     "square": Case(Square(queries=15), random=True, norms=("linf", "l2")),
+    "square_target": Case(Square(queries=15, target=1), random=True, norms=("linf", "l2")),
     "autoattack": Case(AutoAttack(steps=4, targets=2, queries=8), random=True, norms=("linf", "l2"), fewest_classes=4),
 }
 DETERMINISTIC = [name for name, case in CASES.items() if not case.random]

@@ -110,7 +110,7 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def weights(folder):
-    model, _ = load_model(folder)
+    model = load_model(folder)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 

@@ -11,7 +11,15 @@ from torch import nn
 
 from inoculate.errors import InputError
 from inoculate.models.build import build_model
-from inoculate.models.checkpoint import DESCRIPTION, WEIGHTS, ModelSpec, load_model, load_weights, save_model
+from inoculate.models.checkpoint import (
+    DESCRIPTION,
+    WEIGHTS,
+    ModelSpec,
+    load_model,
+    load_weights,
+    read_description,
+    save_model,
+)
 
 SPEC = ModelSpec("resnet10t", ("cat", "dog", "owl"), channels=1, image_size=32, mean=(0.3,), std=(0.2,))
 
@@ -27,8 +35,8 @@ def saved(tmp_path: Path) -> tuple[Path, nn.Module]:
 
 def test_the_round_trip_is_bit_exact(saved: tuple[Path, nn.Module]) -> None:
     folder, model = saved
-    loaded, spec = load_model(folder)
-    assert spec == SPEC
+    loaded = load_model(str(folder))
+    assert read_description(folder)[0] == SPEC
     expected, got = model.state_dict(), loaded.state_dict()
     assert list(got) == list(expected)
     assert all(torch.equal(got[n], expected[n]) and got[n].dtype is expected[n].dtype for n in expected)

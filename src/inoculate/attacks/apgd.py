@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Caught, carry_out, check_options, looks, runs_at_once, wrong_classes
+from inoculate.attacks.attack import Caught, Target, aim, carry_out, check_options, looks, runs_at_once, wrong_classes
 from inoculate.attacks.losses import Ascent, Objective, ascent, loss_named
 from inoculate.errors import InputError
 from inoculate.rng import Draws
@@ -22,7 +22,8 @@ class APGD:
     `targets` = 0 raises `loss` away from the true class; k > 0 makes one run towards each of the k most likely wrong
     classes in turn (APGD-T with `loss="dlr"`). `restarts` random starts per run. `rho` is the share of steps that must
     rise for a step size to be kept. `eot` gradients are averaged per step, for randomised models.
-    An image is left alone as soon as it is misclassified; one that never is comes back at its highest loss.
+    An image is left alone as soon as it is misclassified; one that never is comes back at its highest loss. With a
+    `target` (as in `OneStepTarget`) the runs go towards that class, and only an image that is taken for it is done.
     `give_up`: a run of `dlr` or `margin` ends after its first check (22 % of the steps) for an image whose way to the
     boundary is still longer than `give_up` times the way it came; infinity never gives up.
     """
@@ -34,11 +35,17 @@ class APGD:
     rho: float = 0.75
     eot: int = 1
     give_up: float = math.inf
+    target: Target = None
 
     def __post_init__(self) -> None:
-        check_options(steps=self.steps, loss=self.loss, restarts=self.restarts, eot=self.eot, give_up=self.give_up)
+        check_options(
+            steps=self.steps, loss=self.loss, restarts=self.restarts, eot=self.eot, give_up=self.give_up,
+            target=self.target,
+        )  # fmt: skip
         if self.targets != 0:
             check_options(targets=self.targets)
+            if self.target is not None:
+                raise InputError(f"APGD with a target tries no others: leave out targets={self.targets}, or the target")
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -47,9 +54,9 @@ class APGD:
             raise InputError("APGD is made for linf and l2: for l1 use pgd with many steps, fab_t or fmn")
 
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            draws = Draws(x, generator)
+            draws, sought = Draws(x, generator), aim(model, x, y, self.target, generator)
             result, best, rows = x.clone(), torch.full_like(y, -torch.inf, dtype=x.dtype), torch.arange(len(x)).to(y)
-            ranks: list[int | None] = [None]
+            ranks = [0]
             if self.targets:
                 with torch.no_grad():
                     order = wrong_classes(model(x), y)
@@ -59,7 +66,9 @@ class APGD:
                 now = runs[: runs_at_once(x, len(rows))]
                 runs = runs[len(now) :]
                 many = rows.repeat(len(now))
-                target = None if now[0] is None else torch.cat([order[rows, rank] for rank in now])
+                target = None if sought is None else sought[many]
+                if self.targets:
+                    target = torch.cat([order[rows, rank] for rank in now])
                 start = torch.cat([sample(x, threat, draws)[rows] for _ in now])
                 goal = Objective(loss_named(self.loss), y[many], target)
                 found = self._run(model, x[many], goal, threat, start)
@@ -76,14 +85,14 @@ class APGD:
     def _run(
         self, model: nn.Module, x: Tensor, goal: Objective, threat: Threat, start: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One run from `start`: final images, their values (B), and which of them are misclassified (B, bool)."""
+        """One run from `start`: final images, their values (B), and which of them have arrived (B, bool)."""
         result, final = start.clone(), torch.zeros(len(x), dtype=x.dtype, device=x.device)
         broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         first = self._gradient(model, start, goal)
-        s = _State.begin(x, goal, start, first, 2 * threat.eps)
+        s = _State.begin(x, goal, start, first, 2 * threat.eps, strict=self.target is not None)
 
         def drop() -> None:
-            done = s.caught.settle(model, s.y)
+            done = s.caught.settle(model, s.y, s.sought)
             if done.any():
                 rows, caught = s.rows[done], s.caught[done]
                 result[rows], final[rows], broken[rows] = caught.images, caught.values, True
@@ -128,6 +137,7 @@ class _State:
     x: Tensor
     y: Tensor
     target: Tensor | None
+    sought: Tensor | None  # the target, where no other error counts
     x_adv: Tensor
     x_old: Tensor
     gradient: Tensor
@@ -143,12 +153,13 @@ class _State:
     caught: Caught
 
     @classmethod
-    def begin(cls, x: Tensor, goal: Objective, start: Tensor, first: Ascent, step: float) -> _State:
-        values, caught = first.values, Caught.nothing(start)
-        caught.note(start, first, goal.y)
+    def begin(cls, x: Tensor, goal: Objective, start: Tensor, first: Ascent, step: float, strict: bool) -> _State:
+        values, caught, sought = first.values, Caught.nothing(start), goal.target if strict else None
+        caught.note(start, first, goal.y, sought)
         return cls(
-            rows=torch.arange(len(x), device=x.device), x=x, y=goal.y, target=goal.target, x_adv=start, x_old=start,
-            gradient=first.gradient, x_best=start, gradient_best=first.gradient, first=values, best=values,
+            rows=torch.arange(len(x), device=x.device), x=x, y=goal.y, target=goal.target, sought=sought,
+            x_adv=start, x_old=start, gradient=first.gradient, x_best=start, gradient_best=first.gradient,
+            first=values, best=values,
             previous=values, rises=torch.zeros_like(values), step=per_sample(torch.full_like(values, step), x),
             best_at_check=values, reduced=torch.ones_like(values, dtype=torch.bool),
             caught=caught,
@@ -161,8 +172,8 @@ class _State:
                 setattr(self, field.name, value[rows])
 
     def take(self, found: Ascent) -> None:
-        """Note the gradient at `x_adv`, whether it rose, and whether it is misclassified, or the best point so far."""
-        self.caught.note(self.x_adv, found, self.y)
+        """Note the gradient at `x_adv`, whether it rose, and whether it has arrived, or is the best point so far."""
+        self.caught.note(self.x_adv, found, self.y, self.sought)
         self.gradient = found.gradient
         self.rises = self.rises + (found.values > self.previous)
         self.previous = found.values

@@ -77,30 +77,40 @@ def rounded(x_adv: Tensor, x: Tensor) -> Tensor:
     return torch.where(further, torch.nextafter(near, x), near)
 
 
-def fooled(model: nn.Module, x_adv: Tensor, logits: Tensor, y: Tensor) -> Tensor:
-    """Which images (B, bool) the model gets wrong, given its `logits` of them.
+def arrived(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """Which images (B, bool) an attack has where it wants them: misclassified, or as their `target` (B) if given.
+
+    An image that belongs to its target class as it is has arrived when it is misclassified.
+    """
+    predicted = logits.argmax(dim=1)
+    wrong: Tensor = predicted != y
+    return wrong if target is None else torch.where(target == y, wrong, predicted == target)
+
+
+def fooled(model: nn.Module, x_adv: Tensor, logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """Which images (B, bool) have arrived, given the model's `logits` of them.
 
     Where the model is a `fast` copy its opinion counts for nothing alone: the original confirms each one.
     """
-    return confirmed(model, x_adv, logits.argmax(dim=1) != y, y)
+    return confirmed(model, x_adv, arrived(logits, y, target), y, target)
 
 
-def confirmed(model: nn.Module, x_adv: Tensor, wrong: Tensor, y: Tensor) -> Tensor:
-    """Which images that `model` thinks `wrong` (B, bool) are so: where it is a `fast` copy the original decides."""
+def confirmed(model: nn.Module, x_adv: Tensor, there: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """Which of the images that have arrived (`there`: B, bool) in the eyes of `model` have so in the original's."""
     judge = original(model)
-    if judge is model or not wrong.any():
-        return wrong
-    rows = wrong.nonzero().squeeze(1)
+    if judge is model or not there.any():
+        return there
+    rows = there.nonzero().squeeze(1)
     with frozen(judge), torch.no_grad():
-        sure = judge(x_adv[rows]).argmax(dim=1) != y[rows]
-    return wrong.index_copy(0, rows, sure)
+        sure = arrived(judge(x_adv[rows]), y[rows], None if target is None else target[rows])
+    return there.index_copy(0, rows, sure)
 
 
 @dataclass
 class Caught:
-    """What a run misclassified since its last look: which images (B, bool), as what, and how surely (B)."""
+    """What has arrived in a run since its last look: which images (B, bool), as what, and how surely (B)."""
 
-    wrong: Tensor
+    there: Tensor
     images: Tensor
     values: Tensor
 
@@ -109,20 +119,20 @@ class Caught:
         """Of no image of `x` yet."""
         return cls(torch.zeros(len(x), dtype=torch.bool, device=x.device), x, x.new_zeros(len(x)))
 
-    def note(self, x_adv: Tensor, found: Ascent, y: Tensor) -> None:
-        """Take in the iterates `x_adv` that are misclassified; of several for an image the surest."""
-        now = found.logits.argmax(dim=1) != y
-        fresh = now & (~self.wrong | (found.values > self.values))
+    def note(self, x_adv: Tensor, found: Ascent, y: Tensor, target: Tensor | None = None) -> None:
+        """Take in the iterates `x_adv` that have arrived; of several for an image the surest."""
+        now = arrived(found.logits, y, target)
+        fresh = now & (~self.there | (found.values > self.values))
         self.images = torch.where(per_sample(fresh, x_adv), x_adv, self.images)
-        self.values, self.wrong = torch.where(fresh, found.values, self.values), self.wrong | now
+        self.values, self.there = torch.where(fresh, found.values, self.values), self.there | now
 
-    def settle(self, model: nn.Module, y: Tensor) -> Tensor:
+    def settle(self, model: nn.Module, y: Tensor, target: Tensor | None = None) -> Tensor:
         """Which of them (B, bool) the original confirms; nothing is caught any more."""
-        done, self.wrong = confirmed(model, self.images, self.wrong, y), torch.zeros_like(self.wrong)
+        done, self.there = confirmed(model, self.images, self.there, y, target), torch.zeros_like(self.there)
         return done
 
     def __getitem__(self, rows: Tensor) -> Caught:
-        return Caught(self.wrong[rows], self.images[rows], self.values[rows])
+        return Caught(self.there[rows], self.images[rows], self.values[rows])
 
 
 def looks(number: int, device: torch.device) -> bool:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Target, check_options
+from inoculate.attacks.attack import Target, check_options, fooled
 from inoculate.attacks.losses import Objective, ascent
-from inoculate.attacks.minimum import Nearest, anywhere, check_positive, reached, search_right, within
+from inoculate.attacks.minimum import Nearest, anywhere, check_positive, search_standing, within
 from inoculate.errors import InputError
 from inoculate.threat import Threat, distance, per_sample
 
@@ -71,7 +71,7 @@ class CarliniWagner:
                 constant = torch.where(high.isfinite(), (low + high) / 2, 10 * constant)
             return best.image
 
-        return search_right(model, x, y, self.target, generator, bisect)
+        return search_standing(model, x, y, self.target, generator, bisect)
 
     def _descend(
         self, model: nn.Module, x: Tensor, goal: Objective, threat: Threat, constant: Tensor, best: Nearest
@@ -88,7 +88,7 @@ class CarliniWagner:
             x_adv = (middle + half * squashed).clamp(threat.low, threat.high)
             uphill, values, logits = ascent(model, x_adv, goal)
             at = distance(x_adv, x, threat.norm)
-            hit = reached(model, x_adv, logits, goal) & (values >= self.confidence)
+            hit = fooled(model, x_adv, logits, goal.y, goal.target) & (values >= self.confidence)
             best.offer(rows, x_adv, at, hit)
             found[rows] |= hit
             hinge = (self.confidence - values).clamp_min(0)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import check_options, wrong_classes
-from inoculate.attacks.losses import check_differentiable, finite, in_full
-from inoculate.attacks.minimum import anywhere, check_positive, misclassified, search_right, within
+from inoculate.attacks.attack import Target, check_options, wrong_classes
+from inoculate.attacks.losses import Objective, check_differentiable, finite, in_full
+from inoculate.attacks.minimum import anywhere, check_positive, misled, search_standing, within
 from inoculate.errors import InputError
 from inoculate.threat import Threat, distance, per_sample, to_plane
 
@@ -20,16 +20,18 @@ class DeepFool:
 
     The boundaries are those with the other classes among the `candidates` most likely ones, in any norm; steps keep to
     the range. The share `overshoot` of the way is added, to come out on the other side. Beyond the paper, the straight
-    way back to the image is halved `halvings` times in search of the boundary itself.
+    way back to the image is halved `halvings` times in search of the boundary itself. With a `target` (as in
+    `OneStepTarget`) the one boundary is that where the target overtakes the most likely other class.
     """
 
     steps: int = 50
     candidates: int = 10
     overshoot: float = 0.02
     halvings: int = 8
+    target: Target = None
 
     def __post_init__(self) -> None:
-        check_options(steps=self.steps)
+        check_options(steps=self.steps, target=self.target)
         check_positive(overshoot=self.overshoot)
         if not isinstance(self.candidates, int) or self.candidates < 2:
             raise InputError(f"candidates {self.candidates!r} leave no other class: give a whole number of at least 2")
@@ -40,7 +42,7 @@ class DeepFool:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """The nearest misclassified image found, projected; the image itself where none was, or no need to look."""
-        return within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat))
+        return within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
     def closest(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -49,37 +51,46 @@ class DeepFool:
 
         Of `threat` norm and range matter.
         """
-        return anywhere(model, x, y, threat, lambda x, y: self._search(model, x, y, threat))
+        return anywhere(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
-    def _search(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-        def there_and_back(x: Tensor, y: Tensor) -> Tensor:
-            return _halved(model, x, self._walk(model, x, y, threat), y, self.halvings)
+    def _search(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, generator: torch.Generator | None
+    ) -> Tensor:
+        def there_and_back(x: Tensor, goal: Objective) -> Tensor:
+            return _halved(model, x, self._walk(model, x, goal, threat), goal, self.halvings)
 
-        return search_right(model, x, y, None, None, lambda x, goal: there_and_back(x, goal.y))
+        return search_standing(model, x, y, self.target, generator, there_and_back)
 
-    def _walk(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+    def _walk(self, model: nn.Module, x: Tensor, goal: Objective, threat: Threat) -> Tensor:
         """The first misclassified images; an image for which there is none itself."""
         with torch.no_grad():
-            rivals = wrong_classes(in_full(model(x)), y)[:, : self.candidates - 1]
+            rivals = wrong_classes(in_full(model(x)), goal.y)[:, : self.candidates - 1]
         result, rows = x.clone(), torch.arange(len(x), device=x.device)
         way, x_adv = torch.zeros_like(x), x
         for _ in range(self.steps):
-            way = way + _to_nearest_boundary(model, x_adv, y, rivals, threat)
+            way = way + _to_nearest_boundary(model, x_adv, goal, rivals, threat)
             x_adv = (x + (1 + self.overshoot) * way).clamp(threat.low, threat.high)
-            done = misclassified(model, x_adv, y)
+            done = misled(model, x_adv, goal)
             result[rows[done]] = x_adv[done]
-            rows, x, y, rivals, way, x_adv = (each[~done] for each in (rows, x, y, rivals, way, x_adv))
+            rows, x, rivals, way, x_adv = (each[~done] for each in (rows, x, rivals, way, x_adv))
+            goal = goal.of(~done)
             if not len(rows):
                 break
         return result
 
 
-def _to_nearest_boundary(model: nn.Module, x: Tensor, y: Tensor, rivals: Tensor, threat: Threat) -> Tensor:
-    """The shortest move (like the images) that makes one of the `rivals` (B×k) draw level with `y`, seen linearly."""
+def _to_nearest_boundary(model: nn.Module, x: Tensor, goal: Objective, rivals: Tensor, threat: Threat) -> Tensor:
+    """The shortest move (like the images) after which a class draws level, seen linearly.
+
+    Which: one of the `rivals` (B×k) with the true class, or the target, if there is one, with all others.
+    """
     x = x.detach().requires_grad_()
     logits = in_full(model(x))
     check_differentiable(logits)
-    leads = logits.gather(1, rivals) - logits.gather(1, y[:, None])
+    if goal.target is None:
+        leads = logits.gather(1, rivals) - logits.gather(1, goal.y[:, None])
+    else:
+        leads = goal(logits)[:, None]
     best, shortest = torch.zeros_like(x), torch.full_like(leads[:, 0], torch.inf)
     for lead in leads.unbind(dim=1):
         (gradient,) = torch.autograd.grad(lead.sum(), x, retain_graph=True)
@@ -94,11 +105,11 @@ def _to_nearest_boundary(model: nn.Module, x: Tensor, y: Tensor, rivals: Tensor,
     return best.detach()
 
 
-def _halved(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, times: int) -> Tensor:
+def _halved(model: nn.Module, x: Tensor, x_adv: Tensor, goal: Objective, times: int) -> Tensor:
     """Bisect the straight way from each image to a misclassified one: the last misclassified point, or the end."""
     right, wrong = x.new_zeros(len(x)), x.new_ones(len(x))
     for _ in range(times):
         middle = (right + wrong) / 2
-        over = misclassified(model, x.lerp(x_adv, per_sample(middle, x)), y)
+        over = misled(model, x.lerp(x_adv, per_sample(middle, x)), goal)
         right, wrong = torch.where(over, right, middle), torch.where(over, middle, wrong)
     return x.lerp(x_adv, per_sample(wrong, x))

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import check_options, confirmed, fooled, runs_at_once, wrong_classes
-from inoculate.attacks.losses import ascent
+from inoculate.attacks.attack import Target, aim, arrived, check_options, confirmed, fooled, runs_at_once, wrong_classes
+from inoculate.attacks.losses import LOSSES, Loss, Objective, ascent, margin, to_lead
 from inoculate.attacks.minimum import anywhere, within
 from inoculate.rng import Draws
 from inoculate.threat import Threat, distance, per_sample, sample, to_plane
+
+ANY_ERROR = Loss(margin, to_lead)  # towards a class, but any other that comes first will do
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class FAB:
     original onto the linearised boundary, overshoots by `eta` and mixes the two, at most `alpha` of the latter; a
     misclassified iterate is drawn back to `beta` of its distance. `restarts` after the first start at random.
     `give_up`: under a fixed eps a run ends after a third of its steps for an image whose nearest error so far is more
-    than `give_up` times eps outside the ball; infinity never gives up.
+    than `give_up` times eps outside the ball; infinity never gives up. With a `target` (as in `OneStepTarget`) there is
+    one run, onto the boundary where that class overtakes all others, and only an image that is taken for it counts.
     """
 
     steps: int = 100
@@ -33,9 +36,12 @@ class FAB:
     eta: float = 1.05
     beta: float = 0.9
     give_up: float = math.inf
+    target: Target = None
 
     def __post_init__(self) -> None:
-        check_options(steps=self.steps, restarts=self.restarts, targets=self.targets, give_up=self.give_up)
+        check_options(
+            steps=self.steps, restarts=self.restarts, targets=self.targets, give_up=self.give_up, target=self.target
+        )
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -65,8 +71,9 @@ class FAB:
         with torch.no_grad():
             logits = model(x)
         nearest, far = x.clone(), torch.full(y.shape, torch.inf, dtype=x.dtype, device=x.device)
-        rows = (~fooled(model, x, logits, y)).nonzero().squeeze(1)
-        order = wrong_classes(logits, y)
+        sought = aim(model, x, y, self.target, generator)
+        rows = (~fooled(model, x, logits, y, sought)).nonzero().squeeze(1)
+        order = wrong_classes(logits, y) if sought is None else sought[:, None]
         draws = Draws(x, generator) if self.restarts > 1 else None
         starts = [x]
         for _ in range(1, self.restarts):
@@ -78,8 +85,9 @@ class FAB:
             runs = runs[len(now) :]
             many = rows.repeat(len(now))
             target = torch.cat([order[rows, rank] for _, rank in now])
+            goal = Objective(ANY_ERROR if sought is None else LOSSES["margin"], y[many], target)
             start = torch.cat([start[rows] for start, _ in now])
-            found = self._run(model, x[many], y[many], target, threat, start, far[many], enough, len(rows))
+            found = self._run(model, x[many], goal, threat, start, far[many], enough, len(rows))
             for x_adv, at in zip(*(torch.split(part, len(rows)) for part in found), strict=True):
                 nearer = at < far[rows]
                 nearest[rows[nearer]], far[rows[nearer]] = x_adv[nearer], at[nearer]
@@ -90,38 +98,37 @@ class FAB:
         self,
         model: nn.Module,
         x: Tensor,
-        y: Tensor,
-        target: Tensor,
+        goal: Objective,
         threat: Threat,
         start: Tensor,
         far: Tensor,
         enough: float,
         images: int,
     ) -> tuple[Tensor, Tensor]:
-        """Walk towards `target`: the nearest misclassified images on the way and their distance (`far` if none).
+        """Walk to where `goal` is 0: the nearest images on the way that arrived, and their distance (`far` if none).
 
         The batch holds the same `images` once per target: one that is settled towards any of them leaves all.
         """
         result, best = x.clone(), far.clone()
         rows, x_adv = torch.arange(len(x), device=x.device), start
-        beyond = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # misclassified at the last step: likely again
+        beyond = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # there at the last step: likely again
         for number in range(self.steps + 1):
             wrong = torch.zeros_like(beyond)
             if number == self.steps:
                 beyond = torch.ones_like(beyond)
             if beyond.any():  # a look without gradient: where it finds an error, the gradient is wanted further back
                 with torch.no_grad():
-                    wrong[beyond] = model(x_adv[beyond]).argmax(dim=1) != y[beyond]
-            x_adv, keep = self._take(model, x, y, x_adv, wrong, threat, result, best, rows, enough)
+                    wrong[beyond] = self._there(model(x_adv[beyond]), goal.of(beyond))
+            x_adv, keep = self._take(model, x, goal, x_adv, wrong, threat, result, best, rows, enough)
             if number < self.steps:
-                gap, normal, logits = _boundary(model, x_adv, y, target)
-                late = ~beyond & keep & (logits.argmax(dim=1) != y) & bool(number)
+                normal, gap, logits = ascent(model, x_adv, goal)
+                late = ~beyond & keep & self._there(logits, goal) & bool(number)
                 if late.any():
-                    x_adv, still = self._take(model, x, y, x_adv, late, threat, result, best, rows, enough)
+                    x_adv, still = self._take(model, x, goal, x_adv, late, threat, result, best, rows, enough)
                     keep, again = keep & still, late & still
                     if again.any():
                         gap, normal = gap.clone(), normal.clone()
-                        gap[again], normal[again], _ = _boundary(model, x_adv[again], y[again], target[again])
+                        normal[again], gap[again], _ = ascent(model, x_adv[again], goal.of(again))
                 beyond = wrong | late
             if enough >= 0:
                 keep &= ~(best <= enough).view(-1, images).any(0)[rows % images]
@@ -130,7 +137,7 @@ class FAB:
             if number == self.steps or not keep.any():
                 break
             if not keep.all():
-                rows, x, y, target, beyond = rows[keep], x[keep], y[keep], target[keep], beyond[keep]
+                rows, x, goal, beyond = rows[keep], x[keep], goal.of(keep), beyond[keep]
                 x_adv, gap, normal = x_adv[keep], gap[keep], normal[keep]
             # The plane where the linearised gap is closed: gap + normal · (z − x_adv) = 0.
             here = to_plane(x_adv, normal, -gap, threat)
@@ -145,7 +152,7 @@ class FAB:
         self,
         model: nn.Module,
         x: Tensor,
-        y: Tensor,
+        goal: Objective,
         x_adv: Tensor,
         wrong: Tensor,
         threat: Threat,
@@ -164,20 +171,17 @@ class FAB:
         at = distance(x_adv, x, threat.norm)
         nearer = wrong & (at < best[rows])
         counts = nearer & (at <= enough) if enough >= 0 else nearer
-        nearer = nearer & (~counts | confirmed(model, x_adv, counts, y))
+        nearer = nearer & (~counts | confirmed(model, x_adv, counts, goal.y, self._sought(goal)))
         result[rows[nearer]], best[rows[nearer]] = x_adv[nearer], at[nearer]
         keep = best[rows] > enough
         return torch.where(per_sample(wrong, x), x + self.beta * (x_adv - x), x_adv), keep
 
+    def _there(self, logits: Tensor, goal: Objective) -> Tensor:
+        return arrived(logits, goal.y, self._sought(goal))
 
-def _boundary(model: nn.Module, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How far the target's logit is above the true one (B), the gradient of that, and the logits."""
-
-    def gap(logits: Tensor) -> Tensor:
-        return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
-
-    gradient, values, logits = ascent(model, x, gap)
-    return values, gradient, logits
+    def _sought(self, goal: Objective) -> Tensor | None:
+        """The only class that counts for each image, if there is one."""
+        return None if self.target is None else goal.target
 
 
 def _length(move: Tensor, threat: Threat) -> Tensor:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Target, check_options
+from inoculate.attacks.attack import Target, check_options, fooled
 from inoculate.attacks.losses import Objective, ascent
-from inoculate.attacks.minimum import Nearest, anywhere, check_positive, reached, search_right, within
+from inoculate.attacks.minimum import Nearest, anywhere, check_positive, search_standing, within
 from inoculate.threat import Threat, distance, dual_norm, project, steepest
 
 
@@ -57,7 +57,7 @@ class FMN:
                 share = (1 + math.cos(math.pi * number / self.steps)) / 2
                 alpha, gamma = self.alpha * (0.01 + 0.99 * share), self.gamma * (0.02 + 0.98 * share)
                 uphill, values, logits = ascent(model, x_adv, goal)
-                at, hit = distance(x_adv, x, threat.norm), reached(model, x_adv, logits, goal)
+                at, hit = distance(x_adv, x, threat.norm), fooled(model, x_adv, logits, goal.y, goal.target)
                 best.offer(rows, x_adv, at, hit)
                 # Until the first success, the linearised margin tells how far the boundary is. Beyond the paper, the
                 # radius goes a little further, lest rounding decide, and grows in any case: the margin may mislead.
@@ -70,4 +70,4 @@ class FMN:
                 x_adv = project(ahead, x, threat, radius)
             return best.image
 
-        return search_right(model, x, y, self.target, generator, tighten)
+        return search_standing(model, x, y, self.target, generator, tighten)

@@ -9,7 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Caught, Target, aim, carry_out, check_images, check_options, looks, rounded
+from inoculate.attacks.attack import (
+    Caught,
+    Target,
+    aim,
+    arrived,
+    carry_out,
+    check_images,
+    check_options,
+    looks,
+    rounded,
+)
 from inoculate.attacks.losses import Objective, ascent, in_full, loss_named
 from inoculate.models.fast import full_precision
 from inoculate.rng import Draws
@@ -70,7 +80,7 @@ class BIM:
     """`steps` small steps up the loss from the clean image, each projected back (Kurakin et al. 2017, section 3.3).
 
     `step` is relative to eps. With a `target` (as in `OneStepTarget`) it descends that class's loss instead.
-    `early_stop` leaves an image alone as soon as it is misclassified.
+    `early_stop` leaves an image alone as soon as it is misclassified, or taken for its target.
     """
 
     steps: int = 10
@@ -98,9 +108,9 @@ class BIM:
 class PGD:
     """BIM from a random point of the ball, the worst of `restarts` kept per sample (Madry et al. 2018, section 2.1).
 
-    `step` is relative to eps. A sample's worst restart is one that it misclassifies, else the one of highest loss;
-    within a restart the last iterate counts. `start` (an image batch) replaces the first random start. `early_stop`
-    leaves an image alone as soon as it is misclassified.
+    `step` is relative to eps. A sample's worst restart is one that is misclassified (with a `target`, as in
+    `OneStepTarget`: taken for it), else the one of highest loss; within a restart the last iterate counts. `start` (an
+    image batch) replaces the first random start. `early_stop` leaves an image alone as soon as it is there.
     """
 
     steps: int = 10
@@ -195,7 +205,7 @@ def ascend(
 ) -> Tensor:
     """The one inner loop: `steps` steepest steps of length `step`·eps up `objective` from `start`, each projected.
 
-    Returns the last iterate, B×C×H×W, or with `early_stop` a misclassified one: it is left alone at the next look.
+    Returns the last iterate, B×C×H×W, or with `early_stop` one that has arrived: it is left alone at the next look.
     `decay` adds momentum over L1-normalised gradients, `blur` smooths them, `view` changes what the model sees. The
     caller holds `frozen(model)`.
     """
@@ -207,8 +217,8 @@ def ascend(
         found = ascent(seen, x_adv, objective)
         gradient = found.gradient
         if early_stop and number and view is None:
-            caught.note(x_adv, found, objective.y)
-            if looks(number, x.device) and (done := caught.settle(model, objective.y)).any():
+            caught.note(x_adv, found, objective.y, objective.target)
+            if looks(number, x.device) and (done := caught.settle(model, objective.y, objective.target)).any():
                 keep, result = ~done, result.index_copy(0, rows, caught.images)
                 rows, x, x_adv, gradient = rows[keep], x[keep], x_adv[keep], gradient[keep]
                 objective, velocity, caught = objective.of(keep), velocity[keep], caught[keep]
@@ -221,7 +231,8 @@ def ascend(
             gradient = velocity
         x_adv = project(x_adv + step * threat.eps * steepest(gradient, threat.norm), x, threat)
     if early_stop:
-        x_adv = torch.where(per_sample(caught.settle(model, objective.y), x), caught.images, x_adv)
+        done = caught.settle(model, objective.y, objective.target)
+        x_adv = torch.where(per_sample(done, x), caught.images, x_adv)
     return x_adv if len(rows) == len(result) else result.index_copy(0, rows, x_adv)
 
 
@@ -297,9 +308,9 @@ def _uphill(
 
 
 def _worse(model: nn.Module, rival: Tensor, x: Tensor, objective: Objective) -> Tensor:
-    """Per sample (B, bool), whether `rival` harms more than `x`: misclassified beats correct, then the loss decides."""
+    """Per sample (B, bool), whether `rival` does more than `x`: to have arrived counts first, then the loss decides."""
     with torch.no_grad():
         old, new = in_full(model(x)), in_full(model(rival))
-    old_wrong, new_wrong = old.argmax(dim=1) != objective.y, new.argmax(dim=1) != objective.y
-    worse: Tensor = (new_wrong & ~old_wrong) | ((new_wrong == old_wrong) & (objective(new) > objective(old)))
+    before, now = (arrived(logits, objective.y, objective.target) for logits in (old, new))
+    worse: Tensor = (now & ~before) | ((now == before) & (objective(new) > objective(old)))
     return worse

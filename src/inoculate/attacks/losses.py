@@ -43,10 +43,15 @@ def to_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return -margin(logits, target)
 
 
+def to_lead(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """The logit of `target` minus that of `y`, per sample (B), whatever the others do."""
+    return _of(logits, target) - _of(logits, y)
+
+
 def to_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """The targeted DLR loss (Croce and Hein 2020, equation 7). It needs four classes."""
     top = _largest(logits, 4, "the targeted DLR loss")
-    return (_of(logits, target) - _of(logits, y)) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+    return to_lead(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
 
 class Loss(NamedTuple):

@@ -27,7 +27,7 @@ class Nearest:
         self.image[rows[nearer]], self.far[rows[nearer]] = x_adv[nearer], at[nearer]
 
 
-def search_right(
+def search_standing(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -35,9 +35,9 @@ def search_right(
     generator: torch.Generator | None,
     search: Callable[[Tensor, Objective], Tensor],
 ) -> Tensor:
-    """`search(x, goal)` for the images that the model gets right, with the margin as goal; the others as they are."""
+    """`search(x, goal)` for the images that have not arrived yet, with the margin as goal; the others as they are."""
     goal = Objective(LOSSES["margin"], y, aim(model, x, y, target, generator))
-    rows = (~misclassified(model, x, y)).nonzero().squeeze(1)
+    rows = (~misled(model, x, goal)).nonzero().squeeze(1)
     return x.index_copy(0, rows, search(x[rows], goal.of(rows))) if len(rows) else x.clone()
 
 
@@ -56,18 +56,10 @@ def within(
     return anywhere(model, x, y, threat, lambda x, y: project(search(x, y), x, threat))
 
 
-def misclassified(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Which images (B, bool) the model gets wrong."""
+def misled(model: nn.Module, x: Tensor, goal: Objective) -> Tensor:
+    """Which images (B, bool) the model gets wrong, or takes for their target if they have one."""
     with torch.no_grad():
-        return fooled(model, x, in_full(model(x)), y)
-
-
-def reached(model: nn.Module, x_adv: Tensor, logits: Tensor, goal: Objective) -> Tensor:
-    """Which images (B, bool) the model gets wrong, and as their target if they have one."""
-    wrong = fooled(model, x_adv, logits, goal.y)
-    if goal.target is None:
-        return wrong
-    return wrong & ((goal.target == goal.y) | (logits.argmax(dim=1) == goal.target))
+        return fooled(model, x, in_full(model(x)), goal.y, goal.target)
 
 
 def check_positive(**options: float) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import carry_out, check_options, confirmed, fill, fooled, looks
-from inoculate.attacks.losses import in_full, margin
+from inoculate.attacks.attack import Target, aim, carry_out, check_options, confirmed, fill, fooled, looks
+from inoculate.attacks.losses import LOSSES, Objective, in_full
 from inoculate.errors import InputError
 from inoculate.models.fast import full_precision
 from inoculate.rng import Draws, drawn_seed
@@ -25,15 +25,17 @@ class Square:
 
     `queries` passes per image at most; `p` is the share of pixels that the first squares cover. All images share the
     same squares, which `generator` decides. An image is left alone as soon as it is misclassified. `give_up`: so is one
-    whose way to the boundary, after a fifth of the queries, is still longer than `give_up` times the way it came.
+    whose way to the boundary, after a fifth of the queries, is still longer than `give_up` times the way it came. With
+    a `target` (as in `OneStepTarget`) it raises that class's margin, and only an image that is taken for it is done.
     """
 
     queries: int = 5000
     p: float = 0.8
     give_up: float = math.inf
+    target: Target = None
 
     def __post_init__(self) -> None:
-        check_options(queries=self.queries, give_up=self.give_up)
+        check_options(queries=self.queries, give_up=self.give_up, target=self.target)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -51,51 +53,53 @@ class Square:
                 start, propose = _tiled(x, threat, draws), squares.l2
             # it climbs by steps that bf16, with its three digits, would not see
             with torch.no_grad(), full_precision(model):
-                return self._search(model, x, y, threat, start, propose)
+                goal = Objective(LOSSES["margin"], y, aim(model, x, y, self.target, generator))
+                return self._search(model, x, goal, threat, start, propose)
 
         return carry_out(model, x, y, threat, craft)
 
     def _search(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, start: Tensor, propose: Propose
+        self, model: nn.Module, x: Tensor, goal: Objective, threat: Threat, start: Tensor, propose: Propose
     ) -> Tensor:
-        """Keep each proposal that lowers the margin; the last images, misclassified or not.
+        """Keep each proposal that raises the goal; the last images, misclassified or not.
 
         Few images fill a batch with several proposals each: all are compared with the same image, up to the first that
         helps, so the search is the same as one by one. For L2, whose squares depend on all before them, it is one each.
         """
         result, rows = start.clone(), torch.arange(len(x), device=x.device)
         logits = in_full(model(start))
-        best, height = start, margin(logits, y).float()
-        first, at = height, torch.zeros_like(y)  # how far each image was at first, and the next square it will see
-        done, fifth = fooled(model, start, logits, y), self.queries // 5
+        best, height = start, goal(logits).float()
+        first, at = height, torch.zeros_like(goal.y)  # how far each image was at first, and the next square it will see
+        done, fifth = fooled(model, start, logits, goal.y, goal.target), self.queries // 5
         moved, hopeless = torch.zeros_like(done), torch.zeros_like(done)
         number, most = 0, 128 if x.is_cuda else 16
         while True:
             hopeless |= (at == max(fifth, 1)) & (-height > self.give_up * (height - first))
             if looks(number, x.device):
                 if number:
-                    done, moved = confirmed(model, best, moved & (height > 0), y), torch.zeros_like(moved)
+                    done = confirmed(model, best, moved & (height > 0), goal.y, goal.target)
+                    moved = torch.zeros_like(moved)
                 stop = done | hopeless | (at >= self.queries)
                 if stop.any():
                     result[rows[stop]] = best[stop]
                     keep = ~stop
-                    rows, x, y, at, moved = rows[keep], x[keep], y[keep], at[keep], moved[keep]
+                    rows, x, goal, at, moved = rows[keep], x[keep], goal.of(keep), at[keep], moved[keep]
                     best, height, first, hopeless = best[keep], height[keep], first[keep], hopeless[keep]
                     if not len(rows):
                         return result
             ahead = max(1, min(most, fill(x) // 2 // len(rows))) if threat.norm == "linf" else 1
             index = at[:, None] + torch.arange(ahead, device=x.device)
-            goal = torch.where(at < fifth, fifth, self.queries)[:, None]
+            end = torch.where(at < fifth, fifth, self.queries)[:, None]
             many = torch.arange(len(x), device=x.device).repeat_interleave(ahead)
             trial = propose(x[many], best[many], index.flatten().clamp_max(self.queries - 1), threat)
             logits = in_full(model(trial))
-            value = margin(logits, y[many]).float().view(-1, ahead)
-            better = (value > height[:, None]) & (index < goal)
+            value = goal.of(many)(logits).float().view(-1, ahead)
+            better = (value > height[:, None]) & (index < end)
             helps, which = better.any(dim=1), better.int().argmax(dim=1)
             chosen = torch.arange(len(x), device=x.device) * ahead + which
             best = torch.where(per_sample(helps, x), trial[chosen], best)
             height = torch.where(helps, value.flatten()[chosen], height)
-            at = torch.where(helps, at + which + 1, (at + ahead).minimum(goal[:, 0]))
+            at = torch.where(helps, at + which + 1, (at + ahead).minimum(end[:, 0]))
             moved, number = moved | helps, number + 1
 
 

@@ -179,7 +179,7 @@ def measure_before(
     from inoculate.report.rows import read_rows, write_rows
     from inoculate.watch import Bar
 
-    words = "the network as it came"
+    words = "the network as it came (whether it had seen these test images before is not known)"
     if not trained:
         words = f"the same network after {BEFORE_EPOCHS} epochs of ordinary training"
     file = folder / "before.json"
@@ -292,6 +292,14 @@ def write_card(
     options = ", ".join(f"{key} {value:.4g}" for key, value in schedule.choice.spec.items() if key != "method")
     load = f"inoculate evaluate --model {out if spec else model} --data {data} --attack {after[-1].attack}"
     load += "" if spec else f" --weights {out / 'weights.safetensors'}"
+    python = f"from inoculate import load_model\n\nmodel = load_model({str(out)!r})"
+    if not spec:
+        python = (
+            f"from pathlib import Path\n\nfrom inoculate.models.checkpoint import load_weights\n\n"
+            f"model = {model.rpartition(':')[2]}().eval()  # your function\n"
+            f"load_weights(Path({str(out / 'weights.safetensors')!r}), model)"
+        )
+    python += "\nlogits = model(images)  # float images in [0, 1], B×C×H×W"
     facts = Facts(
         title=f"{spec.name if spec else model} for {bench.train.name}, hardened",
         dataset=bench.train.name, digest=bench.train.digest, network=spec.name if spec else model,
@@ -302,7 +310,7 @@ def write_card(
             f"{recipe.augment}. Weights of the round that was best under PGD-10 on "
             f"{min(recipe.val_images, len(bench.val))} validation images. Why so: {schedule.reason}."
         ),
-        load=f"{load} --eps {bench.threat.eps:.6g} --norm {bench.threat.norm}", versions=versions(), warnings=warnings,
-        exported=exported,
+        load=f"{load} --eps {bench.threat.eps:.6g} --norm {bench.threat.norm}", python=python, versions=versions(),
+        warnings=warnings, exported=exported,
     )  # fmt: skip
     write_text(out / "README.md", card(facts, before, after))

@@ -69,12 +69,17 @@ def _save(folder: Path, model: nn.Module, origin: dict[str, Any], facts: dict[st
     write_json(folder / DESCRIPTION, {"format": 1, **origin, "sha256": digest, **facts})
 
 
-def load_model(folder: Path) -> tuple[nn.Sequential, ModelSpec]:
-    """The classifier that `save_model` wrote, in eval mode; raises `InputError` if it is missing or was altered."""
+def load_model(folder: str | Path) -> nn.Sequential:
+    """The classifier in a folder that `train` or `harden` wrote, in eval mode: float images in [0, 1] to logits.
+
+    What images it was made for says `read_description`. Raises `InputError` if it is missing or was altered, or if a
+    function of the user's makes the network.
+    """
+    folder = Path(folder)
     spec, digest = read_description(folder)
     model = spec.build(pretrained=False)
     load_weights(folder / WEIGHTS, model, digest)
-    return model.eval(), spec
+    return model.eval()
 
 
 def read_description(folder: Path) -> tuple[ModelSpec, str]:

@@ -92,7 +92,7 @@ def brings_weights(spec: str) -> bool:
 
 
 def _trained(folder: Path, class_names: tuple[str, ...], channels: int, image_size: int) -> nn.Module:
-    model, kept = load_model(folder)
+    model, (kept, _) = load_model(folder), read_description(folder)
     if (kept.channels, kept.image_size, len(kept.class_names)) != (channels, image_size, len(class_names)):
         raise InputError(
             f"{folder} was trained on {kept.image_size}×{kept.image_size} images with {kept.channels} channel(s) and "

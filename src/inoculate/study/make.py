@@ -232,4 +232,4 @@ def build_attack(choice: AttackChoice) -> Attack:
 @lru_cache(maxsize=2)
 def trained(folder: Path, device: str) -> nn.Module:
     """A trained network, kept in memory while the next few cells need it."""
-    return load_model(folder)[0].to(device)
+    return load_model(folder).to(device)

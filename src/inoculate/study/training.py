@@ -43,7 +43,7 @@ def make_hardened(folder: Path, job: Job, model: str, arm: str, helpers: list[Pa
     study, hardened = job.study, job.study.methods[arm]
     choice = method_named(hardened.method, **hardened.options)
     threat = study.threat_for(arm)
-    networks = tuple(load_model(path)[0].to(job.device) for path in helpers)
+    networks = tuple(load_model(path).to(job.device) for path in helpers)
     if hardened.method in NEEDS_NETWORK:
         networks = (_spec(job, study.surrogate).build(seed=seed_for(job.seed, "alongside")).to(job.device),)
     how = recipe(job.training, len(job.data.train), _policy(job))
