@@ -14,13 +14,16 @@ import torch
 from attack_samples import RADII, images, seeded, small_net
 from torch import Tensor, nn
 
-from inoculate.attacks.adapters import Foreign, adapted, as_torchattack, to_art, to_foolbox
+from inoculate.attacks.adapters import Foreign, adapted
+from inoculate.attacks.apgd import APGD
 from inoculate.attacks.gradient import BIM, FGSM, PGD
+from inoculate.attacks.lending import as_art, as_foolbox, as_torchattack, to_art, to_foolbox
 from inoculate.attacks.sweep import sweep
 from inoculate.data.split import Split
 from inoculate.errors import InputError
 from inoculate.evaluation import evaluate
 from inoculate.models.fast import fast
+from inoculate.models.normalize import Normalize
 from inoculate.threat import Norm, Threat, distance
 
 ROOTS = {"foolbox": "foolbox", "torchattacks": "torchattacks", "art": "art.attacks.evasion"}
@@ -338,6 +341,53 @@ def test_our_attacks_among_torchattacks() -> None:
     broken = (model(x_adv).argmax(1) != y).sum()
     assert broken >= (model(ours(x, y)).argmax(1) != y).sum()
     assert distance(x_adv, x, "linf").max() <= 0.03 + 1e-6
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_our_attacks_in_foolbox(norm: Norm) -> None:
+    peer = pytest.importorskip("foolbox")
+    model, (x, y) = small_net().eval(), images()
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
+    theirs = peer.PyTorchModel(model, bounds=(0, 1), device="cpu", preprocessing={"mean": mean, "std": std, "axis": -3})
+    ours = nn.Sequential(Normalize(tuple(mean.tolist()), tuple(std.tolist())), model)
+    epsilons = [0.0, RADII[norm] / 2, RADII[norm]]
+    for labels in (y, peer.criteria.Misclassification(y)):
+        raw, clipped, success = as_foolbox(BIM(steps=3), norm)(theirs, x, labels, epsilons=epsilons)
+        for eps, x_adv, same, broken in zip(epsilons, raw, clipped, success, strict=True):
+            expected = BIM(steps=3)(ours, x, y, Threat(norm, eps))
+            torch.testing.assert_close(x_adv, expected, rtol=0, atol=1e-5)
+            torch.testing.assert_close(same, x_adv, rtol=0, atol=1e-5)
+            assert torch.equal(broken, ours(x_adv).argmax(1) != y)
+    drawn = [as_foolbox(PGD(), generator=seeded(s))(theirs, x, y, epsilons=0.03)[0] for s in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    with pytest.raises(InputError, match="target to the attack"):
+        as_foolbox(PGD(), norm)(theirs, x, peer.criteria.TargetedMisclassification(y), epsilons=0.03)
+
+
+def test_our_attacks_in_art() -> None:
+    pytest.importorskip("art.attacks.evasion")
+    model, (x, y) = small_net().eval(), images()
+    threat = Threat("l2", 0.5)
+    wrapped = to_art(model, threat, (3, 8, 8), 4)
+    attack = as_art(BIM(steps=3), threat, wrapped)
+    expected = BIM(steps=3)(model, x, y, threat)
+    for labels in (y.numpy(), np.eye(4, dtype=np.float32)[y.numpy()]):
+        assert torch.equal(torch.from_numpy(attack.generate(x.numpy(), labels)), expected)
+    predicted = model(x).argmax(1)
+    assert torch.equal(torch.from_numpy(attack.generate(x.numpy())), BIM(steps=3)(model, x, predicted, threat))
+    targeted = as_art(APGD(target=2), Threat("linf", 0.3), wrapped).generate(x.numpy(), predicted.numpy())
+    assert bool((model(torch.from_numpy(targeted)).argmax(1) == 2)[predicted != 2].all())
+
+
+def test_an_art_classifier_with_preprocessing_of_its_own_is_refused() -> None:
+    classification = pytest.importorskip("art.estimators.classification")
+    model, (x, y) = small_net().eval(), images()
+    wrapped = classification.PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), (3, 8, 8), 4, clip_values=(0, 1), preprocessing=(0.5, 0.2), device_type="cpu"
+    )
+    with pytest.raises(InputError, match="into the network"):
+        as_art(BIM(), Threat(), wrapped).generate(x.numpy(), y.numpy())
 
 
 def test_a_fast_copy_stands_in_for_nothing_here() -> None:

@@ -1,16 +1,14 @@
-"""Attacks of foolbox, torchattacks and ART as attacks of ours, and ours for them. Each library is an optional extra."""
+"""Attacks of foolbox, torchattacks and ART as attacks of ours. Each library is an optional extra."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any, get_args
 
 import numpy as np
@@ -18,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.attack import Attack, carry_out
+from inoculate.attacks.lending import imported, line, to_art, to_foolbox
 from inoculate.errors import InputError
 from inoculate.models.fast import original
-from inoculate.modes import device_of
 from inoculate.rng import drawn_seed
 from inoculate.threat import Norm, Threat, project
 
@@ -121,7 +119,7 @@ class Foreign:
             if "eps" in parameters:
                 values[step] = parameters[step].default / parameters["eps"].default * eps
         if self.library == "foolbox":
-            values["distance"] = getattr(_imported("foolbox", "foolbox.distances"), norm)
+            values["distance"] = getattr(imported("foolbox", "foolbox.distances"), norm)
         values = {name: value for name, value in {**values, **self.options}.items() if name in parameters}
 
         try:
@@ -133,7 +131,7 @@ class Foreign:
                 attack = make(to_art(unit, Threat(), tuple(x.shape[1:]), classes), **values)
                 found = torch.from_numpy(attack.generate(x.cpu().numpy(), y=y.cpu().numpy()))
         except (TypeError, ValueError, AssertionError, AttributeError, NotImplementedError, ImportError) as error:
-            raise InputError(f"{self.library}:{self.name} refuses: {_line(error)}") from error
+            raise InputError(f"{self.library}:{self.name} refuses: {line(error)}") from error
         return torch.as_tensor(found)
 
 
@@ -144,40 +142,6 @@ def adapted(name: str, **options: Any) -> Attack:
     """
     library, _, attack = name.partition(":")
     return Foreign(library, attack, options)
-
-
-def to_foolbox(model: nn.Module, threat: Threat) -> Any:
-    """The classifier as a `foolbox.PyTorchModel`, for images in the threat's range. Put it in eval mode yourself."""
-    peer = _imported("foolbox", "foolbox")
-    return peer.PyTorchModel(model, bounds=(threat.low, threat.high), device=device_of(model))
-
-
-def to_art(model: nn.Module, threat: Threat, input_shape: tuple[int, ...], classes: int) -> Any:
-    """The classifier as ART's `PyTorchClassifier`, for images of `input_shape` (C, H, W) in the threat's range."""
-    peer = _imported("art", "art.estimators.classification")
-    return peer.PyTorchClassifier(
-        model, loss=nn.CrossEntropyLoss(), input_shape=input_shape, nb_classes=classes,
-        clip_values=(threat.low, threat.high), device_type=device_of(model).type.replace("cuda", "gpu"),
-    )  # fmt: skip
-
-
-def as_torchattack(
-    attack: Attack, threat: Threat, model: nn.Module, *, generator: torch.Generator | None = None
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """An attack of ours as `(images, labels) -> images`, with the `model` that `torchattacks.MultiAttack` asks for."""
-    return _Bound(attack, threat, model, generator)
-
-
-@dataclass(frozen=True, eq=False)
-class _Bound:
-    attack: Attack
-    threat: Threat
-    model: nn.Module
-    generator: torch.Generator | None
-
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        at = device_of(self.model)
-        return self.attack(self.model, images.to(at), labels.to(at), self.threat, generator=self.generator)
 
 
 class _Unit(nn.Module):
@@ -221,7 +185,7 @@ def _found(library: str, name: str) -> list[type]:
     """The classes that `name` stands for: one, or in foolbox one per norm and last the one called just so."""
     if library not in HOMES:
         raise InputError(f"library '{library}' is unknown: write foolbox:Name, torchattacks:Name or art:Name")
-    known = {n: c for n, c in vars(_imported(library, HOMES[library])).items() if isinstance(c, type)}
+    known = {n: c for n, c in vars(imported(library, HOMES[library])).items() if isinstance(c, type)}
     prefixes = [p for each in PREFIXES.values() for p in each] if library == "foolbox" else []
     spellings = [spelling for prefix in [*prefixes, ""] if (spelling := prefix + name) in known]
     if not spellings:
@@ -252,14 +216,3 @@ def _nearest(name: str, known: Mapping[str, Any]) -> str:
 
     best = max(known, key=likeness, default="")
     return best and f": did you mean '{best}'?"
-
-
-def _imported(library: str, module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"no {library} here ({_line(error)}): pip install 'inoculate[{library}]'") from error
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
