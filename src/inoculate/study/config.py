@@ -197,6 +197,13 @@ class Study(_Part):
         own = self.datasets[dataset].training
         return Training.model_validate(self.training.model_dump() | own) if own else self.training
 
+    def stores(self, attack: str) -> bool:
+        """Whether examples of this attack are stored and replayed: those of one-step attacks, and what is transferred.
+
+        One gradient serves every eps of the first; what several steps find belongs to one eps.
+        """
+        return is_one_step(self.attacks[attack]) or (attack == self.transfer and len(self.eps) == 1)
+
     def eps_for(self, choice: AttackChoice) -> tuple[float, ...]:
         """At which eps an attack is made."""
         return choice.eps or self.eps
@@ -251,9 +258,10 @@ class Study(_Part):
             raise ValueError(
                 f"transfer attack '{self.transfer}' is made everywhere: take its {', '.join(_NARROWING)} away"
             )
-        if not is_one_step(chosen):
+        if not self.stores(self.transfer):
             raise ValueError(
-                f"transfer attack '{self.transfer}' takes several steps: use a one-step attack such as fgsm"
+                f"transfer attack '{self.transfer}' takes several steps, so that its examples hold for one eps only: "
+                "leave one, or use a one-step attack such as fgsm"
             )
         for name in ("datasets", "models", "arms", "eps", "seeds"):
             values = list(getattr(self, name))
