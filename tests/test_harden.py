@@ -18,6 +18,9 @@ from inoculate.cli import _guarded, app
 from inoculate.cli.hardening import Bench, check_augment, policy_for, recipe_for
 from inoculate.data.sources import load_data
 from inoculate.data.split import Split
+from inoculate.defences import fit as loop
+from inoculate.defences import guards
+from inoculate.defences.adversarial import Hardening
 from inoculate.defences.budget import choose, ladder_for
 from inoculate.errors import InputError
 from inoculate.models.checkpoint import load_model
@@ -134,7 +137,6 @@ def test_small_changes_of_a_pixel_have_a_ladder_of_their_own():
 
 
 def test_a_stopped_hardening_goes_on_with_the_same_result(hardened, tmp_path, monkeypatch):
-    import inoculate.defences.fit as loop
 
     arguments = [*QUICK, "--out", tmp_path, *METHOD]
     real, count = loop.save_weights, [0]
@@ -194,6 +196,13 @@ def test_own_factory_and_own_images_of_two_classes(tmp_path, capsys):
         (["--method", "trades", "--option", "beta=high"], "neither a number"),
         (["--method", "rslad"], "--teacher"),
         (["--option", "steps=2"], "name one"),
+        (["--teacher", "mine"], "takes no teacher"),
+        (["--method", "fast", "--teacher", "mine"], "fast takes no teacher"),
+        (["--method", "ard", "--surrogate", "mine"], "ard takes no surrogate"),
+        (["--method", "live_surrogate", "--surrogate", "a", "--surrogate", "b"], "give --surrogate once"),
+        (["--method", "ensemble", "--remedy", "pgd_at"], "not watched"),
+        (["--method", "fast", "--remedy", "ard"], "needs another network"),
+        (["--method", "fast", "--remedy", "pgdat"], "did you mean 'pgd_at'"),
         (["--eps", "0"], "no attack"),
         (["--eps", "8"], "8/255"),
         (["--budget", "soon"], "90s, 5m or 2h"),
@@ -203,6 +212,29 @@ def test_own_factory_and_own_images_of_two_classes(tmp_path, capsys):
 )
 def test_harden_refuses(capsys, tmp_path, arguments, says):
     assert says in refused(capsys, "harden", *SMALL, "--out", tmp_path, *arguments)
+
+
+@pytest.mark.parametrize("command", ["train", "harden"])
+def test_a_remedy_is_taken_where_an_alarm_is_raised(command, tmp_path, capsys, monkeypatch):
+    """An alarm after the first round: from then on the remedy trains, and the warning says so."""
+    used = []
+    real = Hardening.__call__
+
+    def note(self, *arguments, **options):
+        used.append(type(self.defence).__name__)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Hardening, "__call__", note)
+    for place in (loop, guards):
+        monkeypatch.setattr(place, "alarms", lambda history: [(0, "robust accuracy fell")] if history else [])
+    more = [*SMALL, "--eps", "0.1", "--epochs", "2", "--batch-size", "40", "--out", tmp_path]
+    more += ["--test-images", "10"] if command == "harden" else []
+    assert call(command, *more, "--method", "fast", "--remedy", "pgd_at") == 0
+    assert used == ["Fast"] * used.count("Fast") + ["PGDAT"] * used.count("PGDAT")
+    assert used.count("Fast") < used.count("PGDAT")
+    assert "went on with pgd_at" in capsys.readouterr().err
+    if command == "harden":
+        assert "went on with pgd_at" in (tmp_path / "README.md").read_text()
 
 
 def test_train_by_a_method(tmp_path, capsys):
@@ -216,6 +248,8 @@ def test_train_by_a_method(tmp_path, capsys):
     assert call("train", *more, "--method", "ensemble", "--surrogate", tmp_path / "a") == 0
     assert "random weights" in refused(capsys, "train", *more, "--method", "ensemble", "--surrogate", "resnet18")
     assert "no options" in refused(capsys, "train", *more, "--option", "steps=1")
+    assert "takes no teacher" in refused(capsys, "train", *more, "--teacher", tmp_path / "a")
+    assert "not watched" in refused(capsys, "train", *more, "--remedy", "pgd_at")
 
 
 FACTORY = """

@@ -28,7 +28,17 @@ from inoculate.cli.hardening import (
     train_hardened,
     write_card,
 )  # fmt: skip
-from inoculate.cli.train import Eps, Options, Surrogates, Teacher, helper_networks, parse_options
+from inoculate.cli.methods import (
+    Eps,
+    Options,
+    Remedy,
+    Surrogates,
+    Teacher,
+    check_help,
+    helper_networks,
+    parse_options,
+    remedy_for,
+)  # fmt: skip
 from inoculate.errors import InputError
 from inoculate.spec import fingerprint
 
@@ -54,6 +64,7 @@ def harden(
     stem: Annotated[str, typer.Option(help="imagenet, or small for small images.")] = "imagenet",
     teacher: Teacher = None,
     surrogate: Surrogates = None,
+    remedy: Remedy = None,
     data_root: DataRoot = None,
     image_size: ImageSize = None,
     limit: Limit = None,
@@ -81,6 +92,8 @@ def harden(
     if method is None and option:
         raise InputError("--option is for a --method: name one, or leave both out")
     chosen = None if method is None else method_named(method, **parse_options(option))
+    check_help(method or "harden without a --method", teacher, surrogate)
+    cure = None if remedy is None else remedy_for(str(method), chosen is None or chosen.guarded, remedy, threat)
     if onnx:
         check_onnx()
     check_out(out, model)
@@ -98,6 +111,7 @@ def harden(
         "helpers": [str(teacher), surrogate or []], "batch_size": batch_size, "lr": peak, "augment": augment,
         "seed": seed,
     }  # fmt: skip
+    made_from |= {"remedy": remedy} if remedy else {}
     unfinished = writable(out / f".unfinished-{fingerprint(made_from)}")
     schedule = schedule_for(unfinished, chosen, budget, epochs, network, bench, batch_size, peak)
     typer.echo(f"{schedule.choice.name}: {schedule.reason}")
@@ -108,7 +122,7 @@ def harden(
     update = schedule.choice.begin(threat, helpers)  # what is missing is found now, not after the measurements
     before, earlier = measure_before(unfinished, network, trained, bench, batch_size, peak)
     recipe = recipe_for(schedule, bench, batch_size, peak, augment, in_time=epochs is None)
-    history = train_hardened(unfinished, network, bench, update, recipe, model)
+    history = train_hardened(unfinished, network, bench, update, recipe, model, cure)
     kept: dict[str, Tensor] = {}
     after = measure(network, bench, model, schedule.choice.name, kept)
     show_table(before, after)
@@ -116,6 +130,8 @@ def harden(
     save_hardened(out, network, spec, model, bench, facts)
     exported = export_checked(out, network, bench, kept, after[-1]) if onnx else ""
     warnings = [message for _, message in alarms(history)] if recipe.guard else []
+    if warnings and remedy:
+        warnings.append(f"after the first alarm training went on with {remedy}")
     for message in warnings:
         typer.echo(f"warning: {message}", err=True)
     write_card(out, model, spec, bench, schedule, recipe, before, after, earlier, warnings, exported, data)

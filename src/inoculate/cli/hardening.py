@@ -155,8 +155,9 @@ def recipe_for(schedule: Schedule, bench: Bench, batch_size: int, lr: float, aug
 
 
 def train_hardened(
-    folder: Path, network: nn.Module, bench: Bench, update: Method, recipe: Recipe, model: str
-) -> list[dict[str, float]]:
+    folder: Path, network: nn.Module, bench: Bench, update: Method, recipe: Recipe, model: str,
+    remedy: Method | None = None,
+) -> list[dict[str, float]]:  # fmt: skip
     """Train in place, or go on where an earlier run stopped; the history."""
     from inoculate.defences.fit import fit
     from inoculate.watch import Bar
@@ -164,7 +165,7 @@ def train_hardened(
     with Bar(Console(), f"harden {model} on {bench.train.name}") as bar:
         return fit(
             network, bench.samples, bench.val, update, recipe, seed=bench.seed, folder=writable(folder / "after"),
-            progress=bar, threat=bench.threat,
+            progress=bar, threat=bench.threat, remedy=remedy,
         )  # fmt: skip
 
 

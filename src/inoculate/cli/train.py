@@ -11,27 +11,24 @@ import typer
 from rich.console import Console
 
 from inoculate.cli.common import Data, DataRoot, Device, ImageSize, Limit, Norm, Seed, pick_device, writable
-from inoculate.defences.arms import METHOD_ARMS
+from inoculate.cli.methods import (
+    Eps,
+    Method,
+    Options,
+    Remedy,
+    Surrogates,
+    Teacher,
+    check_help,
+    helper_networks,
+    parse_options,
+    remedy_for,
+)  # fmt: skip
 from inoculate.errors import InputError
 from inoculate.spec import fingerprint
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from inoculate.data.split import Split
     from inoculate.tracking import Tracker
 
-Method = Annotated[str, typer.Option(help=f"standard, {', '.join(METHOD_ARMS[:-1])} or {METHOD_ARMS[-1]}.")]
-Eps = Annotated[str, typer.Option(help="What an adversarial method trains against, in units of [0, 1]: 8/255.")]
-Options = Annotated[
-    list[str] | None,
-    typer.Option("--option", help="An option of the method, such as steps=7, beta=6, awp=0.005, average=0.99."),
-]
-Teacher = Annotated[Path | None, typer.Option(help="A robust trained folder, for ard and rslad.")]
-Surrogates = Annotated[
-    list[str] | None,
-    typer.Option("--surrogate", help="For ensemble a trained folder (repeatable), for live_surrogate a network."),
-]
 TrackerName = Annotated[
     str | None, typer.Option(help="tensorboard (into OUT/logs), mlflow, wandb or trackio [tensorboard if installed].")
 ]
@@ -53,6 +50,7 @@ def train(
     option: Options = None,
     teacher: Teacher = None,
     surrogate: Surrogates = None,
+    remedy: Remedy = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training part.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per update.")] = 64,
     lr: Annotated[float, typer.Option(min=1e-9, help="Peak learning rate.")] = 2e-3,
@@ -84,7 +82,10 @@ def train(
     chosen = None if method == "standard" else method_named(method, **parse_options(option))
     if chosen is None and option:
         raise InputError("method standard has no options: leave --option out, or choose another --method")
-    threat = None if chosen is None else Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
+    check_help(method, teacher, surrogate)
+    threat = Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
+    watched = chosen is not None and chosen.guarded
+    cure = None if remedy is None else remedy_for(method, watched, remedy, threat)
     if precision not in ("auto", "bf16", "fp32"):
         raise InputError(f"precision '{precision}' is unknown: use auto, bf16 or fp32")
     team = join(pick_device(device))
@@ -105,10 +106,10 @@ def train(
         "model": asdict(spec), "recipe": asdict(recipe), "data": images.digest, "seed": seed,
     }  # fmt: skip
     update, facts = standard, {}
-    if chosen is not None and threat is not None:
+    if chosen is not None:
         update = chosen.begin(threat, helper_networks(chosen.name, teacher, surrogate, images, team.device, seed))
         facts = {"method": chosen.spec, "threat": asdict(threat)}
-        made_from |= {**facts, "helpers": [str(teacher), surrogate or []]}
+        made_from |= {**facts, "helpers": [str(teacher), surrogate or []], **({"remedy": remedy} if remedy else {})}
     team.shares(recipe.batch_size, recipe.accumulate)  # its own check, before anything is written
     unfinished = out / f".unfinished-{fingerprint(made_from)}"
     if team.leads:
@@ -118,7 +119,7 @@ def train(
     with Bar(Console(quiet=not team.leads), f"train {model} on {images.name}") as bar:
         history = fit(
             network, training_set("standard", images, (), seed=seed), validation, update, recipe, seed=seed,
-            folder=unfinished, progress=bar, threat=threat, team=team,
+            folder=unfinished, progress=bar, threat=threat if chosen else None, team=team, remedy=cure,
             after_round=(lambda entry: tracking.log(entry, int(entry["update"]))) if tracking else None,
         )  # fmt: skip
         if tracking:
@@ -130,9 +131,10 @@ def train(
     write_json(out / "history.json", history)
     shutil.rmtree(unfinished)
     best = history[best_round(history)]
+    then = f"training went on with {remedy}" if remedy else "training ended"
     for _, message in alarms(history) if recipe.guard else ():
-        typer.echo(f"warning: {message}; training ended at the weights of update {best['update']:.0f}", err=True)
-    robust = f", {best['val_robust']:.1%} under PGD-10" if threat else ""
+        typer.echo(f"warning: {message}; {then}, the weights of update {best['update']:.0f} were kept", err=True)
+    robust = f", {best['val_robust']:.1%} under PGD-10" if chosen else ""
     typer.echo(f"{out}: validation accuracy {best['val_accuracy']:.1%}{robust} after {best['update']:.0f} updates")
 
 
@@ -143,46 +145,3 @@ def _tracker(name: str | None, out: Path, config: dict[str, Any]) -> Tracker | N
     if name is None and not installed("tensorboard"):
         return None
     return Tracker(name or "tensorboard", out / "logs", config)
-
-
-def parse_options(texts: list[str] | None) -> dict[str, Any]:
-    """`["steps=7", "own=false"]` as a mapping of numbers and truth values; raises `InputError` for anything else."""
-    found: dict[str, Any] = {}
-    for text in texts or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise InputError(f"option '{text}' is not understood: write it like steps=7")
-        found[name.strip()] = _value(value.strip(), text)
-    return found
-
-
-def _value(value: str, text: str) -> bool | int | float:
-    from inoculate.threat import parse_eps
-
-    if value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if value.lstrip("+-").isdigit():
-        return int(value)
-    try:
-        return parse_eps(value)
-    except InputError:
-        raise InputError(f"option '{text}': {value!r} is neither a number nor true or false") from None
-
-
-def helper_networks(
-    method: str, teacher: Path | None, surrogates: list[str] | None, images: Split, device: str, seed: int
-) -> tuple[nn.Module, ...]:
-    """The networks that a method needs beside the one it trains: a teacher, surrogates, or one to train along."""
-    from inoculate.cli.evaluate import load_network
-    from inoculate.defences.arms import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER
-    from inoculate.models.resolve import brings_weights
-
-    if method in NEEDS_TEACHER:
-        return (load_network(str(teacher), images, device),) if teacher else ()
-    if method in NEEDS_SURROGATES:
-        for spec in surrogates or ():
-            if not brings_weights(spec):
-                raise InputError(f"--surrogate {spec} has random weights: train it first, and give its folder")
-    if method in NEEDS_SURROGATES + NEEDS_NETWORK:
-        return tuple(load_network(spec, images, device) for spec in surrogates or ())
-    return ()

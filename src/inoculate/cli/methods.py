@@ -1,0 +1,99 @@
+"""Training methods on the command line: their options, and the networks that some of them need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inoculate.defences.arms import METHOD_ARMS, NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER
+from inoculate.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from inoculate.data.split import Split
+    from inoculate.defences.methods import Method as TrainingMethod
+    from inoculate.threat import Threat
+
+Method = Annotated[str, typer.Option(help=f"standard, {', '.join(METHOD_ARMS[:-1])} or {METHOD_ARMS[-1]}.")]
+Eps = Annotated[str, typer.Option(help="What an adversarial method trains against, in units of [0, 1]: 8/255.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="An option of the method, such as steps=7, beta=6, awp=0.005, average=0.99."),
+]
+Teacher = Annotated[Path | None, typer.Option(help="A robust trained folder, for ard and rslad.")]
+Surrogates = Annotated[
+    list[str] | None,
+    typer.Option("--surrogate", help="For ensemble a trained folder (repeatable), for live_surrogate a network."),
+]
+Remedy = Annotated[
+    str | None, typer.Option(help="Method to go on with, once, if an alarm would end the training: pgd_at.")
+]
+
+
+def parse_options(texts: list[str] | None) -> dict[str, Any]:
+    """`["steps=7", "own=false"]` as a mapping of numbers and truth values; raises `InputError` for anything else."""
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"option '{text}' is not understood: write it like steps=7")
+        found[name.strip()] = _value(value.strip(), text)
+    return found
+
+
+def _value(value: str, text: str) -> bool | int | float:
+    from inoculate.threat import parse_eps
+
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if value.lstrip("+-").isdigit():
+        return int(value)
+    try:
+        return parse_eps(value)
+    except InputError:
+        raise InputError(f"option '{text}': {value!r} is neither a number nor true or false") from None
+
+
+def check_help(method: str, teacher: Path | None, surrogates: list[str] | None) -> None:
+    """Raise `InputError` for helpers that the method would not look at."""
+    if teacher is not None and method not in NEEDS_TEACHER:
+        raise InputError(f"{method} takes no teacher: leave --teacher out, or use --method {NEEDS_TEACHER[0]}")
+    if surrogates and method not in NEEDS_SURROGATES + NEEDS_NETWORK:
+        raise InputError(f"{method} takes no surrogate: leave --surrogate out, or use --method {NEEDS_SURROGATES[0]}")
+    if surrogates and len(surrogates) > 1 and method in NEEDS_NETWORK:
+        raise InputError(f"{method} trains one network alongside, not {len(surrogates)}: give --surrogate once")
+
+
+def remedy_for(method: str, watched: bool, name: str, threat: Threat) -> TrainingMethod:
+    """The method that a training by `method` goes on with after an alarm.
+
+    Raises `InputError` if no alarm can be raised, or if the remedy needs another network.
+    """
+    from inoculate.defences.registry import method_named
+
+    if not watched:
+        raise InputError(f"method {method} is not watched, so that no alarm would call for --remedy: leave it out")
+    if name in NEEDS_TEACHER + NEEDS_SURROGATES + NEEDS_NETWORK:
+        raise InputError(f"--remedy {name} needs another network: use one that does not, such as pgd_at")
+    return method_named(name).begin(threat)
+
+
+def helper_networks(
+    method: str, teacher: Path | None, surrogates: list[str] | None, images: Split, device: str, seed: int
+) -> tuple[nn.Module, ...]:
+    """The networks that a method needs beside the one it trains: a teacher, surrogates, or one to train along."""
+    from inoculate.cli.evaluate import load_network
+    from inoculate.models.resolve import brings_weights
+
+    if method in NEEDS_TEACHER:
+        return (load_network(str(teacher), images, device),) if teacher else ()
+    if method in NEEDS_SURROGATES:
+        for spec in surrogates or ():
+            if not brings_weights(spec):
+                raise InputError(f"--surrogate {spec} has random weights: train it first, and give its folder")
+    if method in NEEDS_SURROGATES + NEEDS_NETWORK:
+        return tuple(load_network(spec, images, device) for spec in surrogates or ())
+    return ()
