@@ -9,7 +9,7 @@ from torch import Tensor
 
 from inoculate.errors import InputError
 from inoculate.rng import Draws
-from inoculate.threat import Threat, distance, parse_eps, project, sample, steepest, to_plane
+from inoculate.threat import Threat, distance, doubt, parse_eps, project, sample, steepest, to_plane
 
 NORMS = ("linf", "l2", "l1")
 
@@ -201,3 +201,24 @@ def test_large_images_stay_in_the_l2_ball_to_a_millionth():
     x = torch.rand(2, 3, 224, 200, generator=g)
     inside = project(x + torch.randn(x.shape, generator=g), x, Threat("l2", 1.0, low=-9, high=9))
     assert (inside.double() - x.double()).flatten(1).norm(dim=1).max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "shape", "doubtful"),
+    [
+        ("l2", 8, (1, 28, 28), True),  # 29 % of the way
+        ("l2", 8, (3, 224, 224), False),
+        ("l2", 2, (1, 28, 28), False),
+        ("l1", 400, (3, 32, 32), True),
+        ("l1", 12, (3, 32, 32), False),
+        ("linf", 1, (3, 32, 32), False),  # the largest there is; more is refused
+    ],
+)
+def test_an_eps_that_can_hardly_be_meant_is_doubted(
+    norm: str, eps: float, shape: tuple[int, ...], doubtful: bool
+) -> None:
+    said = doubt(Threat(norm, eps), shape)  # type: ignore[arg-type]
+    assert (said is not None) == doubtful
+    if said:
+        assert f"{eps}/255" in said
+        assert "\n" not in said

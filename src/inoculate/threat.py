@@ -44,6 +44,18 @@ class Threat:
             )
 
 
+def doubt(threat: Threat, shape: tuple[int, ...]) -> str | None:
+    """Words for an eps in L2 or L1 that is suspiciously large for images of `shape` (C, H, W); None for any other."""
+    pixels = math.prod(shape)
+    widest = (threat.high - threat.low) * {"linf": math.inf, "l2": math.sqrt(pixels), "l1": pixels}[threat.norm]
+    if threat.eps <= 0.1 * widest:
+        return None
+    return (
+        f"eps {threat.eps:g} in {threat.norm} is {threat.eps / widest:.0%} of the way from an all-black to an "
+        f"all-white {'×'.join(map(str, shape))} image: eps is in units of [0, 1], was {threat.eps:g}/255 meant?"
+    )
+
+
 def parse_eps(text: str) -> float:
     """`"0.03"` or `"8/255"` as a number; raises `InputError` for anything else (nothing is ever evaluated)."""
     match = re.fullmatch(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*(?:/\s*([\d.]+)\s*)?", text, re.IGNORECASE)

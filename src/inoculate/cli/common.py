@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inoculate.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from inoculate.data.split import Split
+    from inoculate.threat import Threat
 
 DataRoot = Annotated[
     Path | None,
@@ -34,6 +40,15 @@ def pick_device(name: str) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device '{name}' cannot be used here: choose cpu or auto") from error
     return name
+
+
+def doubts(threats: Iterable[Threat], images: Split) -> None:
+    """Warn of an eps that cannot be meant for these images."""
+    from inoculate.threat import doubt
+
+    for threat in threats:
+        if said := doubt(threat, tuple(images.images.shape[1:])):
+            typer.echo(f"warning: {said}", err=True)
 
 
 def writable(folder: Path) -> Path:

@@ -19,6 +19,7 @@ from inoculate.cli.common import (
     Limit,
     Norm,
     Seed,
+    doubts,
     pick_device,
     writable,
     writable_file,
@@ -102,6 +103,7 @@ def evaluate(
     if records is not None and records.suffix != ".parquet":
         raise InputError(f"--records {records}: the records are written as Parquet, give a name that ends in .parquet")
     images = load_images(data, split, data_root, image_size, limit, seed, model)
+    doubts(threats, images)
     network = load_network(
         model, images, pick_device(device),
         weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize, ready=False,

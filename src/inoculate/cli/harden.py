@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inoculate.cli.common import BatchSize, Data, DataRoot, Device, ImageSize, Limit, Norm, Seed, pick_device, writable
+from inoculate.cli.common import (
+    BatchSize,
+    Data,
+    DataRoot,
+    Device,
+    ImageSize,
+    Limit,
+    Norm,
+    Seed,
+    doubts,
+    pick_device,
+    writable,
+)
 from inoculate.cli.evaluate import parse_duration, warn_of
 from inoculate.cli.hardening import (
     check_augment,
@@ -99,6 +111,7 @@ def harden(
     check_out(out, model)
     parse_duration(budget)
     bench = load_bench(data, model, data_root, image_size, limit, test_images, threat, seed)
+    doubts([threat], bench.train)
     place = pick_device(device)
     network, spec, trained = load_network_for(model, bench.train, weights, pretrained, stem, seed, place)
     warn_of(network.eval(), bench.val, seed)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from inoculate.cli.common import Data, DataRoot, Device, ImageSize, Limit, Norm, Seed, pick_device, writable
+from inoculate.cli.common import Data, DataRoot, Device, ImageSize, Limit, Norm, Seed, doubts, pick_device, writable
 from inoculate.cli.methods import (
     Eps,
     Method,
@@ -95,6 +95,8 @@ def train(
         )
     if limit is not None:
         images = images.limit(limit, seed=seed)
+    if chosen is not None and team.leads:
+        doubts([threat], images)
     spec = ModelSpec.fitting(model, images, stem)  # type: ignore[arg-type]
     network = spec.build(seed=seed).to(team.device)
     recipe = Recipe(

@@ -19,6 +19,7 @@ from inoculate.cli.common import (
     Limit,
     Norm,
     Seed,
+    doubts,
     pick_device,
     writable_file,
 )
@@ -69,6 +70,7 @@ def transfer(
     if json_file is not None:
         writable_file(json_file)
     images = load_images(data, split, data_root, image_size, limit, seed, model[0])
+    doubts([threat], images)
     place, networks = pick_device(device), {}
     for spec in model:
         trained = Path(spec).is_dir()  # brings its own
