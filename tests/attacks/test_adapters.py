@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 from collections.abc import Iterator
@@ -361,8 +362,13 @@ def test_our_attacks_in_foolbox(norm: Norm) -> None:
     drawn = [as_foolbox(PGD(), generator=seeded(s))(theirs, x, y, epsilons=0.03)[0] for s in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
-    with pytest.raises(InputError, match="target to the attack"):
-        as_foolbox(PGD(), norm)(theirs, x, peer.criteria.TargetedMisclassification(y), epsilons=0.03)
+    plain = peer.criteria.Misclassification(y)
+    for criterion in (peer.criteria.TargetedMisclassification(y), plain & plain):
+        with pytest.raises(InputError, match="belongs to the attack"):
+            as_foolbox(PGD(), norm)(theirs, x, criterion, epsilons=0.03)
+    double = peer.PyTorchModel(copy.deepcopy(model).double(), bounds=(0, 1), device="cpu")
+    exact = as_foolbox(BIM(steps=3), norm)(double, x.double(), y, epsilons=RADII[norm])[0]
+    assert exact.dtype is torch.float64
 
 
 def test_our_attacks_in_art() -> None:
@@ -372,8 +378,11 @@ def test_our_attacks_in_art() -> None:
     wrapped = to_art(model, threat, (3, 8, 8), 4)
     attack = as_art(BIM(steps=3), threat, wrapped)
     expected = BIM(steps=3)(model, x, y, threat)
-    for labels in (y.numpy(), np.eye(4, dtype=np.float32)[y.numpy()]):
+    for labels in (y.numpy(), y.numpy()[:, None], np.eye(4, dtype=np.float32)[y.numpy()]):
         assert torch.equal(torch.from_numpy(attack.generate(x.numpy(), labels)), expected)
+    assert torch.equal(torch.from_numpy(attack.generate(x.double().numpy(), y.numpy())), expected)
+    parts = as_art(BIM(steps=3), threat, wrapped, batch_size=2).generate(x.numpy(), y.numpy())
+    torch.testing.assert_close(torch.from_numpy(parts), expected, rtol=0, atol=1e-6)
     predicted = model(x).argmax(1)
     assert torch.equal(torch.from_numpy(attack.generate(x.numpy())), BIM(steps=3)(model, x, predicted, threat))
     targeted = as_art(APGD(target=2), Threat("linf", 0.3), wrapped).generate(x.numpy(), predicted.numpy())

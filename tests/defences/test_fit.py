@@ -162,3 +162,31 @@ def test_a_network_that_cannot_be_compiled_is_refused_in_one_line(split, tmp_pat
         run(split, tmp_path / "a", replace(RECIPE, compile=True), model=model)
     assert "\n" not in str(caught.value)
     assert model._compiled_call_impl is None
+
+
+@pytest.mark.parametrize("alarmed", [False, True])
+def test_a_remedy_starts_from_the_good_weights_and_a_mean_of_its_own(split, tmp_path, monkeypatch, alarmed):
+    """The second round ruins the weights; the mean of what follows must not remember them."""
+    kept = []
+
+    def update(model, optimizer, x, y, *, generator, share=1.0):
+        if share < 1 / 3:
+            return standard(model, optimizer, x, y, generator=generator)
+        if share < 2 / 3:
+            with torch.no_grad():
+                model[5].weight[0] += 1
+        elif not kept:
+            kept.append(model[5].weight.detach().clone())
+        return {"loss": 1.0, "accuracy": 0.5}
+
+    if alarmed:
+        monkeypatch.setattr(loop, "alarms", lambda history: [(2, "ruined")] if len(history) >= 2 else [])
+        monkeypatch.setattr(loop, "alarm", lambda history: "ruined" if len(history) == 2 else None)
+    history = fit(
+        network(), training_set("standard", split, (), seed=0), split, update, replace(RECIPE, average=0.9),
+        seed=5, folder=tmp_path, threat=Threat("linf", 0.005), remedy=update,
+    )  # fmt: skip
+    assert history[0]["val_robust"] > history[1]["val_robust"] + 0.2
+    mean = torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["average"]["module.5.weight"]
+    assert (kept[0][0].max() < 5) == alarmed
+    assert torch.allclose(mean, kept[0], atol=1e-6) == alarmed

@@ -85,3 +85,10 @@ def test_bad_arms_are_one_clear_line(split):
         training_set("augment", split, (0.1,), seed=0)
     with pytest.raises(InputError, match="craft them on a surrogate"):
         training_set("transferred", split, (0.1,), seed=0)
+
+
+def test_examples_of_another_eps_are_refused(split):
+    made = AdvSet(torch.full(split.images.shape, 100, dtype=torch.int8), {"eps": 0.1})
+    assert len(training_set("transferred", split, (0.1,), seed=0, adversarial=made)) == 16
+    with pytest.raises(InputError, match=r"crafted at eps 0\.1"):
+        training_set("transferred", split, (0.2,), seed=0, adversarial=made)

@@ -43,6 +43,27 @@ def test_paper_study_holds_what_the_paper_did():
     assert study.eps == (0.01, 0.02, 0.03)
 
 
+@pytest.mark.parametrize(
+    ("eps", "attacks", "transfer", "says"),
+    [
+        ("[0.01]", "fgsm: {}\n  pgd: {steps: 3}", "pgd", None),
+        ("[0.01]", "fgsm: {}\n  mifgsm: {}", "mifgsm", None),
+        ("[0.01, 0.02]", "fgsm: {}\n  pgd: {steps: 3}", "pgd", "for one eps only"),
+        ("[0.01]", "pgd: {steps: 3}", "pgd", "add a one-step attack"),
+        ("[0.01]", "fgsm: {}\n  fab_t: {}", "fab_t", "does not use up its eps"),
+    ],
+)
+def test_several_steps_can_be_transferred_where_there_is_one_eps(tmp_path, eps, attacks, transfer, says):
+    text = GOOD.replace("[0.01, 8/255]", eps).replace("fgsm: {}\n  pgd: {steps: 20, images: 10}", attacks)
+    path = write(tmp_path, text + f"transfer: {transfer}\n")
+    if says is None:
+        assert {c.part for c in plan(load_study(path)) if c.kind == "craft" and c.attack == transfer} == {"train"}
+        return
+    with pytest.raises(InputError, match=says) as caught:
+        load_study(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_fractions_are_read_as_numbers(tmp_path):
     assert load_study(write(tmp_path, GOOD)).eps == (0.01, 8 / 255)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,14 @@ class AdvSet:
 
     def images(self, x: Tensor, indices: Tensor, eps: float | Tensor) -> Tensor:
         """Adversarial versions of `x` (float B×C×H×W in [0, 1], rows `indices` of the split) at `eps` (or B of it)."""
+        self.check_eps(eps)
+        return perturb(x, self.direction[indices].to(x.device), eps)
+
+    def check_eps(self, eps: float | Sequence[float] | Tensor) -> None:
+        """Raise `InputError` unless there is a version of these examples at every such eps."""
         fixed = self.provenance["eps"]
         if fixed is not None and (torch.as_tensor(eps) != torch.as_tensor(fixed)).any():
             raise InputError(f"these examples were crafted at eps {fixed:g}: they have no version at eps {eps}")
-        return perturb(x, self.direction[indices].to(x.device), eps)
 
     @property
     def zero_fraction(self) -> float:

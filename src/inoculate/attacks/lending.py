@@ -45,30 +45,37 @@ def as_foolbox(attack: Attack, norm: Norm = "linf", *, generator: torch.Generato
 
     Range and preprocessing are those of the foolbox model that it is called on. A criterion other than
     misclassification raises `InputError`: a target belongs to the attack (`PGD(target=3)`), whose success foolbox then
-    counts as any error.
+    counts as any error. To `repeat` it, give a `generator`: without one every run is the same.
     """
     peer, distances = imported("foolbox", "foolbox.attacks.base"), imported("foolbox", "foolbox.distances")
+    misclassification = imported("foolbox", "foolbox.criteria").Misclassification
 
     class Lent(peer.FixedEpsilonAttack):  # type: ignore[misc, name-defined]
         distance = getattr(distances, norm)
 
         def run(self, model: Any, inputs: Any, criterion: Any, *, epsilon: float, **_: Any) -> Any:
-            labels = getattr(criterion, "labels", criterion)  # a criterion, or as elsewhere in foolbox plain labels
-            if hasattr(criterion, "target_classes"):
-                raise InputError("give the target to the attack (target=3), and the true labels to foolbox")
-            x, y = (getattr(each, "raw", each) for each in (inputs, labels))
+            if not isinstance(criterion, misclassification):
+                raise InputError("give foolbox the true labels alone: a target belongs to the attack (target=3)")
+            x, y = inputs.raw, criterion.labels.raw
             threat = Threat(norm, epsilon, *model.bounds)
-            x_adv = attack(_Called(model, x.device), x, y.long(), threat, generator=generator)
-            return type(inputs)(x_adv) if hasattr(inputs, "raw") else x_adv
+            return type(inputs)(attack(_Called(model, x), x, y.long(), threat, generator=generator))
 
     return Lent()
 
 
-def as_art(attack: Attack, threat: Threat, classifier: Any, *, generator: torch.Generator | None = None) -> Any:
+def as_art(
+    attack: Attack,
+    threat: Threat,
+    classifier: Any,
+    *,
+    batch_size: int = 256,
+    generator: torch.Generator | None = None,
+) -> Any:
     """An attack of ours as an ART `EvasionAttack` on a `PyTorchClassifier`: `generate(x, y)` on numpy arrays.
 
-    `y` are classes or one-hot rows; without it the classifier's own predictions count as right, as in ART. Raises
-    `InputError` for a classifier whose answers its network does not give: ART's preprocessing belongs into the network.
+    `y` are classes (N, or N×1) or one-hot rows; without it the classifier's own predictions count as right, as in ART.
+    `batch_size` images at a time. Raises `InputError` for a classifier whose answers its network does not give: ART's
+    preprocessing belongs into the network.
     """
     peer, estimators = imported("art", "art.attacks"), imported("art", "art.estimators.classification")
 
@@ -76,15 +83,20 @@ def as_art(attack: Attack, threat: Threat, classifier: Any, *, generator: torch.
         _estimator_requirements = (estimators.PyTorchClassifier,)
 
         def generate(self, x: Any, y: Any = None, **_: Any) -> Any:
-            model = self.estimator.model.eval()
-            answers, images = self.estimator.predict(x), torch.as_tensor(x).to(device_of(model))
-            with torch.no_grad():
-                own = torch.cat([model(part) for part in torch.split(images, 128)]).float().cpu().numpy()
-            if not np.allclose(answers, own, atol=1e-3, rtol=1e-3):
-                raise InputError("the ART classifier changes images before its network: put that into the network")
-            labels = torch.as_tensor(answers if y is None else np.asarray(y)).to(images.device)
-            labels = labels.argmax(dim=1) if labels.ndim == 2 else labels
-            return attack(model, images, labels.long(), threat, generator=generator).cpu().numpy()
+            x = np.asarray(x, dtype=np.float32)
+            model, answers = self.estimator.model.eval(), torch.as_tensor(self.estimator.predict(x))
+            labels = answers if y is None else torch.as_tensor(np.asarray(y))
+            labels = labels.argmax(dim=1) if labels.ndim == 2 and labels.shape[1] > 1 else labels.flatten()
+            found = []
+            for start in range(0, len(x), batch_size):
+                rows = slice(start, start + batch_size)
+                images = torch.as_tensor(x[rows]).to(device_of(model))
+                with torch.no_grad():
+                    own = model(images).cpu()
+                if not torch.allclose(answers[rows], own.to(answers.dtype), atol=1e-3, rtol=1e-3):
+                    raise InputError("the ART classifier changes images before its network: put that into the network")
+                found.append(attack(model, images, labels[rows].long().to(images.device), threat, generator=generator))
+            return torch.cat(found).cpu().numpy()
 
     return Lent(estimator=classifier)
 
@@ -117,9 +129,9 @@ class _Bound:
 class _Called(nn.Module):
     """A foolbox model as a module: images to logits, its preprocessing included."""
 
-    def __init__(self, model: Any, device: torch.device) -> None:
+    def __init__(self, model: Any, like: Tensor) -> None:
         super().__init__()
-        self.at = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+        self.at = nn.Parameter(like.new_empty(0), requires_grad=False)  # where it is, and in which precision
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:

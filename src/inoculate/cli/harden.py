@@ -50,6 +50,7 @@ from inoculate.cli.methods import (
     helper_networks,
     parse_options,
     remedy_for,
+    warnings_of,
 )  # fmt: skip
 from inoculate.errors import InputError
 from inoculate.spec import fingerprint
@@ -92,7 +93,6 @@ def harden(
 
     The test part is seen by the measurements alone. Run the same command again to go on after a stop.
     """
-    from inoculate.defences.guards import alarms
     from inoculate.defences.registry import method_named
     from inoculate.report.rows import write_rows
     from inoculate.store import write_json
@@ -140,11 +140,10 @@ def harden(
     after = measure(network, bench, model, schedule.choice.name, kept)
     show_table(before, after)
     facts = {"method": schedule.choice.spec, "threat": asdict(threat), "seed": seed, "data": bench.train.digest}
+    facts |= {"remedy": remedy} if remedy else {}
     save_hardened(out, network, spec, model, bench, facts)
     exported = export_checked(out, network, bench, kept, after[-1]) if onnx else ""
-    warnings = [message for _, message in alarms(history)] if recipe.guard else []
-    if warnings and remedy:
-        warnings.append(f"after the first alarm training went on with {remedy}")
+    warnings = warnings_of(history, remedy) if recipe.guard else []
     for message in warnings:
         typer.echo(f"warning: {message}", err=True)
     write_card(out, model, spec, bench, schedule, recipe, before, after, earlier, warnings, exported, data)

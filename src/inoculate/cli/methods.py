@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +30,8 @@ Surrogates = Annotated[
     typer.Option("--surrogate", help="For ensemble a trained folder (repeatable), for live_surrogate a network."),
 ]
 Remedy = Annotated[
-    str | None, typer.Option(help="Method to go on with, once, if an alarm would end the training: pgd_at.")
+    str | None,
+    typer.Option(help="Method to go on with, once, after an alarm: pgd_at. It may cost more time."),
 ]
 
 
@@ -79,6 +81,17 @@ def remedy_for(method: str, watched: bool, name: str, threat: Threat) -> Trainin
     if name in NEEDS_TEACHER + NEEDS_SURROGATES + NEEDS_NETWORK:
         raise InputError(f"--remedy {name} needs another network: use one that does not, such as pgd_at")
     return method_named(name).begin(threat)
+
+
+def warnings_of(history: Sequence[dict[str, float]], remedy: str | None) -> list[str]:
+    """The alarms of a training, and what was done about each."""
+    from inoculate.defences.guards import alarms
+
+    found = []
+    for place, (number, message) in enumerate(alarms(history)):
+        on = remedy and place == 0 and number < len(history)
+        found.append(f"{message}; training {f'went on with {remedy}' if on else 'ended'}")
+    return found
 
 
 def helper_networks(

@@ -22,6 +22,7 @@ from inoculate.cli.methods import (
     helper_networks,
     parse_options,
     remedy_for,
+    warnings_of,
 )  # fmt: skip
 from inoculate.errors import InputError
 from inoculate.spec import fingerprint
@@ -69,7 +70,6 @@ def train(
     """
     from inoculate.data.sources import load_data
     from inoculate.defences.fit import Recipe, best_round, fit
-    from inoculate.defences.guards import alarms
     from inoculate.defences.methods import standard
     from inoculate.defences.registry import method_named
     from inoculate.defences.team import join
@@ -110,8 +110,8 @@ def train(
     update, facts = standard, {}
     if chosen is not None:
         update = chosen.begin(threat, helper_networks(chosen.name, teacher, surrogate, images, team.device, seed))
-        facts = {"method": chosen.spec, "threat": asdict(threat)}
-        made_from |= {**facts, "helpers": [str(teacher), surrogate or []], **({"remedy": remedy} if remedy else {})}
+        facts = {"method": chosen.spec, "threat": asdict(threat), **({"remedy": remedy} if remedy else {})}
+        made_from |= {**facts, "helpers": [str(teacher), surrogate or []]}
     team.shares(recipe.batch_size, recipe.accumulate)  # its own check, before anything is written
     unfinished = out / f".unfinished-{fingerprint(made_from)}"
     if team.leads:
@@ -133,9 +133,8 @@ def train(
     write_json(out / "history.json", history)
     shutil.rmtree(unfinished)
     best = history[best_round(history)]
-    then = f"training went on with {remedy}" if remedy else "training ended"
-    for _, message in alarms(history) if recipe.guard else ():
-        typer.echo(f"warning: {message}; {then}, the weights of update {best['update']:.0f} were kept", err=True)
+    for message in warnings_of(history, remedy) if recipe.guard else ():
+        typer.echo(f"warning: {message}; the weights of update {best['update']:.0f} are kept", err=True)
     robust = f", {best['val_robust']:.1%} under PGD-10" if chosen else ""
     typer.echo(f"{out}: validation accuracy {best['val_accuracy']:.1%}{robust} after {best['update']:.0f} updates")
 

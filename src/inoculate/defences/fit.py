@@ -119,7 +119,9 @@ def fit(
             break
         if raised and alarm(history):
             load_weights(folder / BEST, model)
-            optimizer.state.clear()  # its moments are those of weights that are gone
+            optimizer.state.clear()  # its moments are those of weights that are gone, and so is their mean
+            if average:
+                average = parts["average"] = Average(model, recipe.average, recipe.accumulate)
         first, last = number * recipe.updates // recipe.rounds, (number + 1) * recipe.updates // recipe.rounds
         watching = average.watching(model) if average else contextlib.nullcontext()
         made = compiled(model, recipe.compile)

@@ -86,7 +86,7 @@ def training_set(
         copies, eps = clean, torch.tensor(epsilons)[choice]
     else:
         copies, eps = clean.repeat(len(epsilons)), torch.tensor(epsilons).repeat_interleave(len(clean))
-    directions = _directions(arm, split, seed, adversarial)
+    directions = _directions(arm, split, epsilons, seed, adversarial)
     return TrainingSet(
         split,
         torch.cat([clean, copies]),
@@ -96,7 +96,9 @@ def training_set(
     )
 
 
-def _directions(arm: str, split: Split, seed: int, adversarial: AdvSet | None) -> Tensor | None:
+def _directions(
+    arm: str, split: Split, epsilons: tuple[float, ...], seed: int, adversarial: AdvSet | None
+) -> Tensor | None:
     if arm == "duplicates":
         return None
     if arm == "noise":
@@ -104,4 +106,5 @@ def _directions(arm: str, split: Split, seed: int, adversarial: AdvSet | None) -
         return (signs * 2 - 1) * SCALE
     if adversarial is None:
         raise InputError("arm 'transferred' needs adversarial examples: craft them on a surrogate first")
+    adversarial.check_eps(epsilons)
     return adversarial.direction

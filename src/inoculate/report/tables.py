@@ -199,7 +199,7 @@ def _controls_table(results: Results) -> Table:
                 lines.append(line)
     note = _note(
         results,
-        "Means over eps. duplicates: clean copies with the same sample count; noise: random ±eps in place of FGSM.",
+        "Means over eps. duplicates: clean copies with the same sample count; noise: random ±eps instead of an attack.",
         "What transferred adds over these is the method's own share.",
     )
     headers = ("network", "arm", "clean", *(_name(column) + _own_eps(results, column[0]) for column in columns))

@@ -197,13 +197,6 @@ class Study(_Part):
         own = self.datasets[dataset].training
         return Training.model_validate(self.training.model_dump() | own) if own else self.training
 
-    def stores(self, attack: str) -> bool:
-        """Whether examples of this attack are stored and replayed: those of one-step attacks, and what is transferred.
-
-        One gradient serves every eps of the first; what several steps find belongs to one eps.
-        """
-        return is_one_step(self.attacks[attack]) or (attack == self.transfer and len(self.eps) == 1)
-
     def eps_for(self, choice: AttackChoice) -> tuple[float, ...]:
         """At which eps an attack is made."""
         return choice.eps or self.eps
@@ -258,11 +251,8 @@ class Study(_Part):
             raise ValueError(
                 f"transfer attack '{self.transfer}' is made everywhere: take its {', '.join(_NARROWING)} away"
             )
-        if not self.stores(self.transfer):
-            raise ValueError(
-                f"transfer attack '{self.transfer}' takes several steps, so that its examples hold for one eps only: "
-                "leave one, or use a one-step attack such as fgsm"
-            )
+        if not is_one_step(chosen):
+            _check_several_steps(self.transfer, self)
         for name in ("datasets", "models", "arms", "eps", "seeds"):
             values = list(getattr(self, name))
             if len(set(values)) < len(values):
@@ -278,6 +268,22 @@ def is_one_step(choice: AttackChoice) -> bool:
     from inoculate.attacks.registry import ATTACKS
 
     return isinstance(ATTACKS.get(choice.attack), OneStep)
+
+
+def _check_several_steps(name: str, study: Study) -> None:
+    """Examples of several steps can be trained on where there is one eps; those that are replayed take one step."""
+    from inoculate.attacks.registry import ATTACKS
+
+    # others may stop at the very boundary, where rounding undoes what they did
+    if not hasattr(ATTACKS[study.attacks[name].attack], "step"):
+        raise ValueError(f"transfer attack '{name}' does not use up its eps: use a one-step attack, bim, pgd or mifgsm")
+    if len(study.eps) > 1:
+        raise ValueError(
+            f"transfer attack '{name}' takes several steps, so that its examples hold for one eps only: "
+            "leave one, or use a one-step attack such as fgsm"
+        )
+    if not any(is_one_step(choice) for choice in study.attacks.values()):
+        raise ValueError(f"transfer attack '{name}' is never replayed: add a one-step attack such as fgsm to attacks")
 
 
 def _check_method(arm: str, hardened: Hardened, study: Study) -> None:

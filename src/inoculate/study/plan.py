@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from inoculate.defences.arms import CONTROLS
-from inoculate.study.config import MOST_VULNERABLE, Study
+from inoculate.study.config import MOST_VULNERABLE, Study, is_one_step
 
 Reading = Literal["white-box", "replayed", "surrogate"]
 ANY_SURROGATE = "(surrogate)"
@@ -60,14 +60,14 @@ def plan(study: Study, only: str | None = None) -> list[Cell]:
 
 def _plan_one(study: Study, dataset: str, seed: int) -> list[Cell]:
     cells: list[Cell] = []
-    stored = [name for name in study.attacks if study.stores(name)]
+    one_step = [name for name, choice in study.attacks.items() if is_one_step(choice)]
     for model in study.models:
         cells.append(Cell("fit", dataset, seed, model))
         cells.append(Cell("evaluate", dataset, seed, model, attack="none"))
-        cells += [Cell("craft", dataset, seed, model, part="test", attack=attack) for attack in stored]
+        cells += [Cell("craft", dataset, seed, model, part="test", attack=attack) for attack in one_step]
         cells += [
             Cell("evaluate", dataset, seed, model, attack=attack)
-            for attack in stored
+            for attack in one_step
             if study.attacks[attack].covers(dataset, model, "standard")
         ]
     surrogate = study.surrogate
@@ -75,7 +75,7 @@ def _plan_one(study: Study, dataset: str, seed: int) -> list[Cell]:
         surrogate = ANY_SURROGATE
         if seed == study.seeds[0]:  # chosen once, so that all seeds speak of the same network
             cells.append(Cell("surrogate", dataset, seed, attack=study.transfer))
-    cells += _readings(study, dataset, seed, "standard", surrogate, stored)
+    cells += _readings(study, dataset, seed, "standard", surrogate, one_step)
     if "transferred" in study.arms:
         cells.append(Cell("craft", dataset, seed, surrogate, part="train", attack=study.transfer))
     for arm in study.arms:
@@ -86,10 +86,10 @@ def _plan_one(study: Study, dataset: str, seed: int) -> list[Cell]:
             cells.append(Cell("evaluate", dataset, seed, model, arm, attack="none"))
             cells += [
                 Cell("evaluate", dataset, seed, model, arm, attack=attack)
-                for attack in stored
+                for attack in one_step
                 if study.attacks[attack].covers(dataset, model, arm)
             ]
-        cells += _readings(study, dataset, seed, arm, surrogate, stored)
+        cells += _readings(study, dataset, seed, arm, surrogate, one_step)
     if study.explanations and seed == study.seeds[0]:
         arms = study.explanations.arms or [arm for arm in study.arms if arm not in CONTROLS]
         models = study.explanations.models or study.models
@@ -97,14 +97,14 @@ def _plan_one(study: Study, dataset: str, seed: int) -> list[Cell]:
     return cells
 
 
-def _readings(study: Study, dataset: str, seed: int, arm: str, surrogate: str, stored: list[str]) -> list[Cell]:
-    """What is measured on an arm beside white-box attacks that are stored: their examples replayed; other attacks."""
+def _readings(study: Study, dataset: str, seed: int, arm: str, surrogate: str, one_step: list[str]) -> list[Cell]:
+    """What is measured on an arm beside the white-box one-step attacks: transferred examples, then stronger attacks."""
     cells = []
     for model in study.models:
         for attack in study.attacks:
             if not study.attacks[attack].covers(dataset, model, arm):
                 continue
-            if attack not in stored:
+            if attack not in one_step:
                 cells.append(Cell("evaluate", dataset, seed, model, arm, attack=attack))
                 continue
             if arm != "standard":

@@ -15,6 +15,7 @@ from inoculate.study.plan import ANY_SURROGATE, Cell
 
 Spec = dict[str, Any]
 VERSIONS = {"trades": 2, "mart": 2, "rslad": 2}  # raised when a method's code gives other weights: see MEANING
+TARGETS = 2  # likewise of attacks of several steps with a target
 MEANING = 2  # raised when a change of the code gives another result for the same study: nothing old is then reused
 
 
@@ -117,9 +118,11 @@ class Specs:
         return []
 
     def _craft(self, cell: Cell) -> Spec:
+        choice = self.study.attacks[cell.attack]
         return {
             "fit": fingerprint(self._fit(Cell("fit", cell.dataset, cell.seed, cell.model))),
-            "attack": _attack_spec(self.study.attacks[cell.attack]),
+            "attack": _attack_spec(choice),
+            **({} if is_one_step(choice) else {"eps": max(self.study.eps)}),
             "norm": self.study.norm,
             "part": cell.part,
             "images": self.study.evaluation.images if cell.part == "test" else None,
@@ -191,4 +194,5 @@ class Specs:
 
 
 def _attack_spec(choice: AttackChoice) -> Spec:
-    return {"attack": choice.attack, **choice.options}
+    version = {"version": TARGETS} if choice.options.get("target") is not None and not is_one_step(choice) else {}
+    return {"attack": choice.attack, **choice.options, **version}
