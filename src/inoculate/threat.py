@@ -48,7 +48,7 @@ def doubt(threat: Threat, shape: tuple[int, ...]) -> str | None:
     """Words for an eps in L2 or L1 that is suspiciously large for images of `shape` (C, H, W); None for any other."""
     pixels = math.prod(shape)
     widest = (threat.high - threat.low) * {"linf": math.inf, "l2": math.sqrt(pixels), "l1": pixels}[threat.norm]
-    if threat.eps <= 0.1 * widest:
+    if threat.eps <= 0.15 * widest:
         return None
     return (
         f"eps {threat.eps:g} in {threat.norm} is {threat.eps / widest:.0%} of the way from an all-black to an "

@@ -123,7 +123,7 @@ def test_a_target_is_as_often_reached_as_by_foolbox() -> None:
 
 
 def test_evaluate_tells_what_the_model_was_made_to_say() -> None:
-    """Through the fast copy too: every image that fell to an attack with a target is taken for it."""
+    """Through the fast copy too: most images end as the target, and the records say so."""
     model = small_net()
     pixels = torch.randint(256, (60, 3, 8, 8), generator=seeded(5), dtype=torch.uint8)
     y = predictions(model, pixels / 255)
