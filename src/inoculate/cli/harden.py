@@ -68,7 +68,7 @@ def harden(
     out: Annotated[Path, typer.Option(help="Folder for the hardened model and its card.")],
     eps: Eps = "8/255",
     norm: Norm = "linf",
-    method: Annotated[str | None, typer.Option(help="pgd_at, fast, free, trades, mart, … [chosen by --budget]")] = None,
+    method: Annotated[str | None, typer.Option(help="pgd_at, fast, trades, mart, …; or --budget chooses.")] = None,
     option: Options = None,
     budget: Annotated[str, typer.Option(help="Time for training: 30m chooses method and schedule for it.")] = "10m",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data, in place of a budget.")] = None,

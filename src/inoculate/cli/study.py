@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, help="Run whole studies from a YAML file
 def study_run(
     file: Annotated[Path, typer.Argument(help="The study, a YAML file.")],
     data_root: DataRoot = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for results and artefacts [runs/<name>].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for results and artefacts; runs/NAME if left out.")] = None,
     store: Annotated[
         Path | None, typer.Option(help="Folder for artefacts, to share them between runs [OUT/store].")
     ] = None,

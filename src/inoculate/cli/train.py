@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from inoculate.tracking import Tracker
 
 TrackerName = Annotated[
-    str | None, typer.Option(help="tensorboard (into OUT/logs), mlflow, wandb or trackio [tensorboard if installed].")
+    str | None, typer.Option(help="tensorboard (into OUT/logs), mlflow, wandb or trackio; the first if installed.")
 ]
 Precision = Annotated[str, typer.Option(help="auto (bf16 where the processor has it), bf16 or fp32.")]
 Accumulate = Annotated[int, typer.Option(min=1, help="Pass each batch in so many parts, to save memory.")]
