@@ -23,7 +23,7 @@ from inoculate.cli.methods import (
     parse_options,
     remedy_for,
     warnings_of,
-)  # fmt: skip
+)
 from inoculate.errors import InputError
 from inoculate.spec import fingerprint
 
