@@ -1,11 +1,11 @@
 """As strong as the reference? A trained folder under our attacks and under pyautoattack's, on the same test images.
 
 `python -m benchmarks.strength --model FOLDER --data mnist --norm linf --eps 0.3 [--images 1000] [--seeds 3]
-[--members apgd_ce,apgd_t,fab_t,square] [--whole] [--among MEMBER]`. FAB-T starts from the image itself and draws no random numbers: one
-run is enough. `--whole` also runs the port's whole AutoAttack. The first seed is run on every image. The following ones
-leave out what nothing had broken by then, neither of both sides nor our `autoattack`, and count it as standing. `--among apgd_ce`
-leaves out from the start what our APGD-CE does not break, for a member whose budget is long: count it as standing only where
-`--whole` has shown that no attack breaks it.
+[--members apgd_ce,apgd_t,fab_t,square] [--whole] [--among MEMBER]`. FAB-T starts from the image itself and draws no
+random numbers: one run is enough. `--whole` also runs the port's whole AutoAttack. The first seed is run on every
+image. The following ones leave out what nothing had broken by then, neither of both sides nor our `autoattack`, and
+count it as standing. `--among apgd_ce` leaves out from the start what our APGD-CE does not break, for a member whose
+budget is long: believe it only where `--whole` has shown that nothing breaks the rest.
 """
 
 from __future__ import annotations
