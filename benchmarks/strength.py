@@ -1,11 +1,11 @@
 """As strong as the reference? A trained folder under our attacks and under pyautoattack's, on the same test images.
 
 `python -m benchmarks.strength --model FOLDER --data mnist --norm linf --eps 0.3 [--images 1000] [--seeds 3]
-[--members apgd_ce,apgd_t,fab_t,square] [--whole] [--among MEMBER]`. FAB-T starts from the image itself and draws no
+[--members apgd_ce,apgd_t,fab_t,square] [--whole | --among MEMBER]`. FAB-T starts from the image itself and draws no
 random numbers: one run is enough. `--whole` also runs the port's whole AutoAttack. The first seed is run on every
 image. The following ones leave out what nothing had broken by then, neither of both sides nor our `autoattack`, and
 count it as standing. `--among apgd_ce` leaves out from the start what our APGD-CE does not break, for a member whose
-budget is long: believe it only where `--whole` has shown that nothing breaks the rest.
+budget is long: believe it only where a run with `--whole` has shown that nothing breaks the rest.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def main() -> None:
     parser.add_argument("--images", default=1000, type=int)
     parser.add_argument("--seeds", default=3, type=int)
     parser.add_argument("--members", default=",".join(MEMBERS))
-    parser.add_argument("--whole", action="store_true")
-    parser.add_argument("--among", choices=MEMBERS)
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--whole", action="store_true")
+    either.add_argument("--among", choices=MEMBERS)
     chosen = parser.parse_args()
     model, (spec, _) = load_model(chosen.model), read_description(chosen.model)
     model.requires_grad_(False)
@@ -76,18 +77,17 @@ def main() -> None:
     autoattack = "autoattack" if len(split.classes) > 3 else "autoattack_binary"
     runs: list[tuple[str, int]] = [] if chosen.among else [(autoattack, 0)]
     runs += [(m, seed) for seed in range(chosen.seeds) for m in chosen.members.split(",") if seed == 0 or m != "fab_t"]
-    unbroken = torch.ones(len(split), dtype=torch.bool)  # by anything in the first seed; the others do not change it
-    if chosen.among:
-        unbroken &= ours(model, split, threat, chosen.among, 0)
+    every = torch.ones(len(split), dtype=torch.bool)
+    # by anything in the first seed; the others do not change it
+    unbroken = ours(model, split, threat, chosen.among, 0) if chosen.among else every
     for name, seed in runs:
-        all_of_them = seed == 0 and chosen.among is None
-        rows = torch.arange(len(split)) if all_of_them else (~unbroken).nonzero().squeeze(1)
+        rows = (~unbroken if seed or chosen.among else every).nonzero().squeeze(1)
         part, said = split.subset(rows), []
         for side in (ours, port) if name in MEMBERS or chosen.whole else (ours,):
             began = time.perf_counter()
-            stands = torch.zeros(len(split), dtype=torch.bool) if all_of_them else unbroken.clone()
+            stands = unbroken.clone()
             stands[rows] = side(model, part, threat, name, seed)
-            unbroken &= stands
+            unbroken = unbroken & stands
             seconds = time.perf_counter() - began
             said.append(f"{side.__name__} {100 * float(stands.float().mean()):5.1f} % in {seconds:5.0f} s")
         print(f"  {name:18} seed {seed}, {len(part):4} images tried   {'   '.join(said)}", flush=True)
