@@ -157,6 +157,16 @@ def test_a_time_budget_ends_with_fewer_images_and_honest_bounds(digits: tuple[nn
     assert low <= full.accuracy <= high
     open_still = verdicts[clean.key].right & ~verdicts[part.key].known  # type: ignore[operator]
     assert high - low == pytest.approx(int(open_still.sum()) / 120)
+    told: list[tuple[str, int, int]] = []
+    evaluate(
+        _Slow(model, 0.01), split, {"fgsm": FGSM(), "bim": FGSM()}, [Threat("linf", 0.1)],
+        precision="exact", time_budget=0.9, progress=lambda *said: told.append(said), batch_size=16,
+    )  # fmt: skip
+    attacked = [done for what, done, total in told if (what, total) == ("fgsm, bim", 100)]
+    assert len(attacked) == len([what for what, *_ in told if what != "clean"]) > 4
+    assert attacked == sorted(attacked)
+    assert 0 < attacked[0] < 75  # the first of several chunks is not the whole
+    assert attacked[-1] > 60
     covers = 0
     for seed in range(8):  # how many images are finished depends on the machine, so one interval alone may well miss
         part = evaluate(
@@ -165,6 +175,11 @@ def test_a_time_budget_ends_with_fewer_images_and_honest_bounds(digits: tuple[nn
         )[1]  # fmt: skip
         covers += part.ci_low <= full.accuracy <= part.ci_high
     assert covers >= 5  # of 8 intervals of 95 %, chance gives fewer once in 2,700
-    plenty = evaluate(model, split, {"fgsm": FGSM()}, [Threat("linf", 0.1)], time_budget=600)
+    told.clear()
+    plenty = evaluate(
+        model, split, {"fgsm": FGSM()}, [Threat("linf", 0.1)], time_budget=600,
+        progress=lambda *said: told.append(said),
+    )  # fmt: skip
+    assert told[-1] == ("fgsm", 100, 100)
     assert (plenty[1].n, plenty[1].correct) == (120, full.correct)
     assert len(evaluate(_Slow(model, 0.01), split, {"fgsm": FGSM()}, time_budget=1e-6, precision="exact")) == 1

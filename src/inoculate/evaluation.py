@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,7 +50,8 @@ def evaluate(
     and `arm` label the rows. `time_budget` (seconds) ends the work early: images are then taken in random order, and a
     row counts those that were attacked to the end (its `n`); an attack that finished none has no row.
     `records`, if given, receives the verdict behind each row by its key; `keep(attack, rows, x_adv, threat)` every
-    batch of adversarial images. Raises `InputError` for images or labels that the model cannot take.
+    batch of adversarial images; `progress(what, done, total)` counts images, under a `time_budget` percent of the
+    whole. Raises `InputError` for images or labels that the model cannot take.
     """
     check_precision(precision)
     model = original(model)
@@ -57,29 +59,40 @@ def evaluate(
     deadline = None if time_budget is None else time.monotonic() + time_budget
     labels: dict[str, Any] = {"dataset": split.name, "model": name, "arm": arm, "protocol": "white-box", "seed": seed}
 
-    def tell(what: str) -> Progress | None:
-        return None if progress is None else lambda done, total: progress(what, done, total)
+    def tell(what: str, begin: float, share: float) -> Progress | None:
+        if progress is None or deadline is None:
+            return None if progress is None else lambda done, total: progress(what, done, total)
+
+        def percent(done: int, total: int) -> None:  # of the images or of the time, whichever is used up first
+            used = 1 - (deadline - time.monotonic()) / max(time_budget or 0.0, 1e-9)
+            progress(", ".join(attacks), min(100, int(100 * max(begin + share * done / max(total, 1), used))), 100)
+
+        return percent
 
     def hold(key: str, family: Threat) -> Keep | None:
         return None if keep is None else lambda rows, x_adv, eps: keep(key, rows, x_adv, replace(family, eps=eps))
 
     with seeded(seed, "clean"):
-        clean = judge_clean(model, split, batch_size, tell("clean"))
+        watch = None if progress is None else partial(progress, "clean")
+        clean = judge_clean(model, split, batch_size, watch)
     work = [(key, family, epsilons) for key in attacks for family, epsilons in _families(threats)]
     if len(attacks) > 1:
         _try_out(model, split, attacks, threats)
     found: list[list[Verdict]] = [[] for _ in work]
+    covered = 0.0  # of the images, in the chunks before
     for part, chunk in enumerate(_chunks(len(split), seed, deadline)):
+        each = float(chunk.float().mean()) / len(work)
         for number, (key, family, epsilons) in enumerate(work):
             with seeded(seed, key, part):
                 verdicts = judge_attack(
                     model, split, attacks[key], family, epsilons, clean.right & chunk,
-                    batch_size=batch_size, seed=seed, precision=precision, progress=tell(key),
-                    keep=hold(key, family), deadline=deadline,
+                    batch_size=batch_size, seed=seed, precision=precision,
+                    progress=tell(key, covered + number * each, each), keep=hold(key, family), deadline=deadline,
                 )  # fmt: skip
             fresh = [_within(verdict, chunk, clean) for verdict in verdicts]
             before = found[number]
             found[number] = [_merged(*pair) for pair in zip(before, fresh, strict=True)] if before else fresh
+        covered += each * len(work)
     results = [(clean, clean.row(**labels, attack="none", norm=threats[0].norm if threats else "linf"))]
     for (key, family, _), verdicts in zip(work, found, strict=True):
         finished = [v for v in verdicts if v.known is None or bool(v.known.any())]
