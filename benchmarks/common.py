@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inoculate import PGD, Threat
+from inoculate.errors import InputError
 from inoculate.models.normalize import Normalize
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
@@ -23,6 +24,15 @@ DEVICE = "cuda" if "cuda" in sys.argv else "cpu"
 def numbers() -> list[int]:
     """The numbers of the command line, without the word that says where to run."""
     return [int(word) for word in sys.argv[1:] if word not in ("cpu", "cuda")]
+
+
+def launch(main: Callable[[], None]) -> None:
+    """Call `main`; bad input ends it with one line and exit code 2."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def machine() -> str:

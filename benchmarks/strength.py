@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import machine
+from benchmarks.common import launch, machine
 from inoculate import Split, Threat, evaluate, load_data
 from inoculate.attacks.craft import to_float
 from inoculate.attacks.registry import attack_named
@@ -94,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.common import machine
+from benchmarks.common import launch, machine
 from inoculate import PGD, Split, Threat, evaluate, load_data
 from inoculate.attacks.craft import to_float
 from inoculate.defences.fit import Recipe, batch_indices, fit
@@ -88,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)
