@@ -1,8 +1,9 @@
 """`inoculate harden` and `inoculate train --method`, on a few small images."""
 
-import copy
 import json
 import re
+import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -15,13 +16,15 @@ from torch import nn
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.registry import ATTACKS
 from inoculate.cli import _guarded, app
-from inoculate.cli.hardening import Bench, check_augment, policy_for, recipe_for
+from inoculate.cli.hardening import Bench, check_augment, knows, policy_for, recipe_for
 from inoculate.data.sources import load_data
 from inoculate.data.split import Split
 from inoculate.defences import fit as loop
 from inoculate.defences import guards
 from inoculate.defences.adversarial import Hardening
 from inoculate.defences.budget import choose, ladder_for
+from inoculate.defences.methods import standard
+from inoculate.defences.transferred import training_set
 from inoculate.errors import InputError
 from inoculate.models.checkpoint import load_model
 from inoculate.threat import Threat
@@ -89,12 +92,17 @@ def test_the_card_says_what_was_measured(hardened):
         assert word in body, word
 
 
-def as_the_card_says(folder, images, **names):
+def as_the_card_says(folder, images):
     """The logits that the Python lines of a card give."""
     (lines,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    names |= {"images": images}
+    names = {"images": images}
     exec(lines, names)
     return names["logits"]
+
+
+def command_in_the_card(folder):
+    (line,) = re.findall(r"```\n(inoculate .*?)\n```", (folder / "README.md").read_text())
+    return shlex.split(line)
 
 
 def test_python_as_in_the_card_loads_the_network(hardened):
@@ -157,11 +165,6 @@ def test_a_stopped_hardening_goes_on_with_the_same_result(hardened, tmp_path, mo
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
-def forget(module):
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.weight)
-
-
 def test_own_factory_and_own_images_of_two_classes(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for label, light in (("dark", 40), ("light", 180)):
@@ -169,12 +172,13 @@ def test_own_factory_and_own_images_of_two_classes(tmp_path, capsys):
         for i in range(24):
             pixels = rng.integers(light, light + 60, (12, 12, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "pictures" / label / f"{i}.png")
+    (tmp_path / "dark and light").symlink_to(tmp_path / "pictures")
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n"
         "def net(): return nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.ReLU(), nn.Linear(8, 2))\n"
     )
     model, out = f"{tmp_path / 'mine.py'}:net", tmp_path / "out"
-    arguments = ["--data", tmp_path / "pictures", "--image-size", "12", "--eps", "0.05", "--norm", "l2"]
+    arguments = ["--data", tmp_path / "dark and light", "--image-size", "12", "--eps", "0.05", "--norm", "l2"]
     assert call("harden", "--model", model, *arguments, "--out", out, "--method", "fast", "--epochs", "3") == 0
     assert "autoattack_binary" in capsys.readouterr().out
     line = refused(capsys, "evaluate", "--model", out, *arguments)
@@ -182,9 +186,11 @@ def test_own_factory_and_own_images_of_two_classes(tmp_path, capsys):
     images, weights = torch.rand(2, 3, 12, 12), load_file(out / "weights.safetensors")
     net = nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.ReLU(), nn.Linear(8, 2))
     net.load_state_dict(weights)
-    assert torch.equal(as_the_card_says(out, images, net=lambda: copy.deepcopy(net).apply(forget)), net(images))
-    given = ["--weights", out / "weights.safetensors", "--attack", "pgd", "--no-trust"]
-    assert call("evaluate", "--model", model, *given, *arguments) == 0
+    assert torch.equal(as_the_card_says(out, images), net(images))
+    capsys.readouterr()
+    assert call(*command_in_the_card(out)[1:], "--no-trust") == 0
+    measured = next(r for r in json.loads((out / "results.json").read_text()) if r["attack"] == "none" and r["n"])
+    assert f" on {measured['n']} images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -250,6 +256,49 @@ def test_train_by_a_method(tmp_path, capsys):
     assert "no options" in refused(capsys, "train", *more, "--option", "steps=1")
     assert "takes no teacher" in refused(capsys, "train", *more, "--teacher", tmp_path / "a")
     assert "not watched" in refused(capsys, "train", *more, "--remedy", "pgd_at")
+    assert "random weights" in refused(capsys, "train", *more, "--method", "ard", "--teacher", "resnet18")
+    ard = ["--method", "ard", "--teacher", tmp_path / "a", "--out", tmp_path / "a"]
+    assert "which would be lost" in refused(capsys, "train", *more, *ard)
+    export = tmp_path / "b.onnx"
+    export.touch()
+    assert "no gradients" in refused(capsys, "train", *more, "--method", "ensemble", "--surrogate", export)
+    alone = ["train", "--model", "resnet18", *more[2:], "--batch-size", "1"]
+    assert "BatchNorm needs several images" in refused(capsys, *alone)
+
+
+def test_the_same_command_again_has_nothing_left_to_do(hardened, tmp_path, capsys):
+    """And a changed teacher is another command, though its name is the same."""
+    before = {file.name: file.read_bytes() for file in hardened.iterdir()}
+    assert call(*QUICK, "--out", hardened, *METHOD, "--onnx") == 0
+    assert "has finished here before" in capsys.readouterr().out
+    assert {file.name: file.read_bytes() for file in hardened.iterdir()} == before
+    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    ard = [*SMALL, "--epochs", "1", "--out", out, "--method", "ard", "--option", "steps=1", "--teacher", teacher]
+    digests = []
+    for seed in (0, 1):
+        assert call("train", *SMALL, "--epochs", "1", "--out", teacher, "--seed", seed) == 0
+        assert call("train", *ard) == 0
+        assert "before" not in capsys.readouterr().out
+        assert call("train", *ard) == 0
+        assert "has finished here before" in capsys.readouterr().out
+        digests.append(json.loads((out / "model.json").read_text())["sha256"])
+    assert len(set(digests)) == 2
+
+
+def test_a_card_never_lies_beside_other_weights(hardened, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(hardened, out)
+    train = ["train", *SMALL, "--epochs", "1"]
+    assert "README.md describes the model" in refused(capsys, *train, "--out", out)
+    (out / "model.onnx").write_bytes(b"of other weights")
+    assert call(*QUICK, "--out", out, "--method", "fast") == 0
+    assert not (out / "model.onnx").exists()
+    assert "`fast`" in (out / "README.md").read_text()
+
+
+def test_a_model_is_not_written_among_the_images(tmp_path, capsys):
+    for place in (tmp_path, tmp_path / "deeper" / "out"):
+        assert "a folder is a class" in refused(capsys, *QUICK[:3], "--data", tmp_path, "--out", place)
 
 
 FACTORY = """
@@ -270,6 +319,14 @@ class Viewing(nn.Module):
 class Five(Viewing):
     def forward(self, x):
         return super().forward(x)[:, :5]
+
+class Aside(Viewing):
+    def forward(self, x):
+        return (super().forward(x), x) if self.training else super().forward(x)
+
+class Odd(Viewing):
+    def forward(self, x):
+        return super().forward(x) + torch.linalg.matrix_exp(x.flatten(2)[:, :, :9].view(-1, 3, 3)).mean() * 0
 
 class Stiff(Viewing):
     def __init__(self):
@@ -302,14 +359,52 @@ def test_a_network_that_views_its_maps_and_has_spare_and_shared_weights(factorie
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("Five", "one logit per class: B×10"), ("Stiff", "requires a gradient"), ("Three", "does not take 1×12×12")],
+    [
+        ("Five", "one logit per class: B×10"),
+        ("Stiff", "requires a gradient"),
+        ("Three", "does not take 1×12×12"),
+        ("Aside", "in train mode too it must return logits alone"),
+    ],
 )
-def test_a_network_that_cannot_be_hardened_is_refused_at_once(factories, tmp_path, capsys, name, says):
-    start = [*QUICK[:1], "--model", f"{factories}:{name}", *QUICK[3:], "--out", tmp_path / "out"]
+@pytest.mark.parametrize("length", [["--epochs", "2"], ["--budget", "2s"]], ids=["epochs", "budget"])
+def test_a_network_that_cannot_be_hardened_is_refused_at_once(factories, tmp_path, capsys, name, says, length):
+    data = [*SMALL[2:], "--eps", "0.1", "--test-images", "16"]
+    start = ["harden", "--model", f"{factories}:{name}", *data, *length, "--out", tmp_path / "out"]
     assert call(*start) == 2
     said = capsys.readouterr()
     assert says in said.err.strip().splitlines()[-1]
     assert "autoattack" not in said.err
+
+
+def test_a_network_that_onnx_cannot_hold_is_refused_before_the_training(factories, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(loop, "_train", None)
+    odd = [*QUICK[:1], "--model", f"{factories}:Odd", *QUICK[3:], "--out", tmp_path / "out", "--onnx"]
+    assert call(*odd) == 2
+    assert "cannot be exported to ONNX" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_good_network_on_uneven_classes_counts_as_trained():
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    images = labels[:, None, None, None].expand(-1, 1, 4, 4).to(torch.uint8) * 255
+    split = Split.from_tensors(images.contiguous(), labels, name="uneven")
+    good, same = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    for net, slope in ((good, 1.0), (same, 0.0)):
+        nn.init.zeros_(net[1].weight)
+        net[1].weight.data[1] = slope
+        net[1].bias.data = torch.tensor([0.5, 0.0])
+    assert knows(good, split)
+    assert not knows(same, split)
+
+
+def test_a_checkpoint_of_another_network_is_named(tmp_path):
+    images = load_data("digits", "train", image_size=12).limit(40, seed=0)
+    data = training_set("standard", images, (), seed=0)
+    recipe = loop.Recipe(2, rounds=2, batch_size=20)
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(144, n), nn.Linear(n, 10)) for n in (4, 5)]
+    loop.fit(nets[0], data, images, standard, recipe, seed=0, folder=tmp_path)
+    with pytest.raises(InputError, match="of another network"):
+        loop.fit(nets[1], data, images, standard, recipe, seed=0, folder=tmp_path)
 
 
 def test_a_card_of_somebody_elses_is_not_overwritten(tmp_path, capsys):

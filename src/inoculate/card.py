@@ -49,7 +49,7 @@ def card(facts: Facts, before: Sequence[Row], after: Sequence[Row]) -> str:
          f"# {facts.title}", "", _summary(facts, after), "", "## Measured", "", *_table(before, after), "",
          *_how(facts, after), "", "## Training", "", facts.training, "", *(f"**Alarm**: {w}." for w in facts.warnings),
          "", "## Use", "", "```", facts.load, "```", "", "```python", facts.python, "```",
-         *([facts.exported] if facts.exported else []), "", *_limits(facts),
+         *([facts.exported] if facts.exported else []), "", *_limits(facts, after),
          "", *_asked_for(facts, after), ""]
     )  # fmt: skip
 
@@ -107,12 +107,16 @@ def _how(facts: Facts, rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _limits(facts: Facts) -> list[str]:
+def _limits(facts: Facts, rows: Sequence[Row]) -> list[str]:
     return [
         "## Limits",
         "",
-        "- A number that survives these attacks is an upper bound on robustness, not a proof. This AutoAttack gives up "
-        "runs that look hopeless; `autoattack_thorough` does not.",
+        "- A number that survives these attacks is an upper bound on robustness, not a proof."
+        + (
+            " This AutoAttack gives up runs that look hopeless; `autoattack_thorough` does not."
+            if any(row.attack.startswith("autoattack") for row in rows)
+            else ""
+        ),
         f"- It holds for {facts.norm} changes of at most eps {facts.eps:.4g}. Rotations, patches, other norms, larger "
         "changes and other images than the test images' kind were not measured.",
         "- An attacker who adapts to this network in particular may do better than attacks that are the same for all.",

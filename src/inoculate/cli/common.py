@@ -10,6 +10,8 @@ import typer
 
 from inoculate.errors import InputError
 
+WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -60,6 +62,28 @@ def writable(folder: Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error.strerror}): give another folder with --out") from error
     return folder
+
+
+def check_out(out: Path, data: str, inputs: Iterable[str | Path | None]) -> None:
+    """Raise `InputError` where a model in `out` would overwrite what it is made from, or lie among the images."""
+    place = out.resolve()
+    for each in inputs:
+        path = Path(each or "").resolve()
+        if each is not None and ((path.is_dir() and path == place) or (path.is_file() and path == place / WEIGHTS)):
+            raise InputError(f"--out {out} is where {each} is read from, which would be lost: give another folder")
+    images = Path(data).resolve()
+    if Path(data).is_dir() and (place == images or images in place.parents):
+        raise InputError(f"--out {out} lies in --data {data}, where a folder is a class: give a folder elsewhere")
+
+
+def finished(out: Path, run: str) -> bool:
+    """Whether `out` holds what this very run made (`run` is its fingerprint); then it says so."""
+    from inoculate.store import read_json
+
+    done = (out / DESCRIPTION).is_file() and read_json(out / DESCRIPTION).get("run") == run
+    if done:
+        typer.echo(f"{out}: this command has finished here before; to do it again, remove the folder")
+    return bool(done)
 
 
 def writable_file(path: Path) -> Path:

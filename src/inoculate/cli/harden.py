@@ -18,15 +18,17 @@ from inoculate.cli.common import (
     Limit,
     Norm,
     Seed,
+    check_out,
     doubts,
+    finished,
     pick_device,
     writable,
 )
 from inoculate.cli.evaluate import parse_duration, warn_of
 from inoculate.cli.hardening import (
     check_augment,
+    check_card,
     check_onnx,
-    check_out,
     export_checked,
     load_bench,
     load_network_for,
@@ -94,6 +96,8 @@ def harden(
     The test part is seen by the measurements alone. Run the same command again to go on after a stop.
     """
     from inoculate.defences.registry import method_named
+    from inoculate.models.inspect import check_training
+    from inoculate.models.resolve import identity
     from inoculate.report.rows import write_rows
     from inoculate.store import write_json
     from inoculate.threat import Threat, parse_eps
@@ -106,25 +110,31 @@ def harden(
     chosen = None if method is None else method_named(method, **parse_options(option))
     check_help(method or "harden without a --method", teacher, surrogate)
     cure = None if remedy is None else remedy_for(str(method), chosen is None or chosen.guarded, remedy, threat)
-    if onnx:
-        check_onnx()
-    check_out(out, model)
+    check_out(out, data, [model, weights, teacher, *(surrogate or [])])
+    check_card(out)
     parse_duration(budget)
     bench = load_bench(data, model, data_root, image_size, limit, test_images, threat, seed)
     doubts([threat], bench.train)
     place = pick_device(device)
     network, spec, trained = load_network_for(model, bench.train, weights, pretrained, stem, seed, place)
     warn_of(network.eval(), bench.val, seed)
+    batch = bench.train.limit(batch_size, seed=seed)
+    check_training(network, batch.images, batch.labels)
+    if onnx:
+        check_onnx(network, bench.train)
     check_augment(augment, bench.train)
     peak = lr or (PEAK_PLAIN if model == "small_cnn" else PEAK) * (0.1 if trained else 1)
+    helped = [identity(str(each)) for each in (teacher, *(surrogate or ()))]
     made_from = {
-        "model": model, "weights": str(weights), "pretrained": pretrained, "stem": stem, "threat": asdict(threat),
-        "method": None if chosen is None else chosen.spec, "budget": [budget, epochs],
-        "data": [bench.train.digest, bench.test.digest],
-        "helpers": [str(teacher), surrogate or []], "batch_size": batch_size, "lr": peak, "augment": augment,
-        "seed": seed,
+        "model": identity(model), "weights": weights and identity(str(weights)), "pretrained": pretrained,
+        "stem": stem, "threat": asdict(threat), "method": None if chosen is None else chosen.spec,
+        "budget": [budget, epochs], "data": [bench.train.digest, bench.test.digest], "helpers": helped,
+        "batch_size": batch_size, "lr": peak, "augment": augment, "seed": seed,
     }  # fmt: skip
     made_from |= {"remedy": remedy} if remedy else {}
+    run = fingerprint(made_from | {"test": test_images, "onnx": onnx})
+    if finished(out, run):
+        return
     unfinished = writable(out / f".unfinished-{fingerprint(made_from)}")
     schedule = schedule_for(unfinished, chosen, budget, epochs, network, bench, batch_size, peak)
     typer.echo(f"{schedule.choice.name}: {schedule.reason}")
@@ -136,17 +146,24 @@ def harden(
     before, earlier = measure_before(unfinished, network, trained, bench, batch_size, peak)
     recipe = recipe_for(schedule, bench, batch_size, peak, augment, in_time=epochs is None)
     history = train_hardened(unfinished, network, bench, update, recipe, model, cure)
+    where = ["--data", data, *(["--data-root", str(data_root)] if data_root else [])]
     kept: dict[str, Tensor] = {}
     after = measure(network, bench, model, schedule.choice.name, kept)
     show_table(before, after)
-    facts = {"method": schedule.choice.spec, "threat": asdict(threat), "seed": seed, "data": bench.train.digest}
+    facts = {
+        "run": run,
+        "method": schedule.choice.spec,
+        "threat": asdict(threat),
+        "seed": seed,
+        "data": bench.train.digest,
+    }
     facts |= {"remedy": remedy} if remedy else {}
     save_hardened(out, network, spec, model, bench, facts)
     exported = export_checked(out, network, bench, kept, after[-1]) if onnx else ""
     warnings = warnings_of(history, remedy) if recipe.guard else []
     for message in warnings:
         typer.echo(f"warning: {message}", err=True)
-    write_card(out, model, spec, bench, schedule, recipe, before, after, earlier, warnings, exported, data)
+    write_card(out, model, spec, bench, schedule, recipe, before, after, earlier, warnings, exported, where)
     write_rows(out / "results.json", [*before, *after])
     write_json(out / "history.json", history)
     shutil.rmtree(unfinished)

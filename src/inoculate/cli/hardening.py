@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,8 +90,9 @@ def knows(network: nn.Module, images: Split) -> bool:
     from inoculate.judging import judge_clean
 
     part = images.limit(min(256, len(images)), seed=0)
-    often = int(part.labels.bincount().max())
-    return int(judge_clean(network, part).right.sum()) > often + 0.2 * len(part)
+    right, classes = judge_clean(network, part).right.float(), set(part.labels.tolist())
+    balanced = sum(float(right[part.labels == each].mean()) for each in classes) / len(classes)
+    return balanced > 1 / len(classes) + 0.2
 
 
 def check_augment(augment: str, images: Split) -> None:
@@ -110,10 +113,8 @@ def policy_for(augment: str, images: Split, epochs: float) -> str:
     return "shifts" if photos and epochs >= SEEN_OFTEN else "none"
 
 
-def check_out(out: Path, model: str) -> None:
-    """Raise `InputError` where something of the user's would be overwritten."""
-    if Path(model).is_dir() and out.resolve() == Path(model).resolve():
-        raise InputError(f"--out {out} is the model itself, which would be lost: give another folder")
+def check_card(out: Path) -> None:
+    """Raise `InputError` where a page of the user's would be overwritten by the card."""
     if (out / "README.md").is_file() and not (out / "model.json").is_file():
         raise InputError(f"{out / 'README.md'} is not a card of ours and would be overwritten: give another --out")
 
@@ -231,22 +232,32 @@ def show_table(before: list[Row], after: list[Row]) -> None:
 def save_hardened(
     out: Path, network: nn.Module, spec: ModelSpec | None, model: str, bench: Bench, facts: dict[str, Any]
 ) -> None:
-    """Write a folder that `evaluate --model` reads; a factory's network is rebuilt by its factory."""
+    """Write a folder that `evaluate --model` reads; a factory's network is rebuilt by its factory.
+
+    What an earlier run left there of other weights is taken away.
+    """
     from inoculate.models.checkpoint import save_factory_weights, save_model
 
+    for name in ("README.md", "results.json", "model.onnx"):
+        (out / name).unlink(missing_ok=True)
     if spec is not None:
         save_model(out, network, replace(spec, pretrained=False), **facts)
     else:
         save_factory_weights(out, network, model, **facts)
 
 
-def check_onnx() -> None:
+def check_onnx(network: nn.Module, images: Split) -> None:
     """Raise `InputError` now, not after the training, if an ONNX file could not be written or checked."""
+    import tempfile
     from importlib.util import find_spec
+
+    from inoculate.models.export import export_onnx
 
     for package in ("onnx", "onnxruntime"):
         if find_spec(package) is None:
             raise InputError(f"--onnx needs {package}: pip install 'inoculate[onnx]'")
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(network, Path(folder) / "model.onnx", tuple(images.images.shape[1:]))  # type: ignore[arg-type]
 
 
 def export_checked(out: Path, network: nn.Module, bench: Bench, kept: dict[str, Tensor], last: Row) -> str:
@@ -283,7 +294,7 @@ def export_checked(out: Path, network: nn.Module, bench: Bench, kept: dict[str, 
 
 def write_card(
     out: Path, model: str, spec: ModelSpec | None, bench: Bench, schedule: Schedule, recipe: Recipe, before: list[Row],
-    after: list[Row], earlier: str, warnings: list[str], exported: str, data: str,
+    after: list[Row], earlier: str, warnings: list[str], exported: str, data: Sequence[str],
 ) -> None:  # fmt: skip
     """Write README.md, the robustness card."""
     from inoculate.card import Facts, card
@@ -291,14 +302,17 @@ def write_card(
     from inoculate.study.manifest import versions
 
     options = ", ".join(f"{key} {value:.4g}" for key, value in schedule.choice.spec.items() if key != "method")
-    load = f"inoculate evaluate --model {out if spec else model} --data {data} --attack {after[-1].attack}"
-    load += "" if spec else f" --weights {out / 'weights.safetensors'}"
+    weights = out / "weights.safetensors"
+    loaded = [str(out)] if spec else [model, "--weights", str(weights), "--image-size", str(bench.test.image_size[0])]
+    threat = ["--eps", f"{bench.threat.eps:.6g}", "--norm", bench.threat.norm]
+    load = shlex.join(["inoculate", "evaluate", "--model", *loaded, *data, "--attack", after[-1].attack, *threat])
     python = f"from inoculate import load_model\n\nmodel = load_model({str(out)!r})"
     if not spec:
+        place, _, function = model.rpartition(":")
         python = (
-            f"from pathlib import Path\n\nfrom inoculate.models.checkpoint import load_weights\n\n"
-            f"model = {model.rpartition(':')[2]}().eval()  # your function\n"
-            f"load_weights(Path({str(out / 'weights.safetensors')!r}), model)"
+            f"from pathlib import Path\n\nfrom inoculate.models.checkpoint import load_weights\n"
+            f"from {Path(place).stem if place.endswith('.py') else place} import {function}  # {place}\n\n"
+            f"model = {function}().eval()\nload_weights(Path({str(weights)!r}), model)"
         )
     python += "\nlogits = model(images)  # float images in [0, 1], B×C×H×W"
     facts = Facts(
@@ -311,7 +325,6 @@ def write_card(
             f"{recipe.augment}. Weights of the round that was best under PGD-10 on "
             f"{min(recipe.val_images, len(bench.val))} validation images. Why so: {schedule.reason}."
         ),
-        load=f"{load} --eps {bench.threat.eps:.6g} --norm {bench.threat.norm}", python=python, versions=versions(),
-        warnings=warnings, exported=exported,
+        load=load, python=python, versions=versions(), warnings=warnings, exported=exported,
     )  # fmt: skip
     write_text(out / "README.md", card(facts, before, after))

@@ -97,16 +97,22 @@ def warnings_of(history: Sequence[dict[str, float]], remedy: str | None) -> list
 def helper_networks(
     method: str, teacher: Path | None, surrogates: list[str] | None, images: Split, device: str, seed: int
 ) -> tuple[nn.Module, ...]:
-    """The networks that a method needs beside the one it trains: a teacher, surrogates, or one to train along."""
-    from inoculate.cli.evaluate import load_network
+    """The networks that a method needs beside the one it trains: a teacher, surrogates, or one to train along.
+
+    Those that a method does not look at were refused before (`check_help`).
+    """
+    from inoculate.cli.evaluate import load_network, warn_of
+    from inoculate.models.exported import ONNX
     from inoculate.models.resolve import brings_weights
 
-    if method in NEEDS_TEACHER:
-        return (load_network(str(teacher), images, device),) if teacher else ()
-    if method in NEEDS_SURROGATES:
-        for spec in surrogates or ():
-            if not brings_weights(spec):
-                raise InputError(f"--surrogate {spec} has random weights: train it first, and give its folder")
-    if method in NEEDS_SURROGATES + NEEDS_NETWORK:
-        return tuple(load_network(spec, images, device) for spec in surrogates or ())
-    return ()
+    taught = method in NEEDS_TEACHER
+    role, specs = ("teacher", [str(teacher)] if teacher else []) if taught else ("surrogate", surrogates or [])
+    found = []
+    for spec in specs:
+        if method not in NEEDS_NETWORK and not brings_weights(spec):
+            raise InputError(f"--{role} {spec} has random weights: train it first, and give its folder")
+        if not taught and Path(spec).suffix in ONNX:
+            raise InputError(f"--surrogate {spec} is an ONNX file, which has no gradients: give a trained folder")
+        found.append(load_network(spec, images, device))
+        warn_of(found[-1], images, seed, f"{role} {spec}: ")
+    return tuple(found)

@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from inoculate.cli.common import Data, DataRoot, Device, ImageSize, Limit, Norm, Seed, doubts, pick_device, writable
+from inoculate.cli.common import (
+    Data,
+    DataRoot,
+    Device,
+    ImageSize,
+    Limit,
+    Norm,
+    Seed,
+    check_out,
+    doubts,
+    finished,
+    pick_device,
+    writable,
+)
 from inoculate.cli.methods import (
     Eps,
     Method,
@@ -75,6 +88,8 @@ def train(
     from inoculate.defences.team import join
     from inoculate.defences.transferred import training_set
     from inoculate.models.checkpoint import ModelSpec, save_model
+    from inoculate.models.inspect import check_training
+    from inoculate.models.resolve import identity
     from inoculate.store import write_json
     from inoculate.threat import Threat, parse_eps
     from inoculate.watch import Bar
@@ -83,6 +98,9 @@ def train(
     if chosen is None and option:
         raise InputError("method standard has no options: leave --option out, or choose another --method")
     check_help(method, teacher, surrogate)
+    check_out(out, data, [teacher, *(surrogate or [])])
+    if (out / "README.md").is_file():
+        raise InputError(f"{out / 'README.md'} describes the model that is there now: give another folder with --out")
     threat = Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
     watched = chosen is not None and chosen.guarded
     cure = None if remedy is None else remedy_for(method, watched, remedy, threat)
@@ -111,9 +129,14 @@ def train(
     if chosen is not None:
         update = chosen.begin(threat, helper_networks(chosen.name, teacher, surrogate, images, team.device, seed))
         facts = {"method": chosen.spec, "threat": asdict(threat), **({"remedy": remedy} if remedy else {})}
-        made_from |= {**facts, "helpers": [str(teacher), surrogate or []]}
-    team.shares(recipe.batch_size, recipe.accumulate)  # its own check, before anything is written
-    unfinished = out / f".unfinished-{fingerprint(made_from)}"
+        made_from |= {**facts, "helpers": [identity(str(each)) for each in (teacher, *(surrogate or ()))]}
+    share = team.shares(batch_size, accumulate)[0]
+    batch = images.limit(share.stop - share.start, seed=seed)
+    check_training(network, batch.images, batch.labels)  # before anything is written
+    run = fingerprint(made_from)
+    if team.told(team.leads and finished(out, run)):
+        return
+    unfinished = out / f".unfinished-{run}"
     if team.leads:
         writable(unfinished)
     team.wait()
@@ -129,7 +152,7 @@ def train(
     team.wait()
     if not team.leads:
         return
-    save_model(out, network, spec, seed=seed, data=images.digest, **facts)
+    save_model(out, network, spec, run=run, seed=seed, data=images.digest, **facts)
     write_json(out / "history.json", history)
     shutil.rmtree(unfinished)
     best = history[best_round(history)]

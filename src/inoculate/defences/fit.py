@@ -27,6 +27,7 @@ from inoculate.defences.validation import measured
 from inoculate.errors import InputError
 from inoculate.models.checkpoint import load_weights, save_weights
 from inoculate.models.fast import compiled, gains_from_bf16, lay_out
+from inoculate.models.inspect import check_trainable
 from inoculate.modes import device_of
 from inoculate.rng import generator, seeded
 from inoculate.threat import Threat
@@ -102,8 +103,7 @@ def fit(
             "methods free and live_surrogate carry something from one batch to the next: train them in one process and "
             "without accumulating"
         )
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise InputError("no parameter of the network requires a gradient, so nothing can be trained: unfreeze some")
+    check_trainable(model)
     layout = lay_out(model, data.batch(torch.zeros(1, dtype=torch.int64))[0].to(device_of(model)))
     optimizer = make_optimizer(model, recipe)
     scheduler = _make_scheduler(optimizer, recipe)
@@ -285,8 +285,11 @@ def _resume(path: Path, parts: dict[str, Any]) -> History:
         return []
     if not isinstance(state, dict) or not {*parts, "history"} <= set(state):
         return []
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is of another network: remove it to train from the start") from error
     history: History = state["history"]
     return history
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inoculate.errors import InputError, gist
@@ -59,6 +61,27 @@ def inspect(model: nn.Module, images: Tensor, labels: Tensor, classes: int) -> l
     return found
 
 
+def check_trainable(model: nn.Module) -> None:
+    """Raise `InputError` for a network that no gradient could change."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError("no parameter of the network requires a gradient, so nothing can be trained: unfreeze some")
+
+
+def check_training(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Raise `InputError` if no update of `model` can be made on such a batch; tried on a copy, in train mode."""
+    check_trainable(model)
+    device = device_of(model)
+    twin, x = copy.deepcopy(model).train(), images.to(torch.float32) / 255
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            F.cross_entropy(twin(x.to(device, dtype_for(model))).float(), labels.to(device)).backward()  # type: ignore[no-untyped-call]
+        except Exception as error:  # whatever the user's code raises
+            raise InputError(
+                f"the network cannot be trained on batches of {len(x)} images ({gist(error)}): in train mode too it "
+                "must return logits alone, and BatchNorm needs several images"
+            ) from error
+
+
 def _modes(model: nn.Module) -> list[Finding]:
     kinds = (getattr(m, "original_name", type(m).__name__) for m in model.modules() if getattr(m, "training", False))
     if not any("BatchNorm" in kind for kind in kinds):
@@ -72,7 +95,7 @@ def _probabilities(logits: Tensor) -> list[Finding]:
         return []
     return [Finding(
         "the outputs are probabilities, not logits: gradients of a second softmax are weak and flatter the model",
-        "declare them with --outputs probabilities (FromProbabilities), or leave the model's softmax out",
+        "leave the model's softmax out, or declare them with `evaluate --outputs probabilities` (FromProbabilities)",
     )]  # fmt: skip
 
 
@@ -149,7 +172,8 @@ def _logits(model: nn.Module, x: Tensor, classes: int) -> Tensor:
         inside = bool(((out >= 0) & (out <= 1)).all())
         raise InputError(
             "the model gives a single number per image for two classes: "
-            f"declare it with --outputs {'probabilities' if inside else 'single-logit'} (large for the second class)"
+            f"declare it with --outputs {'probabilities' if inside else 'single-logit'} (large for the second class), "
+            "which `evaluate` has, or let it give two logits"
         )
     if out.ndim != 2 or len(out) != len(x):
         raise InputError(

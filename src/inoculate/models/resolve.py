@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -12,7 +13,7 @@ from torch import nn
 
 from inoculate.errors import InputError
 from inoculate.models.build import build_model
-from inoculate.models.checkpoint import load_model, load_weights, read_description
+from inoculate.models.checkpoint import DESCRIPTION, load_model, load_weights, read_description
 from inoculate.models.exported import ONNX, TORCHSCRIPT, OnnxModel, load_onnx, load_torchscript
 from inoculate.models.normalize import MeanStd, normalized
 from inoculate.models.wrap import wrapper_named
@@ -89,6 +90,13 @@ def brings_weights(spec: str) -> bool:
     """Whether `spec` means a model with weights: anything but a bare timm name."""
     path = Path(spec)
     return path.is_dir() or ":" in spec or path.suffix in TORCHSCRIPT + ONNX
+
+
+def identity(spec: str) -> str:
+    """`spec`, and what its file or folder holds: the same words for something else are another model."""
+    path = Path(spec.rpartition(":")[0] or spec)
+    file = path / DESCRIPTION if path.is_dir() else path
+    return f"{spec} {hashlib.sha256(file.read_bytes()).hexdigest()}" if file.is_file() else spec
 
 
 def _trained(folder: Path, class_names: tuple[str, ...], channels: int, image_size: int) -> nn.Module:
