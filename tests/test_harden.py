@@ -13,10 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from inoculate import store
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.registry import ATTACKS
 from inoculate.cli import _guarded, app
+from inoculate.cli.evaluate import load_network
 from inoculate.cli.hardening import Bench, check_augment, knows, policy_for, recipe_for
+from inoculate.cli.methods import helper_networks
 from inoculate.data.sources import load_data
 from inoculate.data.split import Split
 from inoculate.defences import fit as loop
@@ -26,7 +29,7 @@ from inoculate.defences.budget import choose, ladder_for
 from inoculate.defences.methods import standard
 from inoculate.defences.transferred import training_set
 from inoculate.errors import InputError
-from inoculate.models.checkpoint import load_model
+from inoculate.models.checkpoint import ModelSpec, load_model
 from inoculate.threat import Threat
 
 SMALL = ["--model", "small_cnn", "--data", "digits", "--image-size", "12", "--limit", "160"]
@@ -213,6 +216,9 @@ def test_own_factory_and_own_images_of_two_classes(tmp_path, capsys):
         (["--eps", "8"], "8/255"),
         (["--budget", "soon"], "90s, 5m or 2h"),
         (["--model", "model.onnx"], "cannot be trained"),
+        (["--method", "pgd_at", "--option", "steps=+-5"], "neither a number"),
+        (["--model", "own.py:net", "--stem", "small"], "leave --pretrained and --stem out"),
+        (["--pretrained", "--weights", "w.safetensors"], "two sets of weights"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -253,6 +259,9 @@ def test_train_by_a_method(tmp_path, capsys):
     assert call("train", *more, "--method", "rslad", "--option", "steps=1", "--teacher", tmp_path / "a") == 0
     assert call("train", *more, "--method", "ensemble", "--surrogate", tmp_path / "a") == 0
     assert "random weights" in refused(capsys, "train", *more, "--method", "ensemble", "--surrogate", "resnet18")
+    assert "no eps" in refused(capsys, "train", *more, "--eps", "0.3")
+    assert "no norm" in refused(capsys, "train", *more, "--norm", "l2")
+    assert "no attack" in refused(capsys, "train", *more, "--method", "fast", "--eps", "0")
     assert "no options" in refused(capsys, "train", *more, "--option", "steps=1")
     assert "takes no teacher" in refused(capsys, "train", *more, "--teacher", tmp_path / "a")
     assert "not watched" in refused(capsys, "train", *more, "--remedy", "pgd_at")
@@ -283,6 +292,47 @@ def test_the_same_command_again_has_nothing_left_to_do(hardened, tmp_path, capsy
         assert "has finished here before" in capsys.readouterr().out
         digests.append(json.loads((out / "model.json").read_text())["sha256"])
     assert len(set(digests)) == 2
+
+
+@pytest.mark.parametrize("command", ["train", "harden"])
+def test_a_run_stopped_at_its_very_end_is_not_taken_for_finished(command, tmp_path, monkeypatch, capsys):
+    arguments = QUICK[1:] if command == "harden" else [*SMALL, "--epochs", "1", "--eps", "0.1"]
+    arguments = [command, *arguments, "--out", tmp_path, *METHOD]
+
+    def stop(path, value):
+        if path.name == "history.json":
+            raise KeyboardInterrupt
+        real(path, value)
+
+    real = store.write_json
+    for again in (False, True):  # the second time over a folder that is whole
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "write_json", stop)
+            assert call(*arguments, "--seed", int(again)) == 130
+        assert list(tmp_path.glob(".unfinished*"))
+        capsys.readouterr()
+        assert call(*arguments, "--seed", int(again)) == 0
+        assert "finished here before" not in capsys.readouterr().out
+        assert (tmp_path / "history.json").is_file()
+
+
+def test_an_epoch_of_one_update_and_the_seed_of_a_factory(factories, tmp_path):
+    """A factory's own weights come from the seed too."""
+    one = ["train", *SMALL[:-1], "40", "--epochs", "1", "--out", tmp_path / "a", "--batch-size", "64"]
+    assert call(*one, "--method", "fast", "--eps", "0.1") == 0
+    assert len(json.loads((tmp_path / "a" / "history.json").read_text())) == 1
+    images = load_data("digits", "train", image_size=12)
+    nets = [load_network(f"{factories}:Viewing", images, "cpu", seed=seed).state_dict() for seed in (0, 0, 1)]
+    assert torch.equal(nets[0]["out.weight"], nets[1]["out.weight"])
+    assert not torch.equal(nets[0]["out.weight"], nets[2]["out.weight"])
+
+
+def test_a_network_that_learns_alongside_does_not_start_as_the_same():
+    images = load_data("digits", "train", image_size=12)
+    (alongside,) = helper_networks("live_surrogate", None, ["small_cnn"], images, "cpu", 0)
+    own = ModelSpec.fitting("small_cnn", images).build(seed=0)
+    pairs = zip(alongside.state_dict().values(), own.state_dict().values(), strict=True)
+    assert not all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_card_never_lies_beside_other_weights(hardened, tmp_path, capsys):

@@ -146,6 +146,9 @@ def entry(accuracy, robust, clean=0.9, **more):
         ([entry(0.5, 0.3), entry(0.6, 0.1, val_n=20)], None),  # chance: six images, then two
         ([entry(0.3, 0.02), entry(0.95, 0.01)], "label leaking"),
         ([entry(0.95, 0.01, strength=0.3)], None),  # eps is still small
+        ([entry(0.95, 0.01, train_robust=0.02)], "label leaking"),
+        ([entry(0.95, 0.2, train_robust=0.9)], None),  # its few images known by heart
+        ([entry(0.5, 0.28), entry(0.95, 0.2)], None),  # it once was
         ([entry(0.9, 0.45)], None),  # ordinary overfitting
         ([{"update": 1.0, "accuracy": 0.9, "val_accuracy": 0.1}], None),  # not an adversarial training
         ([], None),
@@ -154,6 +157,27 @@ def entry(accuracy, robust, clean=0.9, **more):
 def test_alarms(history, says):
     message = alarm(history)
     assert message is None if says is None else says in message
+
+
+def test_few_images_known_by_heart_are_no_leak(parts, tmp_path):
+    few = (parts[0].subset(range(30)), *parts[1:])
+    method = method_named("pgd_at", steps=3, step=0.5).begin(THREAT)
+    _, history = train(few, tmp_path, method, updates=160, rounds=8, batch_size=30)
+    assert any("train_robust" in each for each in history), "it was suspected"
+    assert alarms(history) == []
+    assert len(history) == 8
+
+
+def test_a_divergence_in_the_last_update_of_a_round_is_found(parts, tmp_path):
+    def breaks(model, optimizer, x, y, *, generator, share=1.0):
+        measured = standard(model, optimizer, x, y, generator=generator)
+        if share > 0.99:
+            next(model.parameters()).data.fill_(float("nan"))
+        return measured
+
+    with pytest.raises(InputError, match=r"diverged by update 120.*nan; lower lr; .*update [48]0.*best.safetensors"):
+        train(parts, tmp_path, breaks, guard=False)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["history"][-1]["update"] == 80
 
 
 def test_a_divergence_names_batch_lr_and_last_good_weights(parts, tmp_path):

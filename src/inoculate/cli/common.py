@@ -10,7 +10,7 @@ import typer
 
 from inoculate.errors import InputError
 
-WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+WEIGHTS, DESCRIPTION, HISTORY = "weights.safetensors", "model.json", "history.json"
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,10 +77,14 @@ def check_out(out: Path, data: str, inputs: Iterable[str | Path | None]) -> None
 
 
 def finished(out: Path, run: str) -> bool:
-    """Whether `out` holds what this very run made (`run` is its fingerprint); then it says so."""
+    """Whether `out` holds all that this very run made (`run` is its fingerprint); then it says so.
+
+    A run takes an old `history.json` away before it writes anything, and writes its own last.
+    """
     from inoculate.store import read_json
 
-    done = (out / DESCRIPTION).is_file() and read_json(out / DESCRIPTION).get("run") == run
+    whole = (out / DESCRIPTION).is_file() and (out / HISTORY).is_file()
+    done = whole and read_json(out / DESCRIPTION).get("run") == run
     if done:
         typer.echo(f"{out}: this command has finished here before; to do it again, remove the folder")
     return bool(done)

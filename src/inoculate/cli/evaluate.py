@@ -230,8 +230,12 @@ def load_network(
     outputs: str = "logits",
     normalize: str | None = None,
     ready: bool = True,
+    seed: int = 0,
 ) -> nn.Module:
-    """The classifier that a model SPEC means, for these images; in eval mode if it shall be `ready`."""
+    """The classifier that a model SPEC means, for these images; in eval mode if it shall be `ready`.
+
+    What weights chance gives it depends on `seed` alone.
+    """
     from inoculate.models.normalize import parse_normalize
     from inoculate.models.resolve import resolve_model
 
@@ -244,6 +248,7 @@ def load_network(
         pretrained=pretrained,
         outputs=outputs,
         normalize=None if normalize is None else parse_normalize(normalize),
+        seed=seed,
     ).to(device)
     return network.eval() if ready else network
 

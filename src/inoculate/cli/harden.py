@@ -118,8 +118,7 @@ def harden(
     place = pick_device(device)
     network, spec, trained = load_network_for(model, bench.train, weights, pretrained, stem, seed, place)
     warn_of(network.eval(), bench.val, seed)
-    batch = bench.train.limit(batch_size, seed=seed)
-    check_training(network, batch.images, batch.labels)
+    check_training(network, bench.train, batch_size)
     if onnx:
         check_onnx(network, bench.train)
     check_augment(augment, bench.train)

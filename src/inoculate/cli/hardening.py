@@ -71,15 +71,19 @@ def load_network_for(
     from inoculate.models.checkpoint import ModelSpec, load_weights, read_description
     from inoculate.models.exported import ONNX, TORCHSCRIPT
 
+    if pretrained and weights is not None:
+        raise InputError(f"--pretrained and --weights {weights} are two sets of weights: leave one out")
+    if (pretrained or stem != "imagenet") and (Path(model).is_dir() or ":" in model):
+        raise InputError(f"model {model} brings its weights and its stem: leave --pretrained and --stem out")
     if Path(model).suffix in ONNX + TORCHSCRIPT:
         raise InputError(f"model {model} is an exported file and cannot be trained: give file.py:factory and --weights")
     if Path(model).is_dir():
-        return load_network(model, images, device, weights=weights), read_description(Path(model))[0], True
+        return load_network(model, images, device, weights=weights, seed=seed), read_description(Path(model))[0], True
     if ":" in model:
-        network = load_network(model, images, device, weights=weights)
+        network = load_network(model, images, device, weights=weights, seed=seed)
         return network, None, weights is not None or knows(network, images)
     spec = ModelSpec.fitting(model, images, stem, pretrained)  # type: ignore[arg-type]
-    network = spec.build(seed=seed, pretrained=pretrained and weights is None)
+    network = spec.build(seed=seed, pretrained=pretrained)
     if weights is not None:
         load_weights(weights, network)
     return network.to(device), spec, weights is not None
@@ -238,7 +242,7 @@ def save_hardened(
     """
     from inoculate.models.checkpoint import save_factory_weights, save_model
 
-    for name in ("README.md", "results.json", "model.onnx"):
+    for name in ("history.json", "README.md", "results.json", "model.onnx"):
         (out / name).unlink(missing_ok=True)
     if spec is not None:
         save_model(out, network, replace(spec, pretrained=False), **facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,7 +52,7 @@ def _value(value: str, text: str) -> bool | int | float:
 
     if value.lower() in ("true", "false"):
         return value.lower() == "true"
-    if value.lstrip("+-").isdigit():
+    if re.fullmatch(r"[+-]?[0-9]+", value):
         return int(value)
     try:
         return parse_eps(value)
@@ -104,6 +105,7 @@ def helper_networks(
     from inoculate.cli.evaluate import load_network, warn_of
     from inoculate.models.exported import ONNX
     from inoculate.models.resolve import brings_weights
+    from inoculate.rng import seed_for
 
     taught = method in NEEDS_TEACHER
     role, specs = ("teacher", [str(teacher)] if teacher else []) if taught else ("surrogate", surrogates or [])
@@ -113,6 +115,6 @@ def helper_networks(
             raise InputError(f"--{role} {spec} has random weights: train it first, and give its folder")
         if not taught and Path(spec).suffix in ONNX:
             raise InputError(f"--surrogate {spec} is an ONNX file, which has no gradients: give a trained folder")
-        found.append(load_network(spec, images, device))
+        found.append(load_network(spec, images, device, seed=seed_for(seed, role)))
         warn_of(found[-1], images, seed, f"{role} {spec}: ")
     return tuple(found)

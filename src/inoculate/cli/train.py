@@ -59,8 +59,8 @@ def train(
     image_size: ImageSize = None,
     limit: Limit = None,
     method: Method = "standard",
-    eps: Eps = "8/255",
-    norm: Norm = "linf",
+    eps: Eps | None = None,
+    norm: Norm | None = None,
     option: Options = None,
     teacher: Teacher = None,
     surrogate: Surrogates = None,
@@ -101,7 +101,11 @@ def train(
     check_out(out, data, [teacher, *(surrogate or [])])
     if (out / "README.md").is_file():
         raise InputError(f"{out / 'README.md'} describes the model that is there now: give another folder with --out")
-    threat = Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
+    if chosen is None and (eps or norm):
+        raise InputError("method standard has no eps and no norm: leave them out, or choose another --method")
+    threat = Threat(norm or "linf", parse_eps(eps or "8/255"))  # type: ignore[arg-type]
+    if threat.eps == 0:
+        raise InputError("eps 0 is no attack: give a size such as 8/255")
     watched = chosen is not None and chosen.guarded
     cure = None if remedy is None else remedy_for(method, watched, remedy, threat)
     if precision not in ("auto", "bf16", "fp32"):
@@ -117,8 +121,9 @@ def train(
         doubts([threat], images)
     spec = ModelSpec.fitting(model, images, stem)  # type: ignore[arg-type]
     network = spec.build(seed=seed).to(team.device)
+    updates = epochs * -(-len(images) // batch_size)
     recipe = Recipe(
-        epochs * -(-len(images) // batch_size), rounds=epochs * (1 if chosen is None else ROUNDS_PER_EPOCH),
+        updates, rounds=min(updates, epochs * (1 if chosen is None else ROUNDS_PER_EPOCH)),
         batch_size=batch_size, lr=lr, augment=augment, guard=False, precision=precision, accumulate=accumulate,  # type: ignore[arg-type]
     )  # fmt: skip
     recipe = recipe if chosen is None else chosen.adapt(recipe)
@@ -131,8 +136,7 @@ def train(
         facts = {"method": chosen.spec, "threat": asdict(threat), **({"remedy": remedy} if remedy else {})}
         made_from |= {**facts, "helpers": [identity(str(each)) for each in (teacher, *(surrogate or ()))]}
     share = team.shares(batch_size, accumulate)[0]
-    batch = images.limit(share.stop - share.start, seed=seed)
-    check_training(network, batch.images, batch.labels)  # before anything is written
+    check_training(network, images, share.stop - share.start)  # before anything is written
     run = fingerprint(made_from)
     if team.told(team.leads and finished(out, run)):
         return
@@ -152,6 +156,7 @@ def train(
     team.wait()
     if not team.leads:
         return
+    (out / "history.json").unlink(missing_ok=True)
     save_model(out, network, spec, run=run, seed=seed, data=images.digest, **facts)
     write_json(out / "history.json", history)
     shutil.rmtree(unfinished)

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from inoculate.data.augment import augmenter
 from inoculate.data.split import Split
 from inoculate.defences.average import Average
-from inoculate.defences.guards import alarm, alarms
+from inoculate.defences.guards import alarm, alarms, suspicious
 from inoculate.defences.methods import Method
 from inoculate.defences.options import strength
 from inoculate.defences.team import ALONE, Accumulating, Team
 from inoculate.defences.transferred import TrainingSet
-from inoculate.defences.validation import measured
+from inoculate.defences.validation import measured, validate_robust
 from inoculate.errors import InputError
 from inoculate.models.checkpoint import load_weights, save_weights
 from inoculate.models.fast import compiled, gains_from_bf16, lay_out
@@ -142,7 +142,14 @@ def fit(
             entry |= measured(network, validation, threat, recipe.val_images)
             if threat is not None:
                 entry["strength"] = strength(last / recipe.updates, recipe.warmup)
+                if suspicious([*history, entry]):
+                    entry["train_robust"] = validate_robust(network, data.split, threat, recipe.val_images)
         history.append(team.told(entry))
+        if not math.isfinite(history[-1]["val_loss"]):
+            raise InputError(
+                f"training diverged by update {last}: the loss on validation images is {history[-1]['val_loss']}; "
+                f"lower lr; {_last_good(history[:-1], folder)}"
+            )
         if team.leads:
             if best_round(history) == number:
                 _replace(folder / BEST, lambda path, network=network: save_weights(path, network))  # type: ignore[misc]

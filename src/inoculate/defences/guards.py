@@ -19,7 +19,8 @@ def alarm(history: History) -> str | None:
     `accuracy` in a round is that on the training examples as the method crafts them, `val_robust` that under PGD on
     `val_n` validation images. *Catastrophic overfitting* (Wong et al. 2020, section 5.4): the first does not fall and
     the second does, suddenly. *Label leaking* (Kurakin et al. 2017, section 4.2): the first is high, the second never
-    was. Rounds in which eps was still growing (`strength` below 1) cannot tell the second.
+    was. Rounds in which eps was still growing (`strength` below 1) cannot tell the second, and a network that knows few
+    training images by heart looks alike: `train_robust`, PGD accuracy on as many training images, tells them apart.
     """
     if not history or "val_robust" not in history[-1]:
         return None
@@ -34,13 +35,19 @@ def alarm(history: History) -> str | None:
             f"{best['accuracy']:.0%} to {last['accuracy']:.0%}, while under PGD on validation images it fell from "
             f"{best['val_robust']:.0%} to {last['val_robust']:.0%}"
         )
-    leak = last["val_robust"] < LEAK * last["accuracy"] and last["accuracy"] > last["val_accuracy"] * 0.8
-    if leak and last.get("strength", 1.0) >= 1 and last["accuracy"] > 0.5:
+    if suspicious(history) and last.get("train_robust", 0.0) < LEAK * last["accuracy"]:
         return (
             f"label leaking by update {last['update']:.0f}: {last['accuracy']:.0%} accuracy on its own training "
             f"examples and {last['val_robust']:.0%} under PGD on validation images: the examples give the answer away"
         )
     return None
+
+
+def suspicious(history: History) -> bool:
+    """Whether the last round looks like label leaking, as far as validation images can tell."""
+    last, most = history[-1], max(each["val_robust"] for each in history)
+    high = last["accuracy"] > max(0.5, last["val_accuracy"] * 0.8)
+    return high and most < LEAK * last["accuracy"] and last.get("strength", 1.0) >= 1
 
 
 def alarms(history: History) -> list[tuple[int, str]]:

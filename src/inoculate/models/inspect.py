@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inoculate.data.split import Split
 from inoculate.errors import InputError, gist
 from inoculate.models.normalize import Normalize, parse_normalize
 from inoculate.modes import device_of, dtype_for, frozen
@@ -67,14 +68,15 @@ def check_trainable(model: nn.Module) -> None:
         raise InputError("no parameter of the network requires a gradient, so nothing can be trained: unfreeze some")
 
 
-def check_training(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+def check_training(model: nn.Module, split: Split, batch_size: int) -> None:
     """Raise `InputError` if no update of `model` can be made on such a batch; tried on a copy, in train mode."""
     check_trainable(model)
     device = device_of(model)
-    twin, x = copy.deepcopy(model).train(), images.to(torch.float32) / 255
+    batch = split.subset(torch.arange(batch_size) % len(split))
+    twin, x, y = copy.deepcopy(model).train(), batch.images.to(torch.float32) / 255, batch.labels
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
-            F.cross_entropy(twin(x.to(device, dtype_for(model))).float(), labels.to(device)).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(twin(x.to(device, dtype_for(model))).float(), y.to(device)).backward()  # type: ignore[no-untyped-call]
         except Exception as error:  # whatever the user's code raises
             raise InputError(
                 f"the network cannot be trained on batches of {len(x)} images ({gist(error)}): in train mode too it "

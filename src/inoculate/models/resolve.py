@@ -17,6 +17,7 @@ from inoculate.models.checkpoint import DESCRIPTION, load_model, load_weights, r
 from inoculate.models.exported import ONNX, TORCHSCRIPT, OnnxModel, load_onnx, load_torchscript
 from inoculate.models.normalize import MeanStd, normalized
 from inoculate.models.wrap import wrapper_named
+from inoculate.rng import seeded
 
 
 def resolve_model(
@@ -29,13 +30,14 @@ def resolve_model(
     pretrained: bool = False,
     outputs: str = "logits",
     normalize: MeanStd | None = None,
+    seed: int = 0,
 ) -> nn.Module:
     """The classifier that `spec` means, for images of this kind; `weights` is a safetensors file to load into it.
 
     A factory is called without arguments and returns an `nn.Module`, which stays in the mode in which it came. It, or
     the model in a file, takes images in [0, 1], or else `normalize` is the (mean, std) that is put in front of it, and
     gives what `outputs` says: logits, probabilities, or single-logit. Raises `InputError` for whatever cannot be found,
-    imported or loaded.
+    imported or loaded. Weights that nothing was loaded into depend on `seed` alone.
     """
     wrap, path = wrapper_named(outputs), Path(spec)
     if normalize is not None and len(normalize[0]) not in (1, channels):
@@ -52,7 +54,8 @@ def resolve_model(
             raise InputError(f"model {spec} brings its own weights: leave out {weights}")
         model = load_onnx(path) if path.suffix in ONNX else load_torchscript(path)
     elif ":" in spec:
-        model = _call_factory(spec)
+        with seeded(seed, "weights", spec):
+            model = _call_factory(spec)
     elif path.is_file() and ("/" in spec or path.suffix):
         raise InputError(f"model {spec} is no model that can be read: give file.py:factory, and its --weights")
     elif "/" in spec or path.suffix in (".py", ".safetensors", *TORCHSCRIPT, *ONNX):
@@ -64,7 +67,7 @@ def resolve_model(
         mean, std = normalize or (None, None)
         model = build_model(
             spec, classes=len(class_names), channels=channels, image_size=image_size, mean=mean, std=std,
-            pretrained=pretrained and weights is None,
+            pretrained=pretrained and weights is None, seed=seed,
         )  # fmt: skip
         normalize = None  # it is inside
     if weights is not None:

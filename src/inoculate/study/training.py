@@ -49,7 +49,7 @@ def make_hardened(folder: Path, job: Job, model: str, arm: str, helpers: list[Pa
     how = recipe(job.training, len(job.data.train), _policy(job))
     if job.training.budget == "passes":
         how = _costing(how, job.training, choice.passes)
-    how = choice.adapt(_making(how, how.updates * hardened.length))
+    how = replace(choice.adapt(_making(how, how.updates * hardened.length)), guard=False)  # equal updates for all arms
     samples = training_set("standard", job.data.train, (), seed=job.seed)
     _fit(folder, job, model, arm, samples, choice.begin(threat, networks), how, threat)
 
