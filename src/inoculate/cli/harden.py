@@ -52,6 +52,7 @@ from inoculate.cli.methods import (
     helper_networks,
     parse_options,
     remedy_for,
+    threat_of,
     warnings_of,
 )
 from inoculate.errors import InputError
@@ -100,11 +101,8 @@ def harden(
     from inoculate.models.resolve import identity
     from inoculate.report.rows import write_rows
     from inoculate.store import write_json
-    from inoculate.threat import Threat, parse_eps
 
-    threat = Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
-    if threat.eps == 0:
-        raise InputError("eps 0 is no attack: give a size such as 8/255")
+    threat = threat_of(norm, eps)
     if method is None and option:
         raise InputError("--option is for a --method: name one, or leave both out")
     chosen = None if method is None else method_named(method, **parse_options(option))

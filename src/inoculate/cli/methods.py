@@ -36,6 +36,16 @@ Remedy = Annotated[
 ]
 
 
+def threat_of(norm: str, eps: str) -> Threat:
+    """What a method trains against; raises `InputError` for a size that changes nothing."""
+    from inoculate.threat import Threat, parse_eps
+
+    threat = Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
+    if threat.eps == 0:
+        raise InputError("eps 0 is no attack: give a size such as 8/255")
+    return threat
+
+
 def parse_options(texts: list[str] | None) -> dict[str, Any]:
     """`["steps=7", "own=false"]` as a mapping of numbers and truth values; raises `InputError` for anything else."""
     found: dict[str, Any] = {}

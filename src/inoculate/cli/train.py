@@ -35,6 +35,7 @@ from inoculate.cli.methods import (
     helper_networks,
     parse_options,
     remedy_for,
+    threat_of,
     warnings_of,
 )
 from inoculate.errors import InputError
@@ -91,7 +92,6 @@ def train(
     from inoculate.models.inspect import check_training
     from inoculate.models.resolve import identity
     from inoculate.store import write_json
-    from inoculate.threat import Threat, parse_eps
     from inoculate.watch import Bar
 
     chosen = None if method == "standard" else method_named(method, **parse_options(option))
@@ -103,9 +103,7 @@ def train(
         raise InputError(f"{out / 'README.md'} describes the model that is there now: give another folder with --out")
     if chosen is None and (eps or norm):
         raise InputError("method standard has no eps and no norm: leave them out, or choose another --method")
-    threat = Threat(norm or "linf", parse_eps(eps or "8/255"))  # type: ignore[arg-type]
-    if threat.eps == 0:
-        raise InputError("eps 0 is no attack: give a size such as 8/255")
+    threat = threat_of(norm or "linf", eps or "8/255")
     watched = chosen is not None and chosen.guarded
     cure = None if remedy is None else remedy_for(method, watched, remedy, threat)
     if precision not in ("auto", "bf16", "fp32"):
