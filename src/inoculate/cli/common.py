@@ -10,8 +10,6 @@ import typer
 
 from inoculate.errors import InputError
 
-WEIGHTS, DESCRIPTION, HISTORY = "weights.safetensors", "model.json", "history.json"
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -66,6 +64,8 @@ def writable(folder: Path) -> Path:
 
 def check_out(out: Path, data: str, inputs: Iterable[str | Path | None]) -> None:
     """Raise `InputError` where a model in `out` would overwrite what it is made from, or lie among the images."""
+    from inoculate.models.checkpoint import WEIGHTS
+
     place = out.resolve()
     for each in inputs:
         path = Path(each or "").resolve()
@@ -81,9 +81,10 @@ def finished(out: Path, run: str) -> bool:
 
     A run takes an old `history.json` away before it writes anything, and writes its own last.
     """
+    from inoculate.models.checkpoint import DESCRIPTION
     from inoculate.store import read_json
 
-    whole = (out / DESCRIPTION).is_file() and (out / HISTORY).is_file()
+    whole = (out / DESCRIPTION).is_file() and (out / "history.json").is_file()
     done = whole and read_json(out / DESCRIPTION).get("run") == run
     if done:
         typer.echo(f"{out}: this command has finished here before; to do it again, remove the folder")

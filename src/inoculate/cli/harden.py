@@ -147,14 +147,8 @@ def harden(
     kept: dict[str, Tensor] = {}
     after = measure(network, bench, model, schedule.choice.name, kept)
     show_table(before, after)
-    facts = {
-        "run": run,
-        "method": schedule.choice.spec,
-        "threat": asdict(threat),
-        "seed": seed,
-        "data": bench.train.digest,
-    }
-    facts |= {"remedy": remedy} if remedy else {}
+    facts = {"method": schedule.choice.spec, "threat": asdict(threat), "seed": seed, "data": bench.train.digest}
+    facts |= {"run": run} if remedy is None else {"run": run, "remedy": remedy}
     save_hardened(out, network, spec, model, bench, facts)
     exported = export_checked(out, network, bench, kept, after[-1]) if onnx else ""
     warnings = warnings_of(history, remedy) if recipe.guard else []
