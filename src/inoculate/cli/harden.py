@@ -28,6 +28,7 @@ from inoculate.cli.evaluate import parse_duration, warn_of
 from inoculate.cli.hardening import (
     check_augment,
     check_card,
+    check_export,
     check_onnx,
     export_checked,
     load_bench,
@@ -108,6 +109,8 @@ def harden(
     chosen = None if method is None else method_named(method, **parse_options(option))
     check_help(method or "harden without a --method", teacher, surrogate)
     cure = None if remedy is None else remedy_for(str(method), chosen is None or chosen.guarded, remedy, threat)
+    if onnx:
+        check_onnx()
     check_out(out, data, [model, weights, teacher, *(surrogate or [])])
     check_card(out)
     parse_duration(budget)
@@ -118,7 +121,7 @@ def harden(
     warn_of(network.eval(), bench.val, seed)
     check_training(network, bench.train, batch_size)
     if onnx:
-        check_onnx(network, bench.train)
+        check_export(network, bench.train)
     check_augment(augment, bench.train)
     peak = lr or (PEAK_PLAIN if model == "small_cnn" else PEAK) * (0.1 if trained else 1)
     helped = [identity(str(each)) for each in (teacher, *(surrogate or ()))]

@@ -250,17 +250,22 @@ def save_hardened(
         save_factory_weights(out, network, model, **facts)
 
 
-def check_onnx(network: nn.Module, images: Split) -> None:
-    """Raise `InputError` now, not after the training, if an ONNX file could not be written or checked."""
-    import tempfile
+def check_onnx() -> None:
+    """Raise `InputError` now, not after the training, if no ONNX file could be written or checked here."""
     from importlib.util import find_spec
-
-    from inoculate.models.export import export_onnx
 
     for package in ("onnx", "onnxruntime"):
         if find_spec(package) is None:
             raise InputError(f"--onnx needs {package}: pip install 'inoculate[onnx]'")
-    with tempfile.TemporaryDirectory() as folder:
+
+
+def check_export(network: nn.Module, images: Split) -> None:
+    """Raise `InputError` now, not after the training, if this network cannot be written as ONNX."""
+    from tempfile import TemporaryDirectory
+
+    from inoculate.models.export import export_onnx
+
+    with TemporaryDirectory() as folder:
         export_onnx(network, Path(folder) / "model.onnx", tuple(images.images.shape[1:]))  # type: ignore[arg-type]
 
 
