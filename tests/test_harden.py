@@ -344,6 +344,11 @@ def test_a_card_never_lies_beside_other_weights(hardened, tmp_path, capsys):
     assert call(*QUICK, "--out", out, "--method", "fast") == 0
     assert not (out / "model.onnx").exists()
     assert "`fast`" in (out / "README.md").read_text()
+    (out / "README.md").unlink()
+    (out / "model.onnx").write_bytes(b"of other weights")
+    assert call(*train, "--out", out) == 0
+    assert not (out / "model.onnx").exists()
+    assert not (out / "results.json").exists()
 
 
 def test_a_model_is_not_written_among_the_images(tmp_path, capsys):

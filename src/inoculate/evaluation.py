@@ -61,7 +61,7 @@ def evaluate(
 
     def tell(what: str, begin: float, share: float) -> Progress | None:
         if progress is None or deadline is None:
-            return None if progress is None else lambda done, total: progress(what, done, total)
+            return progress and partial(progress, what)
 
         def percent(done: int, total: int) -> None:  # of the images or of the time, whichever is used up first
             used = 1 - (deadline - time.monotonic()) / max(time_budget or 0.0, 1e-9)
@@ -73,8 +73,7 @@ def evaluate(
         return None if keep is None else lambda rows, x_adv, eps: keep(key, rows, x_adv, replace(family, eps=eps))
 
     with seeded(seed, "clean"):
-        watch = None if progress is None else partial(progress, "clean")
-        clean = judge_clean(model, split, batch_size, watch)
+        clean = judge_clean(model, split, batch_size, progress and partial(progress, "clean"))
     work = [(key, family, epsilons) for key in attacks for family, epsilons in _families(threats)]
     if len(attacks) > 1:
         _try_out(model, split, attacks, threats)

@@ -77,10 +77,7 @@ def check_out(out: Path, data: str, inputs: Iterable[str | Path | None]) -> None
 
 
 def finished(out: Path, run: str) -> bool:
-    """Whether `out` holds all that this very run made (`run` is its fingerprint); then it says so.
-
-    A run takes an old `history.json` away before it writes anything, and writes its own last.
-    """
+    """Whether `out` holds all that this very run made (`run` is its fingerprint); then it says so."""
     from inoculate.models.checkpoint import DESCRIPTION
     from inoculate.store import read_json
 
@@ -89,6 +86,15 @@ def finished(out: Path, run: str) -> bool:
     if done:
         typer.echo(f"{out}: this command has finished here before; to do it again, remove the folder")
     return bool(done)
+
+
+def make_way(out: Path) -> None:
+    """Take away what was measured of the weights in `out`, before new ones are written there.
+
+    The history comes last with the new ones, so that `finished` can tell whether all has been written.
+    """
+    for name in ("history.json", "README.md", "results.json", "model.onnx"):
+        (out / name).unlink(missing_ok=True)
 
 
 def writable_file(path: Path) -> Path:

@@ -132,7 +132,7 @@ def harden(
         "batch_size": batch_size, "lr": peak, "augment": augment, "seed": seed,
     }  # fmt: skip
     made_from |= {"remedy": remedy} if remedy else {}
-    run = fingerprint(made_from | {"test": test_images, "onnx": onnx})
+    run = fingerprint(made_from | {"onnx": onnx})
     if finished(out, run):
         return
     unfinished = writable(out / f".unfinished-{fingerprint(made_from)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from inoculate.cli.common import writable
+from inoculate.cli.common import make_way, writable
 from inoculate.errors import InputError
 
 if TYPE_CHECKING:
@@ -236,14 +236,10 @@ def show_table(before: list[Row], after: list[Row]) -> None:
 def save_hardened(
     out: Path, network: nn.Module, spec: ModelSpec | None, model: str, bench: Bench, facts: dict[str, Any]
 ) -> None:
-    """Write a folder that `evaluate --model` reads; a factory's network is rebuilt by its factory.
-
-    What an earlier run left there of other weights is taken away.
-    """
+    """Write a folder that `evaluate --model` reads; a factory's network is rebuilt by its factory."""
     from inoculate.models.checkpoint import save_factory_weights, save_model
 
-    for name in ("history.json", "README.md", "results.json", "model.onnx"):
-        (out / name).unlink(missing_ok=True)
+    make_way(out)
     if spec is not None:
         save_model(out, network, replace(spec, pretrained=False), **facts)
     else:

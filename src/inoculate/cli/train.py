@@ -21,6 +21,7 @@ from inoculate.cli.common import (
     check_out,
     doubts,
     finished,
+    make_way,
     pick_device,
     writable,
 )
@@ -133,11 +134,11 @@ def train(
         update = chosen.begin(threat, helper_networks(chosen.name, teacher, surrogate, images, team.device, seed))
         facts = {"method": chosen.spec, "threat": asdict(threat), **({"remedy": remedy} if remedy else {})}
         made_from |= {**facts, "helpers": [identity(str(each)) for each in (teacher, *(surrogate or ()))]}
-    share = team.shares(batch_size, accumulate)[0]
-    check_training(network, images, share.stop - share.start)  # before anything is written
     run = fingerprint(made_from)
     if team.told(team.leads and finished(out, run)):
         return
+    share = team.shares(batch_size, accumulate)[0]
+    check_training(network, images, share.stop - share.start)  # before anything is written
     unfinished = out / f".unfinished-{run}"
     if team.leads:
         writable(unfinished)
@@ -154,7 +155,7 @@ def train(
     team.wait()
     if not team.leads:
         return
-    (out / "history.json").unlink(missing_ok=True)
+    make_way(out)
     save_model(out, network, spec, run=run, seed=seed, data=images.digest, **facts)
     write_json(out / "history.json", history)
     shutil.rmtree(unfinished)
