@@ -266,6 +266,7 @@ def test_train_by_a_method(tmp_path, capsys):
     assert "takes no teacher" in refused(capsys, "train", *more, "--teacher", tmp_path / "a")
     assert "not watched" in refused(capsys, "train", *more, "--remedy", "pgd_at")
     assert "random weights" in refused(capsys, "train", *more, "--method", "ard", "--teacher", "resnet18")
+    assert "is not there" in refused(capsys, "train", *more, "--method", "ard", "--teacher", tmp_path / "nowhere")
     ard = ["--method", "ard", "--teacher", tmp_path / "a", "--out", tmp_path / "a"]
     assert "which would be lost" in refused(capsys, "train", *more, *ard)
     export = tmp_path / "b.onnx"

@@ -121,10 +121,10 @@ def helper_networks(
     role, specs = ("teacher", [str(teacher)] if teacher else []) if taught else ("surrogate", surrogates or [])
     found = []
     for spec in specs:
-        if method not in NEEDS_NETWORK and not brings_weights(spec):
-            raise InputError(f"--{role} {spec} has random weights: train it first, and give its folder")
         if not taught and Path(spec).suffix in ONNX:
             raise InputError(f"--surrogate {spec} is an ONNX file, which has no gradients: give a trained folder")
-        found.append(load_network(spec, images, device, seed=seed_for(seed, role)))
+        found.append(load_network(spec, images, device, seed=seed_for(seed, role)))  # a wrong path is named as such
+        if method not in NEEDS_NETWORK and not brings_weights(spec):
+            raise InputError(f"--{role} {spec} has random weights: train it first, and give its folder")
         warn_of(found[-1], images, seed, f"{role} {spec}: ")
     return tuple(found)
