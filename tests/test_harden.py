@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -168,13 +169,20 @@ def test_a_stopped_hardening_goes_on_with_the_same_result(hardened, tmp_path, mo
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
-def test_own_factory_and_own_images_of_two_classes(tmp_path, capsys):
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with `pictures` of two classes in it."""
     rng = np.random.default_rng(0)
     for label, light in (("dark", 40), ("light", 180)):
         (tmp_path / "pictures" / label).mkdir(parents=True)
         for i in range(24):
             pixels = rng.integers(light, light + 60, (12, 12, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "pictures" / label / f"{i}.png")
+    return tmp_path
+
+
+def test_own_factory_and_own_images_of_two_classes(pictures, capsys):
+    tmp_path = pictures
     (tmp_path / "dark and light").symlink_to(tmp_path / "pictures")
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n"
@@ -194,6 +202,76 @@ def test_own_factory_and_own_images_of_two_classes(tmp_path, capsys):
     assert call(*command_in_the_card(out)[1:], "--no-trust") == 0
     measured = next(r for r in json.loads((out / "results.json").read_text()) if r["attack"] == "none" and r["n"])
     assert f" on {measured['n']} images" in capsys.readouterr().out
+
+
+DECLARED = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, outputs=2):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.ReLU(), nn.Linear(8, outputs))
+
+    def forward(self, x):
+        assert x.abs().max() > 1.05, "plain pixels"
+        return self.body(x)
+
+class Single(Net):
+    def __init__(self):
+        super().__init__(1)
+
+class Sure(Net):
+    def forward(self, x):
+        return super().forward(x).softmax(dim=1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs"), [("Net", "logits"), ("Single", "single-logit"), ("Sure", "probabilities")]
+)
+def test_what_is_declared_of_a_network_holds_wherever_it_is_loaded(name, outputs, pictures, capsys):
+    """Its pixels are normalised, and what it gives is no logits: the card's lines, ONNX and its own weights agree."""
+    folder, model, out = pictures, f"{pictures / 'declared.py'}:{name}", pictures / "out"
+    (folder / "declared.py").write_text(DECLARED)
+    said = [*(["--outputs", outputs] if outputs != "logits" else []), "--normalize", "0.5/0.1"]
+    data = ["--data", folder / "pictures", "--image-size", "12", "--eps", "0.05", "--norm", "l2"]
+    command = ["harden", "--model", model, *data, *said, "--out", out, "--method", "fast", "--epochs", "3", "--onnx"]
+    pytest.importorskip("onnxruntime")
+    assert call(*command) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert all(key.startswith("body.") for key in load_file(out / "weights.safetensors"))
+    images = torch.rand(5, 3, 12, 12)
+    found = as_the_card_says(out, images)
+    assert found.shape == (5, 2)
+    net = sys.modules["declared"].__dict__[name]()
+    net.load_state_dict(load_file(out / "weights.safetensors"))
+    gives, chances = net((images - 0.5) / 0.1), found.softmax(dim=1)
+    second = {"Net": gives.softmax(1)[:, -1], "Single": gives.sigmoid().flatten(), "Sure": gives[:, -1]}[name]
+    assert torch.allclose(chances[:, 1], second, atol=1e-6)
+    session = pytest.importorskip("onnxruntime").InferenceSession(str(out / "model.onnx"))
+    assert np.allclose(session.run(None, {"images": images.numpy()})[0], found.detach().numpy(), atol=1e-4)
+    assert call(*command_in_the_card(out)[1:], "--no-trust") == 0
+    rows = json.loads((out / "results.json").read_text())
+    assert f"{rows[4]['accuracy']:.1%}" in capsys.readouterr().out  # clean, after
+    line = refused(capsys, "evaluate", "--model", out, *data)
+    assert line.endswith(" ".join([f"--model {model} --weights {out / 'weights.safetensors'}", *said]))
+    assert call(*command) == 0
+    assert "has finished here before" in capsys.readouterr().out
+    assert call(*command[:-1], "--normalize", "0.5/0.2") == 0
+    assert "has finished here before" not in capsys.readouterr().out
+
+
+def test_a_named_network_keeps_the_normalisation_that_is_asked_for(tmp_path, capsys):
+    assert call(*QUICK, "--out", tmp_path / "a", "--method", "fast", "--normalize", "0.5/0.25") == 0
+    assert load_model(tmp_path / "a").normalize.std.flatten().tolist() == [0.25]
+    assert "gives logits: leave --outputs out" in refused(
+        capsys, *QUICK, "--out", tmp_path / "b", "--outputs", "probabilities"
+    )
+    more = ["harden", "--model", tmp_path / "a", *QUICK[3:], "--out", tmp_path / "b", "--normalize", "mnist"]
+    assert "has its normalisation inside" in refused(capsys, *more)
+    for text, says in (("0.5", "is not understood"), ("imagenet", "is for 3 channels and the images have 1")):
+        assert says in refused(capsys, *QUICK, "--out", tmp_path / "b", "--normalize", text)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from inoculate.cli.common import (
     pick_device,
     writable,
 )
-from inoculate.cli.evaluate import parse_duration, warn_of
+from inoculate.cli.evaluate import Normalization, Outputs, parse_duration, warn_of
 from inoculate.cli.hardening import (
     check_augment,
     check_card,
@@ -78,6 +78,8 @@ def harden(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data, in place of a budget.")] = None,
     weights: Annotated[Path | None, typer.Option(help="safetensors file to load into the model.")] = None,
     pretrained: Annotated[bool, typer.Option(help="Start from timm's weights.")] = False,
+    outputs: Outputs = "logits",
+    normalize: Normalization = None,
     stem: Annotated[str, typer.Option(help="imagenet, or small for small images.")] = "imagenet",
     teacher: Teacher = None,
     surrogate: Surrogates = None,
@@ -116,8 +118,9 @@ def harden(
     parse_duration(budget)
     bench = load_bench(data, model, data_root, image_size, limit, test_images, threat, seed)
     doubts([threat], bench.train)
-    place = pick_device(device)
-    network, spec, trained = load_network_for(model, bench.train, weights, pretrained, stem, seed, place)
+    place, declared = pick_device(device), {} if outputs == "logits" else {"outputs": outputs}
+    declared |= {} if normalize is None else {"normalize": normalize}
+    network, spec, trained = load_network_for(model, bench.train, weights, pretrained, stem, declared, seed, place)
     warn_of(network.eval(), bench.val, seed)
     check_training(network, bench.train, batch_size)
     if onnx:
@@ -131,7 +134,7 @@ def harden(
         "budget": [budget, epochs], "data": [bench.train.digest, bench.test.digest], "helpers": helped,
         "batch_size": batch_size, "lr": peak, "augment": augment, "seed": seed,
     }  # fmt: skip
-    made_from |= {"remedy": remedy} if remedy else {}
+    made_from |= declared | ({"remedy": remedy} if remedy else {})
     run = fingerprint(made_from | {"onnx": onnx})
     if finished(out, run):
         return
@@ -152,12 +155,12 @@ def harden(
     show_table(before, after)
     facts = {"method": schedule.choice.spec, "threat": asdict(threat), "seed": seed, "data": bench.train.digest}
     facts |= {"run": run} if remedy is None else {"run": run, "remedy": remedy}
-    save_hardened(out, network, spec, model, bench, facts)
+    save_hardened(out, network, spec, model, declared, facts)
     exported = export_checked(out, network, bench, kept, after[-1]) if onnx else ""
     warnings = warnings_of(history, remedy) if recipe.guard else []
     for message in warnings:
         typer.echo(f"warning: {message}", err=True)
-    write_card(out, model, spec, bench, schedule, recipe, before, after, earlier, warnings, exported, where)
+    write_card(out, model, spec, declared, bench, schedule, recipe, before, after, earlier, warnings, exported, where)
     write_rows(out / "results.json", [*before, *after])
     write_json(out / "history.json", history)
     shutil.rmtree(unfinished)

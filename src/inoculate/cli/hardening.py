@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,12 +64,14 @@ def load_bench(
 
 
 def load_network_for(
-    model: str, images: Split, weights: Path | None, pretrained: bool, stem: str, seed: int, device: str
-) -> tuple[nn.Module, ModelSpec | None, bool]:
+    model: str, images: Split, weights: Path | None, pretrained: bool, stem: str, declared: Mapping[str, str],
+    seed: int, device: str,
+) -> tuple[nn.Module, ModelSpec | None, bool]:  # fmt: skip
     """The network to harden, how to rebuild it (None for a factory's), and whether it has been trained before."""
     from inoculate.cli.evaluate import load_network
     from inoculate.models.checkpoint import ModelSpec, load_weights, read_description
     from inoculate.models.exported import ONNX, TORCHSCRIPT
+    from inoculate.models.normalize import check_channels, parse_normalize
 
     if pretrained and weights is not None:
         raise InputError(f"--pretrained and --weights {weights} are two sets of weights: leave one out")
@@ -78,15 +80,32 @@ def load_network_for(
     if Path(model).suffix in ONNX + TORCHSCRIPT:
         raise InputError(f"model {model} is an exported file and cannot be trained: give file.py:factory and --weights")
     if Path(model).is_dir():
-        return load_network(model, images, device, weights=weights, seed=seed), read_description(Path(model))[0], True
+        network = load_network(model, images, device, weights=weights, seed=seed, **declared)  # type: ignore[arg-type]
+        return network, read_description(Path(model))[0], True
     if ":" in model:
-        network = load_network(model, images, device, weights=weights, seed=seed)
+        network = load_network(model, images, device, weights=weights, seed=seed, **declared)  # type: ignore[arg-type]
         return network, None, weights is not None or knows(network, images)
+    if "outputs" in declared:
+        raise InputError(f"model {model} gives logits: leave --outputs out")
     spec = ModelSpec.fitting(model, images, stem, pretrained)  # type: ignore[arg-type]
+    if "normalize" in declared:
+        check_channels(normalize := parse_normalize(declared["normalize"]), images.channels)
+        spec = replace(spec, mean=normalize[0], std=normalize[1])
     network = spec.build(seed=seed, pretrained=pretrained)
     if weights is not None:
         load_weights(weights, network)
     return network.to(device), spec, weights is not None
+
+
+def understood(declared: Mapping[str, str]) -> dict[str, Any]:
+    """What `--outputs` and `--normalize` say, as the arguments of `resolve_model`."""
+    from inoculate.models.normalize import parse_normalize
+
+    normalize = declared.get("normalize")
+    return {
+        "outputs": declared.get("outputs", "logits"),
+        "normalize": None if normalize is None else parse_normalize(normalize),
+    }
 
 
 def knows(network: nn.Module, images: Split) -> bool:
@@ -234,16 +253,32 @@ def show_table(before: list[Row], after: list[Row]) -> None:
 
 
 def save_hardened(
-    out: Path, network: nn.Module, spec: ModelSpec | None, model: str, bench: Bench, facts: dict[str, Any]
-) -> None:
+    out: Path, network: nn.Module, spec: ModelSpec | None, model: str, declared: Mapping[str, str],
+    facts: dict[str, Any],
+) -> None:  # fmt: skip
     """Write a folder that `evaluate --model` reads; a factory's network is rebuilt by its factory."""
     from inoculate.models.checkpoint import save_factory_weights, save_model
+    from inoculate.models.wrap import unwrapped
 
     make_way(out)
     if spec is not None:
         save_model(out, network, replace(spec, pretrained=False), **facts)
     else:
-        save_factory_weights(out, network, model, **facts)
+        inner = unwrapped(network, **understood(declared))
+        save_factory_weights(out, inner, model, declared, **facts)
+
+
+def wrappers(declared: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """What `resolve_model` puts around a network that is so declared: module, name, further arguments as Python."""
+    from inoculate.models.wrap import wrapper_named
+
+    said, found = understood(declared), []
+    if "outputs" in declared:
+        found.append(("wrap", wrapper_named(said["outputs"]).__name__, ""))
+    if said["normalize"]:
+        mean, std = said["normalize"]
+        found.append(("normalize", "normalized", f", {mean}, {std}"))
+    return found
 
 
 def check_onnx() -> None:
@@ -298,8 +333,9 @@ def export_checked(out: Path, network: nn.Module, bench: Bench, kept: dict[str, 
 
 
 def write_card(
-    out: Path, model: str, spec: ModelSpec | None, bench: Bench, schedule: Schedule, recipe: Recipe, before: list[Row],
-    after: list[Row], earlier: str, warnings: list[str], exported: str, data: Sequence[str],
+    out: Path, model: str, spec: ModelSpec | None, declared: Mapping[str, str], bench: Bench, schedule: Schedule,
+    recipe: Recipe, before: list[Row], after: list[Row], earlier: str, warnings: list[str], exported: str,
+    data: Sequence[str],
 ) -> None:  # fmt: skip
     """Write README.md, the robustness card."""
     from inoculate.card import Facts, card
@@ -308,7 +344,9 @@ def write_card(
 
     options = ", ".join(f"{key} {value:.4g}" for key, value in schedule.choice.spec.items() if key != "method")
     weights = out / "weights.safetensors"
-    loaded = [str(out)] if spec else [model, "--weights", str(weights), "--image-size", str(bench.test.image_size[0])]
+    size = ["--image-size", str(bench.test.image_size[0])]
+    said = [part for name, value in declared.items() for part in (f"--{name}", value)]
+    loaded = [str(out)] if spec else [model, "--weights", str(weights), *said, *size]
     threat = ["--eps", f"{bench.threat.eps:.6g}", "--norm", bench.threat.norm]
     load = shlex.join(["inoculate", "evaluate", "--model", *loaded, *data, "--attack", after[-1].attack, *threat])
     python = f"from inoculate import load_model\n\nmodel = load_model({str(out)!r})"
@@ -319,6 +357,8 @@ def write_card(
             f"from {Path(place).stem if place.endswith('.py') else place} import {function}  # {place}\n\n"
             f"model = {function}().eval()\nload_weights(Path({str(weights)!r}), model)"
         )
+        for module, name, arguments in wrappers(declared):
+            python = f"from inoculate.models.{module} import {name}\n{python}\nmodel = {name}(model{arguments})"
     python += "\nlogits = model(images)  # float images in [0, 1], B×C×H×W"
     facts = Facts(
         title=f"{spec.name if spec else model} for {bench.train.name}, hardened",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,14 @@ def save_model(folder: Path, model: nn.Module, spec: ModelSpec, **facts: Any) ->
     _save(folder, model, {"model": asdict(spec)}, facts)
 
 
-def save_factory_weights(folder: Path, model: nn.Module, factory: str, **facts: Any) -> None:
-    """The same for a network that a function of the user's makes; it is rebuilt by that function, never from here."""
-    _save(folder, model, {"factory": factory}, facts)
+def save_factory_weights(
+    folder: Path, model: nn.Module, factory: str, declared: Mapping[str, str] | None = None, **facts: Any
+) -> None:
+    """The same for a network that a function of the user's makes; it is rebuilt by that function, never from here.
+
+    `declared` holds what is said of it wherever it is loaded, by option: `{"normalize": "imagenet"}`.
+    """
+    _save(folder, model, {"factory": factory, "declared": dict(declared or {})}, facts)
 
 
 def _save(folder: Path, model: nn.Module, origin: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -90,9 +96,10 @@ def read_description(folder: Path) -> tuple[ModelSpec, str]:
         )
     description = read_json(folder / DESCRIPTION)
     if isinstance(description, dict) and "factory" in description:
+        declared = "".join(f" --{name} {value}" for name, value in dict(description.get("declared", {})).items())
         raise InputError(
             f"{folder} holds weights of a network that your own function makes: "
-            f"give --model {description['factory']} --weights {folder / WEIGHTS}"
+            f"give --model {description['factory']} --weights {folder / WEIGHTS}{declared}"
         )
     try:
         fields = dict(description["model"])

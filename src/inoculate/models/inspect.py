@@ -97,7 +97,7 @@ def _probabilities(logits: Tensor) -> list[Finding]:
         return []
     return [Finding(
         "the outputs are probabilities, not logits: gradients of a second softmax are weak and flatter the model",
-        "leave the model's softmax out, or declare them with `evaluate --outputs probabilities` (FromProbabilities)",
+        "leave the model's softmax out, or declare them with --outputs probabilities (in Python: FromProbabilities)",
     )]  # fmt: skip
 
 
@@ -175,7 +175,7 @@ def _logits(model: nn.Module, x: Tensor, classes: int) -> Tensor:
         raise InputError(
             "the model gives a single number per image for two classes: "
             f"declare it with --outputs {'probabilities' if inside else 'single-logit'} (large for the second class), "
-            "which `evaluate` has, or let it give two logits"
+            f"or wrap it in {'FromProbabilities' if inside else 'FromSingleLogit'} of inoculate.models.wrap"
         )
     if out.ndim != 2 or len(out) != len(x):
         raise InputError(

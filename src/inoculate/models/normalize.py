@@ -67,3 +67,12 @@ def parse_normalize(text: str) -> MeanStd:
             f"normalisation '{text}' is for pixels from 0 to 255, images here are in [0, 1]: divide by 255"
         )
     return mean, std
+
+
+def check_channels(normalize: MeanStd, channels: int) -> None:
+    """Raise `InputError` for a normalisation of other images than those with so many channels."""
+    if len(normalize[0]) not in (1, channels):
+        raise InputError(
+            f"the normalisation is for {len(normalize[0])} channels and the images have {channels}: "
+            f"give {channels} numbers, or one for all"
+        )

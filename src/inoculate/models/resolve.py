@@ -15,7 +15,7 @@ from inoculate.errors import InputError
 from inoculate.models.build import build_model
 from inoculate.models.checkpoint import DESCRIPTION, load_model, load_weights, read_description
 from inoculate.models.exported import ONNX, TORCHSCRIPT, OnnxModel, load_onnx, load_torchscript
-from inoculate.models.normalize import MeanStd, normalized
+from inoculate.models.normalize import MeanStd, check_channels, normalized
 from inoculate.models.wrap import wrapper_named
 from inoculate.rng import seeded
 
@@ -40,11 +40,8 @@ def resolve_model(
     imported or loaded. Weights that nothing was loaded into depend on `seed` alone.
     """
     wrap, path = wrapper_named(outputs), Path(spec)
-    if normalize is not None and len(normalize[0]) not in (1, channels):
-        raise InputError(
-            f"the normalisation is for {len(normalize[0])} channels and the images have {channels}: "
-            f"give {channels} numbers, or one for all"
-        )
+    if normalize is not None:
+        check_channels(normalize, channels)
     if path.is_dir():
         if normalize is not None or outputs != "logits":
             raise InputError(f"{spec} has its normalisation inside and gives logits: leave normalize and outputs out")

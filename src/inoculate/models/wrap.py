@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from inoculate.errors import InputError
+from inoculate.models.normalize import MeanStd
 
 
 class FromProbabilities(nn.Module):
@@ -59,6 +61,13 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "probabilities": FromProbabilities,
     "single-logit": FromSingleLogit,
 }
+
+
+def unwrapped(model: nn.Module, outputs: str, normalize: MeanStd | None) -> nn.Module:
+    """The network that `resolve_model` put a normalisation in front of, and a wrapper around, as declared."""
+    network: Any = model if normalize is None else model.network
+    found: nn.Module = network if outputs == "logits" else network.model
+    return found
 
 
 def wrapper_named(name: str) -> Callable[[nn.Module], nn.Module]:
