@@ -510,6 +510,22 @@ def test_a_network_that_cannot_be_hardened_is_refused_at_once(factories, tmp_pat
     assert "autoattack" not in said.err
 
 
+def test_a_helper_that_knows_other_classes_is_named(factories, tmp_path, capsys):
+    five = f"{factories}:Five"
+    start = ["train", *SMALL, "--epochs", "1", "--out", tmp_path / "out", "--method", "ensemble", "--surrogate", five]
+    said = refused(capsys, *start)
+    assert five in said
+    assert "the model knows 5 classes" in said
+
+
+def test_a_card_says_what_l1_means_and_names_no_attack_that_was_not_run(tmp_path):
+    assert call(*QUICK, "--eps", "2", "--norm", "l1", "--method", "pgd_at", "--out", tmp_path) == 0
+    card = (tmp_path / "README.md").read_text()
+    assert "the sum of all changes is at most eps" in card
+    assert "AutoAttack" not in card
+    assert [row["attack"] for row in json.loads((tmp_path / "results.json").read_text())] == ["none", "fgsm", "pgd"] * 2
+
+
 def test_a_network_that_onnx_cannot_hold_is_refused_before_the_training(factories, tmp_path, capsys, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(loop, "_train", None)

@@ -6,6 +6,7 @@ import pytest
 from test_config import GOOD, write
 from test_run import Notes
 
+from inoculate.defences import fit
 from inoculate.errors import InputError
 from inoculate.store import Store
 from inoculate.study.load import load_study
@@ -65,6 +66,16 @@ def test_every_method_is_an_arm_of_equal_cost(tmp_path):
     assert {cell.arm for cell in changed.made} == {"gentle"}
     _, taught = run_study(tmp_path, STUDY.replace("pgd_at: {steps: 2", "pgd_at: {steps: 3"))
     assert {cell.arm for cell in taught.made} == {"pgd_at", "rslad", "robust_source"}, "with a new teacher or source"
+
+
+def test_an_alarm_does_not_shorten_an_arm(tmp_path, monkeypatch):
+    """All arms make equal numbers of updates; validation chooses weights from before a collapse."""
+    monkeypatch.setattr(fit, "alarms", lambda history: [(1, "robust accuracy fell")] if history else [])
+    before, after = STUDY[: STUDY.index("arms:")], STUDY[STUDY.index("\nsurrogate:") :].replace("gentle", "fast")
+    run, notes = run_study(tmp_path, before + "arms: {standard: {}, fast: {}}" + after)
+    (cell,) = [cell for cell in notes.made if cell.kind == "fit" and cell.arm == "fast"]
+    history = json.loads((run.artefact(cell) / "history.json").read_text())
+    assert [entry["round"] for entry in history] == [1, 2]
 
 
 def test_a_list_of_names_takes_every_default(tmp_path):
