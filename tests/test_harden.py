@@ -345,6 +345,8 @@ def test_train_by_a_method(tmp_path, capsys):
     assert "not watched" in refused(capsys, "train", *more, "--remedy", "pgd_at")
     assert "random weights" in refused(capsys, "train", *more, "--method", "ard", "--teacher", "resnet18")
     assert "is not there" in refused(capsys, "train", *more, "--method", "ard", "--teacher", tmp_path / "nowhere")
+    assert "unknown augmentation" in refused(capsys, "train", *SMALL, "--out", tmp_path / "c", "--augment", "auto")
+    assert not (tmp_path / "c").exists()
     ard = ["--method", "ard", "--teacher", tmp_path / "a", "--out", tmp_path / "a"]
     assert "which would be lost" in refused(capsys, "train", *more, *ard)
     export = tmp_path / "b.onnx"

@@ -16,7 +16,6 @@ from inoculate.cli.common import (
     Device,
     ImageSize,
     Limit,
-    Norm,
     Seed,
     check_out,
     doubts,
@@ -26,7 +25,6 @@ from inoculate.cli.common import (
     writable,
 )
 from inoculate.cli.methods import (
-    Eps,
     Method,
     Options,
     Remedy,
@@ -61,8 +59,8 @@ def train(
     image_size: ImageSize = None,
     limit: Limit = None,
     method: Method = "standard",
-    eps: Eps | None = None,
-    norm: Norm | None = None,
+    eps: Annotated[str | None, typer.Option(help="What an adversarial method trains against [8/255].")] = None,
+    norm: Annotated[str | None, typer.Option(help="linf, l2 or l1, for an adversarial method; linf if left out.")] = None,
     option: Options = None,
     teacher: Teacher = None,
     surrogate: Surrogates = None,
@@ -83,6 +81,7 @@ def train(
     The test part that `evaluate` uses is never seen; the validation part chooses the epoch that is kept. Several
     processes share every batch under `accelerate launch --multi_gpu -m inoculate train …` or `torchrun`, also on CPUs.
     """
+    from inoculate.data.augment import augmenter
     from inoculate.data.sources import load_data
     from inoculate.defences.fit import Recipe, best_round, fit
     from inoculate.defences.methods import standard
@@ -114,6 +113,7 @@ def train(
         images, validation = (
             load_data(data, part, data_root=data_root, image_size=image_size) for part in ("train", "val")
         )
+    augmenter(augment, images.image_size)  # its own check, before anything is written
     if limit is not None:
         images = images.limit(limit, seed=seed)
     if chosen is not None and team.leads:
