@@ -9,6 +9,7 @@ from torch import nn
 
 from inoculate.defences.adversarial import NOISE, Batch, outputs
 from inoculate.defences.awp import worst_weights
+from inoculate.defences.fit import Recipe, make_optimizer
 from inoculate.defences.registry import METHODS, method_named
 from inoculate.errors import InputError
 from inoculate.rng import Draws
@@ -274,6 +275,16 @@ def test_label_smoothing(batch):
     same(model, stepped(plain, lambda: F.cross_entropy(plain(x_adv), y, label_smoothing=0.2)))
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_weight_decay_is_the_optimisers_and_left_to_the_recipe_unless_named(optimizer):
+    named, recipe = method_named("fast", weight_decay=0.3), Recipe(1, weight_decay=0.02, optimizer=optimizer)
+    for choice, expected in ((named, 0.3), (method_named("fast", weight_decay=0), 0), (method_named("fast"), 0.02)):
+        made = make_optimizer(network(), choice.adapt(recipe))
+        assert {group["weight_decay"] for group in made.param_groups} == {expected}
+    assert named.spec["weight_decay"] == 0.3
+    assert "weight_decay" not in method_named("fast").spec
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_every_method_stays_in_the_ball_and_leaves_no_trace(name, norm, batch):
@@ -307,6 +318,7 @@ def test_every_method_stays_in_the_ball_and_leaves_no_trace(name, norm, batch):
         ("fast_then_pgd", {"head_start": 2}, "from 0 to 1"),
         ("mart", {"smoothing": 0.1}, "no plain cross-entropy"),
         ("free", {"replays": 2.5}, "whole number"),
+        ("fast", {"weight_decay": -0.1}, "at least 0"),
     ],
 )
 def test_mistakes_are_one_clear_line(name, options, says):

@@ -60,7 +60,7 @@ def train(
     limit: Limit = None,
     method: Method = "standard",
     eps: Annotated[str | None, typer.Option(help="What an adversarial method trains against [8/255].")] = None,
-    norm: Annotated[str | None, typer.Option(help="linf, l2 or l1, for an adversarial method; linf if left out.")] = None,
+    norm: Annotated[str | None, typer.Option(help="linf (if left out), l2 or l1; of an adversarial method.")] = None,
     option: Options = None,
     teacher: Teacher = None,
     surrogate: Surrogates = None,

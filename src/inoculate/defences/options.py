@@ -13,16 +13,20 @@ class Extras:
 
     `awp`: weights are perturbed by this part of their norm (Wu et al. 2020; 0.005 to 0.01). `warmup`: eps grows evenly
     over this share of the training. `smoothing`: label smoothing of the cross-entropy. `average`: decay of the weights'
-    running mean, which is then what is validated and kept (0.999 and less for short trainings).
+    running mean, which is then what is validated and kept (0.999 and less for short trainings). `weight_decay`: that of
+    the optimiser, in place of the recipe's.
     """
 
     awp: float = 0.0
     warmup: float = 0.0
     smoothing: float = 0.0
     average: float = 0.0
+    weight_decay: float | None = None
 
     def __post_init__(self) -> None:
         check_method(awp=self.awp, warmup=self.warmup, smoothing=self.smoothing, average=self.average)
+        if self.weight_decay is not None:
+            check_method(weight_decay=self.weight_decay)
 
     def strength(self, share: float) -> float:
         """The part of eps that is trained against when `share` of the training is done."""
@@ -44,5 +48,7 @@ def check_method(**options: object) -> None:
             raise InputError(f"{name} {value!r} is not usable: give a number above 0")
         if name in ("warmup", "alpha", "head_start") and not (number and 0 <= float(value) <= 1):  # type: ignore[arg-type]
             raise InputError(f"{name} {value!r} is not a share: give a number from 0 to 1")
+        if name == "weight_decay" and not (number and 0 <= float(value) < float("inf")):  # type: ignore[arg-type]
+            raise InputError(f"{name} {value!r} is not usable: give a number of at least 0")
         if name in ("awp", "smoothing", "average") and not (number and 0 <= float(value) < 1):  # type: ignore[arg-type]
             raise InputError(f"{name} {value!r} is out of range: give a number from 0 to below 1")

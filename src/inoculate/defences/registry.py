@@ -54,12 +54,16 @@ class Choice:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """All options as JSON values."""
-        return {"method": self.name, **asdict(self.defence), **asdict(self.extras)}
+        """All options as JSON values; what is left to the recipe is absent."""
+        extras = {name: value for name, value in asdict(self.extras).items() if value is not None}
+        return {"method": self.name, **asdict(self.defence), **extras}
 
     def adapt(self, recipe: Recipe) -> Recipe:
         """The recipe with what the method asks of the loop around it."""
-        return replace(recipe, average=self.extras.average, warmup=self.extras.warmup, guard=self.guarded)
+        decay = recipe.weight_decay if self.extras.weight_decay is None else self.extras.weight_decay
+        return replace(
+            recipe, average=self.extras.average, warmup=self.extras.warmup, guard=self.guarded, weight_decay=decay
+        )
 
     def begin(self, threat: Threat, helpers: tuple[nn.Module, ...] = ()) -> Method:
         """The method ready to train. `helpers` are networks it needs: surrogates, a teacher, or one to train along.
