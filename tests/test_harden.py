@@ -131,7 +131,7 @@ def test_a_budget_chooses_a_method_and_says_why(tmp_path, capsys):
 
 
 def test_the_more_time_the_stronger_the_method():
-    ladder = ladder_for(Threat("linf", 0.3))
+    ladder = ladder_for(Threat("linf", 0.3), nn.Linear(1, 1))
     chosen = [choose(seconds, 0.01, 100, ladder) for seconds in (1, 20, 40, 200, 2000)]
     assert [s.choice.name for s in chosen] == ["fast", "pgd_at", "pgd_at", "pgd_at", "trades"]
     steps = [s.choice.defence.steps for s in chosen[1:]]
@@ -141,11 +141,16 @@ def test_the_more_time_the_stronger_the_method():
 
 
 def test_small_changes_of_a_pixel_have_a_ladder_of_their_own():
-    ladder = ladder_for(Threat("linf", 8 / 255))
+    normed, plain = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.Linear(2, 2)
+    ladder = ladder_for(Threat("linf", 8 / 255), normed)
     chosen = [choose(seconds, 0.01, 100, ladder) for seconds in (1, 40, 200, 2000)]
     assert [s.choice.name for s in chosen] == ["fast", "fast", "fast_then_pgd", "trades"]
     assert chosen[2].choice.extras.awp > 0
-    assert [c.name for c, _ in ladder_for(Threat("l2", 8 / 255))] == [c.name for c, _ in ladder_for(Threat("l2", 1))]
+    assert [c.extras.weight_decay for c, _ in ladder] == [None, 0.3, None]
+    assert {c.extras.weight_decay for c, _ in ladder_for(Threat("linf", 8 / 255), plain)} == {None}
+    other = [ladder_for(Threat("l2", eps), normed) for eps in (8 / 255, 1)]
+    assert other[0] == other[1]
+    assert len(other[0]) > len(ladder)
 
 
 def test_a_stopped_hardening_goes_on_with_the_same_result(hardened, tmp_path, monkeypatch):
@@ -578,7 +583,7 @@ def test_photographs_are_moved_and_mirrored_unless_told_otherwise():
 def test_validation_of_few_images_leaves_the_time_to_the_training():
     images = load_data("digits", "train", image_size=12)
     bench = Bench(images, images.limit(150, seed=0), images.limit(20, seed=1), Threat("linf", 8 / 255), 0)
-    schedule = choose(20.0, 0.01, -(-len(images) // 64), ladder_for(bench.threat))
+    schedule = choose(20.0, 0.01, -(-len(images) // 64), ladder_for(bench.threat, nn.Linear(1, 1)))
     recipe = recipe_for(schedule, bench, 64, 0.002, "none", in_time=True)
     price = recipe.rounds * (10 * 150 + 150 / 3) / 64
     assert recipe.rounds >= 1

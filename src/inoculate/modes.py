@@ -100,3 +100,8 @@ def until(model: nn.Module, deadline: float | None) -> Iterator[nn.Module]:
     finally:
         if hook is not None:
             hook.remove()
+
+
+def has_batchnorm(model: nn.Module) -> bool:
+    """Whether a layer of `model` normalises by the statistics of batches."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())

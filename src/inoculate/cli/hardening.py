@@ -160,7 +160,7 @@ def schedule_for(
     if not file.is_file():
         write_json(file, {"seconds": seconds_per_pass(network, bench.samples, bench.threat, batch_size, lr)})
     per_pass = float(read_json(file)["seconds"])
-    return choose(seconds, per_pass, epoch, ladder_for(bench.threat) if chosen is None else [(chosen, 0.0)])
+    return choose(seconds, per_pass, epoch, ladder_for(bench.threat, network) if chosen is None else [(chosen, 0.0)])
 
 
 def recipe_for(schedule: Schedule, bench: Bench, batch_size: int, lr: float, augment: str, in_time: bool) -> Recipe:

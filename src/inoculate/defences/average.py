@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
+from inoculate.modes import has_batchnorm
+
 RECENT = 16  # batches from which the mean network's BatchNorm statistics are estimated
 
 
@@ -55,7 +57,7 @@ class Average:
     def network(self) -> nn.Module:
         """The network with the mean weights, in eval mode."""
         network: nn.Module = self._mean.module
-        if self._seen and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
+        if self._seen and has_batchnorm(network):
             with torch.no_grad():
                 update_bn(list(self._seen), network)
         return network.eval()

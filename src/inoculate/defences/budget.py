@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from inoculate.defences.fit import Recipe, arithmetic, batch_indices, make_optim
 from inoculate.defences.registry import Choice, method_named
 from inoculate.defences.transferred import TrainingSet
 from inoculate.models.fast import lay_out
-from inoculate.modes import device_of
+from inoculate.modes import device_of, has_batchnorm
 from inoculate.threat import Threat
 
 EXTRAS: dict[str, Any] = {"warmup": 0.3, "average": 0.998}
@@ -33,7 +33,7 @@ LADDER: Ladder = (
 SMALL = 8 / 255  # L∞: beyond, training on a single step is known to collapse (Andriushchenko and Flammarion 2020)
 SMALL_LADDER: Ladder = (
     ("trades", {"beta": 6.0, "steps": 10, "step": 0.25}, 30),
-    ("fast_then_pgd", {"awp": 0.005}, 20),
+    ("fast_then_pgd", {"awp": 0.005, "weight_decay": 0.3}, 20),
     ("fast", {}, 0),
 )
 SPARE = 0.85  # of the time goes into updates: the rest is for validation, and for a machine that slows down
@@ -66,11 +66,16 @@ def seconds_per_pass(model: nn.Module, data: TrainingSet, threat: Threat, batch_
     return sorted(seconds[1:])[TRIALS // 2] / PGDAT(steps=3).passes
 
 
-def ladder_for(threat: Threat) -> list[tuple[Choice, float]]:
-    """Methods from the strongest, each with the fewest epochs that make it worth while."""
-    small = threat.norm == "linf" and threat.eps <= SMALL
-    rungs = SMALL_LADDER if small else LADDER
-    return [(method_named(name, **options, **EXTRAS), least) for name, options, least in rungs]
+def ladder_for(threat: Threat, model: nn.Module) -> list[tuple[Choice, float]]:
+    """Methods from the strongest, each with the fewest epochs that make it worth while.
+
+    Strong weight decay helps networks with BatchNorm, which do not care how large their weights are; others it harms.
+    """
+    rungs = SMALL_LADDER if threat.norm == "linf" and threat.eps <= SMALL else LADDER
+    ladder = [(method_named(name, **options, **EXTRAS), least) for name, options, least in rungs]
+    if has_batchnorm(model):
+        return ladder
+    return [(replace(each, extras=replace(each.extras, weight_decay=None)), least) for each, least in ladder]
 
 
 def choose(seconds: float, per_pass: float, epoch: int, ladder: Sequence[tuple[Choice, float]]) -> Schedule:
