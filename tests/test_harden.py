@@ -243,6 +243,8 @@ def test_what_is_declared_of_a_network_holds_wherever_it_is_loaded(name, outputs
     data = ["--data", folder / "pictures", "--image-size", "12", "--eps", "0.05", "--norm", "l2"]
     command = ["harden", "--model", model, *data, *said, "--out", out, "--method", "fast", "--epochs", "3", "--onnx"]
     pytest.importorskip("onnxruntime")
+    if name == "Single":
+        assert "with --outputs" in refused(capsys, *["logits" if word == outputs else word for word in command])
     assert call(*command) == 0
     assert "warning" not in capsys.readouterr().err
     assert all(key.startswith("body.") for key in load_file(out / "weights.safetensors"))

@@ -93,7 +93,10 @@ def judge_batch(
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"the model gives outputs of shape {shape}, it must give one logit per class: B×{classes}")
+        cure = " (or declare what it gives with --outputs)" if classes == 2 else ""
+        raise InputError(
+            f"the model gives outputs of shape {shape}, it must give one logit per class: B×{classes}{cure}"
+        )
     predicted = logits.argmax(dim=1)
     if outcome is not None and rows is not None:
         outcome.predicted[rows] = predicted.cpu()
