@@ -71,7 +71,7 @@ def load_network_for(
     from inoculate.cli.evaluate import load_network
     from inoculate.models.checkpoint import ModelSpec, load_weights, read_description
     from inoculate.models.exported import ONNX, TORCHSCRIPT
-    from inoculate.models.normalize import check_channels, parse_normalize
+    from inoculate.models.normalize import check_channels
 
     if pretrained and weights is not None:
         raise InputError(f"--pretrained and --weights {weights} are two sets of weights: leave one out")
@@ -79,17 +79,16 @@ def load_network_for(
         raise InputError(f"model {model} brings its weights and its stem: leave --pretrained and --stem out")
     if Path(model).suffix in ONNX + TORCHSCRIPT:
         raise InputError(f"model {model} is an exported file and cannot be trained: give file.py:factory and --weights")
-    if Path(model).is_dir():
+    if Path(model).is_dir() or ":" in model:
         network = load_network(model, images, device, weights=weights, seed=seed, **declared)  # type: ignore[arg-type]
-        return network, read_description(Path(model))[0], True
-    if ":" in model:
-        network = load_network(model, images, device, weights=weights, seed=seed, **declared)  # type: ignore[arg-type]
+        if Path(model).is_dir():
+            return network, read_description(Path(model))[0], True
         return network, None, weights is not None or knows(network, images)
     if "outputs" in declared:
         raise InputError(f"model {model} gives logits: leave --outputs out")
     spec = ModelSpec.fitting(model, images, stem, pretrained)  # type: ignore[arg-type]
-    if "normalize" in declared:
-        check_channels(normalize := parse_normalize(declared["normalize"]), images.channels)
+    if normalize := understood(declared)["normalize"]:
+        check_channels(normalize, images.channels)
         spec = replace(spec, mean=normalize[0], std=normalize[1])
     network = spec.build(seed=seed, pretrained=pretrained)
     if weights is not None:
