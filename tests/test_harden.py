@@ -174,6 +174,21 @@ def test_a_stopped_hardening_goes_on_with_the_same_result(hardened, tmp_path, mo
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
+def test_a_training_that_only_harms_leaves_the_network_as_it_came(hardened, tmp_path, capsys):
+    arguments = [hardened if word == "small_cnn" else word for word in [*QUICK, *METHOD]]
+    assert call(*arguments, "--lr", "3", "--out", tmp_path / "harmed") == 0
+    assert "its weights are as they came" in capsys.readouterr().err
+    assert "its weights are as they came" in (tmp_path / "harmed" / "README.md").read_text()
+    came, kept = (load_file(folder / "weights.safetensors") for folder in (hardened, tmp_path / "harmed"))
+    assert all(torch.equal(came[name], kept[name]) for name in came)
+    rows = json.loads((tmp_path / "harmed" / "results.json").read_text())
+    assert [r["accuracy"] for r in rows[:4]] == [r["accuracy"] for r in rows[4:]]
+    assert call(*arguments, "--out", tmp_path / "better") == 0
+    assert "as they came" not in capsys.readouterr().err
+    gained = load_file(tmp_path / "better" / "weights.safetensors")
+    assert not all(torch.equal(came[name], gained[name]) for name in came)
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """A folder with `pictures` of two classes in it."""
@@ -503,7 +518,7 @@ def test_a_network_that_views_its_maps_and_has_spare_and_shared_weights(factorie
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("Five", "one logit per class: B×10"),
+        ("Five", "knows 5 classes and the data has 10"),
         ("Stiff", "requires a gradient"),
         ("Three", "does not take 1×12×12"),
         ("Aside", "in train mode too it must return logits alone"),

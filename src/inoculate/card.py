@@ -47,8 +47,9 @@ def card(facts: Facts, before: Sequence[Row], after: Sequence[Row]) -> str:
     return "\n".join(
         ["---", yaml.safe_dump(_front(facts, after), sort_keys=False, allow_unicode=True).strip(), "---", "",
          f"# {facts.title}", "", _summary(facts, after), "", "## Measured", "", *_table(before, after), "",
-         *_how(facts, after), "", "## Training", "", facts.training, "", *(f"**Alarm**: {w}." for w in facts.warnings),
-         "", "## Use", "", "```", facts.load, "```", "", "```python", facts.python, "```",
+         *_how(facts, after), "", "## Training", "", facts.training, "",
+         *(f"**Warning**: {w}." for w in facts.warnings), "",
+         "## Use", "", "```", facts.load, "```", "", "```python", facts.python, "```",
          *([facts.exported] if facts.exported else []), "", *_limits(facts, after),
          "", *_asked_for(facts, after), ""]
     )  # fmt: skip

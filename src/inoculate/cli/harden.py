@@ -31,6 +31,8 @@ from inoculate.cli.hardening import (
     check_export,
     check_onnx,
     export_checked,
+    keep_the_better,
+    knows,
     load_bench,
     load_network_for,
     measure,
@@ -122,6 +124,7 @@ def harden(
     declared |= {} if normalize is None else {"normalize": normalize}
     network, spec, trained = load_network_for(model, bench.train, weights, pretrained, stem, declared, seed, place)
     warn_of(network.eval(), bench.val, seed)
+    trained = knows(network, bench.train) if trained is None else trained
     check_training(network, bench.train, batch_size)
     if onnx:
         check_export(network, bench.train)
@@ -148,16 +151,19 @@ def harden(
     update = schedule.choice.begin(threat, helpers)  # what is missing is found now, not after the measurements
     before, earlier = measure_before(unfinished, network, trained, bench, batch_size, peak)
     recipe = recipe_for(schedule, bench, batch_size, peak, augment, in_time=epochs is None)
+    start = {name: value.clone() for name, value in network.state_dict().items()} if trained else None
     history = train_hardened(unfinished, network, bench, update, recipe, model, cure)
+    warnings = warnings_of(history, remedy) if recipe.guard else []
+    kept_as_it_came = keep_the_better(unfinished, network, start, bench, recipe, history) if start else ""
+    warnings += [kept_as_it_came] if kept_as_it_came else []
     where = ["--data", data, *(["--data-root", str(data_root)] if data_root else [])]
     kept: dict[str, Tensor] = {}
-    after = measure(network, bench, model, schedule.choice.name, kept)
+    after = measure(network, bench, model, "standard" if kept_as_it_came else schedule.choice.name, kept)
     show_table(before, after)
     facts = {"method": schedule.choice.spec, "threat": asdict(threat), "seed": seed, "data": bench.train.digest}
     facts |= {"run": run} if remedy is None else {"run": run, "remedy": remedy}
     save_hardened(out, network, spec, model, declared, facts)
     exported = export_checked(out, network, bench, kept, after[-1]) if onnx else ""
-    warnings = warnings_of(history, remedy) if recipe.guard else []
     for message in warnings:
         typer.echo(f"warning: {message}", err=True)
     write_card(out, model, spec, declared, bench, schedule, recipe, before, after, earlier, warnings, exported, where)

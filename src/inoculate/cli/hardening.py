@@ -66,8 +66,8 @@ def load_bench(
 def load_network_for(
     model: str, images: Split, weights: Path | None, pretrained: bool, stem: str, declared: Mapping[str, str],
     seed: int, device: str,
-) -> tuple[nn.Module, ModelSpec | None, bool]:  # fmt: skip
-    """The network to harden, how to rebuild it (None for a factory's), and whether it has been trained before."""
+) -> tuple[nn.Module, ModelSpec | None, bool | None]:  # fmt: skip
+    """The network to harden, how to rebuild it (None for a factory's), and whether it comes trained (None: unknown)."""
     from inoculate.cli.evaluate import load_network
     from inoculate.models.checkpoint import ModelSpec, load_weights, read_description
     from inoculate.models.exported import ONNX, TORCHSCRIPT
@@ -83,7 +83,7 @@ def load_network_for(
         network = load_network(model, images, device, weights=weights, seed=seed, **declared)  # type: ignore[arg-type]
         if Path(model).is_dir():
             return network, read_description(Path(model))[0], True
-        return network, None, weights is not None or knows(network, images)
+        return network, None, True if weights is not None else None
     if "outputs" in declared:
         raise InputError(f"model {model} gives logits: leave --outputs out")
     spec = ModelSpec.fitting(model, images, stem, pretrained)  # type: ignore[arg-type]
@@ -190,6 +190,29 @@ def train_hardened(
             network, bench.samples, bench.val, update, recipe, seed=bench.seed, folder=writable(folder / "after"),
             progress=bar, threat=bench.threat, remedy=remedy,
         )  # fmt: skip
+
+
+def keep_the_better(
+    folder: Path, network: nn.Module, start: Mapping[str, Tensor], bench: Bench, recipe: Recipe,
+    history: list[dict[str, float]],
+) -> str:  # fmt: skip
+    """Put back the weights that a trained network came with if no round withstands more, and say so ("": not needed).
+
+    Judged as the rounds are, on the same validation images.
+    """
+    from inoculate.defences.fit import BEST, best_round
+    from inoculate.defences.validation import validate_robust
+    from inoculate.models.checkpoint import load_weights
+
+    network.load_state_dict(start)
+    stood, best = validate_robust(network, bench.val, bench.threat, recipe.val_images), history[best_round(history)]
+    if stood > best["val_robust"]:
+        return (
+            f"no round of the training withstood more of PGD-10 on validation images ({best['val_robust']:.1%}) than "
+            f"the network as it came ({stood:.1%}): its weights are as they came (more time or a smaller --lr may help)"
+        )
+    load_weights(folder / "after" / BEST, network)
+    return ""
 
 
 def measure_before(
