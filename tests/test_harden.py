@@ -144,9 +144,9 @@ def test_small_changes_of_a_pixel_have_a_ladder_of_their_own():
     normed, plain = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.Linear(2, 2)
     ladder = ladder_for(Threat("linf", 8 / 255), normed)
     chosen = [choose(seconds, 0.01, 100, ladder) for seconds in (1, 40, 200, 2000)]
-    assert [s.choice.name for s in chosen] == ["fast", "fast", "fast_then_pgd", "trades"]
+    assert [s.choice.name for s in chosen] == ["fast", "fast", "fast_then_pgd", "fast_then_pgd"]
     assert chosen[2].choice.extras.awp > 0
-    assert [c.extras.weight_decay for c, _ in ladder] == [None, 0.3, None]
+    assert [c.extras.weight_decay for c, _ in ladder] == [0.3, None]
     assert {c.extras.weight_decay for c, _ in ladder_for(Threat("linf", 8 / 255), plain)} == {None}
     other = [ladder_for(Threat("l2", eps), normed) for eps in (8 / 255, 1)]
     assert other[0] == other[1]
@@ -319,6 +319,9 @@ def test_a_named_network_keeps_the_normalisation_that_is_asked_for(tmp_path, cap
         (["--method", "pgd_at", "--option", "steps=+-5"], "neither a number"),
         (["--model", "own.py:net", "--stem", "small"], "leave --pretrained and --stem out"),
         (["--pretrained", "--weights", "w.safetensors"], "two sets of weights"),
+        (["--pretrained"], "small_cnn has no weights of others"),
+        (["--method", "fast", "--option", "random_start=3"], "give true or false"),
+        (["--method", "ard", "--teacher", "nowhere"], "--teacher nowhere is not there"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -365,7 +368,7 @@ def test_train_by_a_method(tmp_path, capsys):
     assert "no options" in refused(capsys, "train", *more, "--option", "steps=1")
     assert "takes no teacher" in refused(capsys, "train", *more, "--teacher", tmp_path / "a")
     assert "not watched" in refused(capsys, "train", *more, "--remedy", "pgd_at")
-    assert "random weights" in refused(capsys, "train", *more, "--method", "ard", "--teacher", "resnet18")
+    assert "is not there" in refused(capsys, "train", *more, "--method", "ard", "--teacher", "resnet18")
     assert "is not there" in refused(capsys, "train", *more, "--method", "ard", "--teacher", tmp_path / "nowhere")
     assert "unknown augmentation" in refused(capsys, "train", *SMALL, "--out", tmp_path / "c", "--augment", "auto")
     assert not (tmp_path / "c").exists()
@@ -482,6 +485,13 @@ class Aside(Viewing):
     def forward(self, x):
         return (super().forward(x), x) if self.training else super().forward(x)
 
+class Nameless(Viewing):
+    def forward(self, x):
+        return super().forward(x) * float("nan")
+
+def Long():
+    return Viewing().double()
+
 class Odd(Viewing):
     def forward(self, x):
         return super().forward(x) + torch.linalg.matrix_exp(x.flatten(2)[:, :, :9].view(-1, 3, 3)).mean() * 0
@@ -520,6 +530,8 @@ def test_a_network_that_views_its_maps_and_has_spare_and_shared_weights(factorie
     [
         ("Five", "knows 5 classes and the data has 10"),
         ("Stiff", "requires a gradient"),
+        ("Long", "let its function return model.float()"),
+        ("Nameless", "outputs that are no finite numbers on"),
         ("Three", "does not take 1×12×12"),
         ("Aside", "in train mode too it must return logits alone"),
     ],
@@ -532,6 +544,28 @@ def test_a_network_that_cannot_be_hardened_is_refused_at_once(factories, tmp_pat
     said = capsys.readouterr()
     assert says in said.err.strip().splitlines()[-1]
     assert "autoattack" not in said.err
+
+
+def test_a_functions_network_is_no_teacher_and_not_trained_anew(factories, hardened, tmp_path, capsys):
+    quick = ["--method", "fast", "--epochs", "1", "--test-images", "10"]
+    made = ["harden", "--model", f"{factories}:Viewing", *SMALL[2:], "--eps", "0.1", *quick, "--out", tmp_path / "made"]
+    assert call(*made) == 0
+    assert "warning" not in capsys.readouterr().err
+    start = ["train", *SMALL, "--out", tmp_path / "out", "--method", "ard", "--teacher", tmp_path / "made"]
+    assert "made is not one: give the folder of a timm network" in refused(capsys, *start)
+    for model in (f"{factories}:Viewing", hardened):
+        assert "inoculate harden takes it" in refused(capsys, "train", "--model", model, *start[3:])
+
+
+def test_report_points_from_a_hardened_folder_to_its_card(hardened, capsys):
+    assert "its card" in refused(capsys, "report", hardened)
+
+
+def test_fewer_images_than_a_batch_are_one_batch(tmp_path, capsys):
+    few = ["harden", *SMALL[:-1], "24", "--eps", "0.1", "--method", "fast", "--test-images", "10"]
+    assert call(*few, "--epochs", "3", "--out", tmp_path) == 0
+    assert "3 epochs, 3 updates" in capsys.readouterr().out
+    assert "3 updates of 24 images out of 24" in (tmp_path / "README.md").read_text()
 
 
 def test_a_helper_that_knows_other_classes_is_named(factories, tmp_path, capsys):

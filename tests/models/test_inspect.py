@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from inoculate.errors import InputError
 from inoculate.models.inspect import Finding, inspect
-from inoculate.models.normalize import NORMALIZATIONS, Normalize
+from inoculate.models.normalize import NORMALIZATIONS, Normalize, normalized
 from inoculate.models.wrap import FromProbabilities, FromSingleLogit
 
 CLASSES, N = 4, 64
@@ -98,6 +98,10 @@ def test_pixels_in_other_units(name: str, sample: tuple[Tensor, Tensor]) -> None
     assert ("multiplied by 255" in found.what) == (name == "0-255")
     few = (sample[0][:31], sample[1][:31])
     assert check(Only(Normalize(*NORMALIZATIONS[name])), few) == []
+
+
+def test_a_model_that_normalises_is_not_asked_to(sample: tuple[Tensor, Tensor]) -> None:
+    assert check(normalized(Only(Normalize(*NORMALIZATIONS["cifar10"])), (0.0,), (1.0,)), sample) == []
 
 
 def test_pixels_in_other_units_for_grey_images(sample: tuple[Tensor, Tensor]) -> None:

@@ -207,9 +207,10 @@ def note_random(specs: list[str]) -> None:
 
 
 def warn_of(network: nn.Module, images: Split, seed: int, who: str = "") -> None:
-    """Say what looks wrong with a network on a few of the images, and put it into eval mode."""
+    """Put a network into eval mode, and say what looks wrong with it on a few of the images."""
     from inoculate.models.inspect import inspect
 
+    network.eval()
     sample = images.limit(min(64, len(images)), seed=seed)
     try:
         found = inspect(network, sample.images, sample.labels, len(images.classes))
@@ -217,7 +218,6 @@ def warn_of(network: nn.Module, images: Split, seed: int, who: str = "") -> None
         raise InputError(f"{who}{error}") from error
     for finding in found:
         typer.echo(f"warning: {who}{finding}", err=True)
-    network.eval()
 
 
 def load_network(

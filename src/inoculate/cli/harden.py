@@ -119,11 +119,12 @@ def harden(
     check_card(out)
     parse_duration(budget)
     bench = load_bench(data, model, data_root, image_size, limit, test_images, threat, seed)
+    batch_size = min(batch_size, len(bench.train))
     doubts([threat], bench.train)
     place, declared = pick_device(device), {} if outputs == "logits" else {"outputs": outputs}
     declared |= {} if normalize is None else {"normalize": normalize}
     network, spec, trained = load_network_for(model, bench.train, weights, pretrained, stem, declared, seed, place)
-    warn_of(network.eval(), bench.val, seed)
+    warn_of(network, bench.val, seed)
     trained = knows(network, bench.train) if trained is None else trained
     check_training(network, bench.train, batch_size)
     if onnx:
@@ -142,13 +143,15 @@ def harden(
     if finished(out, run):
         return
     unfinished = writable(out / f".unfinished-{fingerprint(made_from)}")
+    helpers = helper_networks(method or "", teacher, surrogate, bench.train, place, seed)
+    if chosen is not None:
+        chosen.begin(threat, helpers)  # what is missing is found now
     schedule = schedule_for(unfinished, chosen, budget, epochs, network, bench, batch_size, peak)
     typer.echo(f"{schedule.choice.name}: {schedule.reason}")
     augment = policy_for(augment, bench.train, schedule.updates * batch_size / len(bench.train))
     if augment == "shifts":
         typer.echo("augmentation: shifts, images moved and mirrored (letters and signs: --augment none)")
-    helpers = helper_networks(schedule.choice.name, teacher, surrogate, bench.train, place, seed)
-    update = schedule.choice.begin(threat, helpers)  # what is missing is found now, not after the measurements
+    update = schedule.choice.begin(threat, helpers)
     before, earlier = measure_before(unfinished, network, trained, bench, batch_size, peak)
     recipe = recipe_for(schedule, bench, batch_size, peak, augment, in_time=epochs is None)
     start = {name: value.clone() for name, value in network.state_dict().items()} if trained else None

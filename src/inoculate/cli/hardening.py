@@ -72,9 +72,12 @@ def load_network_for(
     from inoculate.models.checkpoint import ModelSpec, load_weights, read_description
     from inoculate.models.exported import ONNX, TORCHSCRIPT
     from inoculate.models.normalize import check_channels
+    from inoculate.models.small import SMALL_CNN
 
     if pretrained and weights is not None:
         raise InputError(f"--pretrained and --weights {weights} are two sets of weights: leave one out")
+    if pretrained and model == SMALL_CNN:
+        raise InputError("small_cnn has no weights of others: leave --pretrained out")
     if (pretrained or stem != "imagenet") and (Path(model).is_dir() or ":" in model):
         raise InputError(f"model {model} brings its weights and its stem: leave --pretrained and --stem out")
     if Path(model).suffix in ONNX + TORCHSCRIPT:
@@ -148,17 +151,18 @@ def schedule_for(
     """Method and number of updates: as told, or what the time buys by a timing that a resumed run finds again."""
     from inoculate.cli.evaluate import parse_duration
     from inoculate.defences.budget import EXTRAS, Schedule, choose, ladder_for, seconds_per_pass
+    from inoculate.defences.fit import updates_in
     from inoculate.defences.registry import method_named
     from inoculate.store import read_json, write_json
 
-    epoch = -(-len(bench.train) // batch_size)
     if epochs is not None:
-        method = chosen or method_named("pgd_at", **EXTRAS)
-        return Schedule(method, epochs * epoch, f"{epochs} epochs of {epoch} updates")
+        method, updates = chosen or method_named("pgd_at", **EXTRAS), updates_in(epochs, len(bench.train), batch_size)
+        return Schedule(method, updates, f"{epochs} epochs, {updates} updates")
     seconds, file = parse_duration(budget), folder / "pass.json"
     if not file.is_file():
         write_json(file, {"seconds": seconds_per_pass(network, bench.samples, bench.threat, batch_size, lr)})
     per_pass = float(read_json(file)["seconds"])
+    epoch = len(bench.train) / batch_size
     return choose(seconds, per_pass, epoch, ladder_for(bench.threat, network) if chosen is None else [(chosen, 0.0)])
 
 
@@ -221,7 +225,7 @@ def measure_before(
     """Rows of the network as it came, or of a copy trained in the ordinary way; and in words which."""
     import copy
 
-    from inoculate.defences.fit import Recipe, fit
+    from inoculate.defences.fit import Recipe, fit, updates_in
     from inoculate.defences.methods import standard
     from inoculate.report.rows import read_rows, write_rows
     from inoculate.watch import Bar
@@ -233,7 +237,7 @@ def measure_before(
     if file.is_file():
         return read_rows(file), words
     if not trained:
-        updates = BEFORE_EPOCHS * -(-len(bench.train) // batch_size)
+        updates = updates_in(BEFORE_EPOCHS, len(bench.train), batch_size)
         network, recipe = copy.deepcopy(network), Recipe(updates, rounds=1, batch_size=batch_size, lr=lr)
         with Bar(Console(), "ordinary training, to compare with") as bar:
             place = writable(folder / "before")

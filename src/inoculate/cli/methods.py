@@ -113,6 +113,7 @@ def helper_networks(
     Those that a method does not look at were refused before (`check_help`).
     """
     from inoculate.cli.evaluate import load_network, warn_of
+    from inoculate.models.checkpoint import made_by_function
     from inoculate.models.exported import ONNX
     from inoculate.models.resolve import brings_weights
     from inoculate.rng import seed_for
@@ -121,6 +122,9 @@ def helper_networks(
     role, specs = ("teacher", [str(teacher)] if teacher else []) if taught else ("surrogate", surrogates or [])
     found = []
     for spec in specs:
+        if taught and (not Path(spec).is_dir() or made_by_function(Path(spec))):
+            why = "is not there" if not Path(spec).exists() else "is not one"
+            raise InputError(f"--teacher {spec} {why}: give the folder of a timm network or small_cnn that was trained")
         if not taught and Path(spec).suffix in ONNX:
             raise InputError(f"--surrogate {spec} is an ONNX file, which has no gradients: give a trained folder")
         found.append(load_network(spec, images, device, seed=seed_for(seed, role)))  # a wrong path is named as such

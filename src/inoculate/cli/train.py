@@ -83,7 +83,7 @@ def train(
     """
     from inoculate.data.augment import augmenter
     from inoculate.data.sources import load_data
-    from inoculate.defences.fit import Recipe, best_round, fit
+    from inoculate.defences.fit import Recipe, best_round, fit, updates_in
     from inoculate.defences.methods import standard
     from inoculate.defences.registry import method_named
     from inoculate.defences.team import join
@@ -97,6 +97,8 @@ def train(
     chosen = None if method == "standard" else method_named(method, **parse_options(option))
     if chosen is None and option:
         raise InputError("method standard has no options: leave --option out, or choose another --method")
+    if ":" in model or Path(model).is_dir():
+        raise InputError(f"train starts a timm network or small_cnn anew, not {model}: inoculate harden takes it")
     check_help(method, teacher, surrogate)
     check_out(out, data, [teacher, *(surrogate or [])])
     if (out / "README.md").is_file():
@@ -120,7 +122,7 @@ def train(
         doubts([threat], images)
     spec = ModelSpec.fitting(model, images, stem)  # type: ignore[arg-type]
     network = spec.build(seed=seed).to(team.device)
-    updates = epochs * -(-len(images) // batch_size)
+    updates = updates_in(epochs, len(images), batch_size)
     recipe = Recipe(
         updates, rounds=min(updates, epochs * (1 if chosen is None else ROUNDS_PER_EPOCH)),
         batch_size=batch_size, lr=lr, augment=augment, guard=False, precision=precision, accumulate=accumulate,  # type: ignore[arg-type]

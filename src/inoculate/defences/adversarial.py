@@ -115,7 +115,7 @@ class Fast:
     loss_passes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_method(step=self.step)
+        check_method(step=self.step, random_start=self.random_start)
 
     @property
     def passes(self) -> float:
@@ -196,7 +196,7 @@ class Ensemble:
     loss_passes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        check_method(steps=self.steps, step=self.step)
+        check_method(own=self.own, steps=self.steps, step=self.step)
 
     @property
     def passes(self) -> float:

@@ -32,7 +32,6 @@ LADDER: Ladder = (
 )
 SMALL = 8 / 255  # L∞: beyond, training on a single step is known to collapse (Andriushchenko and Flammarion 2020)
 SMALL_LADDER: Ladder = (
-    ("trades", {"beta": 6.0, "steps": 10, "step": 0.25}, 30),
     ("fast_then_pgd", {"awp": 0.005, "weight_decay": 0.3}, 20),
     ("fast", {}, 0),
 )
@@ -78,7 +77,7 @@ def ladder_for(threat: Threat, model: nn.Module) -> list[tuple[Choice, float]]:
     return [(replace(each, extras=replace(each.extras, weight_decay=None)), least) for each, least in ladder]
 
 
-def choose(seconds: float, per_pass: float, epoch: int, ladder: Sequence[tuple[Choice, float]]) -> Schedule:
+def choose(seconds: float, per_pass: float, epoch: float, ladder: Sequence[tuple[Choice, float]]) -> Schedule:
     """The first method of a ladder (`ladder_for`) that `seconds` buy enough of.
 
     `per_pass` are the seconds of one forward-backward pass over a batch, `epoch` the number of batches in a pass over
@@ -89,10 +88,11 @@ def choose(seconds: float, per_pass: float, epoch: int, ladder: Sequence[tuple[C
         if updates / epoch >= least:
             break
     why = f", the strongest method that gets at least {least:g} epochs" if least else ""
+    few = "" if updates >= epoch else "; that is not one pass over the images: give more time"
     steps_each = f"{choice.defence.steps} steps, " if hasattr(choice.defence, "steps") else ""
     return Schedule(
         choice,
         updates,
         f"a pass over a batch takes {1000 * per_pass:.0f} ms here, so {seconds / 60:.3g} min buy {updates} updates "
-        f"({updates / epoch:.1f} epochs) of {choice.name} ({steps_each}{choice.passes:.3g} passes an update){why}",
+        f"({updates / epoch:.1f} epochs) of {choice.name} ({steps_each}{choice.passes:.3g} passes an update){why}{few}",
     )

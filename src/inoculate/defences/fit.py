@@ -141,9 +141,9 @@ def fit(
         if team.leads:
             entry |= measured(network, validation, threat, recipe.val_images)
             if threat is not None:
-                entry["strength"] = strength(last / recipe.updates, recipe.warmup)
-                if suspicious([*history, entry]):
-                    entry["train_robust"] = validate_robust(network, data.split, threat, recipe.val_images)
+                entry["strength"] = strength(first / recipe.updates, recipe.warmup)
+                if suspicious([*history, entry]):  # mean weights may lag behind those that made the examples
+                    entry["train_robust"] = validate_robust(model, data.split, threat, recipe.val_images)
         history.append(team.told(entry))
         if not math.isfinite(history[-1]["val_loss"]):
             raise InputError(
@@ -188,6 +188,11 @@ def arithmetic(recipe: Recipe, device: torch.device) -> torch.autocast:
     """
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and gains_from_bf16(device))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
+
+
+def updates_in(epochs: float, size: int, batch_size: int) -> int:
+    """Updates of `batch_size` samples in so many passes over `size` of them, one at least."""
+    return max(1, round(epochs * size / batch_size))
 
 
 def batch_indices(size: int, batch_size: int, update: int, seed: int) -> Tensor:

@@ -10,7 +10,9 @@ History = Sequence[dict[str, float]]
 FALL = 0.5  # a robust accuracy below this part of its best, while training accuracy has not fallen, is a collapse
 LEAST = 0.1  # and at least so many points below it,
 SURE = 2.5  # and so many standard errors: a robust accuracy on few images jumps about
-LEAK = 0.25  # a robust accuracy below this part of the training accuracy on adversarial images is a leak
+GAIN = 0.1  # of what one answer for all leaves wrong: from there on a network has learnt something
+LEAK = 0.25  # a robust accuracy below this part of the training accuracy on adversarial images is a leak,
+LONG = 50  # if for so many updates: at first mean weights and BatchNorm's running statistics lag behind
 
 
 def alarm(history: History) -> str | None:
@@ -19,8 +21,9 @@ def alarm(history: History) -> str | None:
     `accuracy` in a round is that on the training examples as the method crafts them, `val_robust` that under PGD on
     `val_n` validation images. *Catastrophic overfitting* (Wong et al. 2020, section 5.4): the first does not fall and
     the second does, suddenly. *Label leaking* (Kurakin et al. 2017, section 4.2): the first is high, the second never
-    was. Rounds in which eps was still growing (`strength` below 1) cannot tell the second, and a network that knows few
-    training images by heart looks alike: `train_robust`, PGD accuracy on as many training images, tells them apart.
+    was. A round that began while eps was growing (`strength` below 1) cannot tell the second, and a network that knows
+    few training images by heart looks alike: `train_robust`, PGD accuracy on as many training images, tells them apart.
+    The first needs a network that had learnt more than one answer for all (`val_majority`).
     """
     if not history or "val_robust" not in history[-1]:
         return None
@@ -29,7 +32,9 @@ def alarm(history: History) -> str | None:
     fallen = best["val_robust"] - last["val_robust"]
     error = math.sqrt(best["val_robust"] * (1 - best["val_robust"]) / last["val_n"])
     sudden = last["val_robust"] < FALL * best["val_robust"] and fallen > max(LEAST, SURE * error)
-    if sudden and last["accuracy"] >= best["accuracy"]:
+    guess = best.get("val_majority", 0.0)
+    knew = best["val_accuracy"] > guess + GAIN * (1 - guess)
+    if knew and sudden and last["accuracy"] >= best["accuracy"]:
         return (
             f"catastrophic overfitting by update {last['update']:.0f}: accuracy on its own training examples went from "
             f"{best['accuracy']:.0%} to {last['accuracy']:.0%}, while under PGD on validation images it fell from "
@@ -44,10 +49,16 @@ def alarm(history: History) -> str | None:
 
 
 def suspicious(history: History) -> bool:
-    """Whether the last round looks like label leaking, as far as validation images can tell."""
-    last, most = history[-1], max(each["val_robust"] for each in history)
-    high = last["accuracy"] > max(0.5, last["val_accuracy"] * 0.8)
-    return high and most < LEAK * last["accuracy"] and last.get("strength", 1.0) >= 1
+    """Whether the last `LONG` updates look like label leaking, as far as validation images can tell."""
+    most = max(each["val_robust"] for each in history)
+    since = history[-1]["update"]
+    for number in reversed(range(len(history))):
+        each = history[number]
+        high = each["accuracy"] > max(0.5, each["val_accuracy"] * 0.8)
+        if not high or most >= LEAK * each["accuracy"] or each.get("strength", 1.0) < 1:
+            break
+        since = history[number - 1]["update"] if number else 0
+    return history[-1]["update"] - since >= LONG
 
 
 def alarms(history: History) -> list[tuple[int, str]]:

@@ -44,6 +44,8 @@ def check_method(**options: object) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if name in ("steps", "replays", "own_steps", "every") and not (isinstance(value, int) and value >= 1):
             raise InputError(f"{name} {value!r} makes no training: give a whole number of at least 1")
+        if name in ("random_start", "own") and not isinstance(value, bool):
+            raise InputError(f"{name} {value!r} is no truth value: give true or false")
         if name in ("step", "beta", "temperature") and not (number and 0 < float(value) < float("inf")):  # type: ignore[arg-type]
             raise InputError(f"{name} {value!r} is not usable: give a number above 0")
         if name in ("warmup", "alpha", "head_start") and not (number and 0 <= float(value) <= 1):  # type: ignore[arg-type]

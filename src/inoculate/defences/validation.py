@@ -9,23 +9,30 @@ from torch import nn
 from inoculate.attacks.craft import to_float
 from inoculate.attacks.gradient import PGD
 from inoculate.data.split import Split
-from inoculate.judging import judge_attack
+from inoculate.judging import judge_attack, judge_clean
 from inoculate.modes import device_of, frozen
 from inoculate.threat import Threat
 
 
 def passes(images: int, attacked: int) -> float:
-    """What `measured` costs in forward-backward passes of an image: PGD-10 on `attacked`, and a look at all."""
-    return 10 * min(images, attacked) + images / 3
+    """What `measured` costs in forward-backward passes of an image: PGD-10 on `attacked`, a look at all and them."""
+    attacked = min(images, attacked)
+    return 10 * attacked + (images + attacked) / 3
 
 
 def measured(model: nn.Module, split: Split, threat: Threat | None, images: int) -> dict[str, float]:
-    """What a history says of a round: val_loss and val_accuracy, under a threat also val_robust on val_n `images`."""
+    """What a history says of a round: val_loss, val_accuracy and what one answer for all would be right on
+    (val_majority); under a threat also val_robust on val_n `images`."""
     loss, accuracy = validate(model, split)
-    found = {"val_loss": loss, "val_accuracy": accuracy}
+    found = {"val_loss": loss, "val_accuracy": accuracy, "val_majority": majority(split)}
     if threat is not None:
         found |= {"val_robust": validate_robust(model, split, threat, images), "val_n": min(images, len(split))}
     return found
+
+
+def majority(split: Split) -> float:
+    """What one answer for all images would be right on."""
+    return int(split.labels.bincount().max()) / len(split)
 
 
 def validate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[float, float]:
@@ -42,8 +49,8 @@ def validate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[flo
 
 
 def validate_robust(model: nn.Module, split: Split, threat: Threat, images: int) -> float:
-    """Accuracy of `model` under PGD-10 on `images` of a split, always the same ones."""
+    """Accuracy of `model` under PGD-10 on `images` of a split, always the same ones; wrong when clean is wrong."""
     part = split.limit(min(images, len(split)), seed=0)
-    everything = torch.ones(len(part), dtype=torch.bool)
-    (verdict,) = judge_attack(model, part, PGD(steps=10), threat, [threat.eps], everything, precision="exact")
+    clean = judge_clean(model, part).right
+    (verdict,) = judge_attack(model, part, PGD(steps=10), threat, [threat.eps], clean, precision="exact")
     return verdict.right.float().mean().item()

@@ -88,6 +88,12 @@ def load_model(folder: str | Path) -> nn.Sequential:
     return model.eval()
 
 
+def made_by_function(folder: Path) -> bool:
+    """Whether a trained folder holds the weights of a network that only a function of the user's can rebuild."""
+    file = folder / DESCRIPTION
+    return file.is_file() and "factory" in dict(read_json(file))
+
+
 def read_description(folder: Path) -> tuple[ModelSpec, str]:
     """What `save_model` wrote beside the weights: how to rebuild the network, and the weights' checksum."""
     if not (folder / DESCRIPTION).is_file():

@@ -71,6 +71,11 @@ def check_trainable(model: nn.Module) -> None:
 def check_training(model: nn.Module, split: Split, batch_size: int) -> None:
     """Raise `InputError` if no update of `model` can be made on such a batch; tried on a copy, in train mode."""
     check_trainable(model)
+    if odd := {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}:
+        raise InputError(
+            f"the network has parameters of {', '.join(map(str, odd))}, and training is done in float32: "
+            "let its function return model.float()"
+        )
     device = device_of(model)
     batch = split.subset(torch.arange(batch_size) % len(split))
     twin, x, y = copy.deepcopy(model).train(), batch.images.to(torch.float32) / 255, batch.labels
@@ -109,7 +114,7 @@ def _preprocessing(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> li
     """
     plain = logits.argmax(dim=1) == y
     bar = _bar(float(plain.float().mean()) + GAIN, logits, y)
-    if bar > 1:
+    if bar > 1 or isinstance(getattr(model, "normalize", None), Normalize):  # it has one inside
         return []
     tried = {}
     for name in (*(("imagenet", "cifar10") if x.shape[1] == 3 else ("mnist",)), "0.5/0.5", "0-255"):
@@ -186,6 +191,11 @@ def _logits(model: nn.Module, x: Tensor, classes: int) -> Tensor:
         raise InputError(
             f"the model knows {out.shape[1]} classes and the data has {classes}: "
             "give the data it was trained for, or a model with an output per class of the data"
+        )
+    if not out.isfinite().all():
+        raise InputError(
+            f"the model gives outputs that are no finite numbers on {int((~out.isfinite()).any(dim=1).sum())} of "
+            f"{len(x)} plain images: check its weights and what it does with pixels in [0, 1]"
         )
     return out.float()
 

@@ -70,6 +70,11 @@ def read_run(path: Path) -> Measured:
     if not (path / RESULTS).is_file():
         raise InputError(f"{path} holds no {RESULTS}: give a run's folder, or a file that evaluate --json wrote")
     rows = read_rows(path / RESULTS)
+    if (path / "model.json").is_file() and "before" in {row.model for row in rows}:
+        raise InputError(
+            f"{path} is a hardened model, whose numbers are in its card {path / 'README.md'}: "
+            "for a page of it give evaluate --out another folder"
+        )
     manifest = read_json(path / MANIFEST) if (path / MANIFEST).is_file() else {}
     trust = read_json(path / TRUST) if (path / TRUST).is_file() else None
     for name, value in ((MANIFEST, manifest), (TRUST, trust)):
