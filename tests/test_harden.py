@@ -26,7 +26,7 @@ from inoculate.data.split import Split
 from inoculate.defences import fit as loop
 from inoculate.defences import guards
 from inoculate.defences.adversarial import Hardening
-from inoculate.defences.budget import choose, ladder_for
+from inoculate.defences.budget import choose, enough, ladder_for
 from inoculate.defences.methods import standard
 from inoculate.defences.transferred import training_set
 from inoculate.errors import InputError
@@ -151,6 +151,18 @@ def test_small_changes_of_a_pixel_have_a_ladder_of_their_own():
     other = [ladder_for(Threat("l2", eps), normed) for eps in (8 / 255, 1)]
     assert other[0] == other[1]
     assert len(other[0]) > len(ladder)
+
+
+def test_what_is_learnt_by_heart_takes_no_time():
+    threat = Threat("linf", 8 / 255)
+    ladder = ladder_for(threat, nn.Linear(1, 1))
+    for epoch, most in ((10, 700), (100, 5000)):
+        long = choose(10_000, 0.01, epoch, ladder, enough(threat, epoch))
+        assert long.updates == most
+        assert f"{most} are made" in long.reason
+    short = choose(100, 0.01, 100, ladder, enough(threat, 100))
+    assert short == choose(100, 0.01, 100, ladder)
+    assert enough(Threat("linf", 0.3), 10) == enough(Threat("l2", 0.01), 10) == float("inf")
 
 
 def test_a_stopped_hardening_goes_on_with_the_same_result(hardened, tmp_path, monkeypatch):

@@ -150,7 +150,7 @@ def schedule_for(
 ) -> Schedule:  # fmt: skip
     """Method and number of updates: as told, or what the time buys by a timing that a resumed run finds again."""
     from inoculate.cli.evaluate import parse_duration
-    from inoculate.defences.budget import EXTRAS, Schedule, choose, ladder_for, seconds_per_pass
+    from inoculate.defences.budget import EXTRAS, Schedule, choose, enough, ladder_for, seconds_per_pass
     from inoculate.defences.fit import updates_in
     from inoculate.defences.registry import method_named
     from inoculate.store import read_json, write_json
@@ -163,7 +163,9 @@ def schedule_for(
         write_json(file, {"seconds": seconds_per_pass(network, bench.samples, bench.threat, batch_size, lr)})
     per_pass = float(read_json(file)["seconds"])
     epoch = len(bench.train) / batch_size
-    return choose(seconds, per_pass, epoch, ladder_for(bench.threat, network) if chosen is None else [(chosen, 0.0)])
+    if chosen is not None:
+        return choose(seconds, per_pass, epoch, [(chosen, 0.0)])
+    return choose(seconds, per_pass, epoch, ladder_for(bench.threat, network), enough(bench.threat, epoch))
 
 
 def recipe_for(schedule: Schedule, bench: Bench, batch_size: int, lr: float, augment: str, in_time: bool) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ SMALL_LADDER: Ladder = (
     ("fast_then_pgd", {"awp": 0.005, "weight_decay": 0.3}, 20),
     ("fast", {}, 0),
 )
+ENOUGH_EPOCHS, ENOUGH_UPDATES = 50, 700  # more of the second ladder is learnt by heart, unless the images are few
 SPARE = 0.85  # of the time goes into updates: the rest is for validation, and for a machine that slows down
 TRIALS = 3  # updates timed after one that warms up
 
@@ -70,29 +72,43 @@ def ladder_for(threat: Threat, model: nn.Module) -> list[tuple[Choice, float]]:
 
     Strong weight decay helps networks with BatchNorm, which do not care how large their weights are; others it harms.
     """
-    rungs = SMALL_LADDER if threat.norm == "linf" and threat.eps <= SMALL else LADDER
+    rungs = SMALL_LADDER if _small(threat) else LADDER
     ladder = [(method_named(name, **options, **EXTRAS), least) for name, options, least in rungs]
     if has_batchnorm(model):
         return ladder
     return [(replace(each, extras=replace(each.extras, weight_decay=None)), least) for each, least in ladder]
 
 
-def choose(seconds: float, per_pass: float, epoch: float, ladder: Sequence[tuple[Choice, float]]) -> Schedule:
+def enough(threat: Threat, epoch: float) -> float:
+    """Updates beyond which no gain was measured for the ladder of `threat`; `epoch` as in `choose`."""
+    return max(ENOUGH_EPOCHS * epoch, ENOUGH_UPDATES) if _small(threat) else math.inf
+
+
+def choose(
+    seconds: float, per_pass: float, epoch: float, ladder: Sequence[tuple[Choice, float]], most: float = math.inf
+) -> Schedule:
     """The first method of a ladder (`ladder_for`) that `seconds` buy enough of.
 
     `per_pass` are the seconds of one forward-backward pass over a batch, `epoch` the number of batches in a pass over
-    the images.
+    the images. No more than `most` updates (`enough`) are made of it.
     """
     for choice, least in ladder:
         updates = max(1, int(SPARE * seconds / (per_pass * choice.passes)))
         if updates / epoch >= least:
             break
     why = f", the strongest method that gets at least {least:g} epochs" if least else ""
+    less = round(min(most, updates))
+    rest = "" if less == updates else f"; {less} are made ({less / epoch:.1f} epochs), more is only learnt by heart"
     few = "" if updates >= epoch else "; that is not one pass over the images: give more time"
     steps_each = f"{choice.defence.steps} steps, " if hasattr(choice.defence, "steps") else ""
     return Schedule(
         choice,
-        updates,
+        less,
         f"a pass over a batch takes {1000 * per_pass:.0f} ms here, so {seconds / 60:.3g} min buy {updates} updates "
-        f"({updates / epoch:.1f} epochs) of {choice.name} ({steps_each}{choice.passes:.3g} passes an update){why}{few}",
+        f"({updates / epoch:.1f} epochs) of {choice.name} ({steps_each}{choice.passes:.3g} passes an update)"
+        f"{why}{rest}{few}",
     )
+
+
+def _small(threat: Threat) -> bool:
+    return threat.norm == "linf" and threat.eps <= SMALL
