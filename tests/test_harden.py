@@ -543,7 +543,7 @@ def test_a_network_that_views_its_maps_and_has_spare_and_shared_weights(factorie
         ("Five", "knows 5 classes and the data has 10"),
         ("Stiff", "requires a gradient"),
         ("Long", "let its function return model.float()"),
-        ("Nameless", "outputs that are no finite numbers on"),
+        ("Nameless", "outputs that are no finite numbers on all"),
         ("Three", "does not take 1×12×12"),
         ("Aside", "in train mode too it must return logits alone"),
     ],

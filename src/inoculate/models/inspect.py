@@ -192,10 +192,10 @@ def _logits(model: nn.Module, x: Tensor, classes: int) -> Tensor:
             f"the model knows {out.shape[1]} classes and the data has {classes}: "
             "give the data it was trained for, or a model with an output per class of the data"
         )
-    if not out.isfinite().all():
+    if not out.isfinite().all(dim=1).any():  # where only some are not, these count as errors
         raise InputError(
-            f"the model gives outputs that are no finite numbers on {int((~out.isfinite()).any(dim=1).sum())} of "
-            f"{len(x)} plain images: check its weights and what it does with pixels in [0, 1]"
+            f"the model gives outputs that are no finite numbers on all of {len(x)} plain images: "
+            "check its weights and what it does with pixels in [0, 1]"
         )
     return out.float()
 
