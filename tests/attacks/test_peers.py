@@ -72,11 +72,8 @@ def certain(
 ) -> Tensor:
     """Pixels whose gradient is clear of 0 at every step; nearly all, or the comparison says nothing."""
     x_adv, clear = x if start is None else start, torch.ones_like(x, dtype=torch.bool)
-    smooth, objective, noise = (
-        torch.ones(len(x), dtype=torch.bool),
-        Objective(loss_named("cross_entropy"), y),
-        seeded(2),
-    )
+    objective, noise = Objective(loss_named("cross_entropy"), y), seeded(2)
+    smooth = torch.ones(len(x), dtype=torch.bool)
     with frozen(net):
         for _ in range(steps):
             g = ascent(net, x_adv, objective).gradient

@@ -158,10 +158,7 @@ def entry(accuracy, robust, clean=0.9, **more):
         ([entry(0.95, 0.01, update=20)], None),  # mean weights and BatchNorm lag behind
         ([entry(0.95, 0.01, update=20 * i) for i in (1, 2, 3)], "label leaking"),
         ([entry(0.95, 0.01, strength=0.9), entry(0.95, 0.01, update=140)], None),
-        (
-            [entry(0.3, 0.25, clean=0.25, val_majority=0.25), entry(0.35, 0.0)],
-            None,
-        ),  # one answer for all
+        ([entry(0.3, 0.25, clean=0.25, val_majority=0.25), entry(0.35, 0.0)], None),  # one answer for all
         ([entry(0.5, 0.25, clean=0.5, val_majority=0.25), entry(0.6, 0.0)], "catastrophic overfitting"),
         ([entry(0.5, 0.28), entry(0.95, 0.2)], None),  # it once was
         ([entry(0.9, 0.45)], None),  # ordinary overfitting

@@ -144,14 +144,12 @@ def harden(
         return
     unfinished = writable(out / f".unfinished-{fingerprint(made_from)}")
     helpers = helper_networks(method or "", teacher, surrogate, bench.train, place, seed)
-    if chosen is not None:
-        chosen.begin(threat, helpers)  # what is missing is found now
     schedule = schedule_for(unfinished, chosen, budget, epochs, network, bench, batch_size, peak)
+    update = schedule.choice.begin(threat, helpers)  # what is missing is found now, not after the measurements
     typer.echo(f"{schedule.choice.name}: {schedule.reason}")
     augment = policy_for(augment, bench.train, schedule.updates * batch_size / len(bench.train))
     if augment == "shifts":
         typer.echo("augmentation: shifts, images moved and mirrored (letters and signs: --augment none)")
-    update = schedule.choice.begin(threat, helpers)
     before, earlier = measure_before(unfinished, network, trained, bench, batch_size, peak)
     recipe = recipe_for(schedule, bench, batch_size, peak, augment, in_time=epochs is None)
     start = {name: value.clone() for name, value in network.state_dict().items()} if trained else None
