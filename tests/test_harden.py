@@ -18,7 +18,7 @@ from inoculate import store
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.registry import ATTACKS
 from inoculate.cli import _guarded, app
-from inoculate.cli.evaluate import load_network
+from inoculate.cli.evaluate import load_network, parse_duration
 from inoculate.cli.hardening import Bench, check_augment, knows, policy_for, recipe_for
 from inoculate.cli.methods import helper_networks
 from inoculate.data.sources import load_data
@@ -128,6 +128,19 @@ def test_a_budget_chooses_a_method_and_says_why(tmp_path, capsys):
     assert "ms here, so" in said.out
     assert "before" in said.out
     assert "warning" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1.5", 1.5), (" 90s", 90), ("5m", 300), ("1h30m", 5400), ("1h5s", 3605)]
+)
+def test_a_duration_is_read_as_people_write_it(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "soon", "-5m", "1h30", "30m1h", "5 m", "inf", "nan", "1e3", "9" * 400])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(InputError, match="write it like"):
+        parse_duration(text)
 
 
 def test_the_more_time_the_stronger_the_method():
@@ -326,7 +339,8 @@ def test_a_named_network_keeps_the_normalisation_that_is_asked_for(tmp_path, cap
         (["--method", "fast", "--remedy", "pgdat"], "did you mean 'pgd_at'"),
         (["--eps", "0"], "no attack"),
         (["--eps", "8"], "8/255"),
-        (["--budget", "soon"], "90s, 5m or 2h"),
+        (["--budget", "soon"], "90s, 5m or 1h30m"),
+        (["--budget", "1h30"], "90s, 5m or 1h30m"),
         (["--model", "model.onnx"], "cannot be trained"),
         (["--method", "pgd_at", "--option", "steps=+-5"], "neither a number"),
         (["--model", "own.py:net", "--stem", "small"], "leave --pretrained and --stem out"),

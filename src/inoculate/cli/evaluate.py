@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -254,14 +255,13 @@ def load_network(
 
 
 def parse_duration(text: str) -> float:
-    """`90`, `90s`, `5m` or `2h` in seconds; raises `InputError` for anything else."""
-    text, units = text.strip(), {"s": 1, "m": 60, "h": 3600}
-    try:
-        value = float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
-    except ValueError:
-        value = 0.0
+    """`90`, `90s`, `5m`, `2h` or `1h30m` in seconds; raises `InputError` for anything else."""
+    number, text = r"(\d+(?:\.\d*)?|\.\d+)", text.strip()
+    found = re.fullmatch(rf"{number}|(?:{number}h)?(?:{number}m)?(?:{number}s)?", text)
+    parts = zip((1, 3600, 60, 1), found.groups() if found else (), strict=False)
+    value = sum(unit * float(part) for unit, part in parts if part)
     if not 0 < value < float("inf"):
-        raise InputError(f"time budget '{text}' is not a time: write it like 90s, 5m or 2h")
+        raise InputError(f"time budget '{text}' is not a time: write it like 90s, 5m or 1h30m")
     return value
 
 
