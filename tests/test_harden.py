@@ -31,6 +31,7 @@ from inoculate.defences.methods import standard
 from inoculate.defences.transferred import training_set
 from inoculate.errors import InputError
 from inoculate.models.checkpoint import ModelSpec, load_model
+from inoculate.models.resolve import identity, resolve_model
 from inoculate.threat import Threat
 
 SMALL = ["--model", "small_cnn", "--data", "digits", "--image-size", "12", "--limit", "160"]
@@ -208,8 +209,13 @@ def test_a_training_that_only_harms_leaves_the_network_as_it_came(hardened, tmp_
     assert all(torch.equal(came[name], kept[name]) for name in came)
     rows = json.loads((tmp_path / "harmed" / "results.json").read_text())
     assert [r["accuracy"] for r in rows[:4]] == [r["accuracy"] for r in rows[4:]]
+    card = (tmp_path / "harmed" / "README.md").read_text()
+    assert "hardened" not in card.lower().replace("adversarial-example hardening", "").replace(str(tmp_path), "")
+    assert "method" not in json.loads((tmp_path / "harmed" / "model.json").read_text())
+    assert "one cycle to a learning rate of 3," in card
     assert call(*arguments, "--out", tmp_path / "better") == 0
     assert "as they came" not in capsys.readouterr().err
+    assert "learning rate of 0.0005," in (tmp_path / "better" / "README.md").read_text()  # a tenth, for small_cnn
     gained = load_file(tmp_path / "better" / "weights.safetensors")
     assert not all(torch.equal(came[name], gained[name]) for name in came)
 
@@ -483,12 +489,40 @@ def test_a_card_never_lies_beside_other_weights(hardened, tmp_path, capsys):
     assert not (out / "results.json").exists()
 
 
+@pytest.mark.parametrize("name", ["README.md", "results.json", "history.json", "model.onnx", "weights.safetensors"])
+def test_what_is_not_of_a_model_of_ours_is_not_written_over(tmp_path, capsys, name):
+    (tmp_path / name).write_text("mine")
+    for start in (QUICK, ["train", *SMALL, "--epochs", "1"]):
+        assert f"{name} is not of a model that was trained here" in refused(capsys, *start, "--out", tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_five_epochs_are_five_epochs_for_the_augmentation(pictures, capsys):
+    few = ["--data", pictures / "pictures", "--image-size", "12", "--eps", "0.05", "--method", "fast"]
+    start = ["harden", "--model", "small_cnn", *few, "--batch-size", "16", "--test-images", "10"]
+    for epochs, moved in ((4, False), (5, True)):  # of 33 images: 10 updates of 16 are 4.8
+        assert call(*start, "--epochs", epochs, "--out", pictures / str(epochs)) == 0
+        assert ("images moved and mirrored" in capsys.readouterr().out) == moved
+
+
+def test_a_changed_module_is_another_model(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ours_of_late.py").write_text("from torch import nn\ndef net(): return nn.Flatten()\n")
+    resolve_model("ours_of_late:net", class_names=("a", "b"), channels=1, image_size=8)
+    first = identity("ours_of_late:net")
+    assert identity("ours_of_late:net") == first
+    with (tmp_path / "ours_of_late.py").open("a") as file:
+        file.write("# changed\n")
+    assert identity("ours_of_late:net") != first
+
+
 def test_a_model_is_not_written_among_the_images(tmp_path, capsys):
     for place in (tmp_path, tmp_path / "deeper" / "out"):
         assert "a folder is a class" in refused(capsys, *QUICK[:3], "--data", tmp_path, "--out", place)
 
 
 FACTORY = """
+import threading
 import torch
 from torch import nn
 from neighbour import WIDTH
@@ -521,6 +555,11 @@ def Long():
 class Odd(Viewing):
     def forward(self, x):
         return super().forward(x) + torch.linalg.matrix_exp(x.flatten(2)[:, :, :9].view(-1, 3, 3)).mean() * 0
+
+class Locked(Viewing):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
 
 class Stiff(Viewing):
     def __init__(self):
@@ -556,6 +595,7 @@ def test_a_network_that_views_its_maps_and_has_spare_and_shared_weights(factorie
     [
         ("Five", "knows 5 classes and the data has 10"),
         ("Stiff", "requires a gradient"),
+        ("Locked", "cannot be copied"),
         ("Long", "let its function return model.float()"),
         ("Nameless", "outputs that are no finite numbers on all"),
         ("Three", "does not take 1×12×12"),

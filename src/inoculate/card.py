@@ -23,7 +23,10 @@ PIXELS = {"linf": "every pixel may change by up to eps", "l2": "the Euclidean le
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says beside its rows: names, how the network was trained, and how to load it, by command and call."""
+    """What a card says beside its rows: names, how the network was trained, and how to load it, by command and call.
+
+    `method` is the one that made the weights; "" where no training bettered those that the network came with.
+    """
 
     title: str
     dataset: str
@@ -72,16 +75,22 @@ def _front(facts: Facts, rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "library_name": "inoculate",
         "pipeline_tag": "image-classification",
-        "tags": ["adversarial-robustness", "image-classification", facts.network, facts.method],
+        "tags": [
+            "adversarial-robustness",
+            "image-classification",
+            facts.network,
+            *([facts.method] if facts.method else []),
+        ],
         "model-index": [{"name": facts.title, "results": [results]}],
     }
 
 
 def _summary(facts: Facts, rows: Sequence[Row]) -> str:
     clean, worst = rows[0], min(reversed(rows), key=lambda row: row.accuracy)
+    made = f"hardened with `{facts.method}` against" if facts.method else "with the weights that it came with, under"
     return (
-        f"{facts.network} for {facts.dataset}, hardened with `{facts.method}` against {facts.norm} eps {facts.eps:.4g} "
-        f"({PIXELS[facts.norm]}, in units of [0, 1]). {clean.accuracy:.1%} of the clean test images are right, and "
+        f"{facts.network} for {facts.dataset}, {made} {facts.norm} eps {facts.eps:.4g} ({PIXELS[facts.norm]}, in units "
+        f"of [0, 1]). {clean.accuracy:.1%} of the clean test images are right, and "
         f"{worst.accuracy:.1%} [{worst.ci_low:.1%}, {worst.ci_high:.1%}] under the strongest attack that was run "
         f"({worst.attack}, {worst.n} images)."
     )

@@ -71,6 +71,39 @@ def test_interrupted_training_ends_with_the_same_weights(split, tmp_path, stop_a
         assert torch.equal(a, b)
 
 
+def test_an_interrupted_mean_draws_what_an_uninterrupted_one_does(split, tmp_path):
+    """Dropout before BatchNorm: the statistics of the mean weights depend on what is dropped."""
+    recipe = replace(RECIPE, average=0.9)
+
+    def dropping(seed=0):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, stride=2), nn.Dropout(0.5), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(72, 3)
+        )
+
+    expected, _ = run(split, tmp_path / "whole", recipe, model=dropping())
+
+    def interrupt(done, total, facts):
+        if done == 25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(split, tmp_path / "cut", recipe, model=dropping(), progress=interrupt)
+    torch.rand(3)  # another state of the global generator
+    resumed, _ = run(split, tmp_path / "cut", recipe, model=dropping(9))
+    for a, b in zip(expected.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_one_answer_for_all_is_never_the_best_round():
+    """It withstands every attack on the images it is right on; what has learnt something goes before it."""
+    constant = {"val_accuracy": 0.11, "val_majority": 0.11, "val_robust": 0.11, "val_loss": 2.3}
+    weak, strong = ({**constant, "val_accuracy": 0.9, "val_robust": robust} for robust in (0.05, 0.3))
+    assert best_round([constant, weak, constant]) == 1
+    assert best_round([weak, constant, strong]) == 2
+    assert best_round([constant, {**constant, "val_robust": 0.0}]) == 0
+
+
 def test_a_damaged_checkpoint_starts_over(split, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / loop.CHECKPOINT).write_bytes(b"PK\x03\x04 nonsense")
@@ -98,6 +131,22 @@ def test_a_diverging_loss_stops_with_a_cure(split, tmp_path):
     model[0].weight.data.fill_(float("nan"))
     with pytest.raises(InputError, match=r"diverged at update 1.*lower lr"):
         run(split, tmp_path / "a", model=model)
+    with pytest.raises(InputError, match=r"batch 1 of epoch 1, "):
+        run(split, tmp_path / "b", model=model)
+
+
+def test_a_diverging_loss_names_the_epoch_that_it_is_in(split, tmp_path):
+    """Of 120 images in batches of 100, the sixth update begins the sixth hundred: image 500, in the fifth pass."""
+    calls = []
+
+    def update(model, optimizer, x, y, *, generator, share=1.0):
+        calls.append(share)
+        optimizer.step()
+        return {"loss": float("nan") if len(calls) == 6 else 1.0, "accuracy": 0.5}
+
+    samples = training_set("standard", split, (), seed=0)
+    with pytest.raises(InputError, match=r"diverged at update 6 of 30 \(batch 1 of epoch 5, "):
+        fit(network(), samples, split, update, replace(RECIPE, batch_size=100), seed=0, folder=tmp_path)
 
 
 def test_batches_walk_through_shuffles_without_repeats():

@@ -28,6 +28,8 @@ Norm = Annotated[str, typer.Option(help="linf, l2 or l1.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps …; auto takes the fastest there is.")]
 
+MEASURED = ("history.json", "README.md", "results.json", "model.onnx")  # what is written of a model, the first last
+
 
 def pick_device(name: str) -> str:
     """The device called `name`, or for `auto` the fastest there is. Raises `InputError` if it is not there."""
@@ -63,14 +65,20 @@ def writable(folder: Path) -> Path:
 
 
 def check_out(out: Path, data: str, inputs: Iterable[str | Path | None]) -> None:
-    """Raise `InputError` where a model in `out` would overwrite what it is made from, or lie among the images."""
-    from inoculate.models.checkpoint import WEIGHTS
+    """Raise `InputError` where a model in `out` would overwrite what it is made from or is not ours, or lie among the
+    images."""
+    from inoculate.models.checkpoint import DESCRIPTION, WEIGHTS
 
     place = out.resolve()
     for each in inputs:
         path = Path(each or "").resolve()
         if each is not None and ((path.is_dir() and path == place) or (path.is_file() and path == place / WEIGHTS)):
             raise InputError(f"--out {out} is where {each} is read from, which would be lost: give another folder")
+    if not (out / DESCRIPTION).is_file() and not any(out.glob(".unfinished-*")):
+        for name in (*MEASURED, WEIGHTS):
+            if (out / name).exists():
+                raise InputError(f"{out / name} is not of a model that was trained here and would be lost: give "
+                                 "another folder with --out")  # fmt: skip
     images = Path(data).resolve()
     if Path(data).is_dir() and (place == images or images in place.parents):
         raise InputError(f"--out {out} lies in --data {data}, where a folder is a class: give a folder elsewhere")
@@ -93,7 +101,7 @@ def make_way(out: Path) -> None:
 
     The history comes last with the new ones, so that `finished` can tell whether all has been written.
     """
-    for name in ("history.json", "README.md", "results.json", "model.onnx"):
+    for name in MEASURED:
         (out / name).unlink(missing_ok=True)
 
 

@@ -107,12 +107,12 @@ def evaluate(
     doubts(threats, images)
     network = load_network(
         model, images, pick_device(device),
-        weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize, ready=False,
+        weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize,
     )  # fmt: skip
     if not (weights or pretrained):
         note_random([model])
     warn_of(network, images, seed)
-    others = {spec: load_network(spec, images, pick_device(device), ready=False) for spec in surrogate or ()}
+    others = {spec: load_network(spec, images, pick_device(device)) for spec in surrogate or ()}
     for spec, other in others.items():
         warn_of(other, images, seed, f"surrogate {spec}: ")
     gallery = None if save_images is None else Gallery(writable(save_images), network, images)
@@ -208,10 +208,9 @@ def note_random(specs: list[str]) -> None:
 
 
 def warn_of(network: nn.Module, images: Split, seed: int, who: str = "") -> None:
-    """Put a network into eval mode, and say what looks wrong with it on a few of the images."""
+    """Say what looks wrong with a network on a few of the images."""
     from inoculate.models.inspect import inspect
 
-    network.eval()
     sample = images.limit(min(64, len(images)), seed=seed)
     try:
         found = inspect(network, sample.images, sample.labels, len(images.classes))
@@ -230,28 +229,30 @@ def load_network(
     pretrained: bool = False,
     outputs: str = "logits",
     normalize: str | None = None,
-    ready: bool = True,
     seed: int = 0,
 ) -> nn.Module:
-    """The classifier that a model SPEC means, for these images; in eval mode if it shall be `ready`.
+    """The classifier that a model SPEC means, for these images; in eval mode.
 
     What weights chance gives it depends on `seed` alone.
     """
     from inoculate.models.normalize import parse_normalize
     from inoculate.models.resolve import resolve_model
 
-    network = resolve_model(
-        spec,
-        class_names=images.classes,
-        channels=images.channels,
-        image_size=images.image_size[0],
-        weights=weights,
-        pretrained=pretrained,
-        outputs=outputs,
-        normalize=None if normalize is None else parse_normalize(normalize),
-        seed=seed,
-    ).to(device)
-    return network.eval() if ready else network
+    return (
+        resolve_model(
+            spec,
+            class_names=images.classes,
+            channels=images.channels,
+            image_size=images.image_size[0],
+            weights=weights,
+            pretrained=pretrained,
+            outputs=outputs,
+            normalize=None if normalize is None else parse_normalize(normalize),
+            seed=seed,
+        )
+        .to(device)
+        .eval()
+    )
 
 
 def parse_duration(text: str) -> float:

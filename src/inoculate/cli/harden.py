@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,7 +27,6 @@ from inoculate.cli.common import (
 from inoculate.cli.evaluate import Normalization, Outputs, parse_duration, warn_of
 from inoculate.cli.hardening import (
     check_augment,
-    check_card,
     check_export,
     check_onnx,
     export_checked,
@@ -43,6 +42,7 @@ from inoculate.cli.hardening import (
     schedule_for,
     show_table,
     train_hardened,
+    training_in_words,
     write_card,
 )  # fmt: skip
 from inoculate.cli.methods import (
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODEL = "timm name or small_cnn (trained from scratch), a trained folder, package.module:factory or file.py:factory."
-PEAK, PEAK_PLAIN = 2e-3, 5e-3  # of the learning rate, with and without BatchNorm
+PEAK, PEAK_PLAIN = 2e-3, 5e-3  # of the learning rate; the second is small_cnn's
 
 
 def harden(
@@ -104,6 +104,7 @@ def harden(
     from inoculate.defences.registry import method_named
     from inoculate.models.inspect import check_training
     from inoculate.models.resolve import identity
+    from inoculate.models.small import SMALL_CNN
     from inoculate.report.rows import write_rows
     from inoculate.store import write_json
 
@@ -116,7 +117,6 @@ def harden(
     if onnx:
         check_onnx()
     check_out(out, data, [model, weights, teacher, *(surrogate or [])])
-    check_card(out)
     parse_duration(budget)
     bench = load_bench(data, model, data_root, image_size, limit, test_images, threat, seed)
     batch_size = min(batch_size, len(bench.train))
@@ -130,7 +130,7 @@ def harden(
     if onnx:
         check_export(network, bench.train)
     check_augment(augment, bench.train)
-    peak = lr or (PEAK_PLAIN if model == "small_cnn" else PEAK) * (0.1 if trained else 1)
+    peak = lr or (PEAK_PLAIN if spec and spec.name == SMALL_CNN else PEAK) * (0.1 if trained else 1)
     helped = [identity(str(each)) for each in (teacher, *(surrogate or ()))]
     made_from = {
         "model": identity(model), "weights": weights and identity(str(weights)), "pretrained": pretrained,
@@ -147,7 +147,7 @@ def harden(
     schedule = schedule_for(unfinished, chosen, budget, epochs, network, bench, batch_size, peak)
     update = schedule.choice.begin(threat, helpers)  # what is missing is found now, not after the measurements
     typer.echo(f"{schedule.choice.name}: {schedule.reason}")
-    augment = policy_for(augment, bench.train, schedule.updates * batch_size / len(bench.train))
+    augment = policy_for(augment, bench.train, epochs or schedule.updates * batch_size / len(bench.train))
     if augment == "shifts":
         typer.echo("augmentation: shifts, images moved and mirrored (letters and signs: --augment none)")
     before, earlier = measure_before(unfinished, network, trained, bench, batch_size, peak)
@@ -161,13 +161,16 @@ def harden(
     kept: dict[str, Tensor] = {}
     after = measure(network, bench, model, "standard" if kept_as_it_came else schedule.choice.name, kept)
     show_table(before, after)
-    facts = {"method": schedule.choice.spec, "threat": asdict(threat), "seed": seed, "data": bench.train.digest}
-    facts |= {"run": run} if remedy is None else {"run": run, "remedy": remedy}
+    facts: dict[str, Any] = {"threat": asdict(threat), "seed": seed, "data": bench.train.digest, "run": run}
+    if not kept_as_it_came:
+        facts |= {"method": schedule.choice.spec} | ({"remedy": remedy} if remedy else {})
     save_hardened(out, network, spec, model, declared, facts)
     exported = export_checked(out, network, bench, kept, after[-1]) if onnx else ""
     for message in warnings:
         typer.echo(f"warning: {message}", err=True)
-    write_card(out, model, spec, declared, bench, schedule, recipe, before, after, earlier, warnings, exported, where)
+    told = training_in_words(schedule, recipe, bench, history, bool(kept_as_it_came))
+    method = "" if kept_as_it_came else schedule.choice.name
+    write_card(out, model, spec, declared, bench, method, told, before, after, earlier, warnings, exported, where)
     write_rows(out / "results.json", [*before, *after])
     write_json(out / "history.json", history)
     shutil.rmtree(unfinished)

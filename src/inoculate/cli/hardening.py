@@ -96,7 +96,7 @@ def load_network_for(
     network = spec.build(seed=seed, pretrained=pretrained)
     if weights is not None:
         load_weights(weights, network)
-    return network.to(device), spec, weights is not None
+    return network.to(device).eval(), spec, weights is not None
 
 
 def understood(declared: Mapping[str, str]) -> dict[str, Any]:
@@ -136,12 +136,6 @@ def policy_for(augment: str, images: Split, epochs: float) -> str:
         return augment
     photos = images.channels == 3 and default_policy(images.name) != "digits"
     return "shifts" if photos and epochs >= SEEN_OFTEN else "none"
-
-
-def check_card(out: Path) -> None:
-    """Raise `InputError` where a page of the user's would be overwritten by the card."""
-    if (out / "README.md").is_file() and not (out / "model.json").is_file():
-        raise InputError(f"{out / 'README.md'} is not a card of ours and would be overwritten: give another --out")
 
 
 def schedule_for(
@@ -207,15 +201,17 @@ def keep_the_better(
     Judged as the rounds are, on the same validation images.
     """
     from inoculate.defences.fit import BEST, best_round
-    from inoculate.defences.validation import validate_robust
+    from inoculate.defences.guards import worth
+    from inoculate.defences.validation import measured
     from inoculate.models.checkpoint import load_weights
 
     network.load_state_dict(start)
-    stood, best = validate_robust(network, bench.val, bench.threat, recipe.val_images), history[best_round(history)]
-    if stood > best["val_robust"]:
+    came, best = measured(network, bench.val, bench.threat, recipe.val_images), history[best_round(history)]
+    if worth(best) < worth(came):
         return (
-            f"no round of the training withstood more of PGD-10 on validation images ({best['val_robust']:.1%}) than "
-            f"the network as it came ({stood:.1%}): its weights are as they came (more time or a smaller --lr may help)"
+            f"no round of the training was as good under PGD-10 on validation images ({best['val_robust']:.1%}, clean "
+            f"{best['val_accuracy']:.1%}) as the network as it came ({came['val_robust']:.1%}, clean "
+            f"{came['val_accuracy']:.1%}): its weights are as they came (more time or a smaller --lr may help)"
         )
     load_weights(folder / "after" / BEST, network)
     return ""
@@ -360,17 +356,34 @@ def export_checked(out: Path, network: nn.Module, bench: Bench, kept: dict[str, 
     return text
 
 
+def training_in_words(
+    schedule: Schedule, recipe: Recipe, bench: Bench, history: list[dict[str, float]], kept_as_it_came: bool
+) -> str:
+    """What the card says of the training: what was done, which weights were kept, why this method."""
+    options = ", ".join(f"{key} {value:.4g}" for key, value in schedule.choice.spec.items() if key != "method")
+    made = round(history[-1]["update"])
+    planned = "" if made == recipe.updates else f" (of {recipe.updates} that were planned)"
+    seen = f"under PGD-10 on {min(recipe.val_images, len(bench.val))} validation images"
+    kept = f"Weights of the round that was best {seen}."
+    if kept_as_it_came:
+        kept = f"No round was better {seen} than the network as it came, so its weights are those that it came with."
+    return (
+        f"`{schedule.choice.name}` ({options}): {made} updates{planned} of {recipe.batch_size} images out of "
+        f"{len(bench.train)}, {recipe.optimizer}, one cycle to a learning rate of {recipe.lr:g}, augmentation "
+        f"{recipe.augment}. {kept} Why so: {schedule.reason}."
+    )
+
+
 def write_card(
-    out: Path, model: str, spec: ModelSpec | None, declared: Mapping[str, str], bench: Bench, schedule: Schedule,
-    recipe: Recipe, before: list[Row], after: list[Row], earlier: str, warnings: list[str], exported: str,
+    out: Path, model: str, spec: ModelSpec | None, declared: Mapping[str, str], bench: Bench, method: str,
+    training: str, before: list[Row], after: list[Row], earlier: str, warnings: list[str], exported: str,
     data: Sequence[str],
 ) -> None:  # fmt: skip
-    """Write README.md, the robustness card."""
+    """Write README.md, the robustness card; `method` made the weights ("": they are as they came)."""
     from inoculate.card import Facts, card
     from inoculate.report.rows import write_text
     from inoculate.study.manifest import versions
 
-    options = ", ".join(f"{key} {value:.4g}" for key, value in schedule.choice.spec.items() if key != "method")
     weights = out / "weights.safetensors"
     size = ["--image-size", str(bench.test.image_size[0])]
     said = [part for name, value in declared.items() for part in (f"--{name}", value)]
@@ -389,15 +402,9 @@ def write_card(
             python = f"from inoculate.models.{module} import {name}\n{python}\nmodel = {name}(model{arguments})"
     python += "\nlogits = model(images)  # float images in [0, 1], B×C×H×W"
     facts = Facts(
-        title=f"{spec.name if spec else model} for {bench.train.name}, hardened",
+        title=f"{spec.name if spec else model} for {bench.train.name}" + (", hardened" if method else ""),
         dataset=bench.train.name, digest=bench.train.digest, network=spec.name if spec else model,
-        method=schedule.choice.name, norm=bench.threat.norm, eps=bench.threat.eps, seed=bench.seed, before=earlier,
-        training=(
-            f"`{schedule.choice.name}` ({options}): {recipe.updates} updates of {recipe.batch_size} images out of "
-            f"{len(bench.train)}, {recipe.optimizer}, one cycle to a learning rate of {recipe.lr:g}, augmentation "
-            f"{recipe.augment}. Weights of the round that was best under PGD-10 on "
-            f"{min(recipe.val_images, len(bench.val))} validation images. Why so: {schedule.reason}."
-        ),
-        load=load, python=python, versions=versions(), warnings=warnings, exported=exported,
+        method=method, norm=bench.threat.norm, eps=bench.threat.eps, seed=bench.seed, before=earlier,
+        training=training, load=load, python=python, versions=versions(), warnings=warnings, exported=exported,
     )  # fmt: skip
     write_text(out / "README.md", card(facts, before, after))

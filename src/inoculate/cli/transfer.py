@@ -77,7 +77,6 @@ def transfer(
         networks[spec] = load_network(
             spec, images, place,
             pretrained=pretrained, outputs="logits" if trained else outputs, normalize=None if trained else normalize,
-            ready=False,
         )  # fmt: skip
     if not pretrained:
         note_random(model)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from inoculate.data.augment import augmenter
 from inoculate.data.split import Split
 from inoculate.defences.average import Average
-from inoculate.defences.guards import alarm, alarms, suspicious
+from inoculate.defences.guards import alarm, alarms, suspicious, worth
 from inoculate.defences.methods import Method
 from inoculate.defences.options import strength
 from inoculate.defences.team import ALONE, Accumulating, Team
@@ -134,7 +134,8 @@ def fit(
             except FloatingPointError as error:
                 raise InputError(f"{error}: lower lr; {_last_good(history, folder)}") from None
         team.even_out(model)
-        network = average.network if average else model
+        with seeded(seed, "mean", number, *([team.rank] if team.rank else [])):
+            network = average.network if average else model
         if average:
             team.even_out(network)
         entry = {"round": number + 1, "update": last, **train}
@@ -164,12 +165,15 @@ def fit(
 
 
 def best_round(history: History) -> int:
-    """Index of the round with the highest validation accuracy (robust, where known), the lower loss deciding ties."""
+    """Index of the round with the highest validation accuracy (robust, where known), the lower loss deciding ties.
 
-    def worth(entry: dict[str, float]) -> tuple[float, float, float]:
-        return entry.get("val_robust", 0.0), entry["val_accuracy"], -entry["val_loss"]
+    Where robust accuracy is known, a network that has learnt more than one answer for all goes before one that has not.
+    """
 
-    return max(range(len(history)), key=lambda i: worth(history[i]))
+    def rank(entry: dict[str, float]) -> tuple[object, ...]:
+        return *(worth(entry) if "val_robust" in entry else (entry["val_accuracy"],)), -entry["val_loss"]
+
+    return max(range(len(history)), key=lambda i: rank(history[i]))
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -225,7 +229,7 @@ def _train(
     """Updates `first` to `last`; the means of what the method reports, and the images per second."""
     model.train()
     began, sums = time.perf_counter(), {"loss": 0.0, "accuracy": 0.0}
-    device, per_epoch = device_of(model), -(-len(data) // recipe.batch_size)
+    device, size = device_of(model), recipe.batch_size
     shares = team.shares(recipe.batch_size, recipe.accumulate)
     stepper = optimizer if len(shares) == 1 else Accumulating(optimizer, len(shares))
     copies = recipe.augment != "none" and not bool(data.original.all())  # they stay as they were made
@@ -245,9 +249,10 @@ def _train(
         means = team.mean({name: sum(one[name] for one in each) / len(each) for name in each[0]})
         scheduler.step()
         if not math.isfinite(means["loss"]):
+            epoch, position = divmod(update * size, len(data))
             raise FloatingPointError(
                 f"training diverged at update {update + 1} of {recipe.updates} "
-                f"(batch {update % per_epoch + 1} of epoch {update // per_epoch + 1}, loss {means['loss']}, "
+                f"(batch {position // size + 1} of epoch {epoch + 1}, loss {means['loss']}, "
                 f"lr {lr:.3g} of at most {recipe.lr:g})"
             )
         if average:

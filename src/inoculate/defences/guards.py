@@ -28,13 +28,11 @@ def alarm(history: History) -> str | None:
     if not history or "val_robust" not in history[-1]:
         return None
     last = history[-1]
-    best = max(history, key=lambda each: each["val_robust"])
+    best = max(history, key=worth)
     fallen = best["val_robust"] - last["val_robust"]
     error = math.sqrt(best["val_robust"] * (1 - best["val_robust"]) / last["val_n"])
     sudden = last["val_robust"] < FALL * best["val_robust"] and fallen > max(LEAST, SURE * error)
-    guess = best.get("val_majority", 0.0)
-    knew = best["val_accuracy"] > guess + GAIN * (1 - guess)
-    if knew and sudden and last["accuracy"] >= best["accuracy"]:
+    if learnt(best) and sudden and last["accuracy"] >= best["accuracy"]:
         return (
             f"catastrophic overfitting by update {last['update']:.0f}: accuracy on its own training examples went from "
             f"{best['accuracy']:.0%} to {last['accuracy']:.0%}, while under PGD on validation images it fell from "
@@ -46,6 +44,17 @@ def alarm(history: History) -> str | None:
             f"examples and {last['val_robust']:.0%} under PGD on validation images: the examples give the answer away"
         )
     return None
+
+
+def learnt(entry: dict[str, float]) -> bool:
+    """Whether the network of a round had learnt more than one answer for all."""
+    guess = entry.get("val_majority", 0.0)
+    return entry["val_accuracy"] > guess + GAIN * (1 - guess)
+
+
+def worth(entry: dict[str, float]) -> tuple[bool, float, float]:
+    """By what rounds of adversarial training are compared; one answer for all withstands much and is worth nothing."""
+    return learnt(entry), entry["val_robust"], entry["val_accuracy"]
 
 
 def suspicious(history: History) -> bool:

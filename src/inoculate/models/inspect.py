@@ -78,7 +78,14 @@ def check_training(model: nn.Module, split: Split, batch_size: int) -> None:
         )
     device = device_of(model)
     batch = split.subset(torch.arange(batch_size) % len(split))
-    twin, x, y = copy.deepcopy(model).train(), batch.images.to(torch.float32) / 255, batch.labels
+    x, y = batch.images.to(torch.float32) / 255, batch.labels
+    try:
+        twin = copy.deepcopy(model).train()
+    except Exception as error:  # a lock, an open file, a tensor with a history
+        raise InputError(
+            f"the network cannot be copied ({gist(error)}), which training needs: keep what is not a layer, weight or "
+            "number out of it"
+        ) from error
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             F.cross_entropy(twin(x.to(device, dtype_for(model))).float(), y.to(device)).backward()  # type: ignore[no-untyped-call]

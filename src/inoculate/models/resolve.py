@@ -93,8 +93,11 @@ def brings_weights(spec: str) -> bool:
 
 
 def identity(spec: str) -> str:
-    """`spec`, and what its file or folder holds: the same words for something else are another model."""
-    path = Path(spec.rpartition(":")[0] or spec)
+    """`spec`, and what its file, folder or module holds: the same words for something else are another model."""
+    place = spec.rpartition(":")[0]
+    path = Path(place or spec)
+    if place and not place.endswith(".py"):
+        path = Path(getattr(sys.modules.get(place), "__file__", None) or "")
     file = path / DESCRIPTION if path.is_dir() else path
     return f"{spec} {hashlib.sha256(file.read_bytes()).hexdigest()}" if file.is_file() else spec
 
