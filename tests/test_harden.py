@@ -1,5 +1,6 @@
 """`inoculate harden` and `inoculate train --method`, on a few small images."""
 
+import importlib
 import json
 import re
 import shlex
@@ -19,7 +20,7 @@ from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.registry import ATTACKS
 from inoculate.cli import _guarded, app
 from inoculate.cli.evaluate import load_network, parse_duration
-from inoculate.cli.hardening import Bench, check_augment, knows, policy_for, recipe_for
+from inoculate.cli.hardening import Bench, check_augment, function_in_python, knows, policy_for, recipe_for
 from inoculate.cli.methods import helper_networks
 from inoculate.data.sources import load_data
 from inoculate.data.split import Split
@@ -229,6 +230,23 @@ def pictures(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("file", ["far_away.py", "far-away.py"])
+def test_the_cards_lines_find_a_function_wherever_it_lies(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    importlib.invalidate_caches()
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / file).write_text("from torch import nn\ndef net(): return nn.Flatten()\n")
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    names = {}
+    exec(function_in_python(f"deep/{file}:net"), names)
+    assert isinstance(names["net"](), nn.Flatten)
+
+
+def test_weights_can_be_read_by_whoever_may_read_the_card(hardened):
+    modes = {name: (hardened / name).stat().st_mode & 0o777 for name in ("weights.safetensors", "README.md")}
+    assert modes["weights.safetensors"] == modes["README.md"]
+
+
 def test_own_factory_and_own_images_of_two_classes(pictures, capsys):
     tmp_path = pictures
     (tmp_path / "dark and light").symlink_to(tmp_path / "pictures")
@@ -345,6 +363,7 @@ def test_a_named_network_keeps_the_normalisation_that_is_asked_for(tmp_path, cap
         (["--budget", "soon"], "90s, 5m or 1h30m"),
         (["--budget", "1h30"], "90s, 5m or 1h30m"),
         (["--model", "model.onnx"], "cannot be trained"),
+        (["--model", "own.py"], "own.py:factory"),
         (["--method", "pgd_at", "--option", "steps=+-5"], "neither a number"),
         (["--model", "own.py:net", "--stem", "small"], "leave --pretrained and --stem out"),
         (["--pretrained", "--weights", "w.safetensors"], "two sets of weights"),
@@ -486,12 +505,18 @@ def test_a_card_never_lies_beside_other_weights(hardened, tmp_path, capsys):
     assert not (out / "results.json").exists()
 
 
-@pytest.mark.parametrize("name", ["README.md", "results.json", "history.json", "model.onnx", "weights.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "results.json", "history.json", "model.onnx", "weights.safetensors", "model.json"]
+)
 def test_what_is_not_of_a_model_of_ours_is_not_written_over(tmp_path, capsys, name):
     (tmp_path / name).write_text("mine")
     for start in (QUICK, ["train", *SMALL, "--epochs", "1"]):
         assert f"{name} is not of a model that was trained here" in refused(capsys, *start, "--out", tmp_path)
     assert (tmp_path / name).read_text() == "mine"
+    if name != "model.json":
+        (tmp_path / "model.json").write_text('{"sha256": 1}' if name == "README.md" else "[]")
+        (tmp_path / "history.json").write_text("[]")
+        assert "is not of a model that was trained here" in refused(capsys, *QUICK, "--out", tmp_path)
 
 
 def test_five_epochs_are_five_epochs_for_the_augmentation(pictures, capsys):
@@ -553,6 +578,13 @@ class Odd(Viewing):
     def forward(self, x):
         return super().forward(x) + torch.linalg.matrix_exp(x.flatten(2)[:, :, :9].view(-1, 3, 3)).mean() * 0
 
+class Detached(Viewing):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+def leaves():
+    raise SystemExit(3)
+
 class Locked(Viewing):
     def __init__(self):
         super().__init__()
@@ -593,6 +625,8 @@ def test_a_network_that_views_its_maps_and_has_spare_and_shared_weights(factorie
         ("Five", "knows 5 classes and the data has 10"),
         ("Stiff", "requires a gradient"),
         ("Locked", "cannot be copied"),
+        ("Detached", "reaches the pixels"),
+        ("leaves", "SystemExit: 3"),
         ("Long", "let its function return model.float()"),
         ("Nameless", "outputs that are no finite numbers on all"),
         ("Three", "does not take 1×12×12"),

@@ -67,16 +67,17 @@ def writable(folder: Path) -> Path:
 def check_out(out: Path, data: str, inputs: Iterable[str | Path | None]) -> None:
     """Raise `InputError` where a model in `out` would overwrite what it is made from or is not ours, or lie among the
     images."""
-    from inoculate.models.checkpoint import DESCRIPTION, WEIGHTS
+    from inoculate.models.checkpoint import DESCRIPTION, WEIGHTS, is_ours
 
     place = out.resolve()
     for each in inputs:
         path = Path(each or "").resolve()
         if each is not None and ((path.is_dir() and path == place) or (path.is_file() and path == place / WEIGHTS)):
             raise InputError(f"--out {out} is where {each} is read from, which would be lost: give another folder")
-    if not (out / DESCRIPTION).is_file() and not any(out.glob(".unfinished-*")):
-        for name in (*MEASURED, WEIGHTS):
-            if (out / name).exists():
+    if not is_ours(out):
+        stopped = any(path.is_dir() for path in out.glob(".unfinished-*"))  # a moment before it described its weights
+        for name in (*MEASURED, DESCRIPTION, WEIGHTS):
+            if (out / name).exists() and not (stopped and name == WEIGHTS):
                 raise InputError(f"{out / name} is not of a model that was trained here and would be lost: give "
                                  "another folder with --out")  # fmt: skip
     images = Path(data).resolve()
@@ -86,10 +87,10 @@ def check_out(out: Path, data: str, inputs: Iterable[str | Path | None]) -> None
 
 def finished(out: Path, run: str) -> bool:
     """Whether `out` holds all that this very run made (`run` is its fingerprint); then it says so."""
-    from inoculate.models.checkpoint import DESCRIPTION
+    from inoculate.models.checkpoint import DESCRIPTION, is_ours
     from inoculate.store import read_json
 
-    whole = (out / DESCRIPTION).is_file() and (out / "history.json").is_file()
+    whole = is_ours(out) and (out / "history.json").is_file()
     done = whole and read_json(out / DESCRIPTION).get("run") == run
     if done:
         typer.echo(f"{out}: this command has finished here before; to do it again, remove the folder")

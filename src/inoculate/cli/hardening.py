@@ -82,6 +82,8 @@ def load_network_for(
         raise InputError(f"model {model} brings its weights and its stem: leave --pretrained and --stem out")
     if Path(model).suffix in ONNX + TORCHSCRIPT:
         raise InputError(f"model {model} is an exported file and cannot be trained: give file.py:factory and --weights")
+    if Path(model).suffix == ".py":
+        raise InputError(f"model {model} is a file of functions: say which one makes the network, {model}:factory")
     if Path(model).is_dir() or ":" in model:
         network = load_network(model, images, device, weights=weights, seed=seed, **declared)  # type: ignore[arg-type]
         if Path(model).is_dir():
@@ -305,6 +307,18 @@ def wrappers(declared: Mapping[str, str]) -> list[tuple[str, str, str]]:
     return found
 
 
+def function_in_python(model: str) -> str:
+    """The lines that import the function of `file.py:factory` or `package.module:factory`."""
+    place, _, function = model.rpartition(":")
+    if not place.endswith(".py"):
+        return f"from {place} import {function}\n"
+    file = Path(place)
+    found = "" if file.parent == Path() else f"import sys\n\nsys.path.append({str(file.parent)!r})\n"
+    if file.stem.isidentifier():
+        return f"{found}from {file.stem} import {function}  # {place}\n"
+    return f"{found}from importlib import import_module\n\n{function} = import_module({file.stem!r}).{function}\n"
+
+
 def check_onnx() -> None:
     """Raise `InputError` now, not after the training, if no ONNX file could be written or checked here."""
     from importlib.util import find_spec
@@ -392,11 +406,10 @@ def write_card(
     load = shlex.join(["inoculate", "evaluate", "--model", *loaded, *data, "--attack", after[-1].attack, *threat])
     python = f"from inoculate import load_model\n\nmodel = load_model({str(out)!r})"
     if not spec:
-        place, _, function = model.rpartition(":")
         python = (
             f"from pathlib import Path\n\nfrom inoculate.models.checkpoint import load_weights\n"
-            f"from {Path(place).stem if place.endswith('.py') else place} import {function}  # {place}\n\n"
-            f"model = {function}().eval()\nload_weights(Path({str(weights)!r}), model)"
+            f"{function_in_python(model)}\n"
+            f"model = {model.rpartition(':')[2]}().eval()\nload_weights(Path({str(weights)!r}), model)"
         )
         for module, name, arguments in wrappers(declared):
             python = f"from inoculate.models.{module} import {name}\n{python}\nmodel = {name}(model{arguments})"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from inoculate.data.split import Split
@@ -94,6 +94,15 @@ def made_by_function(folder: Path) -> bool:
     return file.is_file() and "factory" in dict(read_json(file))
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether `folder` holds the description of a model that training wrote, and not some other file of that name."""
+    try:
+        found = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else None
+    except InputError:  # no JSON
+        return False
+    return isinstance(found, dict) and "sha256" in found and not found.keys().isdisjoint(("model", "factory"))
+
+
 def read_description(folder: Path) -> tuple[ModelSpec, str]:
     """What `save_model` wrote beside the weights: how to rebuild the network, and the weights' checksum."""
     if not (folder / DESCRIPTION).is_file():
@@ -122,7 +131,8 @@ def read_description(folder: Path) -> tuple[ModelSpec, str]:
 def save_weights(path: Path, model: nn.Module) -> None:
     """Parameters and buffers of `model` as one safetensors file."""
     # a module under two names has its tensors twice: the format has no shared ones
-    save_file({name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}, path)
+    # and a file that `save_file` writes can be read by its owner alone
+    path.write_bytes(save({name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}))
 
 
 def load_weights(path: Path, model: nn.Module, sha256: str | None = None) -> None:

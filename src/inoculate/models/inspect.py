@@ -69,7 +69,8 @@ def check_trainable(model: nn.Module) -> None:
 
 
 def check_training(model: nn.Module, split: Split, batch_size: int) -> None:
-    """Raise `InputError` if no update of `model` can be made on such a batch; tried on a copy, in train mode."""
+    """Raise `InputError` if no update of `model` can be made on such a batch, or no gradient comes back to the images;
+    tried on a copy, in train mode."""
     check_trainable(model)
     if odd := {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}:
         raise InputError(
@@ -78,7 +79,7 @@ def check_training(model: nn.Module, split: Split, batch_size: int) -> None:
         )
     device = device_of(model)
     batch = split.subset(torch.arange(batch_size) % len(split))
-    x, y = batch.images.to(torch.float32) / 255, batch.labels
+    x, y = (batch.images.to(torch.float32) / 255).requires_grad_(), batch.labels
     try:
         twin = copy.deepcopy(model).train()
     except Exception as error:  # a lock, an open file, a tensor with a history
@@ -94,6 +95,9 @@ def check_training(model: nn.Module, split: Split, batch_size: int) -> None:
                 f"the network cannot be trained on batches of {len(x)} images ({gist(error)}): in train mode too it "
                 "must return logits alone, and BatchNorm needs several images"
             ) from error
+    if x.grad is None:
+        raise InputError("no gradient of the network reaches the pixels, and adversarial training climbs it: look for "
+                         "a detach(), a round() or a no_grad() in what it does first")  # fmt: skip
 
 
 def _modes(model: nn.Module) -> list[Finding]:

@@ -126,14 +126,14 @@ def _call_factory(spec: str) -> nn.Module:
         module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"model '{spec}': {place} cannot be imported ({type(error).__name__}: {error})") from error
     factory = getattr(module, name, None)
     if not callable(factory):
         raise InputError(f"model '{spec}': {place} has no function '{name}': check the name behind the colon")
     try:
         model = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"model '{spec}': {name}() failed ({type(error).__name__}: {error}): "
                          "it must work without arguments") from error  # fmt: skip
     if not isinstance(model, nn.Module):
