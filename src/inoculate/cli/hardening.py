@@ -161,7 +161,7 @@ def schedule_for(
     epoch = len(bench.train) / batch_size
     if chosen is not None:
         return choose(seconds, per_pass, epoch, [(chosen, 0.0)])
-    return choose(seconds, per_pass, epoch, ladder_for(bench.threat, network), enough(epoch))
+    return choose(seconds, per_pass, epoch, ladder_for(bench.threat, network), enough(bench.threat, epoch))
 
 
 def recipe_for(schedule: Schedule, bench: Bench, batch_size: int, lr: float, augment: str, in_time: bool) -> Recipe:

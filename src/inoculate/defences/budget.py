@@ -36,7 +36,8 @@ SMALL_LADDER: Ladder = (
     ("fast_then_pgd", {"awp": 0.005, "weight_decay": 0.3}, 20),
     ("fast", {}, 0),
 )
-ENOUGH_EPOCHS, ENOUGH_UPDATES = 50, 700  # more is learnt by heart; the second is for few images
+# More is learnt by heart: epochs of the first ladder and of the second, and updates where images are few.
+ENOUGH_EPOCHS, ENOUGH_SMALL, ENOUGH_UPDATES = 100, 50, 700
 SPARE = 0.85  # of the time goes into updates: the rest is for validation, and for a machine that slows down
 TRIALS = 3  # updates timed after one that warms up
 
@@ -72,16 +73,16 @@ def ladder_for(threat: Threat, model: nn.Module) -> list[tuple[Choice, float]]:
 
     Strong weight decay helps networks with BatchNorm, which do not care how large their weights are; others it harms.
     """
-    rungs = SMALL_LADDER if threat.norm == "linf" and threat.eps <= SMALL else LADDER
+    rungs = SMALL_LADDER if _small(threat) else LADDER
     ladder = [(method_named(name, **options, **EXTRAS), least) for name, options, least in rungs]
     if has_batchnorm(model):
         return ladder
     return [(replace(each, extras=replace(each.extras, weight_decay=None)), least) for each, least in ladder]
 
 
-def enough(epoch: float) -> float:
-    """Updates beyond which more made networks worse, not better; `epoch` as in `choose`."""
-    return max(ENOUGH_EPOCHS * epoch, ENOUGH_UPDATES)
+def enough(threat: Threat, epoch: float) -> float:
+    """Updates beyond which more made networks no better, or worse; `epoch` as in `choose`."""
+    return max((ENOUGH_SMALL if _small(threat) else ENOUGH_EPOCHS) * epoch, ENOUGH_UPDATES)
 
 
 def choose(
@@ -108,3 +109,7 @@ def choose(
         f"({updates / epoch:.1f} epochs) of {choice.name} ({steps_each}{choice.passes:.3g} passes an update)"
         f"{why}{rest}{few}",
     )
+
+
+def _small(threat: Threat) -> bool:
+    return threat.norm == "linf" and threat.eps <= SMALL
