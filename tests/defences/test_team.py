@@ -126,10 +126,16 @@ def test_two_processes_train_what_one_does_and_one_of_them_writes(tmp_path):
     assert (weights(one) - weights(two)).abs().mean() < 1e-5
 
 
+def finish(*arguments):
+    """Two processes that end well; what they said, if they do not."""
+    found = subprocess.run([sys.executable, *TWO, *arguments], env=ONE_THREAD, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
 def test_a_killed_process_ends_the_others_and_the_training_resumes(tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "out"
     long = [*TRAIN[:-1], "8"]  # epochs: it must not end between its first checkpoint and the kill
-    subprocess.run([sys.executable, *TWO, *long, "--out", str(whole)], check=True, env=ONE_THREAD, capture_output=True)
+    finish(*long, "--out", str(whole))
     process = subprocess.Popen(
         [sys.executable, *TWO, *long, "--out", str(out)], env=ONE_THREAD, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
@@ -144,7 +150,7 @@ def test_a_killed_process_ends_the_others_and_the_training_resumes(tmp_path):
     process.communicate(timeout=60)
     assert process.returncode != 0
     assert not (out / "model.json").exists()
-    subprocess.run([sys.executable, *TWO, *long, "--out", str(out)], check=True, env=ONE_THREAD, capture_output=True)
+    finish(*long, "--out", str(out))
     assert torch.equal(weights(out), weights(whole))
 
 
