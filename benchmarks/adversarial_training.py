@@ -20,17 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.common import MEAN, STD, interleaved, report, seeded_images, timm_resnet18
-from inoculate import PGD, Split, Threat, build_model, evaluate, fast
-from inoculate.defences.fit import Recipe, fit
-from inoculate.defences.registry import method_named
-from inoculate.defences.transferred import training_set
+from inoculate import PGD, Dataset, Threat, build_model, evaluate, fast
+from inoculate.training.methods.registry import method_named
+from inoculate.training.samples import training_set
+from inoculate.training.trainer import Recipe, fit
 
 BATCH, EPS, STEPS, LR = 64, 8 / 255, 10, 1e-3
 
 
 def main(updates: int = 10, repeats: int = 3) -> None:
     images, labels = seeded_images(updates * BATCH + 512)
-    pool = Split.from_tensors(images, labels, classes=[str(i) for i in range(10)])
+    pool = Dataset.from_tensors(images, labels, classes=[str(i) for i in range(10)])
     held, train = pool.subset(range(512)), pool.subset(range(512, len(pool)))
     x_all, y_all = train.images[:].float() / 255, train.labels
     threat = Threat("linf", EPS)

@@ -11,7 +11,7 @@ import time
 import torch
 
 from benchmarks.common import DEVICE, machine, numbers, seeded_images, trained_resnet18
-from inoculate import AutoAttack, Split, Threat, evaluate
+from inoculate import AutoAttack, Dataset, Threat, evaluate
 
 EPS, BATCH = 8 / 255, 250 if DEVICE == "cpu" else 1000
 
@@ -20,11 +20,14 @@ def main(count: int = 64) -> None:
     import pyautoattack
 
     images, labels = seeded_images(count)
-    split = Split.from_tensors(images, labels, classes=[str(i) for i in range(10)])
+    split = Dataset.from_tensors(images, labels, classes=[str(i) for i in range(10)])
     for training, eps in (("standard", 0.0), ("hardened", EPS)):
         model = trained_resnet18(eps=eps).requires_grad_(False)
         found: dict[str, tuple[float, float]] = {}
-        for name, attack in (("autoattack", AutoAttack()), ("autoattack_thorough", AutoAttack(give_up=float("inf")))):
+        for name, attack in (
+            ("autoattack", AutoAttack()),
+            ("autoattack_thorough", AutoAttack(termination_ratio=float("inf"))),
+        ):
             began = time.perf_counter()
             row = evaluate(model, split, {name: attack}, [Threat("linf", EPS)], BATCH)[1]
             found[name] = row.accuracy, time.perf_counter() - began

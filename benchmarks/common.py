@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inoculate import PGD, Threat
-from inoculate.errors import InputError
+from inoculate.core.errors import InputError
 from inoculate.models.normalize import Normalize
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3

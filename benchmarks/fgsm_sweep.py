@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.common import DEVICE, interleaved, numbers, report, seeded_images, trained_resnet18
-from inoculate import FGSM, Split, Threat, evaluate, fast, sweep
+from inoculate import FGSM, Dataset, Threat, evaluate, fast, sweep
 
 EPSILONS = (0.01, 0.02, 0.03)
 COUNT, BATCH = (512, 128) if DEVICE == "cpu" else (16384, 1024)
@@ -23,7 +23,7 @@ def main(repeats: int = 5) -> None:
     model = trained_resnet18()
     images, labels = seeded_images(COUNT)
     x = (images.float() / 255).to(DEVICE)
-    split = Split.from_tensors(images, labels, classes=[str(i) for i in range(10)])
+    split = Dataset.from_tensors(images, labels, classes=[str(i) for i in range(10)])
     batches = list(zip(x.split(BATCH), labels.to(DEVICE).split(BATCH), strict=True))
 
     def ours(precision: str) -> Accuracies:

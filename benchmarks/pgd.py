@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.common import DEVICE, interleaved, numbers, report, seeded_images, trained_resnet18
-from inoculate import PGD, Split, Threat, evaluate, fast
+from inoculate import PGD, Dataset, Threat, evaluate, fast
 
 COUNT, BATCH = (256, 128) if DEVICE == "cpu" else (8192, 1024)
 EPS = 8 / 255
@@ -21,7 +21,7 @@ EPS = 8 / 255
 def main(steps: int = 10, repeats: int = 3) -> None:
     model = trained_resnet18(eps=EPS).requires_grad_(False)  # a favour to the peers: no gradients of weights
     images, labels = seeded_images(COUNT)
-    split = Split.from_tensors(images, labels, classes=[str(i) for i in range(10)])
+    split = Dataset.from_tensors(images, labels, classes=[str(i) for i in range(10)])
     x_all, y_all = (images.float() / 255).to(DEVICE), labels.to(DEVICE)
     batches = list(zip(x_all.split(BATCH), y_all.split(BATCH), strict=True))
     attack = PGD(steps=steps)

@@ -18,25 +18,25 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import launch, machine
-from inoculate import Split, Threat, evaluate, load_data
-from inoculate.attacks.craft import to_float
+from inoculate import Dataset, Threat, evaluate, load_data
 from inoculate.attacks.registry import attack_named
-from inoculate.models.checkpoint import load_model, read_description
-from inoculate.threat import parse_eps
-from inoculate.verdict import Verdict
+from inoculate.core.pixels import to_float
+from inoculate.core.threat import parse_eps
+from inoculate.evaluation.per_sample import Verdict
+from inoculate.models.loading.checkpoints import load_model, read_description
 
 MEMBERS = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
 BATCH = 250
 
 
-def ours(model: nn.Module, split: Split, threat: Threat, attack: str, seed: int) -> Tensor:
+def ours(model: nn.Module, split: Dataset, threat: Threat, attack: str, seed: int) -> Tensor:
     """Which images (N, bool) stand under our attack."""
     records: dict[str, Verdict] = {}
     rows = evaluate(model, split, {attack: attack_named(attack)}, [threat], BATCH, seed, records=records)
     return records[rows[1].key].right
 
 
-def port(model: nn.Module, split: Split, threat: Threat, attack: str, seed: int) -> Tensor:
+def port(model: nn.Module, split: Dataset, threat: Threat, attack: str, seed: int) -> Tensor:
     """Which images (N, bool) stand under the port's member of this name, or under all of them."""
     import pyautoattack
 

@@ -16,18 +16,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.common import interleaved, report, seeded_images
-from inoculate import Split, build_model
-from inoculate.defences.fit import Recipe, fit, make_optimizer
-from inoculate.defences.methods import standard
-from inoculate.defences.transferred import training_set
-from inoculate.models.fast import gains_from_bf16
+from inoculate import Dataset, build_model
+from inoculate.models.acceleration.folding import gains_from_bf16
+from inoculate.training.methods.base import standard
+from inoculate.training.samples import training_set
+from inoculate.training.trainer import Recipe, fit, make_optimizer
 
 UPDATES, BATCH = 16, 64
 
 
 def main(repeats: int = 5) -> None:
     images, labels = seeded_images(UPDATES * BATCH)
-    split = Split.from_tensors(images, labels, classes=[str(i) for i in range(10)])
+    split = Dataset.from_tensors(images, labels, classes=[str(i) for i in range(10)])
     recipe = Recipe(updates=UPDATES, rounds=1, batch_size=BATCH)
     x, y = images[:BATCH].float() / 255, labels[:BATCH]
     ours_trained = build_model("resnet18", classes=10, image_size=32)

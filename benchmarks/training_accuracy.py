@@ -17,17 +17,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.common import launch, machine
-from inoculate import PGD, Split, Threat, evaluate, load_data
-from inoculate.attacks.craft import to_float
-from inoculate.defences.fit import Recipe, batch_indices, fit
-from inoculate.defences.registry import method_named
-from inoculate.defences.transferred import training_set
-from inoculate.models.checkpoint import ModelSpec
+from inoculate import PGD, Dataset, Threat, evaluate, load_data
+from inoculate.core.pixels import to_float
+from inoculate.models.loading.checkpoints import ModelSpec
+from inoculate.training.methods.registry import method_named
+from inoculate.training.samples import training_set
+from inoculate.training.trainer import Recipe, batch_indices, fit
 
 THREAT, STEPS = Threat("linf", 8 / 255), 10
 
 
-def ours(model: nn.Module, train: Split, recipe: Recipe, seed: int) -> None:
+def ours(model: nn.Module, train: Dataset, recipe: Recipe, seed: int) -> None:
     """Train in place by `fit`. The only round is the last, so no validation chooses among weights."""
     method = method_named("pgd_at", steps=STEPS, step=0.25).begin(THREAT)
     with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +37,7 @@ def ours(model: nn.Module, train: Split, recipe: Recipe, seed: int) -> None:
         )  # fmt: skip
 
 
-def plain(model: nn.Module, train: Split, recipe: Recipe, seed: int) -> None:
+def plain(model: nn.Module, train: Dataset, recipe: Recipe, seed: int) -> None:
     """Train in place as one would without this package."""
     import torchattacks
 

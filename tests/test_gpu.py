@@ -16,10 +16,10 @@ from digits_samples import every_digit
 from inoculate import AutoAttack, Threat, build_model, evaluate, fast
 from inoculate.attacks import apgd, gradient, square
 from inoculate.attacks.registry import attack_named
-from inoculate.defences.fit import Recipe, fit
-from inoculate.defences.registry import method_named
-from inoculate.defences.transferred import training_set
-from inoculate.rng import generator
+from inoculate.core.rng import generator
+from inoculate.training.methods.registry import method_named
+from inoculate.training.samples import training_set
+from inoculate.training.trainer import Recipe, fit
 
 pytestmark = [
     pytest.mark.gpu,

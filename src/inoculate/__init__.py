@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "Threat": "threat",
+    "Threat": "core.threat",
     "FGSM": "attacks.gradient",
     "OneStepTarget": "attacks.gradient",
     "BIM": "attacks.gradient",
@@ -27,17 +27,17 @@ _ROOMS = {
     "sweep": "attacks.sweep",
     "craft": "attacks.craft",
     "AdvSet": "attacks.craft",
-    "fast": "models.fast",
-    "evaluate": "evaluation",
-    "minimal_eps": "evaluation",
-    "transfer_matrix": "transfer",
-    "trust_panel": "trust",
-    "Row": "row",
+    "fast": "models.acceleration.folding",
+    "evaluate": "evaluation.evaluate",
+    "minimal_eps": "evaluation.evaluate",
+    "transfer_matrix": "evaluation.transfer",
+    "trust_panel": "evaluation.checks",
+    "Row": "core.row",
     "load_data": "data.sources",
-    "Split": "data.split",
+    "Dataset": "data.dataset",
     "build_model": "models.build",
-    "load_model": "models.checkpoint",
-    "InputError": "errors",
+    "load_model": "models.loading.checkpoints",
+    "InputError": "core.errors",
 }
 __all__ = sorted(_ROOMS)
 
@@ -57,18 +57,18 @@ if TYPE_CHECKING:
     from inoculate.attacks.gradient import OneStepTarget as OneStepTarget
     from inoculate.attacks.square import Square as Square
     from inoculate.attacks.sweep import sweep as sweep
+    from inoculate.core.errors import InputError as InputError
+    from inoculate.core.row import Row as Row
+    from inoculate.core.threat import Threat as Threat
+    from inoculate.data.dataset import Dataset as Dataset
     from inoculate.data.sources import load_data as load_data
-    from inoculate.data.split import Split as Split
-    from inoculate.errors import InputError as InputError
-    from inoculate.evaluation import evaluate as evaluate
-    from inoculate.evaluation import minimal_eps as minimal_eps
+    from inoculate.evaluation.checks import trust_panel as trust_panel
+    from inoculate.evaluation.evaluate import evaluate as evaluate
+    from inoculate.evaluation.evaluate import minimal_eps as minimal_eps
+    from inoculate.evaluation.transfer import transfer_matrix as transfer_matrix
+    from inoculate.models.acceleration.folding import fast as fast
     from inoculate.models.build import build_model as build_model
-    from inoculate.models.checkpoint import load_model as load_model
-    from inoculate.models.fast import fast as fast
-    from inoculate.row import Row as Row
-    from inoculate.threat import Threat as Threat
-    from inoculate.transfer import transfer_matrix as transfer_matrix
-    from inoculate.trust import trust_panel as trust_panel
+    from inoculate.models.loading.checkpoints import load_model as load_model
 
 
 def __getattr__(name: str) -> Any:

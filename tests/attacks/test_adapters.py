@@ -15,17 +15,17 @@ import torch
 from attack_samples import RADII, images, seeded, small_net
 from torch import Tensor, nn
 
-from inoculate.attacks.adapters import Foreign, adapted
 from inoculate.attacks.apgd import APGD
 from inoculate.attacks.gradient import BIM, FGSM, PGD
-from inoculate.attacks.lending import as_art, as_foolbox, as_torchattack, to_art, to_foolbox
+from inoculate.attacks.interop.adapters import Foreign, adapted
+from inoculate.attacks.interop.lending import as_art, as_foolbox, as_torchattack, to_art, to_foolbox
 from inoculate.attacks.sweep import sweep
-from inoculate.data.split import Split
-from inoculate.errors import InputError
-from inoculate.evaluation import evaluate
-from inoculate.models.fast import fast
+from inoculate.core.errors import InputError
+from inoculate.core.threat import Norm, Threat, distance
+from inoculate.data.dataset import Dataset
+from inoculate.evaluation.evaluate import evaluate
+from inoculate.models.acceleration.folding import fast
 from inoculate.models.normalize import Normalize
-from inoculate.threat import Norm, Threat, distance
 
 ROOTS = {"foolbox": "foolbox", "torchattacks": "torchattacks", "art": "art.attacks.evasion"}
 
@@ -228,7 +228,7 @@ def test_in_sweep_and_evaluate(name: str) -> None:
     both = dict(sweep(attack, model, x, y, Threat(), (0.01, 0.05), generator=seeded(3)))
     (alone,) = dict(sweep(attack, model, x, y, Threat(), (0.05,), generator=seeded(3))).values()
     assert torch.equal(both[0.05], alone)
-    split = Split.from_tensors((x * 255).to(torch.uint8), y)
+    split = Dataset.from_tensors((x * 255).to(torch.uint8), y)
     rows = evaluate(model, split, {name: attack}, [Threat("linf", 0.0), Threat("linf", 0.1)])
     assert rows[1].correct == rows[0].correct >= rows[2].correct
     assert rows[2].attack == name

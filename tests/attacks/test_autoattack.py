@@ -12,15 +12,15 @@ from attack_samples import images, linear_net, seeded, small_net
 from torch import Tensor, nn
 
 from inoculate.attacks.apgd import APGD
-from inoculate.attacks.attack import wrong_classes
 from inoculate.attacks.autoattack import AutoAttack, Ensemble
+from inoculate.attacks.base import wrong_classes
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.gradient import MIFGSM, PGD, smooth
 from inoculate.attacks.losses import LOSSES, dlr, to_dlr
 from inoculate.attacks.square import Square, _bump, _share, _Squares
-from inoculate.errors import InputError
-from inoculate.models.fast import fast
-from inoculate.threat import Norm, Threat, distance
+from inoculate.core.errors import InputError
+from inoculate.core.threat import Norm, Threat, distance
+from inoculate.models.acceleration.folding import fast
 
 NORMS: list[Norm] = ["linf", "l2"]
 

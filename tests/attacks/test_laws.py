@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
 from inoculate.attacks.losses import Objective, ascent, cross_entropy, loss_named
 from inoculate.attacks.registry import attack_named
-from inoculate.errors import InputError
-from inoculate.models.fast import fast
-from inoculate.threat import Norm, Threat, distance
+from inoculate.core.errors import InputError
+from inoculate.core.threat import Norm, Threat, distance
+from inoculate.models.acceleration.folding import fast
 
 every = pytest.mark.parametrize("name", CASES)
 in_norms = pytest.mark.parametrize(("name", "norm"), IN_NORMS)

@@ -9,11 +9,11 @@ import torch
 from attack_samples import linear_net, seeded
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Attack
+from inoculate.attacks.base import Attack
 from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
 from inoculate.attacks.losses import cross_entropy, margin
-from inoculate.rng import Draws
-from inoculate.threat import Norm, Threat, sample
+from inoculate.core.rng import Draws
+from inoculate.core.threat import Norm, Threat, sample
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
 ZERO, ONE = torch.tensor([0]), torch.tensor([1])

@@ -11,16 +11,16 @@ import torch
 from attack_samples import images, linear_net, seeded, small_net
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import MinimumNorm
+from inoculate.attacks.base import MinimumNorm
 from inoculate.attacks.carlini_wagner import CarliniWagner
 from inoculate.attacks.deepfool import DeepFool
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.fmn import FMN
 from inoculate.attacks.losses import margin
 from inoculate.attacks.sweep import sweep
-from inoculate.errors import InputError
-from inoculate.models.fast import fast
-from inoculate.threat import Norm, Threat, distance, dual_norm, project, steepest
+from inoculate.core.errors import InputError
+from inoculate.core.threat import Norm, Threat, distance, dual_norm, project, steepest
+from inoculate.models.acceleration.folding import fast
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
 # Short runs; each attack in each norm that it knows.

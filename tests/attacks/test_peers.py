@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
 from inoculate.attacks.losses import Objective, ascent, loss_named
+from inoculate.core.modes import frozen
+from inoculate.core.rng import Draws
+from inoculate.core.threat import Norm, Threat, project, sample, steepest
 from inoculate.models.build import build_model
-from inoculate.modes import frozen
-from inoculate.rng import Draws
-from inoculate.threat import Norm, Threat, project, sample, steepest
 
 EPSILONS = (0.01, 0.03, 8 / 255)
 STEPS, STEP = 5, 0.25
@@ -176,8 +176,8 @@ def test_foolbox_one_step_target(net: nn.Module, eps: float) -> None:
     peer = pytest.importorskip("foolbox")
     x, y, least = batch(net)
     attack = peer.attacks.LinfBasicIterativeAttack(abs_stepsize=eps, steps=1, random_start=False)
-    aim = peer.criteria.TargetedMisclassification(least)
-    theirs, _, _ = attack(peer.PyTorchModel(net, bounds=(0, 1)), x, aim, epsilons=eps)
+    resolve_targets = peer.criteria.TargetedMisclassification(least)
+    theirs, _, _ = attack(peer.PyTorchModel(net, bounds=(0, 1)), x, resolve_targets, epsilons=eps)
     ours = OneStepTarget("least_likely")(net, x, y, Threat("linf", eps))
     same(ours, theirs, x, certain(net, x, least, Threat("linf", eps)))
 

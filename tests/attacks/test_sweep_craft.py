@@ -7,12 +7,13 @@ import torch
 from attack_samples import CASES, RADII, RANDOM, images, seeded, small_net
 from torch import nn
 
-from inoculate.attacks.craft import AdvSet, craft, perturb, to_float
+from inoculate.attacks.craft import AdvSet, craft, perturb
 from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
 from inoculate.attacks.sweep import sweep
-from inoculate.data.split import Split
-from inoculate.errors import InputError
-from inoculate.threat import Norm, Threat
+from inoculate.core.errors import InputError
+from inoculate.core.pixels import to_float
+from inoculate.core.threat import Norm, Threat
+from inoculate.data.dataset import Dataset
 
 EPSILONS = (0.03, 0.01, 8 / 255, 0.0)
 
@@ -24,10 +25,10 @@ def counted(model: nn.Module) -> list[int]:
     return sizes
 
 
-def split(n: int = 20, channels: int = 3) -> Split:
+def split(n: int = 20, channels: int = 3) -> Dataset:
     g = seeded(0)
     shots = torch.randint(0, 256, (n, channels, 8, 8), generator=g, dtype=torch.uint8)
-    return Split.from_tensors(shots, torch.arange(n) % 4, name="noise")
+    return Dataset.from_tensors(shots, torch.arange(n) % 4, name="noise")
 
 
 @pytest.mark.parametrize(

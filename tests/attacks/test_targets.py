@@ -16,12 +16,12 @@ from inoculate.attacks.fab import FAB
 from inoculate.attacks.fmn import FMN
 from inoculate.attacks.gradient import BIM, MIFGSM, PGD
 from inoculate.attacks.square import Square
-from inoculate.data.split import Split
-from inoculate.errors import InputError
-from inoculate.evaluation import evaluate
-from inoculate.models.fast import fast
-from inoculate.threat import Norm, Threat, distance
-from inoculate.verdict import Verdict
+from inoculate.core.errors import InputError
+from inoculate.core.threat import Norm, Threat, distance
+from inoculate.data.dataset import Dataset
+from inoculate.evaluation.evaluate import evaluate
+from inoculate.evaluation.per_sample import Verdict
+from inoculate.models.acceleration.folding import fast
 
 # The sum of the pixels s decides: class 0 up to 1.2, class 1 up to 1.5, class 2 beyond; class 3 never.
 NET = linear_net([[0] * 4, [1] * 4, [3] * 4, [0] * 4], bias=[0, -1.2, -4.2, -9])
@@ -127,7 +127,7 @@ def test_evaluate_tells_what_the_model_was_made_to_say() -> None:
     model = small_net()
     pixels = torch.randint(256, (60, 3, 8, 8), generator=seeded(5), dtype=torch.uint8)
     y = predictions(model, pixels / 255)
-    split = Split.from_tensors(pixels, y, classes=("a", "b", "c", "d"))
+    split = Dataset.from_tensors(pixels, y, classes=("a", "b", "c", "d"))
     for attack in (PGD(20, target=2), APGD(20, "margin", target=2), Square(200, target=2), FAB(target=2)):
         records: dict[str, Verdict] = {}
         rows = evaluate(model, split, {"it": attack}, [Threat("linf", 0.06)], records=records)

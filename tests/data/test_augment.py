@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from inoculate.core.errors import InputError
 from inoculate.data import augment as augment_module
 from inoculate.data.augment import POLICIES, augmenter, default_policy
-from inoculate.errors import InputError
 
 
 def seeded(seed: int) -> torch.Generator:

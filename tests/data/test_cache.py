@@ -31,10 +31,10 @@ def test_a_second_load_decodes_nothing(folders: Make, monkeypatch: pytest.Monkey
 
 
 def test_the_digest_is_that_of_the_same_tensors(folders: Make) -> None:
-    from inoculate.data.split import Split
+    from inoculate.data.dataset import Dataset
 
     split = load_pool(find_source(folders({"a": 5, "b": 5}))).split
-    assert Split.from_tensors(split.images.clone(), split.labels, split.classes).digest == split.digest
+    assert Dataset.from_tensors(split.images.clone(), split.labels, split.classes).digest == split.digest
 
 
 def test_writing_into_images_does_not_reach_the_cache(folders: Make) -> None:

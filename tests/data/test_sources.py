@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from inoculate.core.errors import InputError
 from inoculate.data.sources import find_source, load_data, load_pool
-from inoculate.errors import InputError
 
 Make = Callable[..., Path]
 

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from inoculate.data.split import Split, partition, undersample
-from inoculate.errors import InputError
+from inoculate.core.errors import InputError
+from inoculate.data.dataset import Dataset, partition, undersample
 
 
-def small(n: int = 20, classes: int = 2) -> Split:
+def small(n: int = 20, classes: int = 2) -> Dataset:
     images = torch.arange(n * 4, dtype=torch.uint8).reshape(n, 1, 2, 2)
-    return Split.from_tensors(images, torch.arange(n) % classes)
+    return Dataset.from_tensors(images, torch.arange(n) % classes)
 
 
 def test_from_tensors_keeps_what_it_is_given() -> None:
-    split = Split.from_tensors(torch.zeros(3, 3, 4, 5, dtype=torch.uint8), torch.tensor([0, 1, 0]), ("cat", "dog"))
+    split = Dataset.from_tensors(torch.zeros(3, 3, 4, 5, dtype=torch.uint8), torch.tensor([0, 1, 0]), ("cat", "dog"))
     assert (len(split), split.channels, split.image_size, split.classes) == (3, 3, (4, 5), ("cat", "dog"))
     assert split.labels.dtype == torch.int64
 
@@ -40,7 +40,7 @@ BAD = {
 def test_from_tensors_says_in_one_line_what_is_wrong(case: str) -> None:
     images, labels, classes, told = BAD[case]
     with pytest.raises(InputError) as caught:
-        Split.from_tensors(images, labels, classes)
+        Dataset.from_tensors(images, labels, classes)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -62,14 +62,14 @@ def test_the_digest_is_of_pixels_labels_and_classes() -> None:
     other = IMAGES.clone()
     other[0, 0, 0, 0] = 1
     variants = [(IMAGES, LABELS, "ab"), (other, LABELS, "ab"), (IMAGES, 1 - LABELS, "ab"), (IMAGES, LABELS, "ac")]
-    digests = [Split.from_tensors(*variant).digest for variant in variants]
+    digests = [Dataset.from_tensors(*variant).digest for variant in variants]
     assert len(set(digests)) == 4
-    assert digests[0] == Split.from_tensors(IMAGES.clone(), LABELS.clone(), "ab", name="elsewhere").digest
+    assert digests[0] == Dataset.from_tensors(IMAGES.clone(), LABELS.clone(), "ab", name="elsewhere").digest
 
 
 def test_limit_is_stratified_seeded_and_exact() -> None:
     labels = torch.tensor([0] * 90 + [1] * 8 + [2] * 2)
-    split = Split.from_tensors(torch.zeros(100, 1, 1, 1, dtype=torch.uint8), labels)
+    split = Dataset.from_tensors(torch.zeros(100, 1, 1, 1, dtype=torch.uint8), labels)
     assert np.bincount(split.limit(50, 0).labels).tolist() == [45, 4, 1]
     assert np.bincount(split.limit(5, 0).labels).tolist() == [3, 1, 1]
     assert [len(split.limit(n, 0)) for n in (1, 2, 3, 99)] == [1, 2, 3, 99]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inoculate.errors import InputError
+from inoculate.core.errors import InputError
 from inoculate.models.build import IMAGENET_MEAN, IMAGENET_STD, build_model
 from inoculate.models.normalize import Normalize
 

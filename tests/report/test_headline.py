@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 from report_samples import clean, row
 
+from inoculate.core.row import Row
 from inoculate.report.headline import headline
 from inoculate.report.heat import ANEW, transfers
 from inoculate.report.latex import to_latex
 from inoculate.report.select import collect
 from inoculate.report.tables import paper_tables
-from inoculate.row import Row
 
 REPLAYED = "transfer:resnet50/standard"
 

@@ -12,9 +12,9 @@ import pytest
 from page_samples import explain_into, explained, whole_run
 from report_samples import clean, row
 
+from inoculate.artifacts.rows import write_rows
 from inoculate.report.folder import read_run
 from inoculate.report.page import write_page
-from inoculate.report.rows import write_rows
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -12,11 +12,11 @@ import pytest
 from page_samples import explained, rows_of, whole_run
 from report_samples import clean, row
 
-from inoculate.errors import InputError
+from inoculate.artifacts.rows import write_rows
+from inoculate.core.errors import InputError
 from inoculate.report.folder import read_run
 from inoculate.report.images import shown
 from inoculate.report.page import render, write_page
-from inoculate.report.rows import write_rows
 
 
 class Outline(HTMLParser):

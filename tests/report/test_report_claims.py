@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 from report_samples import clean, row
 
+from inoculate.core.row import Row
 from inoculate.report.claims import claims
-from inoculate.row import Row
 
 SURROGATE = {"mnist": "resnet18"}
 

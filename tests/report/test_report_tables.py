@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from report_samples import clean, row
 
+from inoculate.core.row import Row
 from inoculate.report import published
 from inoculate.report.headline import headline
 from inoculate.report.layout import points
 from inoculate.report.select import collect, natural
 from inoculate.report.tables import paper_tables, to_markdown, write_csv
-from inoculate.row import Row
 
 
 def mnist() -> list[Row]:

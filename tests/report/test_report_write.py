@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from report_samples import clean, row
 
+from inoculate.artifacts.rows import read_records, read_rows
+from inoculate.core.row import Row
 from inoculate.report.figures import accuracy_against_eps
-from inoculate.report.rows import read_records, read_rows
 from inoculate.report.write import write_report
-from inoculate.row import Row
 
 
 def shapes() -> list[Row]:
@@ -65,7 +65,7 @@ def test_one_row_draws(tmp_path: Path) -> None:
 def test_reading_results_loads_neither_torch_nor_plotting(tmp_path: Path) -> None:
     code = (
         "import sys, inoculate.report.write as w, inoculate.report.tables as t, inoculate.report.claims as c\n"
-        "from inoculate.row import Row\n"
+        "from inoculate.core.row import Row\n"
         "row = Row('mnist', 'a1', 'standard', 'fgsm', 'linf', .1, 'white-box', .5, 5, 10, .2, .8, 0, 0.0)\n"
         "t.to_markdown(t.paper_tables([row])), c.claims([row])\n"
         "print([name for name in ('torch', 'matplotlib', 'scipy') if name in sys.modules])\n"

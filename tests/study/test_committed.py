@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_run import Notes
 
-from inoculate.report.rows import read_rows
-from inoculate.store import Store
+from inoculate.artifacts.rows import read_rows
+from inoculate.artifacts.store import Store
 from inoculate.study.config import Study
 from inoculate.study.load import load_study
 from inoculate.study.plan import plan

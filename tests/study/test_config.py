@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from inoculate.errors import InputError
+from inoculate.core.errors import InputError
 from inoculate.study.load import load_study
 from inoculate.study.plan import plan
 

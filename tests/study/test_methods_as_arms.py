@@ -6,12 +6,12 @@ import pytest
 from test_config import GOOD, write
 from test_run import Notes
 
-from inoculate.defences import fit
-from inoculate.errors import InputError
-from inoculate.store import Store
+from inoculate.artifacts.store import Store
+from inoculate.core.errors import InputError
 from inoculate.study.load import load_study
 from inoculate.study.plan import plan
 from inoculate.study.run import Run
+from inoculate.training import trainer as fit
 
 STUDY = """\
 name: methods

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
+from inoculate.artifacts.rows import read_rows
+from inoculate.artifacts.store import Store
 from inoculate.attacks.craft import AdvSet
+from inoculate.attribution.explanation import Explained
 from inoculate.cli import _guarded, app
-from inoculate.explained import Explained
-from inoculate.report.rows import read_rows
-from inoculate.store import Store
 from inoculate.study.load import load_study
 from inoculate.study.plan import Cell, plan
 from inoculate.study.run import Run, _Estimate
@@ -174,7 +174,7 @@ def test_a_damaged_artefact_is_made_again(finished):
 
 
 def test_another_split_in_the_same_store_is_refused(finished, monkeypatch):
-    from inoculate.errors import InputError
+    from inoculate.core.errors import InputError
     from inoculate.study import make
 
     folder, _, _ = finished

@@ -10,7 +10,7 @@ import time
 import pytest
 from test_run import STUDY, numbers
 
-from inoculate.report.rows import read_rows
+from inoculate.artifacts.rows import read_rows
 
 
 def command(folder, out):

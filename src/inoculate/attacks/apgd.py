@@ -8,11 +8,20 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Caught, Target, aim, carry_out, check_options, looks, runs_at_once, wrong_classes
+from inoculate.attacks.base import (
+    Caught,
+    Target,
+    carry_out,
+    check_options,
+    resolve_targets,
+    runs_at_once,
+    should_check_success,
+    wrong_classes,
+)
 from inoculate.attacks.losses import Ascent, Objective, ascent, loss_named
-from inoculate.errors import InputError
-from inoculate.rng import Draws
-from inoculate.threat import Threat, per_sample, project, sample, steepest
+from inoculate.core.errors import InputError
+from inoculate.core.rng import Draws
+from inoculate.core.threat import Threat, per_sample, project, sample, steepest
 
 
 @dataclass(frozen=True)
@@ -24,8 +33,8 @@ class APGD:
     rise for a step size to be kept. `eot` gradients are averaged per step, for randomised models.
     An image is left alone as soon as it is misclassified; one that never is comes back at its highest loss. With a
     `target` (as in `OneStepTarget`) the runs go towards that class, and only an image that is taken for it is done.
-    `give_up`: a run of `dlr` or `margin` ends after its first check (22 % of the steps) for an image whose way to the
-    boundary is still longer than `give_up` times the way it came; infinity never gives up.
+    `termination_ratio`: a run of `dlr` or `margin` ends after its first check (22 % of the steps) for an image whose way to the
+    boundary is still longer than `termination_ratio` times the way it came; infinity never gives up.
     """
 
     steps: int = 100
@@ -34,12 +43,12 @@ class APGD:
     restarts: int = 1
     rho: float = 0.75
     eot: int = 1
-    give_up: float = math.inf
+    termination_ratio: float = math.inf
     target: Target = None
 
     def __post_init__(self) -> None:
         check_options(
-            steps=self.steps, loss=self.loss, restarts=self.restarts, eot=self.eot, give_up=self.give_up,
+            steps=self.steps, loss=self.loss, restarts=self.restarts, eot=self.eot, termination_ratio=self.termination_ratio,
             target=self.target,
         )  # fmt: skip
         if self.targets != 0:
@@ -54,7 +63,7 @@ class APGD:
             raise InputError("APGD is made for linf and l2: for l1 use pgd with many steps, fab_t or fmn")
 
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            draws, sought = Draws(x, generator), aim(model, x, y, self.target, generator)
+            draws, sought = Draws(x, generator), resolve_targets(model, x, y, self.target, generator)
             result, best, rows = x.clone(), torch.full_like(y, -torch.inf, dtype=x.dtype), torch.arange(len(x)).to(y)
             ranks = [0]
             if self.targets:
@@ -109,13 +118,16 @@ class APGD:
             s.x_old, s.x_adv = s.x_adv, project(moved, s.x, threat)
             found = self._gradient(model, s.x_adv, Objective(goal.loss, s.y, s.target))
             s.take(found)
-            if looks(number + 1, x.device) or number + 1 in (period, self.steps):  # before runs are given up
+            if should_check_success(number + 1, x.device) or number + 1 in (
+                period,
+                self.steps,
+            ):  # before runs are given up
                 drop()
             since += 1
             if since == period:
                 s.check(self.rho * period)
                 if number + 1 == period and self.loss != "cross_entropy":  # the boundary is at 0
-                    hopeless = -s.best > self.give_up * (s.best - s.first)
+                    hopeless = -s.best > self.termination_ratio * (s.best - s.first)
                     result[s.rows[hopeless]], final[s.rows[hopeless]] = s.x_best[hopeless], s.best[hopeless]
                     s.keep(~hopeless)
                 period, since = max(period - max(int(0.03 * self.steps), 1), max(int(0.06 * self.steps), 1)), 0

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.apgd import APGD
-from inoculate.attacks.attack import Attack, carry_out, check_options
+from inoculate.attacks.base import Attack, carry_out, check_options
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.gradient import PGD
 from inoculate.attacks.square import Square
-from inoculate.errors import InputError
-from inoculate.models.fast import original
-from inoculate.modes import frozen
-from inoculate.threat import Threat
+from inoculate.core.errors import InputError
+from inoculate.core.modes import frozen
+from inoculate.core.threat import Threat
+from inoculate.models.acceleration.folding import original
 
 Version = Literal["standard", "binary", "rand"]
 
@@ -42,8 +42,8 @@ class AutoAttack:
 
     Two things make it quicker than the paper's. A short PGD goes first, so that what is easy costs little. And a run
     ends early on an image that it cannot break any more: where after a fifth to a third of the budget the way to the
-    boundary is longer than `give_up` times the way made so far (a quarter of that for FAB, which is nearly there by
-    then). `give_up=math.inf` spends every budget to the end (`autoattack_thorough`).
+    boundary is longer than `termination_ratio` times the way made so far (a quarter of that for FAB, which is nearly there by
+    then). `termination_ratio=math.inf` spends every budget to the end (`autoattack_thorough`).
     Raises `InputError` for a version that does not fit the number of classes.
     """
 
@@ -51,10 +51,12 @@ class AutoAttack:
     steps: int = 100
     targets: int = 9
     queries: int = 5000
-    give_up: float = 1.0
+    termination_ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        check_options(steps=self.steps, targets=self.targets, queries=self.queries, give_up=self.give_up)
+        check_options(
+            steps=self.steps, targets=self.targets, queries=self.queries, termination_ratio=self.termination_ratio
+        )
         if self.version not in get_args(Version):
             raise InputError(f"AutoAttack has no version '{self.version}': use {', '.join(get_args(Version))}")
 
@@ -66,14 +68,23 @@ class AutoAttack:
         if self.version == "binary":
             if classes > 3:
                 raise InputError(f"autoattack_binary is for two or three classes, not {classes}: use autoattack")
-            second: dict[str, Attack] = {"apgd_margin": APGD(self.steps, "margin", give_up=self.give_up)}
+            second: dict[str, Attack] = {
+                "apgd_margin": APGD(self.steps, "margin", termination_ratio=self.termination_ratio)
+            }
         else:
             if classes < 4:
                 raise InputError(f"autoattack needs four classes (DLR loss), not {classes}: use autoattack_binary")
-            second = {"apgd_t": APGD(self.steps, "dlr", self.targets, give_up=self.give_up)}
+            second = {"apgd_t": APGD(self.steps, "dlr", self.targets, termination_ratio=self.termination_ratio)}
         opening: dict[str, Attack] = {"pgd": PGD(steps=10, early_stop=True), "apgd_ce": APGD(self.steps)}
-        fab = FAB(self.steps, self.targets, give_up=self.give_up / 4)  # it has all but arrived after a third
-        return {**opening, **second, "fab_t": fab, "square": Square(self.queries, give_up=self.give_up)}
+        fab = FAB(
+            self.steps, self.targets, termination_ratio=self.termination_ratio / 4
+        )  # it has all but arrived after a third
+        return {
+            **opening,
+            **second,
+            "fab_t": fab,
+            "square": Square(self.queries, termination_ratio=self.termination_ratio),
+        }
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None

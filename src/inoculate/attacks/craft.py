@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Attack, OneStep
-from inoculate.data.split import Split
-from inoculate.errors import InputError
-from inoculate.modes import device_of
-from inoculate.rng import generator
-from inoculate.store import read_json, write_json
-from inoculate.threat import Threat
+from inoculate.artifacts.files import read_json, write_json
+from inoculate.attacks.base import Attack, OneStep
+from inoculate.core.errors import InputError
+from inoculate.core.modes import device_of
+from inoculate.core.pixels import to_float
+from inoculate.core.rng import generator
+from inoculate.core.threat import Threat
+from inoculate.data.dataset import Dataset
 
 SCALE = 127
 
@@ -71,7 +72,7 @@ def perturb(x: Tensor, direction: Tensor, eps: float | Tensor) -> Tensor:
 def craft(
     attack: Attack,
     model: nn.Module,
-    split: Split,
+    split: Dataset,
     threat: Threat,
     *,
     batch_size: int = 256,
@@ -104,8 +105,3 @@ def craft(
         {"attack": name, "options": options, "norm": threat.norm, "eps": None if one_step else threat.eps}
         | {"split": split.digest, "seed": seed},
     )
-
-
-def to_float(images: Tensor) -> Tensor:
-    """uint8 pixels as floats in [0, 1], the same on every device: a GPU divides by a number as if it multiplied."""
-    return images.to(torch.float32) / torch.full((), 255.0, device=images.device)

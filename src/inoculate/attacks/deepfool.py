@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Target, check_options, wrong_classes
+from inoculate.attacks._minimum_norm import anywhere, check_positive, misled, search_standing, within
+from inoculate.attacks.base import Target, check_options, wrong_classes
 from inoculate.attacks.losses import Objective, check_differentiable, finite, in_full
-from inoculate.attacks.minimum import anywhere, check_positive, misled, search_standing, within
-from inoculate.errors import InputError
-from inoculate.threat import Threat, distance, per_sample, to_plane
+from inoculate.core.errors import InputError
+from inoculate.core.threat import Threat, distance, per_sample, to_plane
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Target, aim, arrived, check_options, confirmed, fooled, runs_at_once, wrong_classes
-from inoculate.attacks.losses import LOSSES, Loss, Objective, ascent, margin, to_lead
-from inoculate.attacks.minimum import anywhere, within
-from inoculate.rng import Draws
-from inoculate.threat import Threat, distance, per_sample, sample, to_plane
+from inoculate.attacks._minimum_norm import anywhere, within
+from inoculate.attacks.base import (
+    Target,
+    arrived,
+    check_options,
+    confirmed,
+    fooled,
+    resolve_targets,
+    runs_at_once,
+    wrong_classes,
+)
+from inoculate.attacks.losses import LOSSES, Loss, Objective, ascent, margin, target_minus_true
+from inoculate.core.rng import Draws
+from inoculate.core.threat import Threat, distance, per_sample, sample, to_plane
 
-ANY_ERROR = Loss(margin, to_lead)  # towards a class, but any other that comes first will do
+ANY_ERROR = Loss(margin, target_minus_true)  # towards a class, but any other that comes first will do
 
 
 @dataclass(frozen=True)
@@ -24,8 +33,8 @@ class FAB:
     One run per image towards each of its `targets` most likely wrong classes. A step projects the iterate and the
     original onto the linearised boundary, overshoots by `eta` and mixes the two, at most `alpha` of the latter; a
     misclassified iterate is drawn back to `beta` of its distance. `restarts` after the first start at random.
-    `give_up`: under a fixed eps a run ends after a third of its steps for an image whose nearest error so far is more
-    than `give_up` times eps outside the ball; infinity never gives up. With a `target` (as in `OneStepTarget`) there is
+    `termination_ratio`: under a fixed eps a run ends after a third of its steps for an image whose nearest error so far is more
+    than `termination_ratio` times eps outside the ball; infinity never gives up. With a `target` (as in `OneStepTarget`) there is
     one run, onto the boundary where that class overtakes all others, and only an image that is taken for it counts.
     """
 
@@ -35,12 +44,16 @@ class FAB:
     alpha: float = 0.1
     eta: float = 1.05
     beta: float = 0.9
-    give_up: float = math.inf
+    termination_ratio: float = math.inf
     target: Target = None
 
     def __post_init__(self) -> None:
         check_options(
-            steps=self.steps, restarts=self.restarts, targets=self.targets, give_up=self.give_up, target=self.target
+            steps=self.steps,
+            restarts=self.restarts,
+            targets=self.targets,
+            termination_ratio=self.termination_ratio,
+            target=self.target,
         )
 
     def __call__(
@@ -71,7 +84,7 @@ class FAB:
         with torch.no_grad():
             logits = model(x)
         nearest, far = x.clone(), torch.full(y.shape, torch.inf, dtype=x.dtype, device=x.device)
-        sought = aim(model, x, y, self.target, generator)
+        sought = resolve_targets(model, x, y, self.target, generator)
         rows = (~fooled(model, x, logits, y, sought)).nonzero().squeeze(1)
         order = wrong_classes(logits, y) if sought is None else sought[:, None]
         draws = Draws(x, generator) if self.restarts > 1 else None
@@ -133,7 +146,7 @@ class FAB:
             if enough >= 0:
                 keep &= ~(best <= enough).view(-1, images).any(0)[rows % images]
             if enough >= 0 and number == -(-self.steps // 3):
-                keep &= best[rows] <= (1 + self.give_up) * enough
+                keep &= best[rows] <= (1 + self.termination_ratio) * enough
             if number == self.steps or not keep.any():
                 break
             if not keep.all():

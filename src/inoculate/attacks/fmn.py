@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Target, check_options, fooled
+from inoculate.attacks._minimum_norm import Nearest, anywhere, check_positive, search_standing, within
+from inoculate.attacks.base import Target, check_options, fooled
 from inoculate.attacks.losses import Objective, ascent
-from inoculate.attacks.minimum import Nearest, anywhere, check_positive, search_standing, within
-from inoculate.threat import Threat, distance, dual_norm, project, steepest
+from inoculate.core.threat import Threat, distance, dual_norm, project, steepest
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import (
+from inoculate.attacks.base import (
     Caught,
     Target,
-    aim,
     arrived,
     carry_out,
     check_images,
     check_options,
-    looks,
+    resolve_targets,
     rounded,
+    should_check_success,
 )
 from inoculate.attacks.losses import Objective, ascent, in_full, loss_named
-from inoculate.models.fast import full_precision
-from inoculate.rng import Draws
-from inoculate.threat import Norm, Threat, per_sample, project, sample, steepest
+from inoculate.core.rng import Draws
+from inoculate.core.threat import Norm, Threat, per_sample, project, sample, steepest
+from inoculate.models.acceleration.folding import full_precision
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class FGSM:
         self, model: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """The unit step (in `norm`), B×C×H×W; 0 where the gradient is 0."""
-        return _uphill(model, x, y, norm, self.loss, None, generator)
+        return steepest_direction(model, x, y, norm, self.loss, None, generator)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -66,7 +66,7 @@ class OneStepTarget:
         self, model: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """The unit step (in `norm`), B×C×H×W; 0 where the gradient is 0."""
-        return _uphill(model, x, y, norm, self.loss, self.target, generator)
+        return steepest_direction(model, x, y, norm, self.loss, self.target, generator)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -96,7 +96,7 @@ class BIM:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            objective = Objective(loss_named(self.loss), y, aim(model, x, y, self.target, generator))
+            objective = Objective(loss_named(self.loss), y, resolve_targets(model, x, y, self.target, generator))
             return ascend(
                 model, x, objective, threat, steps=self.steps, step=self.step, start=x, early_stop=self.early_stop
             )
@@ -134,7 +134,7 @@ class PGD:
         start: Tensor | None = None,
     ) -> Tensor:
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            objective = Objective(loss_named(self.loss), y, aim(model, x, y, self.target, generator))
+            objective = Objective(loss_named(self.loss), y, resolve_targets(model, x, y, self.target, generator))
             draws = Draws(x, generator)
 
             def run(x_start: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class MIFGSM:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            objective = Objective(loss_named(self.loss), y, aim(model, x, y, self.target, generator))
+            objective = Objective(loss_named(self.loss), y, resolve_targets(model, x, y, self.target, generator))
             view = _random_view(self.diversity, generator) if self.diversity else None
             return ascend(
                 model, x, objective, threat,
@@ -218,7 +218,10 @@ def ascend(
         gradient = found.gradient
         if early_stop and number and view is None:
             caught.note(x_adv, found, objective.y, objective.target)
-            if looks(number, x.device) and (done := caught.settle(model, objective.y, objective.target)).any():
+            if (
+                should_check_success(number, x.device)
+                and (done := caught.settle(model, objective.y, objective.target)).any()
+            ):
                 keep, result = ~done, result.index_copy(0, rows, caught.images)
                 rows, x, x_adv, gradient = rows[keep], x[keep], x_adv[keep], gradient[keep]
                 objective, velocity, caught = objective.of(keep), velocity[keep], caught[keep]
@@ -285,7 +288,7 @@ def _random_view(probability: float, generator: torch.Generator | None) -> Calla
     return view
 
 
-def _uphill(
+def steepest_direction(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -300,7 +303,7 @@ def _uphill(
     """
 
     def craft(x: Tensor, y: Tensor) -> Tensor:
-        objective = Objective(loss_named(loss), y, aim(model, x, y, target, generator))
+        objective = Objective(loss_named(loss), y, resolve_targets(model, x, y, target, generator))
         return steepest(ascent(model, x, objective).gradient, norm)
 
     with full_precision(model):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.errors import InputError
+from inoculate.core.errors import InputError
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def to_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return -margin(logits, target)
 
 
-def to_lead(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+def target_minus_true(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """The logit of `target` minus that of `y`, per sample (B), whatever the others do."""
     return _of(logits, target) - _of(logits, y)
 
@@ -51,7 +51,7 @@ def to_lead(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 def to_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """The targeted DLR loss (Croce and Hein 2020, equation 7). It needs four classes."""
     top = _largest(logits, 4, "the targeted DLR loss")
-    return to_lead(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+    return target_minus_true(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
 
 class Loss(NamedTuple):

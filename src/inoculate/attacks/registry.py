@@ -6,17 +6,17 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from inoculate.attacks.adapters import adapted
 from inoculate.attacks.apgd import APGD
-from inoculate.attacks.attack import Attack
 from inoculate.attacks.autoattack import AutoAttack
+from inoculate.attacks.base import Attack
 from inoculate.attacks.carlini_wagner import CarliniWagner
 from inoculate.attacks.deepfool import DeepFool
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.fmn import FMN
 from inoculate.attacks.gradient import BIM, FGSM, MIFGSM, PGD, OneStepTarget
+from inoculate.attacks.interop.adapters import adapted
 from inoculate.attacks.square import Square
-from inoculate.errors import InputError, suggest
+from inoculate.core.errors import InputError, suggest
 
 ATTACKS: dict[str, Any] = {
     "fgsm": FGSM(),
@@ -35,7 +35,7 @@ ATTACKS: dict[str, Any] = {
     "carlini_wagner": CarliniWagner(),
     "fmn": FMN(),
     "autoattack": AutoAttack(),
-    "autoattack_thorough": AutoAttack(give_up=math.inf),
+    "autoattack_thorough": AutoAttack(termination_ratio=math.inf),
     "autoattack_binary": AutoAttack("binary"),
     "autoattack_rand": AutoAttack("rand"),
 }

@@ -9,12 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Target, aim, carry_out, check_options, confirmed, fill, fooled, looks
+from inoculate.attacks.base import (
+    Target,
+    carry_out,
+    check_options,
+    confirmed,
+    fill,
+    fooled,
+    resolve_targets,
+    should_check_success,
+)
 from inoculate.attacks.losses import LOSSES, Objective, in_full
-from inoculate.errors import InputError
-from inoculate.models.fast import full_precision
-from inoculate.rng import Draws, drawn_seed
-from inoculate.threat import Threat, per_sample, project
+from inoculate.core.errors import InputError
+from inoculate.core.rng import Draws, drawn_seed
+from inoculate.core.threat import Threat, per_sample, project
+from inoculate.models.acceleration.folding import full_precision
 
 Propose = Callable[[Tensor, Tensor, Tensor, Threat], Tensor]
 
@@ -24,18 +33,18 @@ class Square:
     """Random search over squares (Andriushchenko et al. 2020, algorithms 1 to 3) for L∞ and L2, by the margin loss.
 
     `queries` passes per image at most; `p` is the share of pixels that the first squares cover. All images share the
-    same squares, which `generator` decides. An image is left alone as soon as it is misclassified. `give_up`: so is one
-    whose way to the boundary, after a fifth of the queries, is still longer than `give_up` times the way it came. With
+    same squares, which `generator` decides. An image is left alone as soon as it is misclassified. `termination_ratio`: so is one
+    whose way to the boundary, after a fifth of the queries, is still longer than `termination_ratio` times the way it came. With
     a `target` (as in `OneStepTarget`) it raises that class's margin, and only an image that is taken for it is done.
     """
 
     queries: int = 5000
     p: float = 0.8
-    give_up: float = math.inf
+    termination_ratio: float = math.inf
     target: Target = None
 
     def __post_init__(self) -> None:
-        check_options(queries=self.queries, give_up=self.give_up, target=self.target)
+        check_options(queries=self.queries, termination_ratio=self.termination_ratio, target=self.target)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -53,7 +62,7 @@ class Square:
                 start, propose = _tiled(x, threat, draws), squares.l2
             # it climbs by steps that bf16, with its three digits, would not see
             with torch.no_grad(), full_precision(model):
-                goal = Objective(LOSSES["margin"], y, aim(model, x, y, self.target, generator))
+                goal = Objective(LOSSES["margin"], y, resolve_targets(model, x, y, self.target, generator))
                 return self._search(model, x, goal, threat, start, propose)
 
         return carry_out(model, x, y, threat, craft)
@@ -74,8 +83,8 @@ class Square:
         moved, hopeless = torch.zeros_like(done), torch.zeros_like(done)
         number, most = 0, 128 if x.is_cuda else 16
         while True:
-            hopeless |= (at == max(fifth, 1)) & (-height > self.give_up * (height - first))
-            if looks(number, x.device):
+            hopeless |= (at == max(fifth, 1)) & (-height > self.termination_ratio * (height - first))
+            if should_check_success(number, x.device):
                 if number:
                     done = confirmed(model, best, moved & (height > 0), goal.y, goal.target)
                     moved = torch.zeros_like(moved)

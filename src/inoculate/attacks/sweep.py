@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.attack import Attack, MinimumNorm, OneStep, check_images
+from inoculate.attacks.base import Attack, MinimumNorm, OneStep, check_images
 from inoculate.attacks.gradient import step
-from inoculate.threat import Threat, project
+from inoculate.core.threat import Threat, project
 
 
 def sweep(

@@ -16,7 +16,7 @@ from inoculate.cli.harden import harden
 from inoculate.cli.report import report
 from inoculate.cli.train import train
 from inoculate.cli.transfer import transfer
-from inoculate.errors import InputError
+from inoculate.core.errors import InputError
 
 app = typer.Typer(
     add_completion=False,

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inoculate.errors import InputError
+from inoculate.core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from inoculate.data.split import Split
-    from inoculate.threat import Threat
+    from inoculate.core.threat import Threat
+    from inoculate.data.dataset import Dataset
 
 DataRoot = Annotated[
     Path | None,
@@ -44,12 +44,12 @@ def pick_device(name: str) -> str:
     return name
 
 
-def doubts(threats: Iterable[Threat], images: Split) -> None:
+def warn_large_eps(threats: Iterable[Threat], images: Dataset) -> None:
     """Warn of an eps that cannot be meant for these images."""
-    from inoculate.threat import doubt
+    from inoculate.core.threat import large_eps_warning
 
     for threat in threats:
-        if said := doubt(threat, tuple(images.images.shape[1:])):
+        if said := large_eps_warning(threat, tuple(images.images.shape[1:])):
             typer.echo(f"warning: {said}", err=True)
 
 
@@ -67,7 +67,7 @@ def writable(folder: Path) -> Path:
 def check_out(out: Path, data: str, inputs: Iterable[str | Path | None]) -> None:
     """Raise `InputError` where a model in `out` would overwrite what it is made from or is not ours, or lie among the
     images."""
-    from inoculate.models.checkpoint import DESCRIPTION, WEIGHTS, is_ours
+    from inoculate.models.loading.checkpoints import DESCRIPTION, WEIGHTS, is_ours
 
     place = out.resolve()
     for each in inputs:
@@ -87,8 +87,8 @@ def check_out(out: Path, data: str, inputs: Iterable[str | Path | None]) -> None
 
 def finished(out: Path, run: str) -> bool:
     """Whether `out` holds all that this very run made (`run` is its fingerprint); then it says so."""
-    from inoculate.models.checkpoint import DESCRIPTION, is_ours
-    from inoculate.store import read_json
+    from inoculate.artifacts.files import read_json
+    from inoculate.models.loading.checkpoints import DESCRIPTION, is_ours
 
     whole = is_ours(out) and (out / "history.json").is_file()
     done = whole and read_json(out / DESCRIPTION).get("run") == run
@@ -97,7 +97,7 @@ def finished(out: Path, run: str) -> bool:
     return bool(done)
 
 
-def make_way(out: Path) -> None:
+def remove_stale_outputs(out: Path) -> None:
     """Take away what was measured of the weights in `out`, before new ones are written there.
 
     The history comes last with the new ones, so that `finished` can tell whether all has been written.

@@ -20,21 +20,21 @@ from inoculate.cli.common import (
     Limit,
     Norm,
     Seed,
-    doubts,
     pick_device,
+    warn_large_eps,
     writable,
     writable_file,
 )
-from inoculate.errors import InputError
+from inoculate.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from inoculate.data.split import Split
-    from inoculate.row import Row
-    from inoculate.threat import Threat
-    from inoculate.trust import Check
-    from inoculate.verdict import Verdict
+    from inoculate.core.row import Row
+    from inoculate.core.threat import Threat
+    from inoculate.data.dataset import Dataset
+    from inoculate.evaluation.checks import Check
+    from inoculate.evaluation.per_sample import Verdict
 
 MODEL = "timm name, package.module:factory, file.py:factory, a trained folder, a TorchScript or an ONNX file."
 Outputs = Annotated[str, typer.Option(help="What the model gives: logits, probabilities or single-logit.")]
@@ -83,14 +83,14 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Measure clean and adversarial accuracy of a model on a dataset, and whether to believe it."""
+    from inoculate.artifacts.rows import write_rows
     from inoculate.attacks.registry import attack_named
-    from inoculate.evaluation import evaluate as measure
-    from inoculate.gallery import Gallery, write_records
-    from inoculate.judging import check_precision
-    from inoculate.report.rows import write_rows
-    from inoculate.threat import Threat, parse_eps
-    from inoculate.trust import trust_panel
-    from inoculate.watch import Steps
+    from inoculate.cli.progress import Steps
+    from inoculate.core.threat import Threat, parse_eps
+    from inoculate.evaluation.checks import trust_panel
+    from inoculate.evaluation.engine import check_precision
+    from inoculate.evaluation.evaluate import evaluate as measure
+    from inoculate.evaluation.records import Gallery, write_records
 
     check_precision(precision)
     threats = [Threat(norm, parse_eps(text)) for text in eps.split(",")]  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def evaluate(
     if records is not None and records.suffix != ".parquet":
         raise InputError(f"--records {records}: the records are written as Parquet, give a name that ends in .parquet")
     images = load_images(data, split, data_root, image_size, limit, seed, model)
-    doubts(threats, images)
+    warn_large_eps(threats, images)
     network = load_network(
         model, images, pick_device(device),
         weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize,
@@ -143,12 +143,12 @@ def evaluate(
 
 
 def _explained(
-    folder: Path, network: nn.Module, images: Split, threat: Threat, model: str, batch_size: int, seed: int
+    folder: Path, network: nn.Module, images: Dataset, threat: Threat, model: str, batch_size: int, seed: int
 ) -> list[Path]:
     """Explain the model under PGD at one threat; an empty list, and a note, for a model without gradients."""
     from inoculate.attacks.gradient import PGD
-    from inoculate.explain import explain
-    from inoculate.watch import Steps
+    from inoculate.attribution.explain import explain
+    from inoculate.cli.progress import Steps
 
     steps = Steps()
     try:
@@ -187,10 +187,10 @@ def _write_folder(
 
 def load_images(
     data: str, part: str, data_root: Path | None, image_size: int | None, limit: int | None, seed: int, model: str
-) -> Split:
+) -> Dataset:
     """The images to evaluate on, at the size and with the channels that a trained folder asks for."""
     from inoculate.data.sources import load_data
-    from inoculate.models.resolve import expected_size
+    from inoculate.models.loading.specs import expected_size
 
     expected = expected_size(model)
     size, channels = (image_size or expected[0], expected[1]) if expected else (image_size, None)
@@ -200,16 +200,16 @@ def load_images(
 
 def note_random(specs: list[str]) -> None:
     """Say which of these models would be measured with the weights that chance gave them."""
-    from inoculate.models.resolve import brings_weights
+    from inoculate.models.loading.specs import brings_weights
 
     for spec in specs:
         if not brings_weights(spec):
             typer.echo(f"note: {spec} has random weights; give --weights, --pretrained or a trained folder", err=True)
 
 
-def warn_of(network: nn.Module, images: Split, seed: int, who: str = "") -> None:
+def warn_of(network: nn.Module, images: Dataset, seed: int, who: str = "") -> None:
     """Say what looks wrong with a network on a few of the images."""
-    from inoculate.models.inspect import inspect
+    from inoculate.models.checks import inspect
 
     sample = images.limit(min(64, len(images)), seed=seed)
     try:
@@ -222,7 +222,7 @@ def warn_of(network: nn.Module, images: Split, seed: int, who: str = "") -> None
 
 def load_network(
     spec: str,
-    images: Split,
+    images: Dataset,
     device: str,
     *,
     weights: Path | None = None,
@@ -235,8 +235,8 @@ def load_network(
 
     What weights chance gives it depends on `seed` alone.
     """
+    from inoculate.models.loading.specs import resolve_model
     from inoculate.models.normalize import parse_normalize
-    from inoculate.models.resolve import resolve_model
 
     return (
         resolve_model(
@@ -267,9 +267,14 @@ def parse_duration(text: str) -> float:
 
 
 def _show(
-    rows: list[Row], verdicts: Mapping[str, Verdict], images: Split, model: str, split: str, attacks: Mapping[str, Any]
+    rows: list[Row],
+    verdicts: Mapping[str, Verdict],
+    images: Dataset,
+    model: str,
+    split: str,
+    attacks: Mapping[str, Any],
 ) -> None:
-    from inoculate.evaluation import bounds
+    from inoculate.evaluation.evaluate import bounds
 
     typer.echo(f"{model} on {len(images)} images of {images.name} ({split})")
     for row in rows:

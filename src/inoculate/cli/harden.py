@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inoculate.artifacts.specs import fingerprint
 from inoculate.cli.common import (
     BatchSize,
     Data,
@@ -19,9 +20,9 @@ from inoculate.cli.common import (
     Norm,
     Seed,
     check_out,
-    doubts,
     finished,
     pick_device,
+    warn_large_eps,
     writable,
 )
 from inoculate.cli.evaluate import Normalization, Outputs, parse_duration, warn_of
@@ -30,8 +31,8 @@ from inoculate.cli.hardening import (
     check_export,
     check_onnx,
     export_checked,
+    is_trained,
     keep_the_better,
-    knows,
     load_bench,
     load_network_for,
     measure,
@@ -58,8 +59,7 @@ from inoculate.cli.methods import (
     threat_of,
     warnings_of,
 )
-from inoculate.errors import InputError
-from inoculate.spec import fingerprint
+from inoculate.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,12 +101,12 @@ def harden(
 
     The test part is seen by the measurements alone. Run the same command again to go on after a stop.
     """
-    from inoculate.defences.registry import method_named
-    from inoculate.models.inspect import check_training
-    from inoculate.models.resolve import identity
-    from inoculate.models.small import SMALL_CNN
-    from inoculate.report.rows import write_rows
-    from inoculate.store import write_json
+    from inoculate.artifacts.files import write_json
+    from inoculate.artifacts.rows import write_rows
+    from inoculate.models.checks import check_training
+    from inoculate.models.loading.specs import identity
+    from inoculate.models.small_cnn import SMALL_CNN
+    from inoculate.training.methods.registry import method_named
 
     threat = threat_of(norm, eps)
     if method is None and option:
@@ -120,12 +120,12 @@ def harden(
     parse_duration(budget)
     bench = load_bench(data, model, data_root, image_size, limit, test_images, threat, seed)
     batch_size = min(batch_size, len(bench.train))
-    doubts([threat], bench.train)
+    warn_large_eps([threat], bench.train)
     place, declared = pick_device(device), {} if outputs == "logits" else {"outputs": outputs}
     declared |= {} if normalize is None else {"normalize": normalize}
     network, spec, trained = load_network_for(model, bench.train, weights, pretrained, stem, declared, seed, place)
     warn_of(network, bench.val, seed)
-    trained = knows(network, bench.train) if trained is None else trained
+    trained = is_trained(network, bench.train) if trained is None else trained
     check_training(network, bench.train, batch_size)
     if onnx:
         check_export(network, bench.train)

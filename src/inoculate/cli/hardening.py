@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from inoculate.cli.common import make_way, writable
-from inoculate.errors import InputError
+from inoculate.cli.common import remove_stale_outputs, writable
+from inoculate.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from inoculate.data.split import Split
-    from inoculate.defences.budget import Schedule
-    from inoculate.defences.fit import Recipe
-    from inoculate.defences.methods import Method
-    from inoculate.defences.transferred import TrainingSet
-    from inoculate.models.checkpoint import ModelSpec
-    from inoculate.row import Row
-    from inoculate.threat import Threat
+    from inoculate.core.row import Row
+    from inoculate.core.threat import Threat
+    from inoculate.data.dataset import Dataset
+    from inoculate.hardening.schedule import Schedule
+    from inoculate.models.loading.checkpoints import ModelSpec
+    from inoculate.training.methods.base import Method
+    from inoculate.training.samples import TrainingSet
+    from inoculate.training.trainer import Recipe
 
 CHECKS_PER_EPOCH, MOST_ROUNDS = 2, 40
 SEEN_OFTEN = 5  # epochs from which photographs are varied: until then they are hardly known by heart
@@ -32,19 +32,19 @@ BEFORE_EPOCHS = 2  # of ordinary training, where a network comes without weights
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class HardeningData:
     """What everything is measured and trained on."""
 
-    train: Split
-    val: Split
-    test: Split
+    train: Dataset
+    val: Dataset
+    test: Dataset
     threat: Threat
     seed: int
 
     @property
     def samples(self) -> TrainingSet:
         """The training part as it is."""
-        from inoculate.defences.transferred import training_set
+        from inoculate.training.samples import training_set
 
         return training_set("standard", self.train, (), seed=self.seed)
 
@@ -52,7 +52,7 @@ class Bench:
 def load_bench(
     data: str, model: str, data_root: Path | None, image_size: int | None, limit: int | None, test_images: int,
     threat: Threat, seed: int,
-) -> Bench:  # fmt: skip
+) -> HardeningData:  # fmt: skip
     """The images: the test part is for the measurements alone."""
     from inoculate.cli.evaluate import load_images
 
@@ -60,19 +60,19 @@ def load_bench(
         load_images(data, part, data_root, image_size, size, seed, model)
         for part, size in (("train", limit), ("val", None), ("test", test_images))
     )
-    return Bench(train, val, test, threat, seed)
+    return HardeningData(train, val, test, threat, seed)
 
 
 def load_network_for(
-    model: str, images: Split, weights: Path | None, pretrained: bool, stem: str, declared: Mapping[str, str],
+    model: str, images: Dataset, weights: Path | None, pretrained: bool, stem: str, declared: Mapping[str, str],
     seed: int, device: str,
 ) -> tuple[nn.Module, ModelSpec | None, bool | None]:  # fmt: skip
     """The network to harden, how to rebuild it (None for a factory's), and whether it comes trained (None: unknown)."""
     from inoculate.cli.evaluate import load_network
-    from inoculate.models.checkpoint import ModelSpec, load_weights, read_description
-    from inoculate.models.exported import ONNX, TORCHSCRIPT
+    from inoculate.models.loading.checkpoints import ModelSpec, load_weights, read_description
+    from inoculate.models.loading.exported import ONNX, TORCHSCRIPT
     from inoculate.models.normalize import check_channels
-    from inoculate.models.small import SMALL_CNN
+    from inoculate.models.small_cnn import SMALL_CNN
 
     if pretrained and weights is not None:
         raise InputError(f"--pretrained and --weights {weights} are two sets of weights: leave one out")
@@ -112,9 +112,9 @@ def understood(declared: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def knows(network: nn.Module, images: Split) -> bool:
+def is_trained(network: nn.Module, images: Dataset) -> bool:
     """Whether a network that somebody brings has been trained: it does better than one answer for all."""
-    from inoculate.judging import judge_clean
+    from inoculate.evaluation.engine import judge_clean
 
     part = images.limit(min(256, len(images)), seed=0)
     right, classes = judge_clean(network, part).right.float(), set(part.labels.tolist())
@@ -122,7 +122,7 @@ def knows(network: nn.Module, images: Split) -> bool:
     return balanced > 1 / len(classes) + 0.2
 
 
-def check_augment(augment: str, images: Split) -> None:
+def check_augment(augment: str, images: Dataset) -> None:
     """Raise `InputError` for an augmentation that is unknown."""
     from inoculate.data.augment import augmenter
 
@@ -130,7 +130,7 @@ def check_augment(augment: str, images: Split) -> None:
         augmenter(augment, images.image_size)  # its own check
 
 
-def policy_for(augment: str, images: Split, epochs: float) -> str:
+def policy_for(augment: str, images: Dataset, epochs: float) -> str:
     """The augmentation: `auto` moves and mirrors photographs that are seen often; grey images and digits stay alone."""
     from inoculate.data.augment import default_policy
 
@@ -141,15 +141,15 @@ def policy_for(augment: str, images: Split, epochs: float) -> str:
 
 
 def schedule_for(
-    folder: Path, chosen: Any, budget: str, epochs: int | None, network: nn.Module, bench: Bench, batch_size: int,
+    folder: Path, chosen: Any, budget: str, epochs: int | None, network: nn.Module, bench: HardeningData, batch_size: int,
     lr: float,
 ) -> Schedule:  # fmt: skip
     """Method and number of updates: as told, or what the time buys by a timing that a resumed run finds again."""
+    from inoculate.artifacts.files import read_json, write_json
     from inoculate.cli.evaluate import parse_duration
-    from inoculate.defences.budget import EXTRAS, Schedule, choose, enough, ladder_for, seconds_per_pass
-    from inoculate.defences.fit import updates_in
-    from inoculate.defences.registry import method_named
-    from inoculate.store import read_json, write_json
+    from inoculate.hardening.schedule import EXTRAS, Schedule, choose, enough, ladder_for, seconds_per_pass
+    from inoculate.training.methods.registry import method_named
+    from inoculate.training.trainer import updates_in
 
     if epochs is not None:
         method, updates = chosen or method_named("pgd_at", **EXTRAS), updates_in(epochs, len(bench.train), batch_size)
@@ -164,11 +164,13 @@ def schedule_for(
     return choose(seconds, per_pass, epoch, ladder_for(bench.threat, network), enough(bench.threat, epoch))
 
 
-def recipe_for(schedule: Schedule, bench: Bench, batch_size: int, lr: float, augment: str, in_time: bool) -> Recipe:
+def recipe_for(
+    schedule: Schedule, bench: HardeningData, batch_size: int, lr: float, augment: str, in_time: bool
+) -> Recipe:
     """The recipe of a schedule: a validation every half epoch, as far as a budget (`in_time`) has room for them."""
-    from inoculate.defences.budget import SPARE
-    from inoculate.defences.fit import Recipe
-    from inoculate.defences.validation import passes
+    from inoculate.hardening.schedule import SPARE
+    from inoculate.training.trainer import Recipe
+    from inoculate.training.validation import passes
 
     epochs = schedule.updates * batch_size / len(bench.train)
     rounds = min(schedule.updates, MOST_ROUNDS, round(CHECKS_PER_EPOCH * epochs))
@@ -180,12 +182,12 @@ def recipe_for(schedule: Schedule, bench: Bench, batch_size: int, lr: float, aug
 
 
 def train_hardened(
-    folder: Path, network: nn.Module, bench: Bench, update: Method, recipe: Recipe, model: str,
+    folder: Path, network: nn.Module, bench: HardeningData, update: Method, recipe: Recipe, model: str,
     remedy: Method | None = None,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Train in place, or go on where an earlier run stopped; the history."""
-    from inoculate.defences.fit import fit
-    from inoculate.watch import Bar
+    from inoculate.cli.progress import Bar
+    from inoculate.training.trainer import fit
 
     with Bar(Console(), f"harden {model} on {bench.train.name}") as bar:
         return fit(
@@ -195,17 +197,17 @@ def train_hardened(
 
 
 def keep_the_better(
-    folder: Path, network: nn.Module, start: Mapping[str, Tensor], bench: Bench, recipe: Recipe,
+    folder: Path, network: nn.Module, start: Mapping[str, Tensor], bench: HardeningData, recipe: Recipe,
     history: list[dict[str, float]],
 ) -> str:  # fmt: skip
     """Put back the weights that a trained network came with if no round withstands more, and say so ("": not needed).
 
     Judged as the rounds are, on the same validation images.
     """
-    from inoculate.defences.fit import BEST, best_round
-    from inoculate.defences.guards import worth
-    from inoculate.defences.validation import measured
-    from inoculate.models.checkpoint import load_weights
+    from inoculate.models.loading.checkpoints import load_weights
+    from inoculate.training.monitors import worth
+    from inoculate.training.trainer import BEST, best_round
+    from inoculate.training.validation import measured
 
     network.load_state_dict(start)
     came, best = measured(network, bench.val, bench.threat, recipe.val_images), history[best_round(history)]
@@ -220,15 +222,15 @@ def keep_the_better(
 
 
 def measure_before(
-    folder: Path, network: nn.Module, trained: bool, bench: Bench, batch_size: int, lr: float
+    folder: Path, network: nn.Module, trained: bool, bench: HardeningData, batch_size: int, lr: float
 ) -> tuple[list[Row], str]:
     """Rows of the network as it came, or of a copy trained in the ordinary way; and in words which."""
     import copy
 
-    from inoculate.defences.fit import Recipe, fit, updates_in
-    from inoculate.defences.methods import standard
-    from inoculate.report.rows import read_rows, write_rows
-    from inoculate.watch import Bar
+    from inoculate.artifacts.rows import read_rows, write_rows
+    from inoculate.cli.progress import Bar
+    from inoculate.training.methods.base import standard
+    from inoculate.training.trainer import Recipe, fit, updates_in
 
     words = "the network as it came (whether it had seen these test images before is not known)"
     if not trained:
@@ -247,12 +249,12 @@ def measure_before(
     return rows, words
 
 
-def measure(network: nn.Module, bench: Bench, name: str, arm: str, kept: dict[str, Tensor]) -> list[Row]:
+def measure(network: nn.Module, bench: HardeningData, name: str, arm: str, kept: dict[str, Tensor]) -> list[Row]:
     """Clean, FGSM, PGD-20 and AutoAttack (where there is one for this norm); `kept` receives the adversarial images."""
-    from inoculate.attacks.craft import to_float
     from inoculate.attacks.registry import attack_named
-    from inoculate.evaluation import evaluate
-    from inoculate.watch import Steps
+    from inoculate.cli.progress import Steps
+    from inoculate.core.pixels import to_float
+    from inoculate.evaluation.evaluate import evaluate
 
     attacks = {"fgsm": attack_named("fgsm"), "pgd": attack_named("pgd", steps=20, step=0.125)}
     if bench.threat.norm != "l1":
@@ -283,10 +285,10 @@ def save_hardened(
     facts: dict[str, Any],
 ) -> None:  # fmt: skip
     """Write a folder that `evaluate --model` reads; a factory's network is rebuilt by its factory."""
-    from inoculate.models.checkpoint import save_factory_weights, save_model
-    from inoculate.models.wrap import unwrapped
+    from inoculate.models.loading.checkpoints import save_factory_weights, save_model
+    from inoculate.models.loading.outputs import unwrapped
 
-    make_way(out)
+    remove_stale_outputs(out)
     if spec is not None:
         save_model(out, network, replace(spec, pretrained=False), **facts)
     else:
@@ -296,7 +298,7 @@ def save_hardened(
 
 def wrappers(declared: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """What `resolve_model` puts around a network that is so declared: module, name, further arguments as Python."""
-    from inoculate.models.wrap import wrapper_named
+    from inoculate.models.loading.outputs import wrapper_named
 
     said, found = understood(declared), []
     if "outputs" in declared:
@@ -328,24 +330,24 @@ def check_onnx() -> None:
             raise InputError(f"--onnx needs {package}: pip install 'inoculate[onnx]'")
 
 
-def check_export(network: nn.Module, images: Split) -> None:
+def check_export(network: nn.Module, images: Dataset) -> None:
     """Raise `InputError` now, not after the training, if this network cannot be written as ONNX."""
     from tempfile import TemporaryDirectory
 
-    from inoculate.models.export import export_onnx
+    from inoculate.models.loading.onnx_export import export_onnx
 
     with TemporaryDirectory() as folder:
         export_onnx(network, Path(folder) / "model.onnx", tuple(images.images.shape[1:]))  # type: ignore[arg-type]
 
 
-def export_checked(out: Path, network: nn.Module, bench: Bench, kept: dict[str, Tensor], last: Row) -> str:
+def export_checked(out: Path, network: nn.Module, bench: HardeningData, kept: dict[str, Tensor], last: Row) -> str:
     """Write model.onnx and hold it against the network on the images of the strongest attack; what came of it."""
     import torch
 
-    from inoculate.attacks.craft import to_float
-    from inoculate.models.export import export_onnx
-    from inoculate.models.exported import load_onnx
-    from inoculate.modes import device_of
+    from inoculate.core.modes import device_of
+    from inoculate.core.pixels import to_float
+    from inoculate.models.loading.exported import load_onnx
+    from inoculate.models.loading.onnx_export import export_onnx
 
     export_onnx(network, out / "model.onnx", tuple(bench.test.images.shape[1:]))  # type: ignore[arg-type]
     images, labels = kept.get(last.attack, to_float(bench.test.images)), bench.test.labels
@@ -371,7 +373,7 @@ def export_checked(out: Path, network: nn.Module, bench: Bench, kept: dict[str, 
 
 
 def training_in_words(
-    schedule: Schedule, recipe: Recipe, bench: Bench, history: list[dict[str, float]], kept_as_it_came: bool
+    schedule: Schedule, recipe: Recipe, bench: HardeningData, history: list[dict[str, float]], kept_as_it_came: bool
 ) -> str:
     """What the card says of the training: what was done, which weights were kept, why this method."""
     options = ", ".join(f"{key} {value:.4g}" for key, value in schedule.choice.spec.items() if key != "method")
@@ -389,13 +391,13 @@ def training_in_words(
 
 
 def write_card(
-    out: Path, model: str, spec: ModelSpec | None, declared: Mapping[str, str], bench: Bench, method: str,
+    out: Path, model: str, spec: ModelSpec | None, declared: Mapping[str, str], bench: HardeningData, method: str,
     training: str, before: list[Row], after: list[Row], earlier: str, warnings: list[str], exported: str,
     data: Sequence[str],
 ) -> None:  # fmt: skip
     """Write README.md, the robustness card; `method` made the weights ("": they are as they came)."""
-    from inoculate.card import Facts, card
-    from inoculate.report.rows import write_text
+    from inoculate.artifacts.files import write_text
+    from inoculate.hardening.card import Facts, card
     from inoculate.study.manifest import versions
 
     weights = out / "weights.safetensors"
@@ -407,7 +409,7 @@ def write_card(
     python = f"from inoculate import load_model\n\nmodel = load_model({str(out)!r})"
     if not spec:
         python = (
-            f"from pathlib import Path\n\nfrom inoculate.models.checkpoint import load_weights\n"
+            f"from pathlib import Path\n\nfrom inoculate.models.loading.checkpoints import load_weights\n"
             f"{function_in_python(model)}\n"
             f"model = {model.rpartition(':')[2]}().eval()\nload_weights(Path({str(weights)!r}), model)"
         )

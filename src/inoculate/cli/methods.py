@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inoculate.defences.arms import METHOD_ARMS, NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER
-from inoculate.errors import InputError
+from inoculate.core.errors import InputError
+from inoculate.training.methods.names import METHOD_ARMS, NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from inoculate.data.split import Split
-    from inoculate.defences.methods import Method as TrainingMethod
-    from inoculate.threat import Threat
+    from inoculate.core.threat import Threat
+    from inoculate.data.dataset import Dataset
+    from inoculate.training.methods.base import Method as TrainingMethod
 
 Method = Annotated[str, typer.Option(help=f"standard, {', '.join(METHOD_ARMS[:-1])} or {METHOD_ARMS[-1]}.")]
 Eps = Annotated[str, typer.Option(help="What an adversarial method trains against, in units of [0, 1]: 8/255.")]
@@ -38,7 +38,7 @@ Remedy = Annotated[
 
 def threat_of(norm: str, eps: str) -> Threat:
     """What a method trains against; raises `InputError` for a size that changes nothing."""
-    from inoculate.threat import Threat, parse_eps
+    from inoculate.core.threat import Threat, parse_eps
 
     threat = Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
     if threat.eps == 0:
@@ -58,7 +58,7 @@ def parse_options(texts: list[str] | None) -> dict[str, Any]:
 
 
 def _value(value: str, text: str) -> bool | int | float:
-    from inoculate.threat import parse_eps
+    from inoculate.core.threat import parse_eps
 
     if value.lower() in ("true", "false"):
         return value.lower() == "true"
@@ -85,7 +85,7 @@ def remedy_for(method: str, watched: bool, name: str, threat: Threat) -> Trainin
 
     Raises `InputError` if no alarm can be raised, or if the remedy needs another network.
     """
-    from inoculate.defences.registry import method_named
+    from inoculate.training.methods.registry import method_named
 
     if not watched:
         raise InputError(f"method {method} is not watched, so that no alarm would call for --remedy: leave it out")
@@ -96,7 +96,7 @@ def remedy_for(method: str, watched: bool, name: str, threat: Threat) -> Trainin
 
 def warnings_of(history: Sequence[dict[str, float]], remedy: str | None) -> list[str]:
     """The alarms of a training, and what was done about each."""
-    from inoculate.defences.guards import alarms
+    from inoculate.training.monitors import alarms
 
     found = []
     for place, (number, message) in enumerate(alarms(history)):
@@ -106,17 +106,17 @@ def warnings_of(history: Sequence[dict[str, float]], remedy: str | None) -> list
 
 
 def helper_networks(
-    method: str, teacher: Path | None, surrogates: list[str] | None, images: Split, device: str, seed: int
+    method: str, teacher: Path | None, surrogates: list[str] | None, images: Dataset, device: str, seed: int
 ) -> tuple[nn.Module, ...]:
     """The networks that a method needs beside the one it trains: a teacher, surrogates, or one to train along.
 
     Those that a method does not look at were refused before (`check_help`).
     """
     from inoculate.cli.evaluate import load_network, warn_of
-    from inoculate.models.checkpoint import made_by_function
-    from inoculate.models.exported import ONNX
-    from inoculate.models.resolve import brings_weights
-    from inoculate.rng import seed_for
+    from inoculate.core.rng import seed_for
+    from inoculate.models.loading.checkpoints import made_by_function
+    from inoculate.models.loading.exported import ONNX
+    from inoculate.models.loading.specs import brings_weights
 
     taught = method in NEEDS_TEACHER
     role, specs = ("teacher", [str(teacher)] if teacher else []) if taught else ("surrogate", surrogates or [])

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from inoculate.cli.common import DataRoot, Device, Limit, pick_device, writable
-from inoculate.errors import InputError
+from inoculate.core.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Run whole studies from a YAML file.")
 
@@ -28,17 +28,17 @@ def study_run(
     device: Device = "auto",
 ) -> None:
     """Train, attack, craft, retrain, and print the tables; finished steps are never done twice."""
+    from inoculate.artifacts.store import Store
+    from inoculate.cli.progress import Screen
     from inoculate.report.claims import claims
     from inoculate.report.folder import gather, read_run
     from inoculate.report.page import write_page
     from inoculate.report.tables import paper_tables
     from inoculate.report.write import write_report
-    from inoculate.store import Store
     from inoculate.study.load import load_study
     from inoculate.study.manifest import write_manifest
     from inoculate.study.plan import plan
     from inoculate.study.run import Run
-    from inoculate.watch import Screen
 
     study = load_study(file)
     if limit is not None:

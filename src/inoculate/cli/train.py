@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from inoculate.artifacts.specs import fingerprint
 from inoculate.cli.common import (
     Data,
     DataRoot,
@@ -18,10 +19,10 @@ from inoculate.cli.common import (
     Limit,
     Seed,
     check_out,
-    doubts,
     finished,
-    make_way,
     pick_device,
+    remove_stale_outputs,
+    warn_large_eps,
     writable,
 )
 from inoculate.cli.methods import (
@@ -37,11 +38,10 @@ from inoculate.cli.methods import (
     threat_of,
     warnings_of,
 )
-from inoculate.errors import InputError
-from inoculate.spec import fingerprint
+from inoculate.core.errors import InputError
 
 if TYPE_CHECKING:
-    from inoculate.tracking import Tracker
+    from inoculate.training.trackers import Tracker
 
 TrackerName = Annotated[
     str | None, typer.Option(help="tensorboard (into OUT/logs), mlflow, wandb or trackio; the first if installed.")
@@ -81,18 +81,18 @@ def train(
     The test part that `evaluate` uses is never seen; the validation part chooses the epoch that is kept. Several
     processes share every batch under `accelerate launch --multi_gpu -m inoculate train …` or `torchrun`, also on CPUs.
     """
+    from inoculate.artifacts.files import write_json
+    from inoculate.cli.progress import Bar
     from inoculate.data.augment import augmenter
     from inoculate.data.sources import load_data
-    from inoculate.defences.fit import Recipe, best_round, fit, updates_in
-    from inoculate.defences.methods import standard
-    from inoculate.defences.registry import method_named
-    from inoculate.defences.team import join
-    from inoculate.defences.transferred import training_set
-    from inoculate.models.checkpoint import ModelSpec, save_model
-    from inoculate.models.inspect import check_training
-    from inoculate.models.resolve import identity
-    from inoculate.store import write_json
-    from inoculate.watch import Bar
+    from inoculate.models.checks import check_training
+    from inoculate.models.loading.checkpoints import ModelSpec, save_model
+    from inoculate.models.loading.specs import identity
+    from inoculate.training.distributed import join
+    from inoculate.training.methods.base import standard
+    from inoculate.training.methods.registry import method_named
+    from inoculate.training.samples import training_set
+    from inoculate.training.trainer import Recipe, best_round, fit, updates_in
 
     chosen = None if method == "standard" else method_named(method, **parse_options(option))
     if chosen is None and option:
@@ -119,7 +119,7 @@ def train(
     if limit is not None:
         images = images.limit(limit, seed=seed)
     if chosen is not None and team.leads:
-        doubts([threat], images)
+        warn_large_eps([threat], images)
     spec = ModelSpec.fitting(model, images, stem)  # type: ignore[arg-type]
     network = spec.build(seed=seed).to(team.device)
     updates = updates_in(epochs, len(images), batch_size)
@@ -157,7 +157,7 @@ def train(
     team.wait()
     if not team.leads:
         return
-    make_way(out)
+    remove_stale_outputs(out)
     save_model(out, network, spec, run=run, seed=seed, data=images.digest, **facts)
     write_json(out / "history.json", history)
     shutil.rmtree(unfinished)
@@ -170,7 +170,7 @@ def train(
 
 def _tracker(name: str | None, out: Path, config: dict[str, Any]) -> Tracker | None:
     """The tracker asked for; where none was, TensorBoard if it is installed."""
-    from inoculate.tracking import Tracker, installed
+    from inoculate.training.trackers import Tracker, installed
 
     if name is None and not installed("tensorboard"):
         return None

@@ -19,8 +19,8 @@ from inoculate.cli.common import (
     Limit,
     Norm,
     Seed,
-    doubts,
     pick_device,
+    warn_large_eps,
     writable_file,
 )
 from inoculate.cli.evaluate import (
@@ -34,7 +34,7 @@ from inoculate.cli.evaluate import (
     note_random,
     warn_of,
 )
-from inoculate.errors import InputError
+from inoculate.core.errors import InputError
 
 
 def transfer(
@@ -57,10 +57,10 @@ def transfer(
     device: Device = "auto",
 ) -> None:
     """Craft on each model, judge on all: a matrix of accuracies per eps."""
+    from inoculate.artifacts.rows import write_rows
     from inoculate.attacks.registry import attack_named
-    from inoculate.report.rows import write_rows
-    from inoculate.threat import Threat, parse_eps
-    from inoculate.transfer import transfer_matrix
+    from inoculate.core.threat import Threat, parse_eps
+    from inoculate.evaluation.transfer import transfer_matrix
 
     epsilons = [parse_eps(text) for text in eps.split(",")]
     threat = Threat(norm, max(epsilons))  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def transfer(
     if json_file is not None:
         writable_file(json_file)
     images = load_images(data, split, data_root, image_size, limit, seed, model[0])
-    doubts([threat], images)
+    warn_large_eps([threat], images)
     place, networks = pick_device(device), {}
     for spec in model:
         trained = Path(spec).is_dir()  # brings its own

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inoculate.errors import InputError
+from inoculate.core.errors import InputError
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 

@@ -10,8 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from inoculate.spec import fingerprint
-from inoculate.store import write_json
+from inoculate.artifacts.files import write_json
+from inoculate.artifacts.specs import fingerprint
 
 
 def cache_root(cache: str | os.PathLike[str] | None = None) -> Path:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inoculate.core.errors import InputError
 from inoculate.data.readers import Shard
-from inoculate.errors import InputError
 
 _log = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from inoculate.core.errors import InputError
 from inoculate.data.decode import Pixels, decode, look
 from inoculate.data.labels import resolve_labels
 from inoculate.data.readers import Item, Shard
-from inoculate.errors import InputError
 
 if TYPE_CHECKING:
-    from inoculate.data.split import Split
+    from inoculate.data.dataset import Dataset
 
 Progress = Callable[[int, int], None]
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Pool:
     official_test: bool N, images of the source's own test split; had_test: whether it has one.
     """
 
-    split: Split
+    split: Dataset
     official_test: NDArray[np.bool_]
     had_test: bool
 
@@ -100,7 +100,7 @@ def write_pool(
     y = np.concatenate(labels)[readable]
     np.save(folder / "labels.npy", y)
     np.save(folder / "test.npy", test[readable])
-    from inoculate.data.split import seal_digest
+    from inoculate.data.dataset import seal_digest
 
     note = {"classes": classes, "skipped": skipped, "digest": seal_digest(hasher, shape, y, classes)}
     (folder / "pool.json").write_text(json.dumps(note), encoding="utf-8")
@@ -110,13 +110,13 @@ def read_pool(folder: Path, name: str) -> Pool:
     """The pool in a whole folder; its images are mapped copy-on-write, so that nothing can change the cache."""
     import torch
 
-    from inoculate.data.split import Split
+    from inoculate.data.dataset import Dataset
 
     note = json.loads((folder / "pool.json").read_text(encoding="utf-8"))
     images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False))
     labels = torch.from_numpy(np.load(folder / "labels.npy", allow_pickle=False))
     test = np.load(folder / "test.npy", allow_pickle=False)
-    split = Split(images, labels, tuple(note["classes"]), name, note["digest"], tuple(note["skipped"]))
+    split = Dataset(images, labels, tuple(note["classes"]), name, note["digest"], tuple(note["skipped"]))
     return Pool(split, test, bool(test.any()))
 
 

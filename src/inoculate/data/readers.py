@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from inoculate.core.errors import InputError
 from inoculate.data.decode import Payload
-from inoculate.data.layout import Listing, split_of
-from inoculate.errors import InputError
+from inoculate.data.layouts import Listing, split_of
 
 _IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "png", "pixels")
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "category", "target", "y", "digit", "coarse_label", "cls")

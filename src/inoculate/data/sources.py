@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inoculate.artifacts.specs import fingerprint
+from inoculate.artifacts.store import Store
+from inoculate.core.errors import InputError
 from inoculate.data.cache import cache_root, files_digest, read_note, write_note
-from inoculate.data.layout import list_folder
-from inoculate.errors import InputError
-from inoculate.spec import fingerprint
-from inoculate.store import Store
+from inoculate.data.layouts import list_folder
 
 if TYPE_CHECKING:
+    from inoculate.data.dataset import Dataset
     from inoculate.data.pool import Pool, Progress
     from inoculate.data.readers import Shard
-    from inoculate.data.split import Split
 
 PathLike = str | os.PathLike[str]
 PARTS = ("train", "val", "test", "all")
@@ -153,7 +153,7 @@ def load_data(
     seed: int = 0,
     cache: PathLike | None = None,
     progress: Progress | None = None,
-) -> Split:
+) -> Dataset:
     """One part of a dataset: `train`, `val`, `test` or `all`; see `find_source` and `load_pool` for the arguments.
 
     `test` is the source's own test split if it has one, otherwise the seeded, stratified 20 %; the rest is shared
@@ -167,7 +167,7 @@ def load_data(
         return pool.split
     if split == "test" and pool.had_test:
         return pool.split.subset(np.flatnonzero(pool.official_test))
-    from inoculate.data.split import partition
+    from inoculate.data.dataset import partition
 
     mask = pool.official_test if pool.had_test else None
     parts = partition(pool.split.labels, seed=seed, test_mask=mask, classes=pool.split.classes)

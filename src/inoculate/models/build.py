@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from inoculate.errors import InputError
+from inoculate.core.errors import InputError
+from inoculate.core.rng import seed_for
+from inoculate.models.acceleration.small_maps import with_small_maps
 from inoculate.models.normalize import IMAGENET_MEAN, IMAGENET_STD, normalized
-from inoculate.models.small import SMALL_CNN, small_cnn
-from inoculate.models.smallmaps import with_small_maps
-from inoculate.rng import seed_for
+from inoculate.models.small_cnn import SMALL_CNN, small_cnn
 
 Stem = Literal["imagenet", "small"]
 

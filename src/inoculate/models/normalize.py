@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from inoculate.errors import InputError
+from inoculate.core.errors import InputError
 
 MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 

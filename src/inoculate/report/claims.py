@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from inoculate.artifacts.rows import Records
+from inoculate.core.row import Row
+from inoculate.core.stats import paired_gain, unpaired_gain
 from inoculate.report import published
 from inoculate.report.layout import attack_name, percent, points
-from inoculate.report.rows import Records
 from inoculate.report.select import READINGS, Results, collect, natural
-from inoculate.row import Row
-from inoculate.stats import paired_gain, unpaired_gain
 
 Verdict = Literal["supported", "contradicted", "not decided"]
 CONTROL_WORDS = {"duplicates": "training on clean copies", "noise": "training on random noise of the same size"}

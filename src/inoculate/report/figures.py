@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inoculate.artifacts.files import write_file
+from inoculate.core.row import Row
 from inoculate.report import published
 from inoculate.report.layout import attack_name
-from inoculate.report.rows import replace_file
 from inoculate.report.select import Number, Results, collect
-from inoculate.row import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -187,5 +187,5 @@ def _save(figure: Figure, stem: Path) -> list[Path]:
             def write(stream: Any, kind: str = kind, options: dict[str, Any] = options) -> None:
                 figure.savefig(stream, format=kind, **options)
 
-            paths.append(replace_file(path, write))
+            paths.append(write_file(path, write))
     return paths

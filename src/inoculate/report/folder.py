@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inoculate.errors import InputError
-from inoculate.explained import ARRAYS, FACTS, Explained
+from inoculate.artifacts.files import read_json, write_json
+from inoculate.artifacts.rows import Records, read_records, read_rows
+from inoculate.artifacts.store import MANIFEST
+from inoculate.attribution.explanation import ARRAYS, FACTS, Explained
+from inoculate.core.errors import InputError
+from inoculate.core.row import Row
 from inoculate.report.panels import History, slug
-from inoculate.report.rows import Records, read_records, read_rows
-from inoculate.row import Row
-from inoculate.store import MANIFEST, read_json, write_json
 
 RESULTS, RECORDS, TRUST, EXPLANATIONS = "results.json", "records.npz", "trust.json", "explanations"
 

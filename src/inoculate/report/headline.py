@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from inoculate.artifacts.rows import Records
 from inoculate.report import published
 from inoculate.report.claims import CONTROL_WORDS, Gain, arm_gain
 from inoculate.report.layout import attack_name, percent, points
-from inoculate.report.rows import Records
 from inoculate.report.select import Number, Results
 
 _OTHERWISE = {"augmented": "augmentation alone", **CONTROL_WORDS}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inoculate.explained import Explained
+from inoculate.attribution.explanation import Explained
 from inoculate.report.panels import by_model
 
 BUDGET = 4_500_000  # bytes of data URIs in one page

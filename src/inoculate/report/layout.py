@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inoculate.report.rows import write_text
+from inoculate.artifacts.files import write_text
 from inoculate.report.select import Number
 
 MISSING = "–"

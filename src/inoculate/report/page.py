@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from inoculate.explained import Explained
+from inoculate.artifacts.files import write_text
+from inoculate.attribution.explanation import Explained
+from inoculate.core.stats import spearman
 from inoculate.report import published
 from inoculate.report.claims import Claim, claims
 from inoculate.report.figures import legend
@@ -22,11 +24,9 @@ from inoculate.report.latex import is_summary
 from inoculate.report.layout import MISSING, Table, accuracy_cell, attack_name
 from inoculate.report.panels import accuracy, curves, drifts, fragility, landscape, median, paired, slug
 from inoculate.report.pictures import Picture
-from inoculate.report.rows import write_text
 from inoculate.report.select import Results, collect, in_order, natural
 from inoculate.report.tables import paper_tables
 from inoculate.report.tradeoff import tradeoffs
-from inoculate.stats import spearman
 
 TEMPLATES = Path(__file__).with_name("templates")
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}

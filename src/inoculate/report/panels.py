@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inoculate.explained import Explained
+from inoculate.artifacts.specs import fingerprint
+from inoculate.attribution.explanation import Explained
 from inoculate.report import published
 from inoculate.report.figures import back_to_front, measured, panel, style_of
 from inoculate.report.layout import attack_name, percent
 from inoculate.report.pictures import INK, RULE, SIZE, Picture, box, draw, plainly_log
 from inoculate.report.select import Results, natural
-from inoculate.spec import fingerprint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

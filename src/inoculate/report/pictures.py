@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inoculate.artifacts.files import write_file
 from inoculate.report.figures import COLORS
-from inoculate.report.rows import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def draw(
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
         if keep is not None:
-            replace_file(keep / f"{name}.png", lambda stream: figure.savefig(stream, format="png", dpi=150))
+            write_file(keep / f"{name}.png", lambda stream: figure.savefig(stream, format="png", dpi=150))
     return Picture(name, title, alt, themed(text.getvalue(), name, alt))
 
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from inoculate.row import Row
-from inoculate.stats import wilson
+from inoculate.core.row import Row
+from inoculate.core.stats import wilson
 
 READINGS = ("white-box", "replayed", "surrogate's")
 ARMS = ("standard", "duplicates", "noise", "augmented", "transferred")

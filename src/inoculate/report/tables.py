@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from inoculate.core.row import Row
 from inoculate.report import published
 from inoculate.report.layout import (
     MISSING,
@@ -18,7 +19,6 @@ from inoculate.report.layout import (
     write_csv,
 )
 from inoculate.report.select import READINGS, Number, Results, collect
-from inoculate.row import Row
 
 __all__ = ["Entry", "Table", "paper_tables", "to_markdown", "write_csv"]
 _Column = tuple[str, str]  # attack, reading

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from inoculate.defences.arms import ARMS
 from inoculate.report.figures import style_of
 from inoculate.report.layout import attack_name, percent
 from inoculate.report.panels import slug
 from inoculate.report.pictures import INK, RULE, Picture, draw
 from inoculate.report.select import Results
+from inoculate.training.methods.names import ARMS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

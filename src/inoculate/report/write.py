@@ -6,14 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from inoculate.artifacts.files import write_text
+from inoculate.artifacts.rows import Records, write_records, write_rows
+from inoculate.core.row import Row
 from inoculate.report.claims import Claim, claims
 from inoculate.report.figures import accuracy_against_eps
 from inoculate.report.latex import write_latex
 from inoculate.report.layout import Table, to_markdown, write_csv
-from inoculate.report.rows import Records, write_records, write_rows, write_text
 from inoculate.report.select import READINGS
 from inoculate.report.tables import paper_tables
-from inoculate.row import Row
 
 _KEY = f"""\
 The three readings of "accuracy on adversarial images": *{READINGS[0]}*, crafted anew on the network as it is now;

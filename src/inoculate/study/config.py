@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from inoculate.defences.arms import ARMS, METHOD_ARMS, NEEDS_SURROGATES, NEEDS_TEACHER
-from inoculate.errors import suggest
-from inoculate.explained import Amounts
-from inoculate.threat import Norm, Threat, parse_eps
+from inoculate.attribution.explanation import Amounts
+from inoculate.core.errors import suggest
+from inoculate.core.threat import Norm, Threat, parse_eps
+from inoculate.training.methods.names import ARMS, METHOD_ARMS, NEEDS_SURROGATES, NEEDS_TEACHER
 
 MOST_VULNERABLE = "most_vulnerable"
 _NARROWING = ("eps", "datasets", "models", "arms")
@@ -27,7 +27,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Dataset(_Part):
+class DatasetConfig(_Part):
     """One dataset: where it comes from, what its images look like to the networks, and its own keys of `training`."""
 
     source: str | None = None  # a data SPEC; the entry's own name if left out
@@ -132,7 +132,7 @@ class Evaluation(_Part):
 
 
 class Explanations(_Part):
-    """What is explained (see `inoculate.explained.Amounts`): of every network, and of all arms but the controls."""
+    """What is explained (see `inoculate.attribution.explanation.Amounts`): of every network, and of all arms but the controls."""
 
     images: int = Field(Amounts.images, ge=0)
     drift: int = Field(Amounts.drift, ge=1)
@@ -151,7 +151,7 @@ class Study(_Part):
     """datasets × models × arms × attacks × eps × seeds."""
 
     name: str
-    datasets: dict[str, Dataset] = Field(min_length=1)
+    datasets: dict[str, DatasetConfig] = Field(min_length=1)
     models: tuple[str, ...] = Field(min_length=1)
     stem: Literal["imagenet", "small"] = "imagenet"
     pretrained: bool = False
@@ -264,7 +264,7 @@ class Study(_Part):
 
 def is_one_step(choice: AttackChoice) -> bool:
     """Whether one gradient serves every eps."""
-    from inoculate.attacks.attack import OneStep
+    from inoculate.attacks.base import OneStep
     from inoculate.attacks.registry import ATTACKS
 
     return isinstance(ATTACKS.get(choice.attack), OneStep)
@@ -287,7 +287,7 @@ def _check_several_steps(name: str, study: Study) -> None:
 
 
 def _check_method(arm: str, hardened: Hardened, study: Study) -> None:
-    from inoculate.defences.registry import method_named, option_names
+    from inoculate.training.methods.registry import method_named, option_names
 
     _known(hardened.method, METHOD_ARMS, "method")
     for option in hardened.options:

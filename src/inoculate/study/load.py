@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from inoculate.errors import InputError, suggest
-from inoculate.study.config import AttackChoice, Dataset, Evaluation, Explanations, Partition, Study, Training
+from inoculate.core.errors import InputError, suggest
+from inoculate.study.config import AttackChoice, DatasetConfig, Evaluation, Explanations, Partition, Study, Training
 
 
 def load_study(path: Path) -> Study:
@@ -56,7 +56,7 @@ def _explain(error: Any) -> str:
 def _keys_at(location: tuple[Any, ...]) -> tuple[str, ...]:
     """Valid keys of the part of the schema that `location` points into."""
     parts = {
-        "datasets": tuple(Dataset.model_fields),
+        "datasets": tuple(DatasetConfig.model_fields),
         "attacks": tuple(AttackChoice.model_fields),
         "split": tuple(Partition.model_fields),
         "training": tuple(Training.model_fields),

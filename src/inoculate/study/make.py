@@ -12,22 +12,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from inoculate.attacks.attack import Attack
+from inoculate.artifacts.files import read_json, write_json
+from inoculate.attacks.base import Attack
 from inoculate.attacks.craft import AdvSet, craft
 from inoculate.attacks.registry import attack_named
+from inoculate.attribution.explain import choose, explain
+from inoculate.core.errors import InputError
+from inoculate.core.rng import generator
+from inoculate.core.threat import Threat
+from inoculate.data.dataset import Dataset, Parts, partition
 from inoculate.data.sources import Source, load_pool
-from inoculate.data.split import Parts, Split, partition
-from inoculate.errors import InputError
-from inoculate.explain import choose, explain
-from inoculate.judging import judge_attack, judge_clean, judge_replay
+from inoculate.evaluation.engine import judge_attack, judge_clean, judge_replay
+from inoculate.evaluation.per_sample import Verdict
+from inoculate.models.acceleration.folding import fast
 from inoculate.models.build import check_name
-from inoculate.models.checkpoint import load_model
-from inoculate.models.fast import fast
-from inoculate.rng import generator
-from inoculate.store import read_json, write_json
-from inoculate.study.config import AttackChoice, Dataset, Study, Training
-from inoculate.threat import Threat
-from inoculate.verdict import Verdict
+from inoculate.models.loading.checkpoints import load_model
+from inoculate.study.config import AttackChoice, DatasetConfig, Study, Training
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -36,9 +36,9 @@ Progress = Callable[[int, int, dict[str, float]], None]
 class Data:
     """A dataset of the study: its train, val and test parts, and which images of the pool they are."""
 
-    train: Split
-    val: Split
-    test: Split
+    train: Dataset
+    val: Dataset
+    test: Dataset
     parts: Parts
     digest: str
     skipped: tuple[str, ...]
@@ -64,7 +64,7 @@ class Job:
         self.progress(done, total, {})
 
 
-def load_parts(study: Study, source: Source, dataset: Dataset, name: str, seed: int, progress: Progress) -> Data:
+def load_parts(study: Study, source: Source, dataset: DatasetConfig, name: str, seed: int, progress: Progress) -> Data:
     """Decode (or find decoded) the dataset and split it; the test part is shuffled, so its beginning is a sample."""
     for model in study.models:  # a misspelt network is found before hours of work, not after
         check_name(model)
@@ -90,7 +90,7 @@ def load_parts(study: Study, source: Source, dataset: Dataset, name: str, seed: 
     return Data(train, val, test, parts, split.digest, split.skipped)
 
 
-def limited(split: Split, limit: int) -> torch.Tensor:
+def limited(split: Dataset, limit: int) -> torch.Tensor:
     """Positions of a stratified sample of `limit` images."""
     numbered = replace(split, images=torch.arange(len(split)).view(-1, 1, 1, 1))
     return numbered.limit(limit, seed=0).images.flatten()
@@ -118,7 +118,7 @@ def save_parts(folder: Path, data: Data) -> None:
     )
 
 
-def make_examples(folder: Path, job: Job, choice: AttackChoice, fitted: Path, split: Split) -> None:
+def make_examples(folder: Path, job: Job, choice: AttackChoice, fitted: Path, split: Dataset) -> None:
     """Craft on a trained network, once for all eps."""
     how, network = job.study.evaluation, trained(fitted, job.device)
     examples = craft(
@@ -157,7 +157,7 @@ def make_verdicts(
     _save_verdicts(folder, verdicts)
 
 
-def _attacked(job: Job, choice: AttackChoice, network: nn.Module, part: Split, right: torch.Tensor) -> list[Verdict]:
+def _attacked(job: Job, choice: AttackChoice, network: nn.Module, part: Dataset, right: torch.Tensor) -> list[Verdict]:
     return judge_attack(
         network,
         part,

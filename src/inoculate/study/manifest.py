@@ -8,7 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from inoculate.store import MANIFEST, write_json
+from inoculate.artifacts.files import write_json
+from inoculate.artifacts.store import MANIFEST
 from inoculate.study.run import Run
 
 LIBRARIES = ("inoculate", "torch", "torchvision", "timm", "kornia", "datasets", "numpy", "safetensors", "pillow")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from inoculate.defences.arms import CONTROLS
 from inoculate.study.config import MOST_VULNERABLE, Study, is_one_step
+from inoculate.training.methods.names import CONTROLS
 
 Reading = Literal["white-box", "replayed", "surrogate"]
 ANY_SURROGATE = "(surrogate)"

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from inoculate.errors import InputError
-from inoculate.row import Row
-from inoculate.store import MANIFEST, Store, read_json
+from inoculate.artifacts.files import read_json
+from inoculate.artifacts.store import MANIFEST, Store
+from inoculate.core.errors import InputError
+from inoculate.core.row import Row
 from inoculate.study.config import MOST_VULNERABLE, Study
 from inoculate.study.plan import Cell
 from inoculate.study.specs import Specs

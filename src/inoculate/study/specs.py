@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inoculate.artifacts.files import read_json
+from inoculate.artifacts.specs import fingerprint
+from inoculate.artifacts.store import Store
 from inoculate.data.sources import Source, find_source
-from inoculate.defences.arms import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER, WITH_COPIES
-from inoculate.spec import fingerprint
-from inoculate.store import Store, read_json
 from inoculate.study.config import MOST_VULNERABLE, AttackChoice, Study, is_one_step
 from inoculate.study.plan import ANY_SURROGATE, Cell
+from inoculate.training.methods.names import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER, WITH_COPIES
 
 Spec = dict[str, Any]
 VERSIONS = {"trades": 2, "mart": 2, "rslad": 2}  # raised when a method's code gives other weights: see MEANING

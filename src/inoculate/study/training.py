@@ -6,19 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inoculate.artifacts.files import write_json
 from inoculate.attacks.craft import AdvSet
+from inoculate.core.rng import seed_for
+from inoculate.core.threat import Threat
 from inoculate.data.augment import default_policy
-from inoculate.defences.arms import NEEDS_NETWORK
-from inoculate.defences.fit import BEST, CHECKPOINT, Recipe, fit
-from inoculate.defences.methods import Method, standard
-from inoculate.defences.registry import method_named
-from inoculate.defences.transferred import TrainingSet, training_set
 from inoculate.models.build import parameter_count
-from inoculate.models.checkpoint import ModelSpec, load_model, save_model
-from inoculate.rng import seed_for
-from inoculate.store import write_json
+from inoculate.models.loading.checkpoints import ModelSpec, load_model, save_model
 from inoculate.study.config import Training
-from inoculate.threat import Threat
+from inoculate.training.methods.base import Method, standard
+from inoculate.training.methods.names import NEEDS_NETWORK
+from inoculate.training.methods.registry import method_named
+from inoculate.training.samples import TrainingSet, training_set
+from inoculate.training.trainer import BEST, CHECKPOINT, Recipe, fit
 
 if TYPE_CHECKING:
     from inoculate.study.make import Job

@@ -1,0 +1,69 @@
+"""What the attacks share that look for the nearest misclassified image, whatever eps is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.attacks.base import Target, carry_out, fooled, resolve_targets
+from inoculate.attacks.losses import LOSSES, Objective, in_full
+from inoculate.core.errors import InputError
+from inoculate.core.threat import Threat, project
+from inoculate.models.acceleration.folding import full_precision
+
+
+class Nearest:
+    """The nearest image found for each of a batch, and how far it is; at first the image itself, at infinity."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.image, self.far = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+
+    def offer(self, rows: Tensor, x_adv: Tensor, at: Tensor, hit: Tensor) -> None:
+        """Keep those of the images `x_adv` of these rows that `hit` and are nearer, at the distances `at`."""
+        nearer = hit & (at < (1 - 1e-6) * self.far[rows])  # between equals rounding would decide, and with it the batch
+        self.image[rows[nearer]], self.far[rows[nearer]] = x_adv[nearer], at[nearer]
+
+
+def search_standing(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    target: Target,
+    generator: torch.Generator | None,
+    search: Callable[[Tensor, Objective], Tensor],
+) -> Tensor:
+    """`search(x, goal)` for the images that have not arrived yet, with the margin as goal; the others as they are."""
+    goal = Objective(LOSSES["margin"], y, resolve_targets(model, x, y, target, generator))
+    rows = (~misled(model, x, goal)).nonzero().squeeze(1)
+    return x.index_copy(0, rows, search(x[rows], goal.of(rows))) if len(rows) else x.clone()
+
+
+def anywhere(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, search: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Carry out `search(x, y)` for the nearest images: in fp32, for at the boundary two logits are nearly equal."""
+    with full_precision(model):
+        return carry_out(model, x, y, threat, search)
+
+
+def within(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, search: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """The same, and project what is found into the ball."""
+    return anywhere(model, x, y, threat, lambda x, y: project(search(x, y), x, threat))
+
+
+def misled(model: nn.Module, x: Tensor, goal: Objective) -> Tensor:
+    """Which images (B, bool) the model gets wrong, or takes for their target if they have one."""
+    with torch.no_grad():
+        return fooled(model, x, in_full(model(x)), goal.y, goal.target)
+
+
+def check_positive(**options: float) -> None:
+    """Raise `InputError` for an option that is no number above 0."""
+    for name, value in options.items():
+        if not (isinstance(value, int | float) and 0 < value < math.inf):
+            raise InputError(f"{name} {value!r} makes no attack: give a number above 0")

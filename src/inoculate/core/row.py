@@ -1,0 +1,51 @@
+"""The `Row`: one measured number with everything needed to read it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from inoculate.core.stats import wilson
+
+
+@dataclass(frozen=True)
+class Row:
+    """One accuracy.
+
+    `accuracy = correct / n` over every test image (a clean error is an error); `ci_low`, `ci_high` are its 95 %
+    Wilson interval. All three lie in [0, 1]. `eps` is in pixel units of [0, 1] (0 for clean). `attack` is `none` for
+    clean accuracy. `protocol` is `white-box` (crafted on the evaluated model) or `transfer:<model>/<arm>`.
+    """
+
+    dataset: str
+    model: str
+    arm: str
+    attack: str
+    norm: str
+    eps: float
+    protocol: str
+    accuracy: float
+    correct: int
+    n: int
+    ci_low: float
+    ci_high: float
+    seed: int
+    seconds: float
+
+    @property
+    def key(self) -> str:
+        """Name of this row's per-image record: everything that identifies the number, without the number."""
+        return "|".join(
+            [self.dataset, str(self.seed), self.model, self.arm, self.attack, self.norm, f"{self.eps:g}", self.protocol]
+        )
+
+    @classmethod
+    def measured(cls, *, correct: int, n: int, seconds: float, **labels: Any) -> Row:
+        """A row from a count: fills in the accuracy and its Wilson interval."""
+        low, high = wilson(correct, n)
+        return cls(
+            accuracy=correct / n, correct=correct, n=n, ci_low=low, ci_high=high, seconds=round(seconds, 3), **labels
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,201 @@
+"""The threat model: which perturbations count. The only file that branches on the norm."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from inoculate.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from inoculate.core.rng import Draws
+
+Norm = Literal["linf", "l2", "l1"]
+
+
+@dataclass(frozen=True)
+class Threat:
+    """All images within distance `eps` of the original in `norm`, inside the valid range [`low`, `high`].
+
+    `eps` is in pixel units of [0, 1] images: write 8/255, not 8. Raises `InputError` for an eps that is negative, not
+    finite, or (L∞) larger than the whole range.
+    """
+
+    norm: Norm = "linf"
+    eps: float = 8 / 255
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.norm not in get_args(Norm):
+            raise InputError(f"norm '{self.norm}' is unknown: use one of {', '.join(get_args(Norm))}")
+        if not self.low < self.high:
+            raise InputError(f"valid range [{self.low}, {self.high}] is empty: low must be below high")
+        if not (math.isfinite(self.eps) and self.eps >= 0):
+            raise InputError(f"eps {self.eps:g} is not a distance: give a number of at least 0, such as 8/255")
+        if self.norm == "linf" and self.eps > self.high - self.low:
+            raise InputError(
+                f"eps {self.eps:g} is larger than the whole pixel range [{self.low:g}, {self.high:g}]: "
+                f"eps is in units of [0, 1] images, did you mean {self.eps:g}/255?"
+            )
+
+
+def large_eps_warning(threat: Threat, shape: tuple[int, ...]) -> str | None:
+    """Words for an eps in L2 or L1 that is suspiciously large for images of `shape` (C, H, W); None for any other."""
+    pixels = math.prod(shape)
+    widest = (threat.high - threat.low) * {"linf": math.inf, "l2": math.sqrt(pixels), "l1": pixels}[threat.norm]
+    if threat.eps <= 0.15 * widest:
+        return None
+    return (
+        f"eps {threat.eps:g} in {threat.norm} is {threat.eps / widest:.0%} of the way from an all-black to an "
+        f"all-white {'×'.join(map(str, shape))} image: eps is in units of [0, 1], was {threat.eps:g}/255 meant?"
+    )
+
+
+def parse_eps(text: str) -> float:
+    """`"0.03"` or `"8/255"` as a number; raises `InputError` for anything else (nothing is ever evaluated)."""
+    match = re.fullmatch(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*(?:/\s*([\d.]+)\s*)?", text, re.IGNORECASE)
+    try:
+        if not match:
+            raise ValueError
+        return float(match[1]) / float(match[2] or 1)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"eps '{text}' is not a number: write it like 0.03 or 8/255") from None
+
+
+def project(x_adv: Tensor, x: Tensor, threat: Threat, radius: Tensor | None = None) -> Tensor:
+    """The nearest allowed image: into the ball around `x`, then into the valid range. All B×C×H×W.
+
+    The second step never leaves the ball, because `x` itself lies in the range. `radius` (B) gives each image an eps of
+    its own.
+    """
+    import torch
+
+    eps = threat.eps if radius is None else per_sample(radius, x)
+    if threat.norm == "linf":
+        inside = x_adv.clamp(x - eps, x + eps)
+    elif threat.norm == "l2":
+        delta = x_adv - x
+        # summed in fp32, large images leave the ball; Apple's GPUs have nothing finer
+        finest = torch.float32 if x.device.type == "mps" else torch.float64
+        length = per_sample(delta.flatten(1).norm(dim=1, dtype=finest), x)
+        inside = x + delta * (eps / length.clamp_min(1e-12)).clamp_max(1).to(x.dtype)
+    else:
+        inside = x + _onto_l1_ball((x_adv - x).flatten(1), threat.eps if radius is None else radius[:, None]).view_as(x)
+    return inside.clamp(threat.low, threat.high)
+
+
+def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+    """Per sample, the unit step (in `norm`) that raises a linear function with this gradient most; 0 where it is 0."""
+    if norm == "linf":
+        return gradient.sign()
+    if norm == "l2":
+        length = gradient.flatten(1).norm(dim=1)
+        return gradient / per_sample(length, gradient).clamp_min(1e-30)
+    flat = gradient.flatten(1)
+    best = flat.abs().argmax(dim=1, keepdim=True)
+    return flat.new_zeros(flat.shape).scatter_(1, best, flat.gather(1, best).sign()).view_as(gradient)
+
+
+def dual_norm(gradient: Tensor, norm: Norm) -> Tensor:
+    """By how much a unit step (in `norm`) can raise a linear function with this gradient: per sample (B)."""
+    order = {"linf": 1, "l2": 2, "l1": math.inf}[norm]
+    lengths: Tensor = gradient.flatten(1).norm(p=order, dim=1)
+    return lengths
+
+
+def sample(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
+    """A random allowed image: uniform in the ball around `x`, then projected into the valid range. B×C×H×W."""
+    shape = x.shape[1:]
+    if threat.norm == "linf":
+        delta = (draws.uniform(*shape) * 2 - 1) * threat.eps
+    else:
+        # A uniform direction on the unit sphere of the norm (Gaussian, or signed exponential), at radius u^(1/d).
+        noise = draws.normal(*shape)
+        if threat.norm == "l1":
+            noise = -(1 - draws.uniform(*shape)).clamp_min(1e-12).log() * noise.sign()
+        length = noise.flatten(1).norm(p=2 if threat.norm == "l2" else 1, dim=1).clamp_min(1e-12)
+        radius = draws.uniform() ** (1 / shape.numel()) * threat.eps
+        delta = noise * per_sample(radius / length, x)
+    return project(x + delta.to(x.dtype), x, threat)
+
+
+def to_plane(x: Tensor, normal: Tensor, rise: Tensor, threat: Threat) -> Tensor:
+    """The shortest move (in the threat's norm, B×C×H×W) within the valid range by which `normal`·x grows by `rise` (B).
+
+    `rise` may be negative. Where the range is too small for it the move ends in the corner that comes nearest.
+    """
+    import torch
+
+    way = normal.flatten(1) * rise.sign()[:, None]
+    room = torch.where(way > 0, threat.high - x.flatten(1), x.flatten(1) - threat.low).clamp_min(0)
+    weight = way.abs()
+    room = room * (weight > 0)
+    if threat.norm == "l1":  # all the room of the steepest pixels, and a part of one more
+        order = weight.argsort(dim=1, descending=True)
+        gains = (weight * room).gather(1, order)
+        missing = (rise.abs()[:, None] - (gains.cumsum(dim=1) - gains)).clamp_min(0)
+        part = (missing / gains.clamp_min(1e-30)).clamp_max(1)
+        size = room * torch.zeros_like(room).scatter_(1, order, part)
+    else:
+        pace = torch.ones_like(weight) if threat.norm == "linf" else weight
+        size = _until(rise.abs(), weight, pace, room)
+    return (way.sign() * size).view_as(x)
+
+
+def _until(goal: Tensor, weight: Tensor, pace: Tensor, room: Tensor) -> Tensor:
+    """min(λ·pace, room) per pixel, with λ such that the sum weighted by `weight` reaches `goal` per row.
+
+    That sum is a concave, piecewise linear function of λ: Newton's method climbs to the goal from below in a few steps.
+    """
+    product = weight * pace * (room > 0)
+    scale = goal / product.sum(dim=1).clamp_min(1e-30)
+    for _ in range(12):
+        wanted = scale[:, None] * pace
+        size = wanted.minimum(room)
+        missing = goal - (weight * size).sum(dim=1)
+        short = missing > 1e-5 * goal  # a row that is there stays as it is, however long the others of its batch take
+        if not goal.is_cuda and not bool(short.any()):  # to ask would stop a GPU
+            break
+        slope = product.masked_fill(wanted >= room, 0).sum(dim=1)
+        scale = scale + missing / slope.clamp_min(1e-30) * (short & (slope > 0))
+    return (scale[:, None] * pace).minimum(room)
+
+
+def distance(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
+    """How far apart the images are, per sample (B), in pixel units."""
+    order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
+    lengths: Tensor = (x_adv - x).flatten(1).norm(p=order, dim=1)
+    return lengths
+
+
+def diameter(threat: Threat, pixels: int) -> float:
+    """The distance between black and white images of so many values, channels counted: no image is further away."""
+    import torch
+
+    black = torch.full((1, pixels), threat.low)
+    return float(distance(black, torch.full_like(black, threat.high), threat.norm))
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Shape B into B×1×1×1, to multiply with images."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _onto_l1_ball(delta: Tensor, eps: float | Tensor) -> Tensor:
+    """Nearest point of the L1 ball, per row (Duchi et al. 2008, figure 1): shrink all entries by one threshold.
+
+    `eps` is a number or B×1.
+    """
+    import torch
+
+    ordered = delta.abs().sort(dim=1, descending=True).values
+    excess = ordered.cumsum(dim=1) - eps
+    count = torch.arange(1, delta.shape[1] + 1, device=delta.device)
+    last = (ordered * count > excess).sum(dim=1, keepdim=True).clamp_min(1)
+    threshold = (excess.gather(1, last - 1) / last).clamp_min(0)
+    return delta.sign() * (delta.abs() - threshold).clamp_min(0)

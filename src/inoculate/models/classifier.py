@@ -1,0 +1,110 @@
+"""The prepared classifier: what everything that measures a model is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.core.errors import InputError, gist
+from inoculate.core.modes import OutOfTimeError, device_of, dtype_for
+from inoculate.core.options import require_one_of
+from inoculate.core.pixels import to_float
+from inoculate.data.dataset import Dataset
+from inoculate.models.acceleration.folding import fast, layout_for, original
+from inoculate.models.acceleration.small_maps import inference_context
+
+Precision = Literal["fast", "exact"]
+
+
+class Prediction(NamedTuple):
+    """What a model says to a batch, on the CPU: right (B, bool), predicted class (B, int64), margin (B, float32).
+
+    The margin is the best wrong logit minus the true one: positive where misclassified, NaN with a single class. An
+    output that is not finite is an error.
+    """
+
+    right: Tensor
+    predicted: Tensor
+    margin: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A model made ready for images of one dataset, by `prepare`.
+
+    `model` gives every verdict. `crafting` is what attacks are called on: a verified quicker copy, or `model` itself.
+    Images go to `device`, as `dtype`, laid out as `layout`. It has one output for each of `classes`.
+    """
+
+    model: nn.Module
+    crafting: nn.Module
+    classes: int
+    device: torch.device
+    dtype: torch.dtype
+    layout: torch.memory_format
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Inside, the model is in eval mode with frozen parameters; every flag is put back after."""
+        with inference_context(self.model):
+            yield
+
+    def load(self, data: Dataset, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Float images (B×C×H×W in [0, 1]) and labels (B) of these rows, where the model is."""
+        x = to_float(data.images[rows].to(self.device)).to(self.dtype).contiguous(memory_format=self.layout)
+        return x, data.labels[rows].to(self.device)
+
+    def predict(self, x: Tensor, y: Tensor) -> Prediction:
+        """What the model says to images `x` whose labels are `y`. The caller holds `ready()`.
+
+        Raises `InputError` where the model does not take the images, or does not give one logit per class.
+        """
+        logits = self._logits(x)
+        predicted = logits.argmax(dim=1)
+        right = (predicted == y) & logits.isfinite().all(dim=1)
+        margin = torch.full((len(x),), torch.nan)
+        if self.classes > 1:
+            true = logits.gather(1, y[:, None]).squeeze(1)
+            margin = (logits.scatter(1, y[:, None], -torch.inf).amax(dim=1) - true).float().cpu()
+        return Prediction(right.cpu(), predicted.cpu(), margin)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        try:
+            with torch.no_grad():
+                logits = self.model(x)
+        except (InputError, OutOfTimeError):
+            raise
+        except torch.cuda.OutOfMemoryError as error:
+            raise InputError(f"no memory for {len(x)} images at once: lower --batch-size") from error
+        except Exception as error:  # whatever the user's code raises
+            raise InputError(
+                f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({gist(error)}): "
+                "load the data at the model's image size and channels"
+            ) from error
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != self.classes:
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            cure = " (or declare what it gives with --outputs)" if self.classes == 2 else ""
+            raise InputError(
+                f"the model gives outputs of shape {shape}, it must give one logit per class: B×{self.classes}{cure}"
+            )
+        return logits
+
+
+def prepare(model: nn.Module, data: Dataset, *, precision: Precision = "fast") -> Classifier:
+    """Make `model` (float images in [0, 1] → logits) ready to be measured on `data`; it is left as it was.
+
+    With `precision="fast"` attacks craft on a quicker copy (`fast`), which is used only where its outputs on images of
+    `data` equal the model's; with `"exact"` on the model itself. Raises `InputError` for another precision.
+    """
+    require_one_of(("fast", "exact"), precision=precision)
+    model = original(model)
+    device, dtype = device_of(model), dtype_for(model)
+    with torch.inference_mode(False), inference_context(model):
+        layout = layout_for(model, to_float(data.images[:1].to(device)).to(dtype))
+    crafting = fast(model) if precision == "fast" else model
+    return Classifier(model, crafting, len(data.classes), device, dtype, layout)

@@ -1,0 +1,161 @@
+"""Models on disk: safetensors for weights, JSON for how to rebuild the network around them. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from inoculate.artifacts.files import read_json, write_bytes, write_json
+from inoculate.core.errors import InputError
+from inoculate.data.dataset import Dataset
+from inoculate.models.build import Stem, build_model, scale_for
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that `build_model` needs, and the class names."""
+
+    name: str
+    class_names: tuple[str, ...]
+    channels: int
+    image_size: int
+    stem: Stem = "imagenet"
+    pretrained: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @classmethod
+    def fitting(cls, name: str, images: Dataset, stem: Stem = "imagenet", pretrained: bool = False) -> ModelSpec:
+        """A new network of this name for such images, normalised by their statistics where it is normalised at all."""
+        mean, std = scale_for(name, images.channel_statistics())
+        return cls(name, images.classes, images.channels, images.image_size[0], stem, pretrained, mean, std)
+
+    def build(self, *, seed: int = 0, pretrained: bool | None = None) -> nn.Sequential:
+        """A new classifier of this kind, with weights drawn from `seed` (or pretrained)."""
+        return build_model(
+            self.name,
+            classes=len(self.class_names),
+            channels=self.channels,
+            image_size=self.image_size,
+            stem=self.stem,
+            pretrained=self.pretrained if pretrained is None else pretrained,
+            mean=self.mean,
+            std=self.std,
+            seed=seed,
+        )
+
+
+def save_model(folder: Path, model: nn.Module, spec: ModelSpec, **facts: Any) -> None:
+    """Write weights and description into `folder`; `facts` (JSON values) are kept beside the spec."""
+    _save(folder, model, {"model": asdict(spec)}, facts)
+
+
+def save_factory_weights(
+    folder: Path, model: nn.Module, factory: str, declared: Mapping[str, str] | None = None, **facts: Any
+) -> None:
+    """The same for a network that a function of the user's makes; it is rebuilt by that function, never from here.
+
+    `declared` holds what is said of it wherever it is loaded, by option: `{"normalize": "imagenet"}`.
+    """
+    _save(folder, model, {"factory": factory, "declared": dict(declared or {})}, facts)
+
+
+def _save(folder: Path, model: nn.Module, origin: dict[str, Any], facts: dict[str, Any]) -> None:
+    save_weights(folder / WEIGHTS, model)
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    write_json(folder / DESCRIPTION, {"format": 1, **origin, "sha256": digest, **facts})
+
+
+def load_model(folder: str | Path) -> nn.Sequential:
+    """The classifier in a folder that `train` or `harden` wrote, in eval mode: float images in [0, 1] to logits.
+
+    What images it was made for says `read_description`. Raises `InputError` if it is missing or was altered, or if a
+    function of the user's makes the network.
+    """
+    folder = Path(folder)
+    spec, digest = read_description(folder)
+    model = spec.build(pretrained=False)
+    load_weights(folder / WEIGHTS, model, digest)
+    return model.eval()
+
+
+def made_by_function(folder: Path) -> bool:
+    """Whether a trained folder holds the weights of a network that only a function of the user's can rebuild."""
+    file = folder / DESCRIPTION
+    return file.is_file() and "factory" in dict(read_json(file))
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether `folder` holds the description of a model that training wrote, and not some other file of that name."""
+    try:
+        found = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else None
+    except InputError:  # no JSON
+        return False
+    return isinstance(found, dict) and "sha256" in found and not found.keys().isdisjoint(("model", "factory"))
+
+
+def read_description(folder: Path) -> tuple[ModelSpec, str]:
+    """What `save_model` wrote beside the weights: how to rebuild the network, and the weights' checksum."""
+    if not (folder / DESCRIPTION).is_file():
+        raise InputError(
+            f"{folder} holds no trained model ({DESCRIPTION} is missing): give a folder that training wrote"
+        )
+    description = read_json(folder / DESCRIPTION)
+    if isinstance(description, dict) and "factory" in description:
+        declared = "".join(f" --{name} {value}" for name, value in dict(description.get("declared", {})).items())
+        raise InputError(
+            f"{folder} holds weights of a network that your own function makes: "
+            f"give --model {description['factory']} --weights {folder / WEIGHTS}{declared}"
+        )
+    try:
+        fields = dict(description["model"])
+        for name in ("class_names", "mean", "std"):
+            fields[name] = tuple(fields[name]) if fields[name] is not None else None
+        spec, digest = ModelSpec(**fields), description["sha256"]
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / DESCRIPTION} is not a model description ({error}): train the model again"
+        ) from error
+    return spec, digest
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Parameters and buffers of `model` as one safetensors file."""
+    # a module under two names has its tensors twice: the format has no shared ones
+    write_bytes(path, save({name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}))
+
+
+def load_weights(path: Path, model: nn.Module, sha256: str | None = None) -> None:
+    """Fill `model` from a safetensors file; raises `InputError` if it is missing, damaged, or does not fit."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"weights {path} cannot be read ({error.strerror}): check the path") from error
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise InputError(
+            f"weights {path} are not those that training wrote (checksum differs): copy or train them again"
+        )
+    try:
+        state = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        kind = "a pickle" if content[:2] in (b"\x80\x02", b"PK", b"\x80\x04", b"\x80\x05") else "damaged"
+        raise InputError(
+            f"weights {path} are {kind}, not safetensors, and nothing else is read: "
+            "convert them with safetensors.torch.save_file"
+        ) from error
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise InputError(
+            f"weights {path} do not fit the network ({first}): give the network they were trained for"
+        ) from error

@@ -1,0 +1,186 @@
+"""The panel is calm about an honest model and alarmed by those that fool gradient attacks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from digits_samples import trained_digits
+from inoculate.attacks.autoattack import AutoAttack
+from inoculate.attacks.deepfool import DeepFool
+from inoculate.attacks.fab import FAB
+from inoculate.attacks.fmn import FMN
+from inoculate.attacks.gradient import FGSM, MIFGSM, PGD
+from inoculate.attacks.square import Square
+from inoculate.core.threat import Threat
+from inoculate.data.dataset import Dataset
+from inoculate.evaluation.checks import Check, trust_panel
+from inoculate.evaluation.evaluate import evaluate
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[nn.Module, Dataset]:
+    return trained_digits()
+
+
+def panel(model: nn.Module, split: Dataset, eps: float = 0.1, **options: object) -> dict[str, Check]:
+    attacks = {"fgsm": FGSM(), "pgd": PGD(), "square": Square(), "autoattack": AutoAttack()}
+    return {c.name: c for c in trust_panel(model, split, attacks, Threat("linf", eps), **options)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("eps", [0.03, 0.1])
+def test_an_honest_model_passes(digits: tuple[nn.Module, Dataset], eps: float) -> None:
+    checks = panel(*digits, eps, surrogates={"itself": digits[0]})
+    assert [c.passed for c in checks.values()] == [True] * 7
+    assert "not checked" in panel(*digits)["transfer"].says
+
+
+class _Scaled(nn.Module):
+    """Logits so large that the cross-entropy's gradient is exactly 0 in fp32."""
+
+    def __init__(self, inner: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.inner, self.scale = inner, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x) * self.scale
+        return logits
+
+
+def test_vanishing_gradients_alarm(digits: tuple[nn.Module, Dataset]) -> None:
+    model, split = digits
+    checks = panel(_Scaled(model, 1e4), split)
+    assert checks["gradients"].passed is False
+    assert checks["a very large eps"].passed is False
+    assert "masked" in checks["gradients"].says
+
+
+class _Rounded(nn.Module):
+    """The images are rounded to few levels with a gradient that points the wrong way."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x.detach() - (x - x.detach()))
+        return logits
+
+
+def test_gradients_that_mislead_alarm(digits: tuple[nn.Module, Dataset]) -> None:
+    model, split = digits
+    checks = panel(_Rounded(model), split, surrogates={"honest": model})
+    for name in ("gradient-free", "transfer from honest"):
+        assert checks[name].passed is False, name
+        assert "masked" in checks[name].says
+    assert panel(_Rounded(model), split, 0.7)["random noise"].passed is False
+
+
+class _Random(nn.Module):
+    """Answers at random half the time."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x) + 6 * torch.randn(len(x), 10)
+        return logits
+
+
+def test_a_random_model_is_named(digits: tuple[nn.Module, Dataset]) -> None:
+    model, split = digits
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        check = panel(_Random(model), split)["eps = 0"]
+    assert check.passed is False
+    assert "autoattack_rand" in check.says
+
+
+class _Blind(nn.Module):
+    """No gradient reaches the images."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self.inner(x)
+        return logits
+
+
+def test_a_model_without_gradients_is_checked_as_far_as_that_goes(digits: tuple[nn.Module, Dataset]) -> None:
+    model, split = digits
+    checks = trust_panel(_Blind(model), split, {"square": Square()}, Threat("linf", 0.1))
+    assert [(c.name, c.passed) for c in checks] == [("eps = 0", True), ("gradients", None)]
+    assert "square" in checks[1].says
+
+
+def test_a_model_that_knows_nothing_is_not_checked(digits: tuple[nn.Module, Dataset]) -> None:
+    _, split = digits
+    wrong = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with torch.no_grad():
+        wrong[1].weight.zero_()
+        wrong[1].bias.copy_(torch.nn.functional.one_hot(torch.tensor(0), 10) * 1.0)
+    none = Dataset.from_tensors(
+        split.images[split.labels != 0], split.labels[split.labels != 0], classes=list("0123456789")
+    )
+    (check,) = trust_panel(wrong, none, {"fgsm": FGSM()}, Threat())
+    assert check.passed is None
+    assert "none of the images" in check.says
+
+
+class _Rooted(nn.Module):
+    """The same function of the pixels, but the gradient at black ones is not a number."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner((x**2).sqrt())
+        return logits
+
+
+def test_gradients_that_are_no_numbers_alarm_and_do_not_stop_attacks(digits: tuple[nn.Module, Dataset]) -> None:
+    model, split = digits
+    part = split.subset(range(24))
+    checks = panel(_Rooted(model), part)
+    assert checks["gradients"].passed is False
+    assert "not a number" in checks["gradients"].says
+    for norm, eps in (("linf", 0.15), ("l2", 1.0)):
+        for attack in (MIFGSM(), PGD(), DeepFool(), FMN(), FAB()):
+            threats = [Threat(norm, eps)]  # type: ignore[arg-type]
+            rows = evaluate(_Rooted(model), part, {"a": attack}, threats)
+            assert rows[1].accuracy < rows[0].accuracy - 0.2, (norm, attack)  # black pixels stay as they are
+
+
+def test_an_honest_model_passes_in_every_norm(digits: tuple[nn.Module, Dataset]) -> None:
+    model, split = digits
+    for threat in (Threat("l2", 0.5), Threat("l1", 2.0)):
+        checks = trust_panel(model, split, {"pgd": PGD()}, threat)
+        assert not [check for check in checks if check.passed is False], threat
+
+
+class _Scrambled(nn.Module):
+    """The same function, but half of the gradient's signs are wrong, other ones for each image."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.places = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        signs = (1e4 * (x.detach().mean(dim=(1, 2, 3), keepdim=True) + self.places)).sin().sign()
+        logits: Tensor = self.inner(x.detach() + signs * (x - x.detach()))
+        return logits
+
+
+def test_fgsm_that_leads_nowhere_alarms_even_where_nothing_breaks(digits: tuple[nn.Module, Dataset]) -> None:
+    model, split = digits
+    for inner, calm in ((model, True), (_Scrambled(model), False)):
+        checks = {c.name: c for c in trust_panel(inner, split, {"fgsm": FGSM()}, Threat("linf", 1e-3))}
+        assert checks["random noise"].passed is calm, checks["random noise"].says
+    assert "nearer to an error" in checks["random noise"].says

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inoculate.attacks.gradient import BIM, FGSM, MIFGSM, PGD
+from inoculate.core.errors import InputError
+from inoculate.core.pixels import to_float
+from inoculate.core.row import Row
+from inoculate.core.threat import Threat
+from inoculate.data.dataset import Dataset
+from inoculate.evaluation.evaluate import evaluate
+from inoculate.evaluation.transfer import transfer_matrix
+
+EPSILONS = (0.05, 0.0, 0.1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def split() -> Dataset:
+    """300 of scikit-learn's digits."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.from_numpy(data.images / 16 * 255).round().to(torch.uint8)[:300, None]
+    return Dataset.from_tensors(images, torch.from_numpy(data.target).long()[:300], name="digits")
+
+
+def trained(split: Dataset, width: int, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = [nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(4)]
+        model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * width, 10))
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        x = to_float(split.images)
+        for _ in range(25):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), split.labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return model
+
+
+@pytest.fixture(scope="module")
+def models(split: Dataset) -> dict[str, nn.Module]:
+    return {"small": trained(split, 8, 0), "large": trained(split, 24, 1).eval(), "other": trained(split, 8, 2)}
+
+
+def table(rows: list[Row]) -> dict[tuple[str, str, str, float], int]:
+    found = {(r.model, r.attack, r.protocol, r.eps): r.correct for r in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def test_a_row_for_every_pair_and_eps(models: dict[str, nn.Module], split: Dataset) -> None:
+    rows = transfer_matrix(models, split, FGSM(), Threat(), EPSILONS, seed=3, arm="augmented", batch_size=128)
+    assert [(r.model, r.attack, r.protocol, r.eps) for r in rows[:3]] == [
+        (name, "none", "white-box", 0.0) for name in models
+    ]
+    assert [(r.protocol, r.model, r.eps) for r in rows[3:]] == [
+        ("white-box" if source == target else f"transfer:{source}/augmented", target, eps)
+        for source, target, eps in product(models, models, EPSILONS)
+    ]
+    assert {(r.dataset, r.arm, r.norm, r.seed, r.n) for r in rows} == {("digits", "augmented", "linf", 3, 300)}
+    assert {r.attack for r in rows[3:]} == {"fgsm"}
+    assert all(r.seconds >= 0 for r in rows)
+
+
+def test_equals_a_count_by_hand(models: dict[str, nn.Module], split: Dataset) -> None:
+    """Every image is attacked; an error on the clean image is one under attack, whatever the example does."""
+    got = table(transfer_matrix(models, split, FGSM(), Threat(), EPSILONS, precision="exact", batch_size=77))
+    nets = {name: model.eval() for name, model in models.items()}
+    for source, eps in product(nets, EPSILONS):
+        x = to_float(split.images).requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(nets[source](x), split.labels, reduction="sum"), x)
+        x_adv = (x + eps * gradient.sign()).clamp(0, 1)
+        for target, net in nets.items():
+            right = (net(x).argmax(1) == split.labels) & (net(x_adv).argmax(1) == split.labels)
+            protocol = "white-box" if source == target else f"transfer:{source}/standard"
+            assert abs(got[target, "fgsm", protocol, eps] - int(right.sum())) <= 1
+
+
+@pytest.mark.parametrize("attack", [FGSM(), BIM(steps=3), PGD(steps=2)], ids=["fgsm", "bim", "pgd"])
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_the_diagonal_is_evaluates_white_box(
+    models: dict[str, nn.Module], split: Dataset, attack: FGSM | BIM | PGD, precision: str
+) -> None:
+    """To within a tie: `evaluate` attacks other batches, and with `fast` may stop early where an image is broken."""
+    key = type(attack).__name__.lower()
+    got = table(transfer_matrix(models, split, attack, Threat(), EPSILONS, precision=precision))  # type: ignore[arg-type]
+    threats = [Threat("linf", eps) for eps in EPSILONS]
+    for name, model in models.items():
+        rows = evaluate(model, split, {key: attack}, threats, precision=precision, name=name)  # type: ignore[arg-type]
+        for where, expected in table(rows).items():
+            assert abs(got[where] - expected) <= (12 if key == "pgd" else 3 if precision == "fast" else 1)
+    assert got["small", key, "white-box", 0.1] < got["small", key, "white-box", 0.05]
+    assert got["small", key, "white-box", 0.1] < got["small", key, "transfer:large/standard", 0.1]
+
+
+def test_eps_zero_is_clean_and_a_good_model_is_fooled_by_others(models: dict[str, nn.Module], split: Dataset) -> None:
+    got = table(transfer_matrix(models, split, BIM(steps=3), Threat(), EPSILONS))
+    for source, target in product(models, models):
+        protocol = "white-box" if source == target else f"transfer:{source}/standard"
+        clean = got[target, "none", "white-box", 0.0]
+        assert got[target, "bim", protocol, 0.0] == clean
+        assert clean >= got[target, "bim", protocol, 0.05] >= got[target, "bim", protocol, 0.1]
+        assert got[target, "bim", protocol, 0.1] < clean
+
+
+@pytest.mark.parametrize("attack", [FGSM(), PGD(steps=2)], ids=["fgsm", "pgd"])
+def test_the_order_of_the_models_does_not_matter(
+    models: dict[str, nn.Module], split: Dataset, attack: FGSM | PGD
+) -> None:
+    forwards, backwards = (
+        table(transfer_matrix(dict(order), split, attack, Threat(), (0.05,)))
+        for order in (models.items(), reversed(models.items()))
+    )
+    assert forwards == backwards
+
+
+class _Counting(nn.Module):
+    """Counts the passes that record a gradient, and the others."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.recorded, self.plain = inner, 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.recorded += x.requires_grad
+        self.plain += not x.requires_grad and len(x) > 1  # a single image asks for the memory layout
+        logits: Tensor = self.inner(x)
+        return logits
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """An attack that notes the model and the images that it is called with."""
+
+    calls: list[tuple[nn.Module, int, float]]
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        self.calls.append((model, len(x), threat.eps))
+        return x.clone()
+
+
+def test_one_crafting_per_source_and_one_gradient_for_all_eps(models: dict[str, nn.Module], split: Dataset) -> None:
+    counted = {name: _Counting(model) for name, model in models.items()}
+    transfer_matrix(counted, split, FGSM(), Threat(), EPSILONS, batch_size=100, precision="exact")
+    assert [model.recorded for model in counted.values()] == [3, 3, 3]  # three batches, however many eps and targets
+    assert [model.plain for model in counted.values()] == [3 + 3 * 3 * 3] * 3  # clean, then batches × eps × sources
+    calls: list[tuple[nn.Module, int, float]] = []
+    rows = transfer_matrix(counted, split, _Watched(calls), Threat(), (0.1, 0.2), batch_size=200, precision="exact")
+    sizes = [(200, 0.1), (200, 0.2), (100, 0.1), (100, 0.2)]
+    assert calls == [(model, *size) for model in counted.values() for size in sizes]
+    assert rows[-1].attack == "_watched"
+
+
+def test_the_attack_is_called_by_its_registry_name(models: dict[str, nn.Module], split: Dataset) -> None:
+    one = {"small": models["small"]}
+    for attack, name, expected in [
+        (MIFGSM(diversity=0.5), None, "difgsm"),
+        (PGD(steps=1), None, "pgd"),
+        (PGD(steps=1), "mine", "mine"),
+    ]:
+        assert transfer_matrix(one, split, attack, Threat(), (0.1,), name=name)[-1].attack == expected
+
+
+def test_nothing_is_left_behind(models: dict[str, nn.Module], split: Dataset) -> None:
+    def state() -> list[object]:
+        modes = [[m.training for m in model.modules()] for model in models.values()]
+        flags = [[(p.requires_grad, p.grad) for p in model.parameters()] for model in models.values()]
+        values = [{n: t.tolist() for n, t in model.state_dict().items()} for model in models.values()]
+        return [modes, flags, values, torch.get_rng_state().tolist()]
+
+    models["small"].train()
+    before = state()
+    told: list[tuple[str, int, int]] = []
+    transfer_matrix(
+        models, split, PGD(steps=1), Threat(), (0.1,), batch_size=200, progress=lambda *each: told.append(each)
+    )
+    assert state() == before
+    assert told == [(name, done, 300) for name in models for done in (200, 300)]
+    with pytest.raises(InputError, match="left the ball"):
+        transfer_matrix(models, split, _Cheating(), Threat(), (0.1,))
+    assert state() == before
+
+
+@dataclass(frozen=True)
+class _Cheating:
+    """Not even numbers."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        return x * torch.nan
+
+
+def test_what_does_not_fit_is_refused(models: dict[str, nn.Module], split: Dataset) -> None:
+    with pytest.raises(InputError, match="at least one"):
+        transfer_matrix({}, split, FGSM(), Threat(), EPSILONS)
+    with pytest.raises(InputError, match="precision 'half'"):
+        transfer_matrix(models, split, FGSM(), Threat(), EPSILONS, precision="half")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="one logit per class"):
+        transfer_matrix({"nine": nn.Sequential(nn.Flatten(), nn.Linear(64, 9))}, split, FGSM(), Threat(), EPSILONS)
+    with pytest.raises(InputError, match="larger than the whole pixel range"):
+        transfer_matrix(models, split, FGSM(), Threat(), (8,))

@@ -1,0 +1,77 @@
+"""Declared outputs and normalisation: closed-form values, and what is typed wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from inoculate.attacks.gradient import FGSM
+from inoculate.core.errors import InputError
+from inoculate.core.threat import Threat
+from inoculate.models.loading.outputs import WRAPPERS, FromProbabilities, FromSingleLogit
+from inoculate.models.normalize import NORMALIZATIONS, Normalize, parse_normalize
+
+
+def test_wrappers_literally() -> None:
+    p = torch.tensor([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]])
+    logits = FromProbabilities(nn.Identity())(p)
+    torch.testing.assert_close(logits.softmax(1), p)
+    assert logits.isfinite().all()
+    for one in (p[:, 1], p[:, 1:]):
+        torch.testing.assert_close(FromProbabilities(nn.Identity())(one).softmax(1), p)
+    for z in (torch.tensor([2.0, -4.0]), torch.tensor([[2.0], [-4.0]])):
+        assert FromSingleLogit(nn.Identity())(z).tolist() == [[-1, 1], [2, -2]]
+        torch.testing.assert_close(FromSingleLogit(nn.Identity())(z).softmax(1)[:, 1], z.flatten().sigmoid())
+    with pytest.raises(InputError, match="declared as probabilities and go from -1 to 3"):
+        FromProbabilities(nn.Identity())(torch.tensor([[-1.0, 3.0]]))
+    with pytest.raises(InputError, match="declared as a single logit"):
+        FromSingleLogit(nn.Identity())(p)
+    assert list(WRAPPERS) == ["logits", "probabilities", "single-logit"]
+
+
+def test_an_attack_through_a_wrapper_is_that_on_the_logits() -> None:
+    x = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        base = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    single = nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
+    with torch.no_grad():
+        single[1].weight[0] = base[1].weight[1] - base[1].weight[0]
+        single[1].bias[0] = base[1].bias[1] - base[1].bias[0]
+    y = torch.arange(6) % 2
+    expected = FGSM()(base, x, y, Threat())
+    assert torch.equal(FGSM()(FromProbabilities(nn.Sequential(base, nn.Softmax(1))), x, y, Threat()), expected)
+    assert torch.equal(FGSM()(FromSingleLogit(single), x, y, Threat()), expected)
+
+
+def test_parse_normalize() -> None:
+    assert parse_normalize("0.5,0.5,0.5/0.2,0.2,0.2") == ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    assert parse_normalize(" ImageNet ") == NORMALIZATIONS["imagenet"]
+    assert parse_normalize(".1307/.3081") == NORMALIZATIONS["mnist"]
+    torch.testing.assert_close(
+        Normalize(*parse_normalize("0-255"))(torch.ones(1, 3, 1, 1)), torch.full((1, 3, 1, 1), 255.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("imagnet", "give imagenet, cifar10"),
+        ("", "is not understood"),
+        ("0.5", "is not understood"),
+        ("0.5/0.5/0.5", "is not understood"),
+        ("0.5,/0.5", "is not understood"),
+        ("__import__('os')/1", "is not understood"),
+        ("0.5,0.5/0.2", "2 mean and 1 std"),
+        ("0.5/0", "above 0"),
+        ("nan/1", "above 0"),
+        ("0.5/-1", "above 0"),
+        ("123.7,116.3,103.5/58.4,57.1,57.4", "divide by 255"),
+    ],
+)
+def test_parse_normalize_refuses(text: str, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_normalize(text)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)

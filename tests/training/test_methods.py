@@ -1,0 +1,345 @@
+"""Each update against the same update written out plainly, on fixed tensors."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from inoculate.core.errors import InputError
+from inoculate.core.rng import Draws
+from inoculate.core.threat import Threat
+from inoculate.training.awp import worst_weights
+from inoculate.training.methods.adversarial import NOISE, Batch, outputs
+from inoculate.training.methods.registry import METHODS, method_named
+from inoculate.training.trainer import Recipe, make_optimizer
+
+EPS = 0.1
+THREAT = Threat("linf", EPS)
+
+
+def network(seed=0):
+    """BatchNorm, so that eval mode differs from train mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(144, 3))
+        model[1].running_mean += 0.1
+    return model.train()
+
+
+@pytest.fixture
+def batch():
+    g = torch.Generator().manual_seed(1)
+    return torch.rand(6, 1, 8, 8, generator=g), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def one_update(name, batch, model=None, helpers=(), share=1.0, **options):
+    model = model or network()
+    method = method_named(name, **options).begin(THREAT, helpers)
+    measured = method(model, sgd(model), *batch, generator=torch.Generator().manual_seed(7), share=share)
+    return model, measured
+
+
+def gradient(model, x, loss):
+    """Of `loss(logits)` with respect to the images, in eval mode, without a trace.
+
+    In double precision: near the clean image a divergence is so flat that single precision can miss a pixel's sign.
+    """
+    twin = copy.deepcopy(model).eval().double()
+    x = x.double().requires_grad_()
+    loss(twin(x)).backward()
+    return x.grad.float()
+
+
+def pgd(model, x, start, loss, steps, step=0.25):
+    x_adv = start
+    for _ in range(steps):
+        moved = x_adv + step * EPS * gradient(model, x_adv, loss).sign()
+        x_adv = torch.min(torch.max(moved, x - EPS), x + EPS).clamp(0, 1)
+    return x_adv
+
+
+def near(x):
+    noise = Draws(x, torch.Generator().manual_seed(7)).normal(*x.shape[1:]).to(x)  # it belongs to the image
+    return (x + NOISE * noise).clamp(0, 1)
+
+
+def kl(p_logits, q_logits):
+    p, q = p_logits.softmax(1), q_logits.softmax(1)
+    return (p * (p.log() - q.log())).sum(1).mean()
+
+
+def stepped(model, loss):
+    """The weights after one SGD step down `loss()`."""
+    optimizer = sgd(model)
+    optimizer.zero_grad()
+    loss().backward()
+    optimizer.step()
+    return model
+
+
+def same(one, other, tolerance=1e-5):
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.allclose(a.float(), b.float(), atol=tolerance), name
+
+
+def test_fast_without_random_start_is_a_step_on_fgsm_images(batch):
+    (x, y), plain = batch, network()
+    x_adv = (x + EPS * gradient(plain, x, lambda z: F.cross_entropy(z, y)).sign()).clamp(0, 1)
+    stepped(plain, lambda: F.cross_entropy(plain(x_adv), y))
+    model, _ = one_update("fast", batch, step=1.0, random_start=False)
+    same(model, plain)
+
+
+def test_fast_projects_its_long_step(batch):
+    x, y = batch
+    method = method_named("fast").defence
+    x_adv = method.examples(Batch(network(), x, y, THREAT, torch.Generator().manual_seed(0)))
+    assert (x_adv - x).abs().max() <= EPS + 1e-6
+    assert ((x_adv - x).abs() < EPS - 1e-3).any(), "the random start is seen"
+
+
+@pytest.mark.parametrize("awp", [0.0, 0.05])
+def test_fast_comes_first_and_pgd_with_perturbed_weights_after(batch, awp):
+    for share, name, options in (
+        (0.0, "fast", {}),
+        (0.399, "fast", {}),
+        (0.4, "pgd_at", {"steps": 3, "step": 0.5, "awp": awp}),
+        (1.0, "pgd_at", {"steps": 3, "step": 0.5, "awp": awp}),
+    ):
+        plain, _ = one_update(name, batch, share=share, warmup=0.2, **options)
+        staged, _ = one_update(
+            "fast_then_pgd", batch, share=share, warmup=0.2, head_start=0.4, steps=3, step=0.5, awp=awp
+        )
+        same(staged, plain, tolerance=0)
+    choice = method_named("fast_then_pgd", head_start=0.4, steps=3, awp=awp)
+    assert choice.passes == pytest.approx(0.4 * 2 + 0.6 * (4 + (awp > 0)))
+
+
+def test_trades_update(batch):
+    (x, y), plain = batch, network()
+    with torch.no_grad():
+        clean = copy.deepcopy(plain).eval()(x)
+    x_adv = pgd(plain, x, near(x), lambda z: kl(clean, z) * len(x), steps=3)
+
+    def loss():
+        z, z_adv = plain(x), plain(x_adv)
+        return F.cross_entropy(z, y) + 4 * kl(z, z_adv)
+
+    model, _ = one_update("trades", batch, beta=4.0, steps=3)
+    same(model, stepped(plain, loss))
+
+
+def test_the_clean_prediction_outlives_a_network_that_reuses_its_memory():
+    """As one does that runs as a graph of kernels: its next outputs lie where the last ones did."""
+
+    class Reusing(nn.Module):
+        kept = torch.zeros(2, 3)
+
+        def forward(self, x):
+            return self.kept.copy_(x)
+
+    model, x = Reusing(), torch.rand(2, 3)
+    first = outputs(model, x)
+    outputs(model, x + 1)
+    assert torch.equal(first, x)
+
+
+def test_mart_update(batch):
+    (x, y), plain = batch, network()
+    x_adv = pgd(plain, x, near(x), lambda z: F.cross_entropy(z, y, reduction="sum"), steps=3)
+
+    def loss():
+        p, p_adv = plain(x).softmax(1), plain(x_adv).softmax(1)
+        true, wrong = p_adv[range(6), y], (p_adv - 2 * F.one_hot(y, 3)).max(1).values
+        hard = 1 - p[range(6), y]
+        divergence = (p * (p.log() - p_adv.log())).sum(1)
+        return (-true.log() - (1.0001 - wrong).log() + 5 * divergence * hard).mean()
+
+    model, _ = one_update("mart", batch, steps=3)
+    same(model, stepped(plain, loss))
+
+
+def test_rslad_update(batch):
+    (x, _), plain, teacher = batch, network(), network(seed=5).eval()
+    soft = teacher(x).detach()
+    x_adv = pgd(plain, x, near(x), lambda z: kl(soft, z) * len(x), steps=2)
+    model, _ = one_update("rslad", batch, helpers=(teacher,), steps=2)
+    same(model, stepped(plain, lambda: kl(soft, plain(x)) / 6 + 5 / 6 * kl(soft, plain(x_adv))))
+
+
+def test_ensemble_crafts_on_every_source_and_keeps_the_clean_half(batch):
+    (x, y), other = batch, network(seed=9).eval()
+    seen = set()
+    for seed in range(12):
+        model, generator = network(), torch.Generator().manual_seed(seed)
+        method_named("ensemble").begin(THREAT, (other,))(model, sgd(model), x, y, generator=generator)
+        for source in (network(), other):
+            plain = network()
+            x_adv = (x + EPS * gradient(source, x, lambda z: F.cross_entropy(z, y)).sign()).clamp(0, 1)
+            stepped(plain, lambda p=plain, a=x_adv: (F.cross_entropy(p(x), y) + F.cross_entropy(p(a), y)) / 2)
+            if torch.allclose(model[0].weight, plain[0].weight, atol=1e-6):
+                seen.add(source is other)
+    assert seen == {True, False}
+
+
+def test_free_replays_a_batch_and_carries_its_perturbation_over(batch):
+    (x, y), plain = batch, network()
+    optimizer, delta = sgd(plain), torch.zeros_like(x)
+    for _ in range(6):  # two updates of three replays
+        x_adv = (x + delta).clamp(0, 1).requires_grad_()
+        optimizer.zero_grad()
+        F.cross_entropy(plain(x_adv), y).backward()
+        optimizer.step()
+        delta = (delta + EPS * x_adv.grad.sign()).clamp(-EPS, EPS)
+    model, method = network(), method_named("free", replays=3).begin(THREAT)
+    for _ in range(2):
+        method(model, sgd(model), x, y, generator=torch.Generator())
+    same(model, plain)
+    twin = method_named("free", replays=3).begin(THREAT)
+    twin.load_state_dict(method.state_dict())
+    assert torch.equal(twin.delta, delta)
+
+
+def test_live_surrogate_learns_too_and_its_state_can_be_kept(batch):
+    x, y = batch
+    surrogate = network(seed=3)
+    before = copy.deepcopy(surrogate.state_dict())
+    method, model = method_named("live_surrogate", steps=2).begin(THREAT, (surrogate,)), network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    method(model, optimizer, x, y, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(before["0.weight"], surrogate.state_dict()["0.weight"])
+    twin = method_named("live_surrogate", steps=2).begin(THREAT, (network(seed=4),))
+    twin.load_state_dict(copy.deepcopy(method.state_dict()))
+    twins = copy.deepcopy(model)
+    theirs = torch.optim.AdamW(twins.parameters(), lr=0.01)
+    theirs.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for each, net, opt in ((method, model, optimizer), (twin, twins, theirs)):
+        each(net, opt, x, y, generator=torch.Generator().manual_seed(1))
+    same(model, twins, tolerance=0)
+    same(surrogate, twin.surrogate, tolerance=0)
+
+
+def test_weights_are_perturbed_relative_to_their_norm_and_put_back(batch):
+    (x, y), model = batch, network()
+    before = copy.deepcopy(model.state_dict())
+    weights = {n: p for n, p in model.named_parameters() if p.ndim > 1}
+    loss = F.cross_entropy(copy.deepcopy(model)(x), y)
+    with worst_weights(model, lambda: F.cross_entropy(model(x), y), 0.05):
+        for name, w in weights.items():
+            assert (w.detach() - before[name]).norm().item() == pytest.approx(
+                0.05 * before[name].norm().item(), rel=1e-4
+            )
+        assert F.cross_entropy(copy.deepcopy(model)(x), y) > loss
+        assert torch.equal(model[1].weight, before["1.weight"]), "BatchNorm is left alone"
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_awp_steps_from_the_old_weights_with_the_worst_weights_gradient(batch):
+    (x, y), plain = batch, network()
+    x_adv = (x + EPS * gradient(plain, x, lambda z: F.cross_entropy(z, y)).sign()).clamp(0, 1)
+    moved = copy.deepcopy(plain)
+    F.cross_entropy(copy.deepcopy(plain).requires_grad_()(x_adv), y)
+    weights = [p for p in moved.parameters() if p.ndim > 1]
+    for w, g in zip(weights, torch.autograd.grad(F.cross_entropy(moved(x_adv), y), weights), strict=True):
+        w.data += 0.05 * w.data.norm() / g.norm() * g
+    F.cross_entropy(moved(x_adv), y).backward()
+    for p, m in zip(plain.parameters(), moved.parameters(), strict=True):
+        p.data -= 0.1 * m.grad
+    model, _ = one_update("fast", batch, step=1.0, random_start=False, awp=0.05)
+    for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-5)
+
+
+def test_eps_grows_over_the_warm_up(batch):
+    x, y = batch
+    none, _ = one_update("fast", batch, share=0.0, warmup=0.5)
+    clean = network()
+    same(none, stepped(clean, lambda: F.cross_entropy(clean(x), y)))
+    half, _ = one_update("fast", batch, share=0.25, warmup=0.5, step=1.0, random_start=False)
+    plain = network()
+    x_adv = (x + EPS / 2 * gradient(plain, x, lambda z: F.cross_entropy(z, y)).sign()).clamp(0, 1)
+    same(half, stepped(plain, lambda: F.cross_entropy(plain(x_adv), y)))
+
+
+def test_label_smoothing(batch):
+    (x, y), plain = batch, network()
+    x_adv = (x + EPS * gradient(plain, x, lambda z: F.cross_entropy(z, y)).sign()).clamp(0, 1)
+    model, _ = one_update("fast", batch, step=1.0, random_start=False, smoothing=0.2)
+    same(model, stepped(plain, lambda: F.cross_entropy(plain(x_adv), y, label_smoothing=0.2)))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_weight_decay_is_the_optimisers_and_left_to_the_recipe_unless_named(optimizer):
+    named, recipe = method_named("fast", weight_decay=0.3), Recipe(1, weight_decay=0.02, optimizer=optimizer)
+    for choice, expected in ((named, 0.3), (method_named("fast", weight_decay=0), 0), (method_named("fast"), 0.02)):
+        made = make_optimizer(network(), choice.adapt(recipe))
+        assert {group["weight_decay"] for group in made.param_groups} == {expected}
+    assert named.spec["weight_decay"] == 0.3
+    assert "weight_decay" not in method_named("fast").spec
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_every_method_stays_in_the_ball_and_leaves_no_trace(name, norm, batch):
+    choice, helper = method_named(name), network(seed=2).eval()
+    model, threat = network(), Threat(norm, 0.3)
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    if hasattr(choice.defence, "examples"):
+        given = Batch(model, *batch, threat, torch.Generator().manual_seed(0), (helper,))
+        x_adv = choice.defence.examples(given)
+        moved = (x_adv - batch[0]).flatten(1).norm(dim=1, p=torch.inf if norm == "linf" else 2)
+        assert 0.05 < moved.max() <= 0.3 + 1e-5
+        assert 0 <= x_adv.min() <= x_adv.max() <= 1
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    measured = choice.begin(threat, (helper,))(model, sgd(model), *batch, generator=torch.Generator().manual_seed(0))
+    assert set(measured) >= {"loss", "accuracy"}
+    assert model.training
+    assert torch.equal(state, torch.get_rng_state())
+    assert not torch.equal(before["0.weight"], model[0].weight)
+    assert choice.passes > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("trade", {}, "did you mean 'trades'"),
+        ("trades", {"bta": 3}, "did you mean 'beta'"),
+        ("trades", {"beta": -1}, "above 0"),
+        ("pgd_at", {"steps": 0}, "at least 1"),
+        ("pgd_at", {"awp": 1.5}, "below 1"),
+        ("fast_then_pgd", {"head_start": 2}, "from 0 to 1"),
+        ("mart", {"smoothing": 0.1}, "no plain cross-entropy"),
+        ("free", {"replays": 2.5}, "whole number"),
+        ("fast", {"weight_decay": -0.1}, "at least 0"),
+    ],
+)
+def test_mistakes_are_one_clear_line(name, options, says):
+    with pytest.raises(InputError, match=says):
+        method_named(name, **options)
+
+
+@pytest.mark.parametrize(("name", "says"), [("rslad", "--teacher"), ("ensemble", "--surrogate")])
+def test_missing_helpers_are_named(name, says):
+    with pytest.raises(InputError, match=says):
+        method_named(name).begin(THREAT)
+
+
+def test_passes_count_what_an_update_costs(batch):
+    """Calls of the network, a gradient counting twice a call: as `passes` says."""
+    perturbed = [("ard", {"alpha": 0.8, "awp": 0.01}), ("trades", {"awp": 0.01}), ("fast", {"awp": 0.01})]
+    for name, options in [*((name, {}) for name in METHODS), *perturbed]:
+        choice = method_named(name, **options)
+        model, helper, calls = network(), network(seed=2).eval(), [0]
+        for each in (model, helper):
+            each.register_forward_hook(lambda *_, c=calls: c.__setitem__(0, c[0] + 1))
+        choice.begin(THREAT, (helper,))(model, sgd(model), *batch, generator=torch.Generator().manual_seed(0))
+        # a forward pass without a gradient is a third: it rounds up to a call
+        assert choice.passes <= calls[0] < choice.passes + 2, name
