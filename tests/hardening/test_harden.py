@@ -19,7 +19,7 @@ from inoculate.artifacts import store
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.registry import ATTACKS
 from inoculate.cli import _guarded, app
-from inoculate.cli.evaluate import load_network, parse_duration
+from inoculate.cli.evaluate import load_network
 from inoculate.cli.hardening import HardeningData, check_augment, function_in_python, is_trained, policy_for, recipe_for
 from inoculate.cli.methods import helper_networks
 from inoculate.core.errors import InputError
@@ -130,19 +130,6 @@ def test_a_budget_chooses_a_method_and_says_why(tmp_path, capsys):
     assert "ms here, so" in said.out
     assert "before" in said.out
     assert "warning" not in said.err
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("1.5", 1.5), (" 90s", 90), ("5m", 300), ("1h30m", 5400), ("1h5s", 3605)]
-)
-def test_a_duration_is_read_as_people_write_it(text, seconds):
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "0", "soon", "-5m", "1h30", "30m1h", "5 m", "inf", "nan", "1e3", "9" * 400])
-def test_what_is_no_duration_is_refused(text):
-    with pytest.raises(InputError, match="write it like"):
-        parse_duration(text)
 
 
 def test_the_more_time_the_stronger_the_method():

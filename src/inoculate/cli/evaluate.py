@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -86,6 +85,7 @@ def evaluate(
     from inoculate.artifacts.rows import write_rows
     from inoculate.attacks.registry import attack_named
     from inoculate.cli.progress import Steps
+    from inoculate.core.duration import parse_duration
     from inoculate.core.threat import Threat, parse_eps
     from inoculate.evaluation.checks import trust_panel
     from inoculate.evaluation.engine import check_precision
@@ -253,17 +253,6 @@ def load_network(
         .to(device)
         .eval()
     )
-
-
-def parse_duration(text: str) -> float:
-    """`90`, `90s`, `5m`, `2h` or `1h30m` in seconds; raises `InputError` for anything else."""
-    number, text = r"(\d+(?:\.\d*)?|\.\d+)", text.strip()
-    found = re.fullmatch(rf"{number}|(?:{number}h)?(?:{number}m)?(?:{number}s)?", text)
-    parts = zip((1, 3600, 60, 1), found.groups() if found else (), strict=False)
-    value = sum(unit * float(part) for unit, part in parts if part)
-    if not 0 < value < float("inf"):
-        raise InputError(f"time budget '{text}' is not a time: write it like 90s, 5m or 1h30m")
-    return value
 
 
 def _show(

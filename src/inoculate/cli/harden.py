@@ -25,7 +25,7 @@ from inoculate.cli.common import (
     warn_large_eps,
     writable,
 )
-from inoculate.cli.evaluate import Normalization, Outputs, parse_duration, warn_of
+from inoculate.cli.evaluate import Normalization, Outputs, warn_of
 from inoculate.cli.hardening import (
     check_augment,
     check_export,
@@ -59,6 +59,7 @@ from inoculate.cli.methods import (
     threat_of,
     warnings_of,
 )
+from inoculate.core.duration import parse_duration
 from inoculate.core.errors import InputError
 
 if TYPE_CHECKING:

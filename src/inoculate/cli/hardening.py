@@ -146,7 +146,7 @@ def schedule_for(
 ) -> Schedule:  # fmt: skip
     """Method and number of updates: as told, or what the time buys by a timing that a resumed run finds again."""
     from inoculate.artifacts.files import read_json, write_json
-    from inoculate.cli.evaluate import parse_duration
+    from inoculate.core.duration import parse_duration
     from inoculate.hardening.schedule import EXTRAS, Schedule, choose, enough, ladder_for, seconds_per_pass
     from inoculate.training.methods.registry import method_named
     from inoculate.training.trainer import updates_in
@@ -397,8 +397,8 @@ def write_card(
 ) -> None:  # fmt: skip
     """Write README.md, the robustness card; `method` made the weights ("": they are as they came)."""
     from inoculate.artifacts.files import write_text
+    from inoculate.artifacts.versions import versions
     from inoculate.hardening.card import Facts, card
-    from inoculate.study.manifest import versions
 
     weights = out / "weights.safetensors"
     size = ["--image-size", str(bench.test.image_size[0])]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import platform
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from inoculate.artifacts.files import write_json
 from inoculate.artifacts.store import MANIFEST
+from inoculate.artifacts.versions import versions
 from inoculate.study.run import Run
-
-LIBRARIES = ("inoculate", "torch", "torchvision", "timm", "kornia", "datasets", "numpy", "safetensors", "pillow")
 
 
 def write_manifest(folder: Path, run: Run) -> None:
@@ -30,15 +27,3 @@ def _manifest(run: Run) -> dict[str, Any]:
         "parameters": run.parameters,
         "cells": run.cells,
     }
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of what a number depends on."""
-    return {name: _version(name) for name in LIBRARIES} | {"python": sys.version.split()[0]}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
