@@ -24,3 +24,13 @@ def parse_duration(duration: str | float) -> float:
     if not 0 < seconds < float("inf"):
         raise InputError(f"time budget '{text}' is not a duration: write it like 90s, 5m or 1h30m")
     return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """A duration for people: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,38 @@
+"""Printing shared by the commands: results on stdout, warnings and notes on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def print_warnings(messages: Iterable[str]) -> None:
+    """Print each message as a line `warning: …` on stderr."""
+    for message in messages:
+        typer.echo(f"warning: {message}", err=True)
+
+
+def print_note(message: str) -> None:
+    """Print a line `note: …` on stderr."""
+    typer.echo(f"note: {message}", err=True)
+
+
+def print_table(
+    console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str, note: str = ""
+) -> None:
+    """Print a table of text in full, however narrow the terminal; all columns but the first are numbers."""
+    grid = Table(title=title, caption=note or None, title_justify="left", caption_justify="left")
+    for place, column in enumerate(columns):
+        grid.add_column(column, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    console.print(grid)
+
+
+def print_report(path: Path) -> None:
+    """Say where a page was written."""
+    typer.echo(f"Report: {path} (open it in a browser)")
