@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from report_samples import row
 
+from inoculate.artifacts.files import write_file
 from inoculate.artifacts.rows import read_records, read_rows, write_records, write_rows
 from inoculate.core.errors import InputError
 

@@ -1,18 +1,67 @@
-"""Specs: plain JSON values that say how an artefact is made, and their fingerprints."""
+"""Specs: JSON values that say what an artefact is made from, and their fingerprints."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+_SOURCE = Path(__file__).resolve().parents[2]  # the folder that holds the package
 
 
 def canonical(spec: Mapping[str, Any]) -> str:
-    """The one spelling of a spec: sorted keys, no spaces, no NaN."""
+    """The canonical JSON text of a spec: sorted keys, no spaces, no NaN."""
     return json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def fingerprint(spec: Mapping[str, Any]) -> str:
-    """20 hex digits that name whatever is made from `spec`; equal specs, equal names."""
+    """20 hex digits that name whatever is made from `spec`; equal specs have equal fingerprints."""
     return hashlib.sha256(canonical(spec).encode()).hexdigest()[:20]
+
+
+@lru_cache
+def code_digest(*modules: str) -> str:
+    """12 hex digits that change whenever the code of these modules does; put it into specs of what the code makes.
+
+    modules: full names of modules or packages of this distribution, such as `inoculate.data.decode` or
+    `inoculate.attacks`; of a package every module in it counts. They are read, never imported. Comments, docstrings and
+    formatting do not count, nor does the version of Python. Raises `ValueError` for a name that has no source file.
+    """
+    total = hashlib.sha256()
+    for name in sorted(set(modules)):
+        for path in _source_files(name):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            total.update(f"{path.relative_to(_SOURCE).as_posix()}\n".encode())
+            total.update("".join(_tokens(tree)).encode())
+    return total.hexdigest()[:12]
+
+
+def _source_files(module: str) -> list[Path]:
+    place = _SOURCE.joinpath(*module.split("."))
+    if place.is_dir():
+        return sorted(place.rglob("*.py"))
+    if place.with_suffix(".py").is_file():
+        return [place.with_suffix(".py")]
+    raise ValueError(f"module {module!r} has no source file under {_SOURCE}")
+
+
+def _tokens(node: ast.AST) -> Iterator[str]:
+    """A syntax tree as text. Empty fields are left out, because newer versions of Python add fields that are empty."""
+    yield f"({type(node).__name__}"
+    for name, value in ast.iter_fields(node):
+        children = value if isinstance(value, list) else [] if value is None else [value]
+        if isinstance(node, ast.Constant):
+            children = [value]  # `None` is a value here
+        if name == "body" and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            children = children[1:] if ast.get_docstring(node, clean=False) is not None else children
+        for child in children:
+            if isinstance(child, ast.AST):
+                yield f" {name}"
+                yield from _tokens(child)
+            else:
+                yield f" {name}={child!r}"
+    yield ")"

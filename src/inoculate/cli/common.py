@@ -67,14 +67,14 @@ def writable(folder: Path) -> Path:
 def check_out(out: Path, data: str, inputs: Iterable[str | Path | None]) -> None:
     """Raise `InputError` where a model in `out` would overwrite what it is made from or is not ours, or lie among the
     images."""
-    from inoculate.models.loading.checkpoints import DESCRIPTION, WEIGHTS, is_ours
+    from inoculate.models.loading.checkpoints import DESCRIPTION, MODEL_FOLDER, WEIGHTS
 
     place = out.resolve()
     for each in inputs:
         path = Path(each or "").resolve()
         if each is not None and ((path.is_dir() and path == place) or (path.is_file() and path == place / WEIGHTS)):
             raise InputError(f"--out {out} is where {each} is read from, which would be lost: give another folder")
-    if not is_ours(out):
+    if not MODEL_FOLDER.matches(out):
         stopped = any(path.is_dir() for path in out.glob(".unfinished-*"))  # a moment before it described its weights
         for name in (*MEASURED, DESCRIPTION, WEIGHTS):
             if (out / name).exists() and not (stopped and name == WEIGHTS):
@@ -88,9 +88,9 @@ def check_out(out: Path, data: str, inputs: Iterable[str | Path | None]) -> None
 def finished(out: Path, run: str) -> bool:
     """Whether `out` holds all that this very run made (`run` is its fingerprint); then it says so."""
     from inoculate.artifacts.files import read_json
-    from inoculate.models.loading.checkpoints import DESCRIPTION, is_ours
+    from inoculate.models.loading.checkpoints import DESCRIPTION, MODEL_FOLDER
 
-    whole = is_ours(out) and (out / "history.json").is_file()
+    whole = MODEL_FOLDER.matches(out) and (out / "history.json").is_file()
     done = whole and read_json(out / DESCRIPTION).get("run") == run
     if done:
         typer.echo(f"{out}: this command has finished here before; to do it again, remove the folder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from inoculate.core.errors import InputError, suggest
 
@@ -50,5 +51,5 @@ def require_one_of(valid: Sequence[str], **values: object) -> None:
             raise InputError(f"{name} '{value}' is unknown: {suggest(str(value), valid)}")
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

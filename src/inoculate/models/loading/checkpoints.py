@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from inoculate.artifacts.files import read_json, write_bytes, write_json
+from inoculate.artifacts.output import FolderLayout
 from inoculate.core.errors import InputError
 from inoculate.data.dataset import Dataset
 from inoculate.models.build import Stem, build_model, scale_for
@@ -94,13 +95,18 @@ def made_by_function(folder: Path) -> bool:
     return file.is_file() and "factory" in dict(read_json(file))
 
 
-def is_ours(folder: Path) -> bool:
-    """Whether `folder` holds the description of a model that training wrote, and not some other file of that name."""
-    try:
-        found = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else None
-    except InputError:  # no JSON
-        return False
-    return isinstance(found, dict) and "sha256" in found and not found.keys().isdisjoint(("model", "factory"))
+def is_description(value: Any) -> bool:
+    """Whether a JSON value is the description of a model that training wrote, not another program's `model.json`."""
+    return isinstance(value, dict) and "sha256" in value and not value.keys().isdisjoint(("model", "factory"))
+
+
+MODEL_FOLDER = FolderLayout(
+    description=DESCRIPTION,
+    content=WEIGHTS,
+    derived=("README.md", "results.json", "model.onnx"),
+    completion="history.json",
+    recognises=is_description,
+)
 
 
 def read_description(folder: Path) -> tuple[ModelSpec, str]:
