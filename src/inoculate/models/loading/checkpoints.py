@@ -70,6 +70,13 @@ def save_factory_weights(
     _save(folder, model, {"factory": factory, "declared": dict(declared or {})}, facts)
 
 
+def save_module_weights(
+    folder: Path, model: nn.Module, name: str, declared: Mapping[str, str] | None = None, **facts: Any
+) -> None:
+    """The same for a module that a user passed from Python under this class name; only the user can rebuild it."""
+    _save(folder, model, {"module": name, "declared": dict(declared or {})}, facts)
+
+
 def _save(folder: Path, model: nn.Module, origin: dict[str, Any], facts: dict[str, Any]) -> None:
     save_weights(folder / WEIGHTS, model)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
@@ -97,13 +104,13 @@ def made_by_function(folder: Path) -> bool:
 
 def is_description(value: Any) -> bool:
     """Whether a JSON value is the description of a model that training wrote, not another program's `model.json`."""
-    return isinstance(value, dict) and "sha256" in value and not value.keys().isdisjoint(("model", "factory"))
+    return isinstance(value, dict) and "sha256" in value and not value.keys().isdisjoint(("model", "factory", "module"))
 
 
 MODEL_FOLDER = FolderLayout(
     description=DESCRIPTION,
     content=WEIGHTS,
-    derived=("README.md", "results.json", "model.onnx"),
+    derived=("README.md", "results.json", "records.npz", "model.onnx"),
     completion="history.json",
     recognises=is_description,
 )
@@ -121,6 +128,11 @@ def read_description(folder: Path) -> tuple[ModelSpec, str]:
         raise InputError(
             f"{folder} holds weights of a network that your own function makes: "
             f"give --model {description['factory']} --weights {folder / WEIGHTS}{declared}"
+        )
+    if isinstance(description, dict) and "module" in description:
+        raise InputError(
+            f"{folder} holds weights of your own module {description['module']}: build it as before and load it with "
+            f"inoculate.Hardened.load({str(folder)!r}, model)"
         )
     try:
         fields = dict(description["model"])
