@@ -1,0 +1,41 @@
+"""How rows are shown: as columns for a data frame, and as an HTML table for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from html import escape
+from typing import Any
+
+from inoculate.core.row import Row
+
+_LABELS = ("dataset", "model", "arm", "protocol", "seed")  # shown only where the rows differ in them
+
+
+def table_of(rows: Iterable[Row]) -> dict[str, list[Any]]:
+    """The fields of the rows as columns of equal length: `pandas.DataFrame(table_of(rows))`."""
+    rows = list(rows)
+    return {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
+
+
+def html_of(rows: Iterable[Row], title: str = "") -> str:
+    """An HTML table of the rows: attack, norm, eps, accuracy in percent with its 95 % interval, and n.
+
+    Dataset, model, arm, protocol and seed are shown only where the rows differ in them. All text is escaped.
+    """
+    rows = list(rows)
+    labels = [name for name in _LABELS if len({getattr(row, name) for row in rows}) > 1]
+    head = [*labels, "attack", "norm", "eps", "accuracy", "95 % interval", "n"]
+    lines = [_line("th", head)]
+    for row in rows:
+        clean = row.attack == "none"
+        eps = "" if clean else f"{row.eps:.4g}"
+        interval = f"{row.ci_low:.1%} to {row.ci_high:.1%}"
+        cells = [*(getattr(row, name) for name in labels), "clean" if clean else row.attack, "" if clean else row.norm]
+        lines.append(_line("td", [*cells, eps, f"{row.accuracy:.1%}", interval, row.n]))
+    caption = f"<caption>{escape(title)}</caption>\n" if title else ""
+    return f"<table>\n{caption}" + "\n".join(lines) + "\n</table>"
+
+
+def _line(tag: str, cells: Iterable[object]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
