@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.core.errors import InputError, gist
+from inoculate.core.errors import InputError, one_line
 from inoculate.core.modes import device_of, dtype_for, frozen
 from inoculate.core.stats import mcnemar
 from inoculate.data.dataset import Dataset
@@ -84,7 +84,7 @@ def check_training(model: nn.Module, split: Dataset, batch_size: int) -> None:
         twin = copy.deepcopy(model).train()
     except Exception as error:  # a lock, an open file, a tensor with a history
         raise InputError(
-            f"the network cannot be copied ({gist(error)}), which training needs: keep what is not a layer, weight or "
+            f"the network cannot be copied ({one_line(error)}), which training needs: keep what is not a layer, weight or "
             "number out of it"
         ) from error
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -92,7 +92,7 @@ def check_training(model: nn.Module, split: Dataset, batch_size: int) -> None:
             F.cross_entropy(twin(x.to(device, dtype_for(model))).float(), y.to(device)).backward()  # type: ignore[no-untyped-call]
         except Exception as error:  # whatever the user's code raises
             raise InputError(
-                f"the network cannot be trained on batches of {len(x)} images ({gist(error)}): in train mode too it "
+                f"the network cannot be trained on batches of {len(x)} images ({one_line(error)}): in train mode too it "
                 "must return logits alone, and BatchNorm needs several images"
             ) from error
     if x.grad is None:
@@ -179,7 +179,7 @@ def _logits(model: nn.Module, x: Tensor, classes: int) -> Tensor:
         raise
     except Exception as error:  # whatever the user's code raises
         raise InputError(
-            f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({gist(error)}): "
+            f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({one_line(error)}): "
             "load the data at the model's image size and channels"
         ) from error
     if not isinstance(out, Tensor):

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from inoculate.core.errors import InputError, gist
+from inoculate.core.errors import InputError, one_line
 from inoculate.core.modes import OutOfTimeError, device_of, dtype_for
 from inoculate.core.options import require_one_of
 from inoculate.core.pixels import to_float
@@ -83,7 +83,7 @@ class Classifier:
             raise InputError(f"no memory for {len(x)} images at once: lower --batch-size") from error
         except Exception as error:  # whatever the user's code raises
             raise InputError(
-                f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({gist(error)}): "
+                f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({one_line(error)}): "
                 "load the data at the model's image size and channels"
             ) from error
         if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != self.classes:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from inoculate.core.errors import InputError, gist
+from inoculate.core.errors import InputError, one_line
 from inoculate.core.modes import device_of, frozen
 from inoculate.models.acceleration.cached_convolutions import try_forms, with_fixed_convolutions
 
@@ -114,7 +114,7 @@ def compiled(model: nn.Module, wanted: bool = True) -> Iterator[nn.Module]:
     except TorchDynamoException as error:
         cause = getattr(error, "inner_exception", error)  # of what the compiler said, not of what dynamo says of it
         raise InputError(
-            f"the network cannot be compiled here ({gist(cause)}): leave compile out, or install a C++ compiler "
+            f"the network cannot be compiled here ({one_line(cause)}): leave compile out, or install a C++ compiler "
             "(on a GPU: Triton)"
         ) from error
     finally:

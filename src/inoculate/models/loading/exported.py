@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.core.errors import InputError, gist
+from inoculate.core.errors import InputError, one_line
 
 TORCHSCRIPT, ONNX = (".ts", ".torchscript", ".pt", ".pth"), (".onnx",)
 _DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
@@ -32,7 +32,9 @@ def load_torchscript(path: Path) -> nn.Module:
             warnings.simplefilter("ignore", FutureWarning)
             model: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"model {path} cannot be loaded ({gist(error)}): export it again with this torch") from error
+        raise InputError(
+            f"model {path} cannot be loaded ({one_line(error)}): export it again with this torch"
+        ) from error
     return model
 
 
@@ -83,8 +85,8 @@ class OnnxModel(nn.Module):
             (logits,) = self._session.run(None, {self._input: images.contiguous().numpy()})
         except Exception as error:  # onnxruntime's errors have nothing else in common
             raise InputError(
-                f"model {self.path} cannot be run on {_times(images.shape)} images ({gist(error)}): export it again "
-                "for this image size, with a free batch size"
+                f"model {self.path} cannot be run on {_times(images.shape)} images ({one_line(error)}): export it "
+                "again for this image size, with a free batch size"
             ) from error
         return torch.from_numpy(logits)
 
@@ -109,7 +111,7 @@ def _session(path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have nothing else in common
-        raise InputError(f"model {path} cannot be loaded ({gist(error)}): export it to ONNX again") from error
+        raise InputError(f"model {path} cannot be loaded ({one_line(error)}): export it to ONNX again") from error
 
 
 def _times(shape: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from inoculate.core.errors import InputError, gist
+from inoculate.core.errors import InputError, one_line
 from inoculate.models.acceleration.cached_convolutions import FixedConv2d
 from inoculate.models.acceleration.small_maps import SmallMapConv2d
 
@@ -32,4 +32,4 @@ def export_onnx(model: nn.Module, path: Path, image_shape: tuple[int, int, int])
                 dynamic_axes=free, dynamo=False,
             )  # fmt: skip
     except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
-        raise InputError(f"the network cannot be exported to ONNX ({gist(error)}): leave --onnx out") from error
+        raise InputError(f"the network cannot be exported to ONNX ({one_line(error)}): leave --onnx out") from error
