@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.common import launch, machine
 from inoculate import Dataset, Threat, evaluate, load_data
-from inoculate.attacks.registry import attack_named
+from inoculate.attacks.registry import get_attack
 from inoculate.core.pixels import to_float
 from inoculate.core.threat import parse_eps
 from inoculate.evaluation.per_sample import Verdict
@@ -32,7 +32,7 @@ BATCH = 250
 def ours(model: nn.Module, split: Dataset, threat: Threat, attack: str, seed: int) -> Tensor:
     """Which images (N, bool) stand under our attack."""
     records: dict[str, Verdict] = {}
-    rows = evaluate(model, split, {attack: attack_named(attack)}, [threat], BATCH, seed, records=records)
+    rows = evaluate(model, split, {attack: get_attack(attack)}, [threat], BATCH, seed, records=records)
     return records[rows[1].key].right
 
 

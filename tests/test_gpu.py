@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from digits_samples import every_digit
 from torch import nn
 
-from digits_samples import every_digit
 from inoculate import AutoAttack, Threat, build_model, evaluate, fast
-from inoculate.attacks import apgd, gradient, square
-from inoculate.attacks.registry import attack_named
+from inoculate.attacks import success
+from inoculate.attacks.registry import get_attack
 from inoculate.core.rng import generator
 from inoculate.training.methods.registry import method_named
 from inoculate.training.samples import training_set
@@ -61,19 +61,17 @@ def test_more_steps_make_the_host_wait_no_more_often(
     name: str, short: dict[str, int], long: dict[str, int], norm: str, network: nn.Module,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Between two looks at what is broken, that is: here there are none, and nothing is broken at so small an eps."""
+    """Between two checks of success, that is: here there are none, and nothing is adversarial at so small an eps."""
     if name == "square" and norm == "l2":
         pytest.skip("the L2 squares of a query depend on numbers that the host needs")
     x = torch.rand(16, 3, 32, 32, device="cuda")
     y = network(x).argmax(1)
     threat = Threat(norm, 1e-6)  # type: ignore[arg-type]
-    for module in (apgd, gradient, square):
-        monkeypatch.setattr(module, "looks", lambda number, _: number == 0 or number >= 10_000)
-    if name == "square":  # it stops at a look alone
-        monkeypatch.setattr(square, "looks", lambda number, _: number in (0, short["queries"], long["queries"]))
+    checked = (0, short["queries"], long["queries"]) if name == "square" else (0,)  # Square ends at a check alone
+    monkeypatch.setattr(success, "should_check_success", lambda number, _: number in checked)
     counts = []
     for options in (short, short, long):
-        attack = attack_named(name, **options)
+        attack = get_attack(name, **options)
         counts.append(waits(lambda attack=attack: attack(network, x, y, threat, generator=generator(0, "gpu"))))
     assert counts[1] == counts[2] > 0
 

@@ -12,11 +12,11 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "Threat": "core.threat",
-    "FGSM": "attacks.gradient",
-    "OneStepTarget": "attacks.gradient",
-    "BIM": "attacks.gradient",
-    "PGD": "attacks.gradient",
-    "MIFGSM": "attacks.gradient",
+    "FGSM": "attacks.fgsm",
+    "OneStepTarget": "attacks.one_step_target",
+    "BIM": "attacks.bim",
+    "PGD": "attacks.pgd",
+    "MIFGSM": "attacks.mifgsm",
     "APGD": "attacks.apgd",
     "FAB": "attacks.fab",
     "DeepFool": "attacks.deepfool",
@@ -44,17 +44,17 @@ __all__ = sorted(_ROOMS)
 if TYPE_CHECKING:
     from inoculate.attacks.apgd import APGD as APGD
     from inoculate.attacks.autoattack import AutoAttack as AutoAttack
+    from inoculate.attacks.bim import BIM as BIM
     from inoculate.attacks.carlini_wagner import CarliniWagner as CarliniWagner
     from inoculate.attacks.craft import AdvSet as AdvSet
     from inoculate.attacks.craft import craft as craft
     from inoculate.attacks.deepfool import DeepFool as DeepFool
     from inoculate.attacks.fab import FAB as FAB
+    from inoculate.attacks.fgsm import FGSM as FGSM
     from inoculate.attacks.fmn import FMN as FMN
-    from inoculate.attacks.gradient import BIM as BIM
-    from inoculate.attacks.gradient import FGSM as FGSM
-    from inoculate.attacks.gradient import MIFGSM as MIFGSM
-    from inoculate.attacks.gradient import PGD as PGD
-    from inoculate.attacks.gradient import OneStepTarget as OneStepTarget
+    from inoculate.attacks.mifgsm import MIFGSM as MIFGSM
+    from inoculate.attacks.one_step_target import OneStepTarget as OneStepTarget
+    from inoculate.attacks.pgd import PGD as PGD
     from inoculate.attacks.square import Square as Square
     from inoculate.attacks.sweep import sweep as sweep
     from inoculate.core.errors import InputError as InputError

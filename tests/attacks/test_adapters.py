@@ -16,9 +16,11 @@ from attack_samples import RADII, images, seeded, small_net
 from torch import Tensor, nn
 
 from inoculate.attacks.apgd import APGD
-from inoculate.attacks.gradient import BIM, FGSM, PGD
+from inoculate.attacks.bim import BIM
+from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.interop.adapters import Foreign, adapted
 from inoculate.attacks.interop.lending import as_art, as_foolbox, as_torchattack, to_art, to_foolbox
+from inoculate.attacks.pgd import PGD
 from inoculate.attacks.sweep import sweep
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Norm, Threat, distance

@@ -12,12 +12,14 @@ from attack_samples import images, linear_net, seeded, small_net
 from torch import Tensor, nn
 
 from inoculate.attacks.apgd import APGD
-from inoculate.attacks.autoattack import AutoAttack, Ensemble
-from inoculate.attacks.base import wrong_classes
+from inoculate.attacks.autoattack import AutoAttack
+from inoculate.attacks.base import Ensemble
 from inoculate.attacks.fab import FAB
-from inoculate.attacks.gradient import MIFGSM, PGD, smooth
-from inoculate.attacks.losses import LOSSES, dlr, to_dlr
+from inoculate.attacks.losses import LOSSES, dlr, targeted_dlr
+from inoculate.attacks.mifgsm import MIFGSM, gaussian_blur
+from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square, _bump, _share, _Squares
+from inoculate.attacks.targets import wrong_classes
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Norm, Threat, distance
 from inoculate.models.acceleration.folding import fast
@@ -146,10 +148,10 @@ def test_apgd_reaches_the_best_point_of_a_linear_model() -> None:
 def test_dlr_literally() -> None:
     logits, y = torch.tensor([[3.0, 1.0, 0.0, -1.0], [3.0, 1.0, 0.0, -1.0]]), torch.tensor([0, 2])
     torch.testing.assert_close(dlr(logits, y), torch.tensor([-2 / 3, 3 / 3]))
-    torch.testing.assert_close(to_dlr(logits, y, torch.tensor([1, 1])), torch.tensor([-2 / 3.5, 1 / 3.5]))
+    torch.testing.assert_close(targeted_dlr(logits, y, torch.tensor([1, 1])), torch.tensor([-2 / 3.5, 1 / 3.5]))
     for name, few in (("dlr", 2), ("dlr", 3)):
         with pytest.raises(InputError, match="classes"):
-            LOSSES[name].towards(torch.rand(1, few), torch.tensor([0]), torch.tensor([1]))
+            LOSSES[name].targeted(torch.rand(1, few), torch.tensor([0]), torch.tensor([1]))
     with pytest.raises(InputError, match="needs 3 classes"):
         dlr(torch.rand(1, 2), torch.tensor([0]))
 
@@ -290,7 +292,7 @@ def test_momentum_follows_the_paper() -> None:
 def test_smoothing_keeps_the_sum_and_spreads_a_point() -> None:
     point = torch.zeros(1, 2, 9, 9)
     point[0, 0, 4, 4] = 1.0
-    wide = smooth(point, 5)
+    wide = gaussian_blur(point, 5)
     assert wide.sum().item() == pytest.approx(1.0, abs=1e-5)
     assert wide[0, 1].abs().max() == 0  # channels do not mix
     assert int((wide > 0).sum()) == 25

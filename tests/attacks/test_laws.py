@@ -11,9 +11,13 @@ import torch
 from attack_samples import CASES, DETERMINISTIC, IN_NORMS, RADII, images, linear_net, seeded, small_net
 from torch import Tensor, nn
 
-from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
-from inoculate.attacks.losses import Objective, ascent, cross_entropy, loss_named
-from inoculate.attacks.registry import attack_named
+from inoculate.attacks.bim import BIM
+from inoculate.attacks.fgsm import FGSM
+from inoculate.attacks.gradients import value_and_input_grad
+from inoculate.attacks.losses import Objective, cross_entropy, get_loss
+from inoculate.attacks.one_step_target import OneStepTarget
+from inoculate.attacks.pgd import PGD
+from inoculate.attacks.registry import get_attack
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Norm, Threat, distance
 from inoculate.models.acceleration.folding import fast
@@ -271,7 +275,7 @@ def test_fgsm_moves_every_image_that_has_a_gradient(norm: Norm) -> None:
     with torch.no_grad():
         predicted = model(x).argmax(1)
     for labels in (y, predicted, (predicted + 1) % 4):
-        uphill = ascent(model, x, Objective(loss_named("cross_entropy"), labels)).gradient
+        uphill = value_and_input_grad(model, x, Objective(get_loss("cross_entropy"), labels)).gradient
         has = uphill.flatten(1).abs().sum(1) > 0
         moved = distance(FGSM()(model, x, labels, Threat(norm, 0.1)), x, norm)
         assert int(has.sum()) > 60
@@ -338,8 +342,8 @@ def test_an_option_that_makes_no_attack_is_refused_in_one_line(options: tuple[ty
 
 
 def test_names_are_found_and_a_near_miss_is_told() -> None:
-    assert attack_named("fgsm") == FGSM()
+    assert get_attack("fgsm") == FGSM()
     with pytest.raises(InputError, match="did you mean 'pgd'"):
-        attack_named("pdg")
+        get_attack("pdg")
     with pytest.raises(InputError, match="cross_entropy, margin"):
-        loss_named("hinge")
+        get_loss("hinge")

@@ -10,8 +10,11 @@ from attack_samples import linear_net, seeded
 from torch import Tensor, nn
 
 from inoculate.attacks.base import Attack
-from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
+from inoculate.attacks.bim import BIM
+from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.losses import cross_entropy, margin
+from inoculate.attacks.one_step_target import OneStepTarget
+from inoculate.attacks.pgd import PGD
 from inoculate.core.rng import Draws
 from inoculate.core.threat import Norm, Threat, sample
 

@@ -17,11 +17,15 @@ import torch
 from attack_samples import seeded, small_net
 from torch import Tensor, nn
 
-from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
-from inoculate.attacks.losses import Objective, ascent, loss_named
+from inoculate.attacks.bim import BIM
+from inoculate.attacks.fgsm import FGSM
+from inoculate.attacks.gradients import value_and_input_grad
+from inoculate.attacks.losses import Objective, get_loss
+from inoculate.attacks.one_step_target import OneStepTarget
+from inoculate.attacks.pgd import PGD
 from inoculate.core.modes import frozen
 from inoculate.core.rng import Draws
-from inoculate.core.threat import Norm, Threat, project, sample, steepest
+from inoculate.core.threat import Norm, Threat, project, sample, steepest_direction
 from inoculate.models.build import build_model
 
 EPSILONS = (0.01, 0.03, 8 / 255)
@@ -72,17 +76,19 @@ def certain(
 ) -> Tensor:
     """Pixels whose gradient is clear of 0 at every step; nearly all, or the comparison says nothing."""
     x_adv, clear = x if start is None else start, torch.ones_like(x, dtype=torch.bool)
-    objective, noise = Objective(loss_named("cross_entropy"), y), seeded(2)
+    objective, noise = Objective(get_loss("cross_entropy"), y), seeded(2)
     smooth = torch.ones(len(x), dtype=torch.bool)
     with frozen(net):
         for _ in range(steps):
-            g = ascent(net, x_adv, objective).gradient
+            g = value_and_input_grad(net, x_adv, objective).gradient
             largest = g.abs().flatten(1).amax(1)
             clear &= g.abs() > 1e-6 * largest.view(-1, 1, 1, 1)
             for _ in range(KINKS):
-                near = ascent(net, x_adv + 1e-7 * torch.randn(x.shape, generator=noise), objective).gradient
+                near = value_and_input_grad(
+                    net, x_adv + 1e-7 * torch.randn(x.shape, generator=noise), objective
+                ).gradient
                 smooth &= (near - g).abs().flatten(1).amax(1) < 1e-4 * largest
-            x_adv = project(x_adv + step * threat.eps * steepest(g, threat.norm), x, threat)
+            x_adv = project(x_adv + step * threat.eps * steepest_direction(g, threat.norm), x, threat)
     assert (~clear).float().mean() < 0.001
     assert smooth.float().mean() >= 0.5
     return clear & smooth.view(-1, 1, 1, 1)

@@ -7,10 +7,10 @@ import torch
 from attack_samples import images, seeded, small_net
 from torch import nn
 
-from inoculate.attacks import apgd, gradient, square
-from inoculate.attacks.base import should_check_success
-from inoculate.attacks.losses import Objective, loss_named
-from inoculate.attacks.registry import attack_named
+from inoculate.attacks import apgd, success
+from inoculate.attacks.losses import Objective, get_loss
+from inoculate.attacks.registry import get_attack
+from inoculate.attacks.success import should_check_success
 from inoculate.core.threat import Threat
 from inoculate.models.acceleration.folding import fast
 
@@ -34,7 +34,7 @@ def test_the_same_images_are_broken(name: str, copied: bool, monkeypatch: pytest
     crafting = fast(model) if copied else model
 
     def broken() -> torch.Tensor:
-        x_adv = attack_named(name, **CASES[name])(crafting, x, y, threat, generator=seeded(3))
+        x_adv = get_attack(name, **CASES[name])(crafting, x, y, threat, generator=seeded(3))
         assert (x_adv - x).abs().max() <= 0.05 + 1e-6
         with torch.no_grad():
             wrong: torch.Tensor = model(x_adv).argmax(1) != y
@@ -47,8 +47,7 @@ def test_the_same_images_are_broken(name: str, copied: bool, monkeypatch: pytest
         asked.append(number)
         return should_check_success(number, torch.device("cuda"))
 
-    for module in (apgd, gradient, square):
-        monkeypatch.setattr(module, "looks", seldom)
+    monkeypatch.setattr(success, "should_check_success", seldom)
     assert torch.equal(broken(), often)
     assert asked
     assert 8 < int(often.sum()) < 48  # neither none nor all
@@ -73,9 +72,11 @@ def test_what_was_caught_between_two_looks_is_kept_when_runs_are_given_up(
     at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the 22nd of 100 steps a hopeless run ends; its images may have been broken on the way, by another class."""
-    monkeypatch.setattr(apgd, "looks", lambda number, _: should_check_success(number, torch.device("cuda")))
+    monkeypatch.setattr(
+        success, "should_check_success", lambda number, _: should_check_success(number, torch.device("cuda"))
+    )
     x, y = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.long)
-    goal = Objective(loss_named("dlr"), y, torch.ones(1, dtype=torch.long))
+    goal = Objective(get_loss("dlr"), y, torch.ones(1, dtype=torch.long))
     run = apgd.APGD(100, "dlr", 1, termination_ratio=1.0)._run
     broken = run(WrongOnce(at), x, goal, Threat("linf", 0.1), x)[2]
     assert bool(broken) == (at <= 23)  # the first pass is that of the start; later ones are not made

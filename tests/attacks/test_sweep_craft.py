@@ -7,8 +7,11 @@ import torch
 from attack_samples import CASES, RADII, RANDOM, images, seeded, small_net
 from torch import nn
 
+from inoculate.attacks.bim import BIM
 from inoculate.attacks.craft import AdvSet, craft, perturb
-from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
+from inoculate.attacks.fgsm import FGSM
+from inoculate.attacks.one_step_target import OneStepTarget
+from inoculate.attacks.pgd import PGD
 from inoculate.attacks.sweep import sweep
 from inoculate.core.errors import InputError
 from inoculate.core.pixels import to_float

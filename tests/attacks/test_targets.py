@@ -10,11 +10,13 @@ from attack_samples import images, linear_net, seeded, small_net
 from torch import Tensor
 
 from inoculate.attacks.apgd import APGD
+from inoculate.attacks.bim import BIM
 from inoculate.attacks.carlini_wagner import CarliniWagner
 from inoculate.attacks.deepfool import DeepFool
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.fmn import FMN
-from inoculate.attacks.gradient import BIM, MIFGSM, PGD
+from inoculate.attacks.mifgsm import MIFGSM
+from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Norm, Threat, distance

@@ -9,7 +9,7 @@ import torch
 from digits_samples import trained_digits
 from torch import nn
 
-from inoculate.attacks.gradient import FGSM
+from inoculate.attacks.fgsm import FGSM
 from inoculate.attribution.explain import choose, explain, fragility
 from inoculate.attribution.explanation import ARRAYS, FACTS, Amounts, Explained
 from inoculate.core.errors import InputError

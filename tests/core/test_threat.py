@@ -9,7 +9,16 @@ from torch import Tensor
 
 from inoculate.core.errors import InputError
 from inoculate.core.rng import Draws
-from inoculate.core.threat import Threat, distance, large_eps_warning, parse_eps, project, sample, steepest, to_plane
+from inoculate.core.threat import (
+    Threat,
+    distance,
+    large_eps_warning,
+    parse_eps,
+    project,
+    sample,
+    steepest_direction,
+    to_plane,
+)
 
 NORMS = ("linf", "l2", "l1")
 
@@ -73,11 +82,11 @@ def test_projection_literally() -> None:
 
 def test_steepest_literally() -> None:
     gradient = image(0.0, 3.0, -4.0, 0.0)
-    torch.testing.assert_close(steepest(gradient, "linf"), image(0, 1, -1, 0))
-    torch.testing.assert_close(steepest(gradient, "l2"), image(0, 0.6, -0.8, 0))
-    torch.testing.assert_close(steepest(gradient, "l1"), image(0, 0, -1, 0))
+    torch.testing.assert_close(steepest_direction(gradient, "linf"), image(0, 1, -1, 0))
+    torch.testing.assert_close(steepest_direction(gradient, "l2"), image(0, 0.6, -0.8, 0))
+    torch.testing.assert_close(steepest_direction(gradient, "l1"), image(0, 0, -1, 0))
     for norm in NORMS:
-        assert steepest(image(0, 0, 0, 0), norm).abs().sum() == 0  # type: ignore[arg-type]
+        assert steepest_direction(image(0, 0, 0, 0), norm).abs().sum() == 0  # type: ignore[arg-type]
 
 
 def test_distance_literally() -> None:
@@ -172,7 +181,9 @@ def test_the_way_to_a_plane_literally() -> None:
     assert move("linf", 9.0) == pytest.approx([0.5, 0.1, -0.5, 0], abs=1e-6)  # out of reach: the nearest corner
     steep = torch.tensor([1.0, 3.0, -2.0, 0.0]).view(1, 1, 2, 2)
     one = to_plane(x, steep, torch.tensor([0.5]), Threat("l1", 1.0)).flatten().tolist()
-    assert one == pytest.approx([0, 0.1, -0.1, 0], abs=1e-6)  # the steepest pixel's room, the rest on the next
+    assert one == pytest.approx(
+        [0, 0.1, -0.1, 0], abs=1e-6
+    )  # the steepest pixel's room, the rest on the next
     assert to_plane(x, normal, 0 * rise, Threat("l2", 1.0)).abs().max() == 0
 
 

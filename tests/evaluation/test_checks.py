@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from digits_samples import trained_digits
 from torch import Tensor, nn
 
-from digits_samples import trained_digits
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.deepfool import DeepFool
 from inoculate.attacks.fab import FAB
+from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.fmn import FMN
-from inoculate.attacks.gradient import FGSM, MIFGSM, PGD
+from inoculate.attacks.mifgsm import MIFGSM
+from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset

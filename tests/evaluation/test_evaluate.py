@@ -10,8 +10,11 @@ from digits_samples import every_digit, trained_digits
 from torch import Tensor, nn
 
 import inoculate.models.acceleration.folding as fast_module
+from inoculate.attacks.bim import BIM
 from inoculate.attacks.craft import craft
-from inoculate.attacks.gradient import BIM, FGSM, PGD, OneStepTarget
+from inoculate.attacks.fgsm import FGSM
+from inoculate.attacks.one_step_target import OneStepTarget
+from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError
 from inoculate.core.pixels import to_float

@@ -15,7 +15,8 @@ from torch import nn
 
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.fab import FAB
-from inoculate.attacks.gradient import FGSM, PGD
+from inoculate.attacks.fgsm import FGSM
+from inoculate.attacks.pgd import PGD
 from inoculate.core import modes
 from inoculate.core.pixels import eight_bits
 from inoculate.core.threat import Threat, distance

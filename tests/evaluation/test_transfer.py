@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.attacks.gradient import BIM, FGSM, MIFGSM, PGD
+from inoculate.attacks.bim import BIM
+from inoculate.attacks.fgsm import FGSM
+from inoculate.attacks.mifgsm import MIFGSM
+from inoculate.attacks.pgd import PGD
 from inoculate.core.errors import InputError
 from inoculate.core.pixels import to_float
 from inoculate.core.row import Row

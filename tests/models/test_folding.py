@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import inoculate.models.acceleration.folding as module
-from inoculate.attacks.gradient import BIM, FGSM
-from inoculate.attacks.registry import attack_named
+from inoculate.attacks.bim import BIM
+from inoculate.attacks.fgsm import FGSM
+from inoculate.attacks.registry import get_attack
 from inoculate.core.threat import Threat
 from inoculate.models.acceleration.folding import FoldedCopies, fast, fold_batchnorm
 from inoculate.models.build import build_model
@@ -211,7 +212,7 @@ def test_attacks_that_live_on_small_differences_use_full_precision(name: str, mo
     quick, exact = fast(model), copy.deepcopy(model).eval()
     threat = Threat("l2", 0.3)
     options = {"queries": 80} if name == "square" else {"steps": 8} if SMALL.index(name) > 1 else {}
-    attack = attack_named(name, **options)
+    attack = get_attack(name, **options)
     found = [attack(net, x, y, threat, generator=torch.Generator().manual_seed(1)) for net in (quick, exact)]
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)
     assert quick.dtype is torch.bfloat16  # and it is what it was

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from inoculate.attacks.gradient import FGSM
+from inoculate.attacks.fgsm import FGSM
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.models.loading.outputs import WRAPPERS, FromProbabilities, FromSingleLogit

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.gradient import BIM, FGSM, PGD
-from inoculate.attacks.registry import attack_named
+from inoculate.attacks.bim import BIM
+from inoculate.attacks.fgsm import FGSM
+from inoculate.attacks.pgd import PGD
+from inoculate.attacks.registry import get_attack
 from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError
 from inoculate.core.modes import frozen
@@ -201,7 +203,7 @@ def test_gradient_attacks_on_onnx_point_to_square(name: str, declared: str, x: T
     right = layer((x.flatten(1) - 0.5) / 0.5).argmax(dim=1)
     for seen in (model, fast(model)):
         with pytest.raises(InputError, match=r"no gradient reaches the images.*square"):
-            attack_named(name)(seen, x, right, Threat(), generator=torch.Generator().manual_seed(0))
+            get_attack(name)(seen, x, right, Threat(), generator=torch.Generator().manual_seed(0))
 
 
 def test_square_attacks_onnx_as_it_attacks_the_same_layer(x: Tensor, tmp_path: Path) -> None:

@@ -10,8 +10,12 @@ from torch import Tensor, nn
 from inoculate.attacks.apgd import APGD
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.base import Attack
+from inoculate.attacks.bim import BIM
 from inoculate.attacks.fab import FAB
-from inoculate.attacks.gradient import BIM, FGSM, MIFGSM, PGD, OneStepTarget
+from inoculate.attacks.fgsm import FGSM
+from inoculate.attacks.mifgsm import MIFGSM
+from inoculate.attacks.one_step_target import OneStepTarget
+from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
 from inoculate.core.threat import Norm
 

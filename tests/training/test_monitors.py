@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
+from digits_samples import every_digit
 from torch import nn
 
-from digits_samples import every_digit
-from inoculate.attacks.gradient import PGD
+from inoculate.attacks.pgd import PGD
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.data.sources import load_data

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.base import Target, carry_out, fooled, resolve_targets
-from inoculate.attacks.losses import LOSSES, Objective, in_full
-from inoculate.core.errors import InputError
+from inoculate.attacks.base import carry_out
+from inoculate.attacks.losses import LOSSES, Objective
+from inoculate.attacks.success import evaluate_adversarial
+from inoculate.attacks.targets import Target, resolve_targets
 from inoculate.core.threat import Threat, project
 from inoculate.models.acceleration.folding import full_precision
 
@@ -37,8 +37,8 @@ def search_standing(
 ) -> Tensor:
     """`search(x, goal)` for the images that have not arrived yet, with the margin as goal; the others as they are."""
     goal = Objective(LOSSES["margin"], y, resolve_targets(model, x, y, target, generator))
-    rows = (~misled(model, x, goal)).nonzero().squeeze(1)
-    return x.index_copy(0, rows, search(x[rows], goal.of(rows))) if len(rows) else x.clone()
+    rows = (~evaluate_adversarial(model, x, goal)).nonzero().squeeze(1)
+    return x.index_copy(0, rows, search(x[rows], goal.select(rows))) if len(rows) else x.clone()
 
 
 def anywhere(
@@ -54,16 +54,3 @@ def within(
 ) -> Tensor:
     """The same, and project what is found into the ball."""
     return anywhere(model, x, y, threat, lambda x, y: project(search(x, y), x, threat))
-
-
-def misled(model: nn.Module, x: Tensor, goal: Objective) -> Tensor:
-    """Which images (B, bool) the model gets wrong, or takes for their target if they have one."""
-    with torch.no_grad():
-        return fooled(model, x, in_full(model(x)), goal.y, goal.target)
-
-
-def check_positive(**options: float) -> None:
-    """Raise `InputError` for an option that is no number above 0."""
-    for name, value in options.items():
-        if not (isinstance(value, int | float) and 0 < value < math.inf):
-            raise InputError(f"{name} {value!r} makes no attack: give a number above 0")

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.base import (
-    Caught,
-    Target,
-    carry_out,
-    check_options,
-    resolve_targets,
-    runs_at_once,
-    should_check_success,
-    wrong_classes,
-)
-from inoculate.attacks.losses import Ascent, Objective, ascent, loss_named
+from inoculate.attacks import success
+from inoculate.attacks._batching import runs_at_once
+from inoculate.attacks.base import carry_out
+from inoculate.attacks.gradients import ValueAndGrad, value_and_input_grad
+from inoculate.attacks.losses import Objective, get_loss
+from inoculate.attacks.success import BestAdversarial
+from inoculate.attacks.targets import Target, check_target, resolve_targets, wrong_classes
+from inoculate.attacks.termination import check_termination_ratio, is_hopeless
 from inoculate.core.errors import InputError
+from inoculate.core.options import require_count
 from inoculate.core.rng import Draws
-from inoculate.core.threat import Threat, per_sample, project, sample, steepest
+from inoculate.core.threat import Threat, per_sample, project, sample, steepest_direction
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,12 @@ class APGD:
     target: Target = None
 
     def __post_init__(self) -> None:
-        check_options(
-            steps=self.steps, loss=self.loss, restarts=self.restarts, eot=self.eot, termination_ratio=self.termination_ratio,
-            target=self.target,
-        )  # fmt: skip
+        require_count(steps=self.steps, restarts=self.restarts, eot=self.eot)
+        get_loss(self.loss)
+        check_termination_ratio(self.termination_ratio)
+        check_target(self.target)
         if self.targets != 0:
-            check_options(targets=self.targets)
+            require_count(targets=self.targets)
             if self.target is not None:
                 raise InputError(f"APGD with a target tries no others: leave out targets={self.targets}, or the target")
 
@@ -79,7 +77,7 @@ class APGD:
                 if self.targets:
                     target = torch.cat([order[rows, rank] for rank in now])
                 start = torch.cat([sample(x, threat, draws)[rows] for _ in now])
-                goal = Objective(loss_named(self.loss), y[many], target)
+                goal = Objective(get_loss(self.loss), y[many], target)
                 found = self._run(model, x[many], goal, threat, start)
                 broken = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
                 for x_adv, values, fell in zip(*(torch.split(part, len(rows)) for part in found), strict=True):
@@ -91,6 +89,10 @@ class APGD:
 
         return carry_out(model, x, y, threat, craft)
 
+    def shortened(self) -> APGD:
+        """The same attack with two steps."""
+        return replace(self, steps=2)
+
     def _run(
         self, model: nn.Module, x: Tensor, goal: Objective, threat: Threat, start: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,9 +103,9 @@ class APGD:
         s = _State.begin(x, goal, start, first, 2 * threat.eps, strict=self.target is not None)
 
         def drop() -> None:
-            done = s.caught.settle(model, s.y, s.sought)
+            done = s.caught.confirm(model, s.y, s.sought)
             if done.any():
-                rows, caught = s.rows[done], s.caught[done]
+                rows, caught = s.rows[done], s.caught.select(done)
                 result[rows], final[rows], broken[rows] = caught.images, caught.values, True
                 s.keep(~done)
 
@@ -113,12 +115,12 @@ class APGD:
             if not len(s.rows):
                 break
             share = 0.75 if number else 1.0
-            ahead = project(s.x_adv + s.step * steepest(s.gradient, threat.norm), s.x, threat)
+            ahead = project(s.x_adv + s.step * steepest_direction(s.gradient, threat.norm), s.x, threat)
             moved = s.x_adv + (ahead - s.x_adv) * share + (s.x_adv - s.x_old) * (1 - share)
             s.x_old, s.x_adv = s.x_adv, project(moved, s.x, threat)
             found = self._gradient(model, s.x_adv, Objective(goal.loss, s.y, s.target))
             s.take(found)
-            if should_check_success(number + 1, x.device) or number + 1 in (
+            if success.should_check_success(number + 1, x.device) or number + 1 in (
                 period,
                 self.steps,
             ):  # before runs are given up
@@ -127,18 +129,18 @@ class APGD:
             if since == period:
                 s.check(self.rho * period)
                 if number + 1 == period and self.loss != "cross_entropy":  # the boundary is at 0
-                    hopeless = -s.best > self.termination_ratio * (s.best - s.first)
+                    hopeless = is_hopeless(s.first, s.best, self.termination_ratio)
                     result[s.rows[hopeless]], final[s.rows[hopeless]] = s.x_best[hopeless], s.best[hopeless]
                     s.keep(~hopeless)
                 period, since = max(period - max(int(0.03 * self.steps), 1), max(int(0.06 * self.steps), 1)), 0
         result[s.rows], final[s.rows] = s.x_best, s.best
         return result, final, broken
 
-    def _gradient(self, model: nn.Module, x: Tensor, goal: Objective) -> Ascent:
-        passes = [ascent(model, x, goal) for _ in range(self.eot)]
+    def _gradient(self, model: nn.Module, x: Tensor, goal: Objective) -> ValueAndGrad:
+        passes = [value_and_input_grad(model, x, goal) for _ in range(self.eot)]
         if len(passes) == 1:
             return passes[0]
-        return Ascent(*(torch.stack(parts).mean(dim=0) for parts in zip(*passes, strict=True)))
+        return ValueAndGrad(*(torch.stack(parts).mean(dim=0) for parts in zip(*passes, strict=True)))
 
 
 @dataclass
@@ -162,12 +164,12 @@ class _State:
     step: Tensor
     best_at_check: Tensor
     reduced: Tensor
-    caught: Caught
+    caught: BestAdversarial
 
     @classmethod
-    def begin(cls, x: Tensor, goal: Objective, start: Tensor, first: Ascent, step: float, strict: bool) -> _State:
-        values, caught, sought = first.values, Caught.nothing(start), goal.target if strict else None
-        caught.note(start, first, goal.y, sought)
+    def begin(cls, x: Tensor, goal: Objective, start: Tensor, first: ValueAndGrad, step: float, strict: bool) -> _State:
+        values, caught, sought = first.values, BestAdversarial.empty(start), goal.target if strict else None
+        caught.update(start, first, goal.y, sought)
         return cls(
             rows=torch.arange(len(x), device=x.device), x=x, y=goal.y, target=goal.target, sought=sought,
             x_adv=start, x_old=start, gradient=first.gradient, x_best=start, gradient_best=first.gradient,
@@ -181,11 +183,11 @@ class _State:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None:
-                setattr(self, field.name, value[rows])
+                setattr(self, field.name, value.select(rows) if isinstance(value, BestAdversarial) else value[rows])
 
-    def take(self, found: Ascent) -> None:
+    def take(self, found: ValueAndGrad) -> None:
         """Note the gradient at `x_adv`, whether it rose, and whether it has arrived, or is the best point so far."""
-        self.caught.note(self.x_adv, found, self.y, self.sought)
+        self.caught.update(self.x_adv, found, self.y, self.sought)
         self.gradient = found.gradient
         self.rises = self.rises + (found.values > self.previous)
         self.previous = found.values

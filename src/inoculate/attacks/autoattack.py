@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.apgd import APGD
-from inoculate.attacks.base import Attack, carry_out, check_options
+from inoculate.attacks.base import Attack, carry_out
 from inoculate.attacks.fab import FAB
-from inoculate.attacks.gradient import PGD
+from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
+from inoculate.attacks.termination import check_termination_ratio
 from inoculate.core.errors import InputError
 from inoculate.core.modes import frozen
+from inoculate.core.options import require_count
 from inoculate.core.threat import Threat
 from inoculate.models.acceleration.folding import original
 
 Version = Literal["standard", "binary", "rand"]
-
-
-@runtime_checkable
-class Ensemble(Protocol):
-    """An attack made of others: an image counts as broken if any member breaks it."""
-
-    def members(self, classes: int) -> Mapping[str, Attack]:
-        """The members by name, in the order in which they see the images that are still standing."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -54,9 +47,8 @@ class AutoAttack:
     termination_ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        check_options(
-            steps=self.steps, targets=self.targets, queries=self.queries, termination_ratio=self.termination_ratio
-        )
+        require_count(steps=self.steps, targets=self.targets, queries=self.queries)
+        check_termination_ratio(self.termination_ratio)
         if self.version not in get_args(Version):
             raise InputError(f"AutoAttack has no version '{self.version}': use {', '.join(get_args(Version))}")
 
@@ -103,3 +95,7 @@ class AutoAttack:
             return result
 
         return carry_out(model, x, y, threat, craft)
+
+    def shortened(self) -> AutoAttack:
+        """The same ensemble with two steps or queries a member."""
+        return replace(self, steps=2, targets=1, queries=2)

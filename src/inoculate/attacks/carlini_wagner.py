@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks._minimum_norm import Nearest, anywhere, check_positive, search_standing, within
-from inoculate.attacks.base import Target, check_options, fooled
-from inoculate.attacks.losses import Objective, ascent
+from inoculate.attacks._minimum_norm import Nearest, anywhere, search_standing, within
+from inoculate.attacks.gradients import value_and_input_grad
+from inoculate.attacks.losses import Objective
+from inoculate.attacks.success import is_adversarial, verify_adversarial
+from inoculate.attacks.targets import Target, check_target
 from inoculate.core.errors import InputError
+from inoculate.core.options import require_count, require_nonnegative, require_positive
 from inoculate.core.threat import Threat, distance, per_sample
 
 
@@ -33,12 +35,10 @@ class CarliniWagner:
     target: Target = None
 
     def __post_init__(self) -> None:
-        check_options(steps=self.steps, target=self.target)
-        check_positive(lr=self.lr, constant=self.constant)
-        if not isinstance(self.search, int) or self.search < 1:
-            raise InputError(f"search {self.search!r} makes no attack: give a whole number of at least 1")
-        if not (isinstance(self.confidence, int | float) and 0 <= self.confidence < math.inf):
-            raise InputError(f"confidence {self.confidence!r} is not a margin: give a number of at least 0")
+        require_count(steps=self.steps, search=self.search)
+        require_positive(lr=self.lr, constant=self.constant)
+        require_nonnegative(confidence=self.confidence)
+        check_target(self.target)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -54,6 +54,10 @@ class CarliniWagner:
         Of `threat` the range matters.
         """
         return anywhere(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
+
+    def shortened(self) -> CarliniWagner:
+        """The same attack with two rounds of two steps."""
+        return replace(self, steps=2, search=2)
 
     def _search(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, generator: torch.Generator | None
@@ -86,9 +90,11 @@ class CarliniWagner:
         for number in range(1, self.steps + 1):
             squashed = w.tanh()
             x_adv = (middle + half * squashed).clamp(threat.low, threat.high)
-            uphill, values, logits = ascent(model, x_adv, goal)
+            values, uphill, logits = value_and_input_grad(model, x_adv, goal)
             at = distance(x_adv, x, threat.norm)
-            hit = fooled(model, x_adv, logits, goal.y, goal.target) & (values >= self.confidence)
+            hit = verify_adversarial(model, x_adv, is_adversarial(logits, goal.y, goal.target), goal.y, goal.target) & (
+                values >= self.confidence
+            )
             best.offer(rows, x_adv, at, hit)
             found[rows] |= hit
             hinge = (self.confidence - values).clamp_min(0)
@@ -101,7 +107,7 @@ class CarliniWagner:
                 keep = lowest < 0.9999 * before
                 state = (rows, x, constant, w, mean, square, lowest, lowest)
                 rows, x, constant, w, mean, square, lowest, before = (each[keep] for each in state)
-                goal = goal.of(keep)
+                goal = goal.select(keep)
                 if not len(rows):
                     break
         return found

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks._minimum_norm import anywhere, check_positive, misled, search_standing, within
-from inoculate.attacks.base import Target, check_options, wrong_classes
-from inoculate.attacks.losses import Objective, check_differentiable, finite, in_full
+from inoculate.attacks._minimum_norm import anywhere, search_standing, within
+from inoculate.attacks.gradients import check_differentiable, zero_nonfinite
+from inoculate.attacks.losses import Objective, to_fp32
+from inoculate.attacks.success import evaluate_adversarial
+from inoculate.attacks.targets import Target, check_target, wrong_classes
 from inoculate.core.errors import InputError
+from inoculate.core.options import require_count, require_positive
 from inoculate.core.threat import Threat, distance, per_sample, to_plane
 
 
@@ -31,8 +34,9 @@ class DeepFool:
     target: Target = None
 
     def __post_init__(self) -> None:
-        check_options(steps=self.steps, target=self.target)
-        check_positive(overshoot=self.overshoot)
+        require_count(steps=self.steps)
+        require_positive(overshoot=self.overshoot)
+        check_target(self.target)
         if not isinstance(self.candidates, int) or self.candidates < 2:
             raise InputError(f"candidates {self.candidates!r} leave no other class: give a whole number of at least 2")
         if not isinstance(self.halvings, int) or self.halvings < 0:
@@ -53,6 +57,10 @@ class DeepFool:
         """
         return anywhere(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
+    def shortened(self) -> DeepFool:
+        """The same attack with two steps."""
+        return replace(self, steps=2)
+
     def _search(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, generator: torch.Generator | None
     ) -> Tensor:
@@ -64,16 +72,16 @@ class DeepFool:
     def _walk(self, model: nn.Module, x: Tensor, goal: Objective, threat: Threat) -> Tensor:
         """The first misclassified images; an image for which there is none itself."""
         with torch.no_grad():
-            rivals = wrong_classes(in_full(model(x)), goal.y)[:, : self.candidates - 1]
+            rivals = wrong_classes(to_fp32(model(x)), goal.y)[:, : self.candidates - 1]
         result, rows = x.clone(), torch.arange(len(x), device=x.device)
         way, x_adv = torch.zeros_like(x), x
         for _ in range(self.steps):
             way = way + _to_nearest_boundary(model, x_adv, goal, rivals, threat)
             x_adv = (x + (1 + self.overshoot) * way).clamp(threat.low, threat.high)
-            done = misled(model, x_adv, goal)
+            done = evaluate_adversarial(model, x_adv, goal)
             result[rows[done]] = x_adv[done]
             rows, x, rivals, way, x_adv = (each[~done] for each in (rows, x, rivals, way, x_adv))
-            goal = goal.of(~done)
+            goal = goal.select(~done)
             if not len(rows):
                 break
         return result
@@ -85,7 +93,7 @@ def _to_nearest_boundary(model: nn.Module, x: Tensor, goal: Objective, rivals: T
     Which: one of the `rivals` (B×k) with the true class, or the target, if there is one, with all others.
     """
     x = x.detach().requires_grad_()
-    logits = in_full(model(x))
+    logits = to_fp32(model(x))
     check_differentiable(logits)
     if goal.target is None:
         leads = logits.gather(1, rivals) - logits.gather(1, goal.y[:, None])
@@ -94,7 +102,7 @@ def _to_nearest_boundary(model: nn.Module, x: Tensor, goal: Objective, rivals: T
     best, shortest = torch.zeros_like(x), torch.full_like(leads[:, 0], torch.inf)
     for lead in leads.unbind(dim=1):
         (gradient,) = torch.autograd.grad(lead.sum(), x, retain_graph=True)
-        gradient = finite(gradient)
+        gradient = zero_nonfinite(gradient)
         rise = lead.detach().abs().clamp_min(1e-6)  # a tie would leave the image where it is
         move = to_plane(x.detach(), gradient, rise, threat)
         # A move that ends in a corner of the range counts as if it went on to the boundary.
@@ -110,6 +118,6 @@ def _halved(model: nn.Module, x: Tensor, x_adv: Tensor, goal: Objective, times: 
     right, wrong = x.new_zeros(len(x)), x.new_ones(len(x))
     for _ in range(times):
         middle = (right + wrong) / 2
-        over = misled(model, x.lerp(x_adv, per_sample(middle, x)), goal)
+        over = evaluate_adversarial(model, x.lerp(x_adv, per_sample(middle, x)), goal)
         right, wrong = torch.where(over, right, middle), torch.where(over, middle, wrong)
     return x.lerp(x_adv, per_sample(wrong, x))

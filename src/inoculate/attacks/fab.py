@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from inoculate.attacks._batching import runs_at_once
 from inoculate.attacks._minimum_norm import anywhere, within
-from inoculate.attacks.base import (
-    Target,
-    arrived,
-    check_options,
-    confirmed,
-    fooled,
-    resolve_targets,
-    runs_at_once,
-    wrong_classes,
-)
-from inoculate.attacks.losses import LOSSES, Loss, Objective, ascent, margin, target_minus_true
+from inoculate.attacks.gradients import value_and_input_grad
+from inoculate.attacks.losses import LOSSES, Loss, Objective, margin, target_minus_true
+from inoculate.attacks.success import is_adversarial, verify_adversarial
+from inoculate.attacks.targets import Target, check_target, resolve_targets, wrong_classes
+from inoculate.attacks.termination import check_termination_ratio
+from inoculate.core.options import require_count
 from inoculate.core.rng import Draws
 from inoculate.core.threat import Threat, distance, per_sample, sample, to_plane
 
@@ -48,13 +44,9 @@ class FAB:
     target: Target = None
 
     def __post_init__(self) -> None:
-        check_options(
-            steps=self.steps,
-            restarts=self.restarts,
-            targets=self.targets,
-            termination_ratio=self.termination_ratio,
-            target=self.target,
-        )
+        require_count(steps=self.steps, restarts=self.restarts, targets=self.targets)
+        check_termination_ratio(self.termination_ratio)
+        check_target(self.target)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -71,6 +63,10 @@ class FAB:
         """
         return anywhere(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator, enough=-1.0))
 
+    def shortened(self) -> FAB:
+        """The same attack with two steps."""
+        return replace(self, steps=2)
+
     def _search(
         self,
         model: nn.Module,
@@ -85,7 +81,7 @@ class FAB:
             logits = model(x)
         nearest, far = x.clone(), torch.full(y.shape, torch.inf, dtype=x.dtype, device=x.device)
         sought = resolve_targets(model, x, y, self.target, generator)
-        rows = (~fooled(model, x, logits, y, sought)).nonzero().squeeze(1)
+        rows = (~verify_adversarial(model, x, is_adversarial(logits, y, sought), y, sought)).nonzero().squeeze(1)
         order = wrong_classes(logits, y) if sought is None else sought[:, None]
         draws = Draws(x, generator) if self.restarts > 1 else None
         starts = [x]
@@ -131,17 +127,17 @@ class FAB:
                 beyond = torch.ones_like(beyond)
             if beyond.any():  # a look without gradient: where it finds an error, the gradient is wanted further back
                 with torch.no_grad():
-                    wrong[beyond] = self._there(model(x_adv[beyond]), goal.of(beyond))
+                    wrong[beyond] = self._there(model(x_adv[beyond]), goal.select(beyond))
             x_adv, keep = self._take(model, x, goal, x_adv, wrong, threat, result, best, rows, enough)
             if number < self.steps:
-                normal, gap, logits = ascent(model, x_adv, goal)
+                gap, normal, logits = value_and_input_grad(model, x_adv, goal)
                 late = ~beyond & keep & self._there(logits, goal) & bool(number)
                 if late.any():
                     x_adv, still = self._take(model, x, goal, x_adv, late, threat, result, best, rows, enough)
                     keep, again = keep & still, late & still
                     if again.any():
                         gap, normal = gap.clone(), normal.clone()
-                        normal[again], gap[again], _ = ascent(model, x_adv[again], goal.of(again))
+                        gap[again], normal[again], _ = value_and_input_grad(model, x_adv[again], goal.select(again))
                 beyond = wrong | late
             if enough >= 0:
                 keep &= ~(best <= enough).view(-1, images).any(0)[rows % images]
@@ -150,7 +146,7 @@ class FAB:
             if number == self.steps or not keep.any():
                 break
             if not keep.all():
-                rows, x, goal, beyond = rows[keep], x[keep], goal.of(keep), beyond[keep]
+                rows, x, goal, beyond = rows[keep], x[keep], goal.select(keep), beyond[keep]
                 x_adv, gap, normal = x_adv[keep], gap[keep], normal[keep]
             # The plane where the linearised gap is closed: gap + normal · (z − x_adv) = 0.
             here = to_plane(x_adv, normal, -gap, threat)
@@ -184,13 +180,13 @@ class FAB:
         at = distance(x_adv, x, threat.norm)
         nearer = wrong & (at < best[rows])
         counts = nearer & (at <= enough) if enough >= 0 else nearer
-        nearer = nearer & (~counts | confirmed(model, x_adv, counts, goal.y, self._sought(goal)))
+        nearer = nearer & (~counts | verify_adversarial(model, x_adv, counts, goal.y, self._sought(goal)))
         result[rows[nearer]], best[rows[nearer]] = x_adv[nearer], at[nearer]
         keep = best[rows] > enough
         return torch.where(per_sample(wrong, x), x + self.beta * (x_adv - x), x_adv), keep
 
     def _there(self, logits: Tensor, goal: Objective) -> Tensor:
-        return arrived(logits, goal.y, self._sought(goal))
+        return is_adversarial(logits, goal.y, self._sought(goal))
 
     def _sought(self, goal: Objective) -> Tensor | None:
         """The only class that counts for each image, if there is one."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks._minimum_norm import Nearest, anywhere, check_positive, search_standing, within
-from inoculate.attacks.base import Target, check_options, fooled
-from inoculate.attacks.losses import Objective, ascent
-from inoculate.core.threat import Threat, distance, dual_norm, project, steepest
+from inoculate.attacks._minimum_norm import Nearest, anywhere, search_standing, within
+from inoculate.attacks.gradients import value_and_input_grad
+from inoculate.attacks.losses import Objective
+from inoculate.attacks.success import is_adversarial, verify_adversarial
+from inoculate.attacks.targets import Target, check_target
+from inoculate.core.options import require_count, require_positive
+from inoculate.core.threat import Threat, distance, dual_norm, project, steepest_direction
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,9 @@ class FMN:
     target: Target = None
 
     def __post_init__(self) -> None:
-        check_options(steps=self.steps, target=self.target)
-        check_positive(alpha=self.alpha, gamma=self.gamma)
+        require_count(steps=self.steps)
+        require_positive(alpha=self.alpha, gamma=self.gamma)
+        check_target(self.target)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -46,6 +50,10 @@ class FMN:
         """
         return anywhere(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
+    def shortened(self) -> FMN:
+        """The same attack with two steps."""
+        return replace(self, steps=2)
+
     def _search(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, generator: torch.Generator | None
     ) -> Tensor:
@@ -56,8 +64,9 @@ class FMN:
             for number in range(self.steps):
                 share = (1 + math.cos(math.pi * number / self.steps)) / 2
                 alpha, gamma = self.alpha * (0.01 + 0.99 * share), self.gamma * (0.02 + 0.98 * share)
-                uphill, values, logits = ascent(model, x_adv, goal)
-                at, hit = distance(x_adv, x, threat.norm), fooled(model, x_adv, logits, goal.y, goal.target)
+                values, uphill, logits = value_and_input_grad(model, x_adv, goal)
+                at, hit = distance(x_adv, x, threat.norm), is_adversarial(logits, goal.y, goal.target)
+                hit = verify_adversarial(model, x_adv, hit, goal.y, goal.target)
                 best.offer(rows, x_adv, at, hit)
                 # Until the first success, the linearised margin tells how far the boundary is. Beyond the paper, the
                 # radius goes a little further, lest rounding decide, and grows in any case: the margin may mislead.
@@ -66,7 +75,7 @@ class FMN:
                 larger = torch.where(best.far.isfinite(), larger, larger.maximum(border))
                 radius = torch.where(hit, (radius * (1 - gamma)).minimum(best.far), larger).minimum(widest)
                 # Into the range first: what it cuts off must not use up the ball.
-                ahead = (x_adv + alpha * steepest(uphill, "l2")).clamp(threat.low, threat.high)
+                ahead = (x_adv + alpha * steepest_direction(uphill, "l2")).clamp(threat.low, threat.high)
                 x_adv = project(ahead, x, threat, radius)
             return best.image
 

@@ -9,12 +9,16 @@ from typing import Any
 from inoculate.attacks.apgd import APGD
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.base import Attack
+from inoculate.attacks.bim import BIM
 from inoculate.attacks.carlini_wagner import CarliniWagner
 from inoculate.attacks.deepfool import DeepFool
 from inoculate.attacks.fab import FAB
+from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.fmn import FMN
-from inoculate.attacks.gradient import BIM, FGSM, MIFGSM, PGD, OneStepTarget
 from inoculate.attacks.interop.adapters import adapted
+from inoculate.attacks.mifgsm import MIFGSM
+from inoculate.attacks.one_step_target import OneStepTarget
+from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError, suggest
 
@@ -41,7 +45,7 @@ ATTACKS: dict[str, Any] = {
 }
 
 
-def attack_named(name: str, **options: Any) -> Attack:
+def get_attack(name: str, **options: Any) -> Attack:
     """The attack of this registry name, or of a peer (`foolbox:PGD`), with some options changed.
 
     Raises `InputError`, naming the nearest known one.

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.base import (
-    Target,
-    carry_out,
-    check_options,
-    confirmed,
-    fill,
-    fooled,
-    resolve_targets,
-    should_check_success,
-)
-from inoculate.attacks.losses import LOSSES, Objective, in_full
+from inoculate.attacks import success
+from inoculate.attacks._batching import full_batch
+from inoculate.attacks.base import carry_out
+from inoculate.attacks.losses import LOSSES, Objective, to_fp32
+from inoculate.attacks.success import is_adversarial, verify_adversarial
+from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.attacks.termination import check_termination_ratio, is_hopeless
 from inoculate.core.errors import InputError
+from inoculate.core.options import require_count
 from inoculate.core.rng import Draws, drawn_seed
 from inoculate.core.threat import Threat, per_sample, project
 from inoculate.models.acceleration.folding import full_precision
@@ -44,7 +41,9 @@ class Square:
     target: Target = None
 
     def __post_init__(self) -> None:
-        check_options(queries=self.queries, termination_ratio=self.termination_ratio, target=self.target)
+        require_count(queries=self.queries)
+        check_termination_ratio(self.termination_ratio)
+        check_target(self.target)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -67,6 +66,10 @@ class Square:
 
         return carry_out(model, x, y, threat, craft)
 
+    def shortened(self) -> Square:
+        """The same attack with two queries."""
+        return replace(self, queries=2)
+
     def _search(
         self, model: nn.Module, x: Tensor, goal: Objective, threat: Threat, start: Tensor, propose: Propose
     ) -> Tensor:
@@ -76,33 +79,34 @@ class Square:
         helps, so the search is the same as one by one. For L2, whose squares depend on all before them, it is one each.
         """
         result, rows = start.clone(), torch.arange(len(x), device=x.device)
-        logits = in_full(model(start))
+        logits = to_fp32(model(start))
         best, height = start, goal(logits).float()
         first, at = height, torch.zeros_like(goal.y)  # how far each image was at first, and the next square it will see
-        done, fifth = fooled(model, start, logits, goal.y, goal.target), self.queries // 5
+        done, fifth = is_adversarial(logits, goal.y, goal.target), self.queries // 5
+        done = verify_adversarial(model, start, done, goal.y, goal.target)
         moved, hopeless = torch.zeros_like(done), torch.zeros_like(done)
         number, most = 0, 128 if x.is_cuda else 16
         while True:
-            hopeless |= (at == max(fifth, 1)) & (-height > self.termination_ratio * (height - first))
-            if should_check_success(number, x.device):
+            hopeless |= (at == max(fifth, 1)) & is_hopeless(first, height, self.termination_ratio)
+            if success.should_check_success(number, x.device):
                 if number:
-                    done = confirmed(model, best, moved & (height > 0), goal.y, goal.target)
+                    done = verify_adversarial(model, best, moved & (height > 0), goal.y, goal.target)
                     moved = torch.zeros_like(moved)
                 stop = done | hopeless | (at >= self.queries)
                 if stop.any():
                     result[rows[stop]] = best[stop]
                     keep = ~stop
-                    rows, x, goal, at, moved = rows[keep], x[keep], goal.of(keep), at[keep], moved[keep]
+                    rows, x, goal, at, moved = rows[keep], x[keep], goal.select(keep), at[keep], moved[keep]
                     best, height, first, hopeless = best[keep], height[keep], first[keep], hopeless[keep]
                     if not len(rows):
                         return result
-            ahead = max(1, min(most, fill(x) // 2 // len(rows))) if threat.norm == "linf" else 1
+            ahead = max(1, min(most, full_batch(x) // 2 // len(rows))) if threat.norm == "linf" else 1
             index = at[:, None] + torch.arange(ahead, device=x.device)
             end = torch.where(at < fifth, fifth, self.queries)[:, None]
             many = torch.arange(len(x), device=x.device).repeat_interleave(ahead)
             trial = propose(x[many], best[many], index.flatten().clamp_max(self.queries - 1), threat)
-            logits = in_full(model(trial))
-            value = goal.of(many)(logits).float().view(-1, ahead)
+            logits = to_fp32(model(trial))
+            value = goal.select(many)(logits).float().view(-1, ahead)
             better = (value > height[:, None]) & (index < end)
             helps, which = better.any(dim=1), better.int().argmax(dim=1)
             chosen = torch.arange(len(x), device=x.device) * ahead + which

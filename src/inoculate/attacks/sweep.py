@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.base import Attack, MinimumNorm, OneStep, check_images
-from inoculate.attacks.gradient import step
+from inoculate.attacks.one_step import take_step
 from inoculate.core.threat import Threat, project
 
 
@@ -34,7 +34,7 @@ def sweep(
         check_images(x, threat)
         direction = attack.direction(model, x, y, threat.norm, generator=generator)
         for each in threats:
-            yield each.eps, step(x, direction, each)
+            yield each.eps, take_step(x, direction, each)
     elif isinstance(attack, MinimumNorm):
         nearest = attack.closest(model, x, y, max(threats, key=lambda each: each.eps), generator=generator)
         for each in threats:

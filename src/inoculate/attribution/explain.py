@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from inoculate.attacks.base import Attack
 from inoculate.attacks.craft import SCALE
 from inoculate.attacks.fmn import FMN
-from inoculate.attacks.losses import LOSSES, Objective, ascent
+from inoculate.attacks.gradients import value_and_input_grad
+from inoculate.attacks.losses import LOSSES, Objective
 from inoculate.attribution.explanation import Amounts, Explained
 from inoculate.attribution.maps import grad_cam, integrated_gradients
 from inoculate.core.modes import frozen
 from inoculate.core.rng import Draws, generator
 from inoculate.core.stats import spearman
-from inoculate.core.threat import Norm, Threat, diameter, dual_norm, per_sample, project, steepest
+from inoculate.core.threat import Norm, Threat, diameter, dual_norm, per_sample, project, steepest_direction
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.engine import Progress, judge_clean
 from inoculate.evaluation.evaluate import minimal_eps
@@ -108,7 +109,7 @@ def fragility(
         load = loader(model, split)
         for rows in torch.split(torch.arange(len(split)), batch_size):
             x, y = load(rows)
-            passed = ascent(model, x, Objective(LOSSES["margin"], y))
+            passed = value_and_input_grad(model, x, Objective(LOSSES["margin"], y))
             margins.append(-passed.values.float().cpu())
             gradients.append(dual_norm(passed.gradient, norm).float().cpu())
     margin, gradient = torch.cat(margins), torch.cat(gradients)
@@ -179,7 +180,7 @@ def _drift(
         x, y = load(some)
         draw = generator(seed, "explain", device=x.device)
         x_adv = attack(model, x, y, threat, generator=draw)
-        way = steepest(Draws(x, draw).normal(*x.shape[1:]), threat.norm)
+        way = steepest_direction(Draws(x, draw).normal(*x.shape[1:]), threat.norm)
         noisy = project(x + threat.eps * way, x, threat)
         clean = integrated_gradients(model, x, y, steps)
         found["attack"] += _apart(clean, integrated_gradients(model, x_adv, y, steps))

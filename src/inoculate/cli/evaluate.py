@@ -83,7 +83,7 @@ def evaluate(
 ) -> None:
     """Measure clean and adversarial accuracy of a model on a dataset, and whether to believe it."""
     from inoculate.artifacts.rows import write_rows
-    from inoculate.attacks.registry import attack_named
+    from inoculate.attacks.registry import get_attack
     from inoculate.cli.progress import Steps
     from inoculate.core.duration import parse_duration
     from inoculate.core.threat import Threat, parse_eps
@@ -94,7 +94,7 @@ def evaluate(
 
     check_precision(precision)
     threats = [Threat(norm, parse_eps(text)) for text in eps.split(",")]  # type: ignore[arg-type]
-    attacks = {name.strip(): attack_named(name.strip()) for name in attack.split(",")}
+    attacks = {name.strip(): get_attack(name.strip()) for name in attack.split(",")}
     seconds = None if time_budget is None else parse_duration(time_budget)
     for file in (json_file, records):
         if file is not None:
@@ -146,7 +146,7 @@ def _explained(
     folder: Path, network: nn.Module, images: Dataset, threat: Threat, model: str, batch_size: int, seed: int
 ) -> list[Path]:
     """Explain the model under PGD at one threat; an empty list, and a note, for a model without gradients."""
-    from inoculate.attacks.gradient import PGD
+    from inoculate.attacks.pgd import PGD
     from inoculate.attribution.explain import explain
     from inoculate.cli.progress import Steps
 

@@ -251,15 +251,15 @@ def measure_before(
 
 def measure(network: nn.Module, bench: HardeningData, name: str, arm: str, kept: dict[str, Tensor]) -> list[Row]:
     """Clean, FGSM, PGD-20 and AutoAttack (where there is one for this norm); `kept` receives the adversarial images."""
-    from inoculate.attacks.registry import attack_named
+    from inoculate.attacks.registry import get_attack
     from inoculate.cli.progress import Steps
     from inoculate.core.pixels import to_float
     from inoculate.evaluation.evaluate import evaluate
 
-    attacks = {"fgsm": attack_named("fgsm"), "pgd": attack_named("pgd", steps=20, step=0.125)}
+    attacks = {"fgsm": get_attack("fgsm"), "pgd": get_attack("pgd", steps=20, step=0.125)}
     if bench.threat.norm != "l1":
         strongest = "autoattack" if len(bench.test.classes) >= 4 else "autoattack_binary"
-        attacks[strongest] = attack_named(strongest)
+        attacks[strongest] = get_attack(strongest)
 
     def keep(attack: str, rows: Tensor, x_adv: Tensor, _: Threat) -> None:
         kept.setdefault(attack, to_float(bench.test.images))[rows] = x_adv.cpu()

@@ -58,13 +58,13 @@ def transfer(
 ) -> None:
     """Craft on each model, judge on all: a matrix of accuracies per eps."""
     from inoculate.artifacts.rows import write_rows
-    from inoculate.attacks.registry import attack_named
+    from inoculate.attacks.registry import get_attack
     from inoculate.core.threat import Threat, parse_eps
     from inoculate.evaluation.transfer import transfer_matrix
 
     epsilons = [parse_eps(text) for text in eps.split(",")]
     threat = Threat(norm, max(epsilons))  # type: ignore[arg-type]
-    chosen = attack_named(attack)
+    chosen = get_attack(attack)
     if len(set(model)) < len(model):
         raise InputError("a model is given twice: name each --model once")
     if json_file is not None:

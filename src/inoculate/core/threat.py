@@ -89,7 +89,7 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat, radius: Tensor | None = No
     return inside.clamp(threat.low, threat.high)
 
 
-def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+def steepest_direction(gradient: Tensor, norm: Norm) -> Tensor:
     """Per sample, the unit step (in `norm`) that raises a linear function with this gradient most; 0 where it is 0."""
     if norm == "linf":
         return gradient.sign()

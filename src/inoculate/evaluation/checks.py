@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.base import Attack
-from inoculate.attacks.gradient import FGSM, PGD
-from inoculate.attacks.losses import Objective, loss_named, slope
+from inoculate.attacks.base import Attack, shortened
+from inoculate.attacks.fgsm import FGSM
+from inoculate.attacks.gradients import value_and_input_grad
+from inoculate.attacks.losses import Objective, get_loss
+from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of, frozen
@@ -20,7 +22,6 @@ from inoculate.core.stats import mcnemar
 from inoculate.core.threat import Threat, sample
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.engine import judge_attack, judge_clean
-from inoculate.evaluation.evaluate import shortened
 from inoculate.evaluation.per_sample import Verdict
 
 IMAGES = 64
@@ -145,7 +146,9 @@ def _zero_gradients(model: nn.Module, part: Dataset, clean: Tensor, batch_size: 
     with frozen(model):
         for rows in torch.split(clean.nonzero().squeeze(1), batch_size):
             x, y = to_float(part.images[rows].to(device)), part.labels[rows].to(device)
-            gradient = slope(model, x, Objective(loss_named("cross_entropy"), y)).gradient.flatten(1)
+            gradient = value_and_input_grad(
+                model, x, Objective(get_loss("cross_entropy"), y), raw=True
+            ).gradient.flatten(1)
             zeros += int(((gradient == 0).all(dim=1) | ~gradient.isfinite().all(dim=1)).sum())
     return zeros / int(clean.sum())
 

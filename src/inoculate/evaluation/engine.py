@@ -12,8 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.autoattack import Ensemble
-from inoculate.attacks.base import Attack
+from inoculate.attacks.base import Attack, EarlyStopping, Ensemble
 from inoculate.attacks.craft import AdvSet
 from inoculate.attacks.sweep import sweep
 from inoculate.core.errors import InputError
@@ -80,8 +79,8 @@ def judge_attack(
             return _judge_ensemble(
                 model, crafting, split, attack, threat, epsilons, clean, batch_size, seed, progress, keep
             )
-    if precision == "fast" and hasattr(attack, "early_stop"):
-        attack = replace(attack, early_stop=True)  # type: ignore[type-var]
+    if precision == "fast" and isinstance(attack, EarlyStopping):
+        attack = attack.with_early_stop()
 
     def adversarial(x: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
         y = split.labels[rows].to(x.device)

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.autoattack import AutoAttack
-from inoculate.attacks.base import Attack, MinimumNorm
+from inoculate.attacks.base import Attack, MinimumNorm, shortened
 from inoculate.attacks.fab import FAB
-from inoculate.attacks.gradient import FGSM
+from inoculate.attacks.fgsm import FGSM
 from inoculate.core.errors import InputError
 from inoculate.core.rng import generator, seeded
 from inoculate.core.row import Row
@@ -142,14 +141,6 @@ def _try_out(model: nn.Module, split: Dataset, attacks: Mapping[str, Attack], th
         for threat, _ in _families(threats):
             with seeded(0):
                 judge_attack(model, images, shortened(attack), threat, [0.0], torch.ones(1, dtype=torch.bool))
-
-
-def shortened(attack: Attack) -> Attack:
-    """The same attack with few steps: enough to see what it does at eps 0."""
-    if isinstance(attack, AutoAttack):
-        return replace(attack, steps=2, targets=1, queries=2)
-    changes = {name: 2 for name in ("steps", "queries", "search") if hasattr(attack, name)}
-    return replace(attack, **changes) if changes else attack  # type: ignore[type-var]
 
 
 def bounds(verdict: Verdict) -> tuple[float, float]:

@@ -272,10 +272,11 @@ def is_one_step(choice: AttackChoice) -> bool:
 
 def _check_several_steps(name: str, study: Study) -> None:
     """Examples of several steps can be trained on where there is one eps; those that are replayed take one step."""
+    from inoculate.attacks.base import MultiStep
     from inoculate.attacks.registry import ATTACKS
 
     # others may stop at the very boundary, where rounding undoes what they did
-    if not hasattr(ATTACKS[study.attacks[name].attack], "step"):
+    if not isinstance(ATTACKS[study.attacks[name].attack], MultiStep):
         raise ValueError(f"transfer attack '{name}' does not use up its eps: use a one-step attack, bim, pgd or mifgsm")
     if len(study.eps) > 1:
         raise ValueError(
@@ -308,13 +309,13 @@ def _check_method(arm: str, hardened: Hardened, study: Study) -> None:
 
 
 def _check_attack(choice: AttackChoice, study: Study) -> None:
-    from inoculate.attacks.registry import ATTACKS, attack_named
+    from inoculate.attacks.registry import ATTACKS, get_attack
 
     _known(choice.attack, tuple(ATTACKS), "attack")
     known = tuple(f.name for f in fields(ATTACKS[choice.attack]))
     for option in choice.options:
         _known(option, (*known, "images", *_NARROWING), f"key of attack {choice.attack}")
-    attack_named(choice.attack, **choice.options)  # its own checks of the values
+    get_attack(choice.attack, **choice.options)  # its own checks of the values
     for arm in choice.arms or ():
         _known(arm, (*ARMS, *study.arms), "arm")
     for model in choice.models or ():

@@ -15,7 +15,7 @@ from torch import nn
 from inoculate.artifacts.files import read_json, write_json
 from inoculate.attacks.base import Attack
 from inoculate.attacks.craft import AdvSet, craft
-from inoculate.attacks.registry import attack_named
+from inoculate.attacks.registry import get_attack
 from inoculate.attribution.explain import choose, explain
 from inoculate.core.errors import InputError
 from inoculate.core.rng import generator
@@ -225,7 +225,7 @@ def make_choice(folder: Path, job: Job, fitted: dict[str, Path]) -> None:
 
 def build_attack(choice: AttackChoice) -> Attack:
     """The attack of a study file's entry."""
-    attack: Attack = attack_named(choice.attack, **choice.options)
+    attack: Attack = get_attack(choice.attack, **choice.options)
     return attack
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from inoculate.attacks.gradient import PGD
+from inoculate.attacks.pgd import PGD
 from inoculate.core.modes import device_of, frozen
 from inoculate.core.pixels import to_float
 from inoculate.core.threat import Threat

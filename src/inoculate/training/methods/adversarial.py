@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inoculate.attacks.ascent import Steps, ascend
 from inoculate.attacks.base import carry_out
-from inoculate.attacks.gradient import FGSM, PGD, ascend
-from inoculate.attacks.losses import Loss, Objective, to_cross_entropy
+from inoculate.attacks.fgsm import FGSM
+from inoculate.attacks.losses import Loss, Objective, targeted_cross_entropy
+from inoculate.attacks.pgd import PGD
 from inoculate.core.modes import frozen
 from inoculate.core.rng import Draws
 from inoculate.core.threat import Threat, project
@@ -269,7 +271,7 @@ def away_from(reference: Tensor, batch: Batch, steps: int, step: float) -> Tenso
     start = near(batch)
 
     def craft(x: Tensor, y: Tensor) -> Tensor:
-        loss = Loss(lambda logits, _: objectives.divergence(logits, reference), to_cross_entropy)
-        return ascend(batch.model, x, Objective(loss, y), batch.threat, steps=steps, step=step, start=start)
+        loss = Loss(lambda logits, _: objectives.divergence(logits, reference), targeted_cross_entropy)
+        return ascend(batch.model, x, Objective(loss, y), batch.threat, start, Steps(steps, step))
 
     return carry_out(batch.model, batch.x, batch.y, batch.threat, craft)

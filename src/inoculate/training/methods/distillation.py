@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from inoculate.attacks.gradient import PGD
+from inoculate.attacks.pgd import PGD
 from inoculate.training import losses as objectives
 from inoculate.training.methods.adversarial import Batch, Trained, away_from, outputs
 from inoculate.training.methods.options import check_method

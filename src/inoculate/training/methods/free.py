@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inoculate.core.threat import Threat, project, steepest
+from inoculate.core.threat import Threat, project, steepest_direction
 from inoculate.training.methods.adversarial import Batch, minimise
 from inoculate.training.methods.options import Extras, check_method
 
@@ -63,7 +63,7 @@ class FreeTraining:
 
             measured = minimise(model, optimizer, y, partial(batch.cross_entropy, x_adv), self.extras.awp)
             assert x_adv.grad is not None
-            moved = delta + self.defence.step * threat.eps * steepest(x_adv.grad, threat.norm)
+            moved = delta + self.defence.step * threat.eps * steepest_direction(x_adv.grad, threat.norm)
             delta = project(moved, torch.zeros_like(x), ball)
         self.delta = delta.detach()
         return measured

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.gradient import PGD
+from inoculate.attacks.pgd import PGD
 from inoculate.core.threat import Threat
 from inoculate.models.acceleration.folding import FoldedCopies
 from inoculate.training.methods.adversarial import Batch, minimise

@@ -1,0 +1,51 @@
+"""The gradient of an objective with respect to the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.attacks.losses import to_fp32
+from inoculate.core.errors import InputError
+
+NO_GRADIENT = "no gradient reaches the images: the model is not differentiable, attack it with square, which needs none"
+
+
+class ValueAndGrad(NamedTuple):
+    """One pass through the model: the objective's values (B), its gradient (like the images), and the logits (B×K)."""
+
+    values: Tensor
+    gradient: Tensor
+    logits: Tensor
+
+
+def value_and_input_grad(
+    model: nn.Module, x: Tensor, objective: Callable[[Tensor], Tensor], *, raw: bool = False
+) -> ValueAndGrad:
+    """Differentiate the per-sample `objective` of the logits with respect to the images, not the parameters.
+
+    Pixels at which the gradient is not finite get 0, because one of them would spoil every step of its image; `raw`
+    keeps them. Raises `InputError` if the model is not differentiable.
+    """
+    x = x.detach().requires_grad_()
+    logits = to_fp32(model(x))
+    values = objective(logits)
+    check_differentiable(values)
+    (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+    if gradient is None:
+        raise InputError(NO_GRADIENT)
+    return ValueAndGrad(values.detach(), gradient if raw else zero_nonfinite(gradient), logits.detach())
+
+
+def zero_nonfinite(gradient: Tensor) -> Tensor:
+    """The gradient with 0 where it is NaN or infinite."""
+    return gradient.nan_to_num(0.0, 0.0, 0.0)
+
+
+def check_differentiable(values: Tensor) -> None:
+    """Raise `InputError` unless a gradient of `values` can be taken."""
+    if not values.requires_grad:
+        raise InputError(NO_GRADIENT)

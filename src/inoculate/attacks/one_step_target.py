@@ -1,0 +1,54 @@
+"""The one-step attack towards a target class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.attacks.base import check_images
+from inoculate.attacks.losses import Objective, get_loss
+from inoculate.attacks.one_step import one_step_direction, take_step
+from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.core.threat import Norm, Threat
+
+
+@dataclass(frozen=True)
+class OneStepTarget:
+    """One step of length eps down the loss of another class.
+
+    For images B×C×H×W in the threat's range, in every norm. An image whose own class is the target is attacked
+    untargeted.
+
+    Options:
+        target: `least_likely` (the model's lowest logit), `random` (any wrong class) or a class index.
+        loss: `cross_entropy`, `margin` or `dlr`, in its targeted form.
+
+    Raises `InputError` for an unknown option value, a class that the model does not have, images outside the range, or
+    a model that is not differentiable.
+    Source: Kurakin et al. 2017, section 3.2.
+    """
+
+    target: Target = "least_likely"
+    loss: str = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        check_target(self.target)
+        get_loss(self.loss)
+
+    def direction(
+        self, model: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The unit step in `norm`, B×C×H×W; 0 for an image whose gradient is 0."""
+
+        def objective(x: Tensor, y: Tensor) -> Objective:
+            return Objective(get_loss(self.loss), y, resolve_targets(model, x, y, self.target, generator))
+
+        return one_step_direction(model, x, y, norm, objective)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        check_images(x, threat)
+        return take_step(x, self.direction(model, x, y, threat.norm, generator=generator), threat)

@@ -1,0 +1,93 @@
+"""Projected gradient descent with random starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.attacks.ascent import Steps, ascend
+from inoculate.attacks.base import carry_out
+from inoculate.attacks.losses import Objective, get_loss, to_fp32
+from inoculate.attacks.success import is_adversarial
+from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.core.options import require_bool, require_count, require_positive
+from inoculate.core.rng import Draws
+from inoculate.core.threat import Threat, per_sample, project, sample
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Steps up the loss from a random point of the ball, the worst restart kept for each image.
+
+    For images B×C×H×W in the threat's range, in every norm. An adversarial restart is worse than one that is not;
+    between equals the loss decides. Within a restart the last iterate counts.
+
+    Options:
+        steps: number of steps.
+        step: their length, relative to eps.
+        restarts: number of random starts.
+        target: as in `OneStepTarget`: descend the loss of that class instead; None for untargeted.
+        loss: `cross_entropy`, `margin` or `dlr`.
+        early_stop: stop changing an image as soon as it is adversarial.
+
+    Raises `InputError` for an option out of its range, images outside theirs, or a model that is not differentiable.
+    Source: Madry et al. 2018, section 2.1.
+    """
+
+    steps: int = 10
+    step: float = 0.25
+    restarts: int = 1
+    target: Target = None
+    loss: str = "cross_entropy"
+    early_stop: bool = False
+
+    def __post_init__(self) -> None:
+        require_count(steps=self.steps, restarts=self.restarts)
+        require_positive(step=self.step)
+        check_target(self.target)
+        get_loss(self.loss)
+        require_bool(early_stop=self.early_stop)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        *,
+        generator: torch.Generator | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """The adversarial images; `start` (like `x`) replaces the first random start, projected."""
+        steps = Steps(self.steps, self.step, self.early_stop)
+
+        def craft(x: Tensor, y: Tensor) -> Tensor:
+            objective = Objective(get_loss(self.loss), y, resolve_targets(model, x, y, self.target, generator))
+            draws = Draws(x, generator)
+            first = sample(x, threat, draws) if start is None else project(start.detach().to(x), x, threat)
+            worst = ascend(model, x, objective, threat, first, steps)
+            for _ in range(1, self.restarts):
+                other = ascend(model, x, objective, threat, sample(x, threat, draws), steps)
+                worst = torch.where(per_sample(_is_worse(model, other, worst, objective), x), other, worst)
+            return worst
+
+        return carry_out(model, x, y, threat, craft)
+
+    def with_early_stop(self) -> PGD:
+        """The same attack, which stops early."""
+        return replace(self, early_stop=True)
+
+    def shortened(self) -> PGD:
+        """The same attack with two steps."""
+        return replace(self, steps=2)
+
+
+def _is_worse(model: nn.Module, other: Tensor, x_adv: Tensor, objective: Objective) -> Tensor:
+    """For which images (B, bool) `other` is worse than `x_adv`: adversarial where that is not, or of higher loss."""
+    with torch.no_grad():
+        old, new = to_fp32(model(x_adv)), to_fp32(model(other))
+    before, now = (is_adversarial(logits, objective.y, objective.target) for logits in (old, new))
+    worse: Tensor = (now & ~before) | ((now == before) & (objective(new) > objective(old)))
+    return worse
