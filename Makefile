@@ -6,13 +6,21 @@ BIN    := $(VENV)/bin
 # Bytecode is written on first import, for the modules in use only: quicker than compiling every library on install.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow test-gpu lint bench clean install
+.PHONY: demo test smoke test-random test-slow test-gpu lint docs bench wheel install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/inoculate study run studies/demo.yaml
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+smoke: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n auto --dist loadfile -m smoke
+
+# In random order, which is printed: `make test-random SEED=123` repeats it.
+SEED ?= $(shell date +%s)
+test-random: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n auto --dist loadfile -p randomly -p "no:cacheprovider" -p no:warnings -o addopts="-q --strict-markers --import-mode=importlib" -m "not slow and not gpu" -p randomly --randomly-seed=$(SEED)
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
@@ -25,15 +33,21 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "open build/docs/index.html in a browser"
+
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks
+
+wheel: $(VENV)/bin/python
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 install: $(VENV)/.installed
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	rm -rf src/*.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -48,6 +62,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-compile -e '.[test]'
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps 'torchattacks>=3.5'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed-test
