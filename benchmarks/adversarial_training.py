@@ -37,7 +37,7 @@ def main(updates: int = 10, repeats: int = 3) -> None:
     trained: dict[str, nn.Module] = {}
 
     def ours() -> Callable[[], None]:
-        model = trained["inoculate"] = build_model("resnet18", classes=10, image_size=32, mean=MEAN, std=STD)
+        model = trained["inoculate"] = build_model("resnet18", classes=10, image_size=32, normalize=(MEAN, STD))
         method = method_named("pgd_at", steps=STEPS, step=0.25).begin(threat)
         recipe = Recipe(updates, batch_size=BATCH, lr=LR, schedule="cosine", guard=False, val_images=1)
         data, one = training_set("standard", train, (), seed=0), held.subset(range(1))
@@ -70,7 +70,10 @@ def main(updates: int = 10, repeats: int = 3) -> None:
 
         for name, model in (
             ("torchattacks loop, timm's network", timm_resnet18()),
-            ("torchattacks loop, our network", build_model("resnet18", classes=10, image_size=32, mean=MEAN, std=STD)),
+            (
+                "torchattacks loop, our network",
+                build_model("resnet18", classes=10, image_size=32, normalize=(MEAN, STD)),
+            ),
         ):
             attack = torchattacks.PGD(model, eps=EPS, alpha=EPS / 4, steps=STEPS)
             work[name] = plain(name, model, attack)
@@ -106,7 +109,9 @@ def main(updates: int = 10, repeats: int = 3) -> None:
 
 def fewest_seconds(x: Tensor, y: Tensor) -> float:
     """The fastest measured input gradient (fast copy or not) times the steps, and one training pass with its update."""
-    model = build_model("resnet18", classes=10, image_size=32, mean=MEAN, std=STD).to(memory_format=torch.channels_last)
+    model = build_model("resnet18", classes=10, image_size=32, normalize=(MEAN, STD)).to(
+        memory_format=torch.channels_last
+    )
     optimizer = torch.optim.AdamW(model.parameters(), LR, fused=True)
     x = x.contiguous(memory_format=torch.channels_last)
 

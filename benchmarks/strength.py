@@ -23,7 +23,8 @@ from inoculate.attacks.registry import get_attack
 from inoculate.core.pixels import to_float
 from inoculate.core.threat import parse_eps
 from inoculate.evaluation.per_sample import Verdict
-from inoculate.models.loading.checkpoints import load_model, read_description
+from inoculate.models.loading.checkpoints import read_description
+from inoculate.models.loading.load import load_model
 
 MEMBERS = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
 BATCH = 250
@@ -68,7 +69,7 @@ def main() -> None:
     either.add_argument("--whole", action="store_true")
     either.add_argument("--among", choices=MEMBERS)
     chosen = parser.parse_args()
-    model, (spec, _) = load_model(chosen.model), read_description(chosen.model)
+    model, spec = load_model(chosen.model), read_description(chosen.model).spec
     model.requires_grad_(False)
     size = {"image_size": spec.image_size, "channels": spec.channels}
     split = load_data(chosen.data, "test", data_root=chosen.data_root, **size).limit(chosen.images, seed=0)

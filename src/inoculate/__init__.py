@@ -27,7 +27,7 @@ _ROOMS = {
     "sweep": "attacks.sweep",
     "craft": "attacks.craft",
     "AdvSet": "attacks.craft",
-    "fast": "models.acceleration.folding",
+    "fast": "models.acceleration.fast",
     "evaluate": "evaluation.evaluate",
     "minimal_eps": "evaluation.evaluate",
     "transfer_matrix": "evaluation.transfer",
@@ -36,7 +36,7 @@ _ROOMS = {
     "load_data": "data.sources",
     "Dataset": "data.dataset",
     "build_model": "models.build",
-    "load_model": "models.loading.checkpoints",
+    "load_model": "models.loading.load",
     "InputError": "core.errors",
 }
 __all__ = sorted(_ROOMS)
@@ -66,9 +66,9 @@ if TYPE_CHECKING:
     from inoculate.evaluation.evaluate import evaluate as evaluate
     from inoculate.evaluation.evaluate import minimal_eps as minimal_eps
     from inoculate.evaluation.transfer import transfer_matrix as transfer_matrix
-    from inoculate.models.acceleration.folding import fast as fast
+    from inoculate.models.acceleration.fast import fast as fast
     from inoculate.models.build import build_model as build_model
-    from inoculate.models.loading.checkpoints import load_model as load_model
+    from inoculate.models.loading.load import load_model as load_model
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.threat import Norm, Threat, distance
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.evaluate import evaluate
-from inoculate.models.acceleration.folding import fast
+from inoculate.models.acceleration.fast import fast
 from inoculate.models.normalize import Normalize
 
 ROOTS = {"foolbox": "foolbox", "torchattacks": "torchattacks", "art": "art.attacks.evasion"}

@@ -22,7 +22,7 @@ from inoculate.attacks.square import Square, _bump, _share, _Squares
 from inoculate.attacks.targets import wrong_classes
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Norm, Threat, distance
-from inoculate.models.acceleration.folding import fast
+from inoculate.models.acceleration.fast import fast
 
 NORMS: list[Norm] = ["linf", "l2"]
 

@@ -20,7 +20,7 @@ from inoculate.attacks.pgd import PGD
 from inoculate.attacks.registry import get_attack
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Norm, Threat, distance
-from inoculate.models.acceleration.folding import fast
+from inoculate.models.acceleration.fast import fast
 
 every = pytest.mark.parametrize("name", CASES)
 in_norms = pytest.mark.parametrize(("name", "norm"), IN_NORMS)

@@ -20,7 +20,7 @@ from inoculate.attacks.losses import margin
 from inoculate.attacks.sweep import sweep
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Norm, Threat, distance, dual_norm, project, steepest_direction
-from inoculate.models.acceleration.folding import fast
+from inoculate.models.acceleration.fast import fast
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
 # Short runs; each attack in each norm that it knows.

@@ -12,7 +12,7 @@ from inoculate.attacks.losses import Objective, get_loss
 from inoculate.attacks.registry import get_attack
 from inoculate.attacks.success import should_check_success
 from inoculate.core.threat import Threat
-from inoculate.models.acceleration.folding import fast
+from inoculate.models.acceleration.fast import fast
 
 CASES = {
     "pgd": {"steps": 20, "early_stop": True},

@@ -23,7 +23,7 @@ from inoculate.core.threat import Norm, Threat, distance
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.evaluate import evaluate
 from inoculate.evaluation.per_sample import Verdict
-from inoculate.models.acceleration.folding import fast
+from inoculate.models.acceleration.fast import fast
 
 # The sum of the pixels s decides: class 0 up to 1.2, class 1 up to 1.5, class 2 beyond; class 3 never.
 NET = linear_net([[0] * 4, [1] * 4, [3] * 4, [0] * 4], bias=[0, -1.2, -4.2, -9])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from digits_samples import every_digit, trained_digits
 from torch import Tensor, nn
 
-import inoculate.models.acceleration.folding as fast_module
+import inoculate.models.acceleration.fast as fast_module
 from inoculate.attacks.bim import BIM
 from inoculate.attacks.craft import craft
 from inoculate.attacks.fgsm import FGSM
@@ -151,7 +151,7 @@ def test_the_batch_size_does_not_change_fgsm(digits: tuple[nn.Module, Dataset], 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_fast_and_exact_agree(digits: tuple[nn.Module, Dataset], bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On all the digits: on a third of them half a point is less than three images, and ties decide."""
-    monkeypatch.setattr(fast_module, "gains_from_bf16", lambda _device: bf16)
+    monkeypatch.setattr(fast_module, "has_native_bf16", lambda _device: bf16)
     model, _ = digits
     attacks = {"fgsm": FGSM(), "bim": BIM(steps=5)}
     quick, exact = (accuracies(model, every_digit(), attacks=attacks, precision=p) for p in ("fast", "exact"))

@@ -27,8 +27,9 @@ from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.data.sources import load_data
 from inoculate.hardening.schedule import choose, enough, ladder_for
-from inoculate.models.loading.checkpoints import ModelSpec, load_model
-from inoculate.models.loading.specs import identity, resolve_model
+from inoculate.models.loading.checkpoints import ModelSpec
+from inoculate.models.loading.load import load_model
+from inoculate.models.loading.specs import identity
 from inoculate.training import monitors as guards
 from inoculate.training import trainer as loop
 from inoculate.training.methods.adversarial import Hardening
@@ -519,7 +520,7 @@ def test_five_epochs_are_five_epochs_for_the_augmentation(pictures, capsys):
 def test_a_changed_module_is_another_model(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "ours_of_late.py").write_text("from torch import nn\ndef net(): return nn.Flatten()\n")
-    resolve_model("ours_of_late:net", class_names=("a", "b"), channels=1, image_size=8)
+    load_model("ours_of_late:net")
     first = identity("ours_of_late:net")
     assert identity("ours_of_late:net") == first
     with (tmp_path / "ours_of_late.py").open("a") as file:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import inoculate.models.acceleration.cached_convolutions as module
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.engine import judge_clean
-from inoculate.models.acceleration.cached_convolutions import with_fixed_convolutions
-from inoculate.models.acceleration.folding import fast, full_precision
+from inoculate.models.acceleration.cached_convolutions import cache_convolutions
+from inoculate.models.acceleration.fast import fast, full_precision
 from inoculate.models.build import build_model
 
 FORMS = {  # the form that each takes: in channels, kernel, stride, padding, map
@@ -99,7 +99,7 @@ def test_output_gradient_and_layout_equal_those_of_conv2d(
     layout: torch.memory_format, bias: bool, used: list[str],
 ) -> None:  # fmt: skip
     plain = convolution(channels, 10, kernel, stride=stride, padding=padding, bias=bias)
-    quick = with_fixed_convolutions(nn.Sequential(copy.deepcopy(plain)))
+    quick = cache_convolutions(nn.Sequential(copy.deepcopy(plain)))
     x = images(4, channels, *size, layout=layout)
     for _ in range(2):  # the second time the form is there
         for got, expected in zip(results(quick, x), results(plain, x), strict=True):
@@ -116,7 +116,7 @@ def test_under_autocast_it_is_as_near_to_the_truth_as_conv2d(
     form: str, channels: int, kernel: int, stride: int, padding: int, size: tuple[int, int]
 ) -> None:
     plain = convolution(channels, 10, kernel, stride=stride, padding=padding)
-    quick = with_fixed_convolutions(nn.Sequential(copy.deepcopy(plain)))
+    quick = cache_convolutions(nn.Sequential(copy.deepcopy(plain)))
     x = images(4, channels, *size, layout=torch.channels_last)
     exact = results(plain, x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -140,7 +140,7 @@ def test_under_autocast_it_is_as_near_to_the_truth_as_conv2d(
 )
 def test_other_kinds_take_the_general_routine(options: dict[str, object], used: list[str]) -> None:
     plain = convolution(6, 10, 3, **options)
-    quick = with_fixed_convolutions(nn.Sequential(copy.deepcopy(plain)))
+    quick = cache_convolutions(nn.Sequential(copy.deepcopy(plain)))
     for got, expected in zip(results(quick, images(4, 6, 2, 2)), results(plain, images(4, 6, 2, 2)), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
     assert used == []
@@ -149,7 +149,7 @@ def test_other_kinds_take_the_general_routine(options: dict[str, object], used: 
 @pytest.mark.parametrize("batch", [(), (0,), (1,)])
 def test_an_image_without_batch_and_an_empty_batch(batch: tuple[int, ...]) -> None:
     plain = convolution(6, 10, 3, padding=1)
-    quick = with_fixed_convolutions(nn.Sequential(copy.deepcopy(plain)))
+    quick = cache_convolutions(nn.Sequential(copy.deepcopy(plain)))
     x = images(*batch, 6, 2, 2)
     for got, expected in zip(results(quick, x), results(plain, x), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
@@ -157,7 +157,7 @@ def test_an_image_without_batch_and_an_empty_batch(batch: tuple[int, ...]) -> No
 
 @pytest.mark.parametrize("size", [(1, 2), (1, 1), (2, 9)])
 def test_a_map_smaller_than_the_kernel_is_refused_as_ever(size: tuple[int, int]) -> None:
-    quick = with_fixed_convolutions(nn.Sequential(convolution(6, 10, 3)))
+    quick = cache_convolutions(nn.Sequential(convolution(6, 10, 3)))
     with pytest.raises(RuntimeError, match="Kernel size"):
         quick(images(4, 6, *size))
 
@@ -193,7 +193,7 @@ def test_changed_weights_make_new_forms(
     change: Callable[[nn.Conv2d], None], size: tuple[int, int], autocast: bool
 ) -> None:
     plain = convolution(3, 10, 3, stride=2, padding=1)
-    quick = with_fixed_convolutions(nn.Sequential(copy.deepcopy(plain)))
+    quick = cache_convolutions(nn.Sequential(copy.deepcopy(plain)))
     x = images(4, 3, *size)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         before = quick(x)
@@ -205,7 +205,7 @@ def test_changed_weights_make_new_forms(
 
 
 def test_forms_first_made_under_inference_mode_serve_gradients() -> None:
-    quick = with_fixed_convolutions(nn.Sequential(convolution(3, 4, 3, stride=2, padding=1)))
+    quick = cache_convolutions(nn.Sequential(convolution(3, 4, 3, stride=2, padding=1)))
     x = images(2, 3, 2, 2)
     with torch.inference_mode():
         quick(x)
@@ -214,7 +214,7 @@ def test_forms_first_made_under_inference_mode_serve_gradients() -> None:
 
 def test_a_kernel_that_learns_gets_its_gradient() -> None:
     plain = convolution(3, 4, 3, stride=2, padding=1)
-    quick = with_fixed_convolutions(nn.Sequential(copy.deepcopy(plain)))
+    quick = cache_convolutions(nn.Sequential(copy.deepcopy(plain)))
     x = images(2, 3, 2, 2)
     quick(x)
     for conv in (plain, quick):
@@ -225,7 +225,7 @@ def test_a_kernel_that_learns_gets_its_gradient() -> None:
 
 def test_weights_of_one_pass_are_not_taken_for_those_of_another_at_the_same_place() -> None:
     plain = convolution(3, 4, 3, stride=2, padding=1)
-    quick = with_fixed_convolutions(nn.Sequential(copy.deepcopy(plain)))[0]
+    quick = cache_convolutions(nn.Sequential(copy.deepcopy(plain)))[0]
     x, g = images(2, 3, 2, 2), torch.Generator().manual_seed(0)
     for _ in range(50):
         weight = torch.randn(plain.weight.shape, generator=g)
@@ -235,7 +235,7 @@ def test_weights_of_one_pass_are_not_taken_for_those_of_another_at_the_same_plac
 
 
 def test_many_map_sizes_share_one_kernel() -> None:
-    quick = with_fixed_convolutions(nn.Sequential(convolution(8, 8, 3, padding=1)))[0]
+    quick = cache_convolutions(nn.Sequential(convolution(8, 8, 3, padding=1)))[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for size in range(4, 20):
             quick(images(2, 8, size, size))
@@ -246,7 +246,7 @@ def test_many_map_sizes_share_one_kernel() -> None:
 @pytest.mark.parametrize("size", [(2, 2), (8, 8)])
 def test_an_empty_batch_after_a_full_one(size: tuple[int, int]) -> None:
     for kernel in (1, 3):
-        quick = with_fixed_convolutions(nn.Sequential(convolution(3, 4, kernel)))
+        quick = cache_convolutions(nn.Sequential(convolution(3, 4, kernel)))
         x = images(2, 3, *(extent + kernel - 1 for extent in size))
         assert quick(x)[:0].shape == quick(x[:0]).shape
 
@@ -254,7 +254,7 @@ def test_an_empty_batch_after_a_full_one(size: tuple[int, int]) -> None:
 def test_the_gradient_in_cells_has_the_precision_of_its_forward_pass() -> None:
     plain = convolution(3, 10, 7, stride=2, padding=3)
     found = []
-    for conv in (with_fixed_convolutions(nn.Sequential(copy.deepcopy(plain))), plain):
+    for conv in (cache_convolutions(nn.Sequential(copy.deepcopy(plain))), plain):
         x = images(2, 3, 16, 16).requires_grad_()
         y = conv(x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -263,7 +263,7 @@ def test_the_gradient_in_cells_has_the_precision_of_its_forward_pass() -> None:
 
 
 def test_transforms_of_torch_func_and_saving() -> None:
-    quick = with_fixed_convolutions(nn.Sequential(convolution(3, 8, 7, stride=2, padding=3), nn.Flatten()))
+    quick = cache_convolutions(nn.Sequential(convolution(3, 8, 7, stride=2, padding=3), nn.Flatten()))
     x = images(2, 3, 8, 8)
     expected = results(quick, x)[1]
     got = torch.func.grad(lambda x: (quick(x) * torch.ones(2, 128)).sum())(x)
@@ -327,7 +327,7 @@ def test_whole_networks_and_a_copy_of_one(name: str, size: int) -> None:
     model = build_model(name, classes=10, image_size=size).eval().requires_grad_(False)
     x = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(1))
     expected = results(model, x)
-    quick = with_fixed_convolutions(copy.deepcopy(model))
+    quick = cache_convolutions(copy.deepcopy(model))
     for got in (results(quick, x), results(copy.deepcopy(quick), x)):
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))

@@ -11,15 +11,8 @@ from torch import nn
 
 from inoculate.core.errors import InputError
 from inoculate.models.build import build_model
-from inoculate.models.loading.checkpoints import (
-    DESCRIPTION,
-    WEIGHTS,
-    ModelSpec,
-    load_model,
-    load_weights,
-    read_description,
-    save_model,
-)
+from inoculate.models.loading.checkpoints import DESCRIPTION, ModelSpec, WEIGHTS, load_weights, read_description, save_model
+from inoculate.models.loading.load import load_model
 
 SPEC = ModelSpec("resnet10t", ("cat", "dog", "owl"), channels=1, image_size=32, mean=(0.3,), std=(0.2,))
 
@@ -36,7 +29,7 @@ def saved(tmp_path: Path) -> tuple[Path, nn.Module]:
 def test_the_round_trip_is_bit_exact(saved: tuple[Path, nn.Module]) -> None:
     folder, model = saved
     loaded = load_model(str(folder))
-    assert read_description(folder)[0] == SPEC
+    assert read_description(folder).spec == SPEC
     expected, got = model.state_dict(), loaded.state_dict()
     assert list(got) == list(expected)
     assert all(torch.equal(got[n], expected[n]) and got[n].dtype is expected[n].dtype for n in expected)
@@ -142,7 +135,7 @@ def test_a_damaged_description_is_refused_in_one_line(saved: tuple[Path, nn.Modu
 
 
 def test_a_folder_without_a_model_is_refused_in_one_line(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(InputError, match="holds no trained model") as caught:
+    for folder, message in ((tmp_path, "holds no trained model"), (tmp_path / "nowhere", "is not there")):
+        with pytest.raises(InputError, match=message) as caught:
             load_model(folder)
         assert "\n" not in str(caught.value)

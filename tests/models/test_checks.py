@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inoculate.core.errors import InputError
-from inoculate.models.checks import Finding, inspect
+from inoculate.models.checks import Finding, inspect_model
 from inoculate.models.loading.outputs import FromProbabilities, FromSingleLogit
 from inoculate.models.normalize import NORMALIZATIONS, Normalize, normalized
 
@@ -52,14 +52,14 @@ class Only(nn.Module):
 
 
 def check(model: nn.Module, sample: tuple[Tensor, Tensor], classes: int = CLASSES) -> list[Finding]:
-    found = inspect(model, *sample, classes)
+    found = inspect_model(model, *sample, classes)
     assert all("\n" not in str(f) and len(str(f)) < 300 for f in found)
     return found
 
 
 def refused(model: nn.Module, sample: tuple[Tensor, Tensor], classes: int = CLASSES) -> str:
     with pytest.raises(InputError) as caught:
-        inspect(model, *sample, classes)
+        inspect_model(model, *sample, classes)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import inoculate.models.acceleration.folding as module
+import inoculate.models.acceleration.fast as module
 from inoculate.attacks.bim import BIM
 from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.registry import get_attack
 from inoculate.core.threat import Threat
-from inoculate.models.acceleration.folding import FoldedCopies, fast, fold_batchnorm
+from inoculate.models.acceleration.fast import fast
+from inoculate.models.acceleration.folding import FoldedCopies, fold_batchnorm
 from inoculate.models.build import build_model
 
 
@@ -96,7 +97,7 @@ NETS = {  # name: (factory, channels, image size, BatchNorms left after folding)
 @pytest.mark.parametrize("name", NETS)
 def test_the_copy_computes_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     factory, channels, size, left = NETS[name]
-    monkeypatch.setattr(module, "gains_from_bf16", lambda _device: False)
+    monkeypatch.setattr(module, "has_native_bf16", lambda _device: False)
     model = lived_in(factory(), channels, size)
     x = torch.rand(8, channels, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -142,7 +143,7 @@ def test_an_untrained_norm_without_running_statistics_stays() -> None:
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_crafting_on_the_copy_is_close_to_crafting_on_the_model(bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "gains_from_bf16", lambda _device: bf16)
+    monkeypatch.setattr(module, "has_native_bf16", lambda _device: bf16)
     model = lived_in(plain_cnn(), 1, 16)
     x = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     y = torch.arange(8) % 5
@@ -206,7 +207,7 @@ def test_attacks_that_live_on_small_differences_use_full_precision(name: str, mo
 
     FGSM left 23.8 % of 512 synthetic images where it leaves 23.0 %.
     """
-    monkeypatch.setattr(module, "gains_from_bf16", lambda _device: True)
+    monkeypatch.setattr(module, "has_native_bf16", lambda _device: True)
     model = build_model("small_cnn", classes=10, image_size=16, channels=1)
     x, y = torch.rand(12, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 10
     quick, exact = fast(model), copy.deepcopy(model).eval()
@@ -219,7 +220,7 @@ def test_attacks_that_live_on_small_differences_use_full_precision(name: str, mo
 
 
 def test_full_precision_ends_with_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "gains_from_bf16", lambda _device: True)
+    monkeypatch.setattr(module, "has_native_bf16", lambda _device: True)
     quick = fast(plain_cnn())
     with pytest.raises(ZeroDivisionError), module.full_precision(quick) as full:
         _ = 1 / (full.dtype is not None)

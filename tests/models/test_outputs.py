@@ -9,7 +9,7 @@ from torch import nn
 from inoculate.attacks.fgsm import FGSM
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
-from inoculate.models.loading.outputs import WRAPPERS, FromProbabilities, FromSingleLogit
+from inoculate.models.loading.outputs import OUTPUTS, FromProbabilities, FromSingleLogit
 from inoculate.models.normalize import NORMALIZATIONS, Normalize, parse_normalize
 
 
@@ -27,7 +27,7 @@ def test_wrappers_literally() -> None:
         FromProbabilities(nn.Identity())(torch.tensor([[-1.0, 3.0]]))
     with pytest.raises(InputError, match="declared as a single logit"):
         FromSingleLogit(nn.Identity())(p)
-    assert list(WRAPPERS) == ["logits", "probabilities", "single-logit"]
+    assert list(OUTPUTS) == ["logits", "probabilities", "single-logit"]
 
 
 def test_an_attack_through_a_wrapper_is_that_on_the_logits() -> None:

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inoculate.models.acceleration.small_maps import Slide, SmallMapConv2d, _Product, inference_context, with_small_maps
+from inoculate.models.acceleration.small_maps import (
+    ConvGeometry,
+    SmallMapConv2d,
+    _Product,
+    inference_context,
+    use_small_map_convolutions,
+)
 
 SHORT = [  # kernel, stride, padding, map: the product
     (3, 1, 1, (1, 1)),
@@ -42,7 +48,7 @@ def pair(*args: object, **options: object) -> tuple[nn.Conv2d, nn.Conv2d]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         plain = nn.Conv2d(*args, **options)  # type: ignore[arg-type]
-    return plain, with_small_maps(nn.Sequential(copy.deepcopy(plain)))[0]
+    return plain, use_small_map_convolutions(nn.Sequential(copy.deepcopy(plain)))[0]
 
 
 def results(conv: nn.Conv2d, x: Tensor) -> list[Tensor]:
@@ -112,7 +118,7 @@ def test_gradients_against_finite_differences_and_once_more(
     _, point = pair(2, 3, kernel, stride=stride, padding=padding, bias=False)
     x = torch.randn(2, 2, *size, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
     weight = point.weight.detach().double().requires_grad_()
-    slide = Slide.of(point, x.shape)
+    slide = ConvGeometry.of(point, x.shape)
     assert slide
     product = lambda x, w: _Product.apply(slide.met(x), w, slide)  # noqa: E731
     assert torch.autograd.gradcheck(product, (x, weight))
@@ -137,7 +143,7 @@ def test_names_parameters_and_subclasses_stay() -> None:
 
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(Other(2, 2, 1), nn.BatchNorm2d(2)))
     before = {name: id(p) for name, p in net.named_parameters()}
-    assert with_small_maps(net) is net
+    assert use_small_map_convolutions(net) is net
     assert {name: id(p) for name, p in net.named_parameters()} == before
     assert [type(net[0]), type(net[1][0])] == [SmallMapConv2d, Other]
 

@@ -19,10 +19,13 @@ from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError
 from inoculate.core.modes import frozen
 from inoculate.core.threat import Threat
-from inoculate.models.acceleration.folding import fast, layout_for, original
+from inoculate.data.dataset import Dataset
+from inoculate.models.acceleration.fast import fast, original
+from inoculate.models.acceleration.hardware import memory_format_for
 from inoculate.models.loading.checkpoints import ModelSpec, save_model, save_weights
+from inoculate.models.loading.load import load_model
 from inoculate.models.loading.outputs import FromProbabilities
-from inoculate.models.loading.specs import brings_weights, expected_size, resolve_model
+from inoculate.models.loading.specs import brings_weights, expected_size
 from inoculate.models.normalize import NORMALIZATIONS, Normalize
 
 NAMES = ("a", "b", "c", "d")
@@ -60,7 +63,10 @@ Y = torch.arange(6) % 4
 
 
 def resolve(spec: object, **options: object) -> nn.Module:
-    return resolve_model(str(spec), **{"class_names": NAMES, "channels": 3, "image_size": 8, **options})  # type: ignore[arg-type]
+    channels, size = options.pop("channels", 3), options.pop("image_size", 8)
+    images = torch.zeros(len(NAMES), channels, size, size, dtype=torch.uint8)  # type: ignore[call-overload]
+    data = Dataset.from_tensors(images, torch.arange(len(NAMES)), classes=NAMES)
+    return load_model(str(spec), data, **options)  # type: ignore[arg-type]
 
 
 def refused(spec: object, **options: object) -> str:
@@ -256,8 +262,8 @@ def test_a_network_that_flattens_with_view_gets_a_fast_copy_too(net: nn.Module, 
         torch.testing.assert_close(quick(x.contiguous(memory_format=torch.channels_last)), net(x), rtol=0.05, atol=0.05)
     assert FGSM()(quick, x, Y, Threat()).shape == x.shape
     for model in (net, torch.jit.script(net)):
-        assert layout_for(model, x[:1]) is torch.contiguous_format
-    assert layout_for(nn.Conv2d(3, 4, 3), x[:1]) is torch.channels_last
+        assert memory_format_for(model, x[:1]) is torch.contiguous_format
+    assert memory_format_for(nn.Conv2d(3, 4, 3), x[:1]) is torch.channels_last
 
 
 def test_resolve_wraps_and_normalises(net: nn.Module, x: Tensor, tmp_path: Path) -> None:

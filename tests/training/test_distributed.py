@@ -13,7 +13,7 @@ from torch import nn
 
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
-from inoculate.models.loading.checkpoints import load_model
+from inoculate.models.loading.load import load_model
 from inoculate.training.distributed import ALONE, Team
 from inoculate.training.ema import RECENT, Average
 from inoculate.training.methods.base import standard

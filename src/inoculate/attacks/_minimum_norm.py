@@ -12,7 +12,7 @@ from inoculate.attacks.losses import LOSSES, Objective
 from inoculate.attacks.success import evaluate_adversarial
 from inoculate.attacks.targets import Target, resolve_targets
 from inoculate.core.threat import Threat, project
-from inoculate.models.acceleration.folding import full_precision
+from inoculate.models.acceleration.fast import full_precision
 
 
 class Nearest:

@@ -19,7 +19,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.modes import frozen
 from inoculate.core.options import require_count
 from inoculate.core.threat import Threat
-from inoculate.models.acceleration.folding import original
+from inoculate.models.acceleration.fast import original
 
 Version = Literal["standard", "binary", "rand"]
 

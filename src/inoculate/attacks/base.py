@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from inoculate.core.errors import InputError
 from inoculate.core.modes import dtype_for, frozen
 from inoculate.core.threat import Norm, Threat
-from inoculate.models.acceleration.folding import original
+from inoculate.models.acceleration.fast import original
 from inoculate.models.acceleration.small_maps import inference_context
 
 

@@ -11,7 +11,7 @@ from inoculate.attacks.base import carry_out, round_towards
 from inoculate.attacks.gradients import value_and_input_grad
 from inoculate.attacks.losses import Objective
 from inoculate.core.threat import Norm, Threat, project, steepest_direction
-from inoculate.models.acceleration.folding import full_precision
+from inoculate.models.acceleration.fast import full_precision
 
 
 def one_step_direction(

@@ -20,7 +20,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.options import require_count
 from inoculate.core.rng import Draws, drawn_seed
 from inoculate.core.threat import Threat, per_sample, project
-from inoculate.models.acceleration.folding import full_precision
+from inoculate.models.acceleration.fast import full_precision
 
 Propose = Callable[[Tensor, Tensor, Tensor, Threat], Tensor]
 

@@ -11,7 +11,7 @@ from inoculate.attacks.gradients import ValueAndGrad
 from inoculate.attacks.losses import Objective, to_fp32
 from inoculate.core.modes import frozen
 from inoculate.core.threat import per_sample
-from inoculate.models.acceleration.folding import original
+from inoculate.models.acceleration.fast import original
 
 
 def is_adversarial(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:

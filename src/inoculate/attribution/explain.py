@@ -25,7 +25,7 @@ from inoculate.data.dataset import Dataset
 from inoculate.evaluation.engine import Progress, judge_clean
 from inoculate.evaluation.evaluate import minimal_eps
 from inoculate.evaluation.per_sample import loader
-from inoculate.models.acceleration.folding import original
+from inoculate.models.acceleration.fast import original
 
 MEASURE = "1 − Spearman's rank correlation of |integrated gradients| per pixel, clean against adversarial"
 

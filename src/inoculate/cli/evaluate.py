@@ -209,11 +209,11 @@ def note_random(specs: list[str]) -> None:
 
 def warn_of(network: nn.Module, images: Dataset, seed: int, who: str = "") -> None:
     """Say what looks wrong with a network on a few of the images."""
-    from inoculate.models.checks import inspect
+    from inoculate.models.checks import inspect_model
 
     sample = images.limit(min(64, len(images)), seed=seed)
     try:
-        found = inspect(network, sample.images, sample.labels, len(images.classes))
+        found = inspect_model(network, sample.images, sample.labels, len(images.classes))
     except InputError as error:
         raise InputError(f"{who}{error}") from error
     for finding in found:
@@ -235,24 +235,11 @@ def load_network(
 
     What weights chance gives it depends on `seed` alone.
     """
-    from inoculate.models.loading.specs import resolve_model
-    from inoculate.models.normalize import parse_normalize
+    from inoculate.models.loading.load import load_model
 
-    return (
-        resolve_model(
-            spec,
-            class_names=images.classes,
-            channels=images.channels,
-            image_size=images.image_size[0],
-            weights=weights,
-            pretrained=pretrained,
-            outputs=outputs,
-            normalize=None if normalize is None else parse_normalize(normalize),
-            seed=seed,
-        )
-        .to(device)
-        .eval()
-    )
+    return load_model(
+        spec, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize, seed=seed
+    ).to(device)
 
 
 def _show(

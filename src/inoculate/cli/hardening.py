@@ -70,7 +70,7 @@ def load_network_for(
     """The network to harden, how to rebuild it (None for a factory's), and whether it comes trained (None: unknown)."""
     from inoculate.cli.evaluate import load_network
     from inoculate.models.loading.checkpoints import ModelSpec, load_weights, read_description
-    from inoculate.models.loading.exported import ONNX, TORCHSCRIPT
+    from inoculate.models.loading.specs import ONNX, TORCHSCRIPT
     from inoculate.models.normalize import check_channels
     from inoculate.models.small_cnn import SMALL_CNN
 
@@ -87,7 +87,7 @@ def load_network_for(
     if Path(model).is_dir() or ":" in model:
         network = load_network(model, images, device, weights=weights, seed=seed, **declared)  # type: ignore[arg-type]
         if Path(model).is_dir():
-            return network, read_description(Path(model))[0], True
+            return network, read_description(Path(model)).spec, True
         return network, None, True if weights is not None else None
     if "outputs" in declared:
         raise InputError(f"model {model} gives logits: leave --outputs out")
@@ -102,7 +102,7 @@ def load_network_for(
 
 
 def understood(declared: Mapping[str, str]) -> dict[str, Any]:
-    """What `--outputs` and `--normalize` say, as the arguments of `resolve_model`."""
+    """What `--outputs` and `--normalize` say, as the arguments of `load_model`."""
     from inoculate.models.normalize import parse_normalize
 
     normalize = declared.get("normalize")
@@ -286,23 +286,23 @@ def save_hardened(
 ) -> None:  # fmt: skip
     """Write a folder that `evaluate --model` reads; a factory's network is rebuilt by its factory."""
     from inoculate.models.loading.checkpoints import save_factory_weights, save_model
-    from inoculate.models.loading.outputs import unwrapped
+    from inoculate.models.loading.outputs import Declared
 
     remove_stale_outputs(out)
     if spec is not None:
         save_model(out, network, replace(spec, pretrained=False), **facts)
     else:
-        inner = unwrapped(network, **understood(declared))
+        inner = Declared(**understood(declared)).unwrap(network)
         save_factory_weights(out, inner, model, declared, **facts)
 
 
 def wrappers(declared: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """What `resolve_model` puts around a network that is so declared: module, name, further arguments as Python."""
-    from inoculate.models.loading.outputs import wrapper_named
+    """What `load_model` puts around a network that is so declared: module, name, further arguments as Python."""
+    from inoculate.models.loading.outputs import WRAPPERS
 
     said, found = understood(declared), []
     if "outputs" in declared:
-        found.append(("wrap", wrapper_named(said["outputs"]).__name__, ""))
+        found.append(("loading.outputs", WRAPPERS[said["outputs"]].__name__, ""))
     if said["normalize"]:
         mean, std = said["normalize"]
         found.append(("normalize", "normalized", f", {mean}, {std}"))
@@ -334,7 +334,7 @@ def check_export(network: nn.Module, images: Dataset) -> None:
     """Raise `InputError` now, not after the training, if this network cannot be written as ONNX."""
     from tempfile import TemporaryDirectory
 
-    from inoculate.models.loading.onnx_export import export_onnx
+    from inoculate.models.loading.onnx import export_onnx
 
     with TemporaryDirectory() as folder:
         export_onnx(network, Path(folder) / "model.onnx", tuple(images.images.shape[1:]))  # type: ignore[arg-type]
@@ -346,12 +346,11 @@ def export_checked(out: Path, network: nn.Module, bench: HardeningData, kept: di
 
     from inoculate.core.modes import device_of
     from inoculate.core.pixels import to_float
-    from inoculate.models.loading.exported import load_onnx
-    from inoculate.models.loading.onnx_export import export_onnx
+    from inoculate.models.loading.onnx import OnnxModel, export_onnx
 
     export_onnx(network, out / "model.onnx", tuple(bench.test.images.shape[1:]))  # type: ignore[arg-type]
     images, labels = kept.get(last.attack, to_float(bench.test.images)), bench.test.labels
-    session = load_onnx(out / "model.onnx")
+    session = OnnxModel(out / "model.onnx")
     with torch.no_grad():
         theirs = session(images).argmax(dim=1)
         ours = torch.cat(

@@ -80,14 +80,14 @@ def check_help(method: str, teacher: Path | None, surrogates: list[str] | None) 
         raise InputError(f"{method} trains one network alongside, not {len(surrogates)}: give --surrogate once")
 
 
-def remedy_for(method: str, watched: bool, name: str, threat: Threat) -> TrainingMethod:
+def remedy_for(method: str, is_traced: bool, name: str, threat: Threat) -> TrainingMethod:
     """The method that a training by `method` goes on with after an alarm.
 
     Raises `InputError` if no alarm can be raised, or if the remedy needs another network.
     """
     from inoculate.training.methods.registry import method_named
 
-    if not watched:
+    if not is_traced:
         raise InputError(f"method {method} is not watched, so that no alarm would call for --remedy: leave it out")
     if name in NEEDS_TEACHER + NEEDS_SURROGATES + NEEDS_NETWORK:
         raise InputError(f"--remedy {name} needs another network: use one that does not, such as pgd_at")
@@ -115,8 +115,7 @@ def helper_networks(
     from inoculate.cli.evaluate import load_network, warn_of
     from inoculate.core.rng import seed_for
     from inoculate.models.loading.checkpoints import made_by_function
-    from inoculate.models.loading.exported import ONNX
-    from inoculate.models.loading.specs import brings_weights
+    from inoculate.models.loading.specs import ONNX, brings_weights
 
     taught = method in NEEDS_TEACHER
     role, specs = ("teacher", [str(teacher)] if teacher else []) if taught else ("surrogate", surrogates or [])

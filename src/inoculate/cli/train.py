@@ -106,8 +106,8 @@ def train(
     if chosen is None and (eps or norm):
         raise InputError("method standard has no eps and no norm: leave them out, or choose another --method")
     threat = threat_of(norm or "linf", eps or "8/255")
-    watched = chosen is not None and chosen.guarded
-    cure = None if remedy is None else remedy_for(method, watched, remedy, threat)
+    is_traced = chosen is not None and chosen.guarded
+    cure = None if remedy is None else remedy_for(method, is_traced, remedy, threat)
     if precision not in ("auto", "bf16", "fp32"):
         raise InputError(f"precision '{precision}' is unknown: use auto, bf16 or fp32")
     team = join(pick_device(device))

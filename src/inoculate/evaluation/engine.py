@@ -21,7 +21,7 @@ from inoculate.core.rng import generator
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.per_sample import Outcome, Verdict, check_allowed, judge_batch, loader
-from inoculate.models.acceleration.folding import fast
+from inoculate.models.acceleration.fast import fast
 from inoculate.models.acceleration.small_maps import inference_context
 
 Progress = Callable[[int, int], None]

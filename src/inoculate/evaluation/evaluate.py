@@ -21,7 +21,7 @@ from inoculate.core.threat import Norm, Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.engine import Keep, Precision, Progress, check_precision, judge_attack, judge_clean
 from inoculate.evaluation.per_sample import Outcome, Verdict
-from inoculate.models.acceleration.folding import original
+from inoculate.models.acceleration.fast import original
 
 FIRST_CHUNK = 8  # images attacked before it is known how long one takes
 

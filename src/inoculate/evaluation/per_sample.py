@@ -16,7 +16,7 @@ from inoculate.core.pixels import to_float
 from inoculate.core.row import Row
 from inoculate.core.threat import Threat, distance
 from inoculate.data.dataset import Dataset
-from inoculate.models.acceleration.folding import layout_for
+from inoculate.models.acceleration.hardware import memory_format_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Verdict:
 def loader(model: nn.Module, split: Dataset) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """From row numbers to float images and labels, where the model is and in the layout that it takes fastest."""
     device, dtype = device_of(model), dtype_for(model)
-    layout = layout_for(model, to_float(split.images[:1].to(device)).to(dtype))
+    layout = memory_format_for(model, to_float(split.images[:1].to(device)).to(dtype))
 
     def load(rows: Tensor) -> tuple[Tensor, Tensor]:
         x = to_float(split.images[rows].to(device)).to(dtype).contiguous(memory_format=layout)

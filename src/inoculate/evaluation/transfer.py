@@ -22,7 +22,7 @@ from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.engine import Precision, Progress, check_precision, judge_clean
 from inoculate.evaluation.per_sample import Verdict, check_allowed, judge_batch, loader
-from inoculate.models.acceleration.folding import fast, original
+from inoculate.models.acceleration.fast import fast, original
 from inoculate.models.acceleration.small_maps import inference_context
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from inoculate.core.modes import device_of, has_batchnorm
 from inoculate.core.threat import Threat
-from inoculate.models.acceleration.folding import lay_out
+from inoculate.models.acceleration.hardware import set_memory_format
 from inoculate.training.methods.adversarial import PGDAT, Hardening
 from inoculate.training.methods.registry import Choice, method_named
 from inoculate.training.samples import TrainingSet
@@ -54,7 +54,7 @@ class Schedule:
 def seconds_per_pass(model: nn.Module, data: TrainingSet, threat: Threat, batch_size: int, lr: float) -> float:
     """What one forward-backward pass over a batch takes here, from a few real updates of a copy of `model`."""
     twin, device, recipe = copy.deepcopy(model), device_of(model), Recipe(1, lr=lr)
-    layout = lay_out(twin, data.batch(torch.zeros(1, dtype=torch.int64))[0].to(device))
+    layout = set_memory_format(twin, data.batch(torch.zeros(1, dtype=torch.int64))[0].to(device))
     optimizer = make_optimizer(twin, recipe)
     method, seconds = Hardening(PGDAT(steps=3), threat), []
     twin.train()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,8 +10,8 @@ from torch import nn
 
 from inoculate.core.errors import InputError
 from inoculate.core.rng import seed_for
-from inoculate.models.acceleration.small_maps import with_small_maps
-from inoculate.models.normalize import IMAGENET_MEAN, IMAGENET_STD, normalized
+from inoculate.models.acceleration.small_maps import use_small_map_convolutions
+from inoculate.models.normalize import IMAGENET_MEAN, IMAGENET_STD, MeanStd, normalized
 from inoculate.models.small_cnn import SMALL_CNN, small_cnn
 
 Stem = Literal["imagenet", "small"]
@@ -26,16 +25,16 @@ def build_model(
     image_size: int = 32,
     stem: Stem = "imagenet",
     pretrained: bool = False,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    normalize: MeanStd | None = None,
     seed: int = 0,
 ) -> nn.Sequential:
-    """A classifier: float images in [0, 1], B×`channels`×`image_size`×`image_size` → logits B×`classes`.
+    """A new classifier: float images in [0, 1], B×`channels`×`image_size`×`image_size` → logits B×`classes`.
 
-    `name` is any timm architecture, or `small_cnn`. `stem="small"` replaces a ResNet's 7×7 stride-4 entrance by one 3×3
-    convolution, for small images (16 times the work, higher accuracy). `mean`, `std` default to ImageNet's (their
-    average for grey). Weights are drawn from `seed`; the global random state is untouched. Raises `InputError` for an
-    unknown name, or an architecture that does not take these images.
+    `name` is any timm architecture, or `small_cnn`. `stem="small"` replaces a ResNet's 7×7 stride-4 stem by one 3×3
+    convolution, for small images (16 times the work, higher accuracy). `normalize` is (mean, std) per channel; by
+    default that of ImageNet (the average over channels for grey images), and none for `small_cnn`. Weights are drawn
+    from `seed`; the global random state is untouched. Raises `InputError` for an unknown name, or an architecture that
+    does not take these images.
     """
     check_name(name)
     if stem not in get_args(Stem):
@@ -48,10 +47,7 @@ def build_model(
             network = _from_timm(name, classes, channels, image_size, pretrained)
         if stem == "small":
             _fit_small_stem(network, name)
-    plain = name == SMALL_CNN
-    mean = mean or ((0.0,) * channels if plain else _for_channels(IMAGENET_MEAN, channels))
-    std = std or ((1.0,) * channels if plain else _for_channels(IMAGENET_STD, channels))
-    model = normalized(with_small_maps(network), mean, std)
+    model = normalized(use_small_map_convolutions(network), *(normalize or _default_normalization(name, channels)))
     _check(model, name, channels, image_size, classes)
     return model
 
@@ -80,16 +76,15 @@ def check_name(name: str) -> None:
         raise InputError(f"network '{name}' is unknown: {hint}")
 
 
-def scale_for(
-    name: str, statistics: tuple[tuple[float, ...], tuple[float, ...]]
-) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Mean and std that a new network of this name is built with, given those of its images: its own where None."""
-    return (None, None) if name == SMALL_CNN else statistics
-
-
 def parameter_count(model: nn.Module) -> int:
     """Number of trainable scalars."""
     return sum(p.numel() for p in model.parameters())
+
+
+def _default_normalization(name: str, channels: int) -> MeanStd:
+    if name == SMALL_CNN:
+        return (0.0,) * channels, (1.0,) * channels
+    return _for_channels(IMAGENET_MEAN, channels), _for_channels(IMAGENET_STD, channels)
 
 
 def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -32,7 +32,7 @@ class Finding:
         return f"{self.what}: {self.cure}"
 
 
-def inspect(model: nn.Module, images: Tensor, labels: Tensor, classes: int) -> list[Finding]:
+def inspect_model(model: nn.Module, images: Tensor, labels: Tensor, classes: int) -> list[Finding]:
     """What looks wrong with `model` on a sample: N×C×H×W images, uint8 or floats in [0, 1], and their labels (N).
 
     About 64 images of all classes do; with fewer than 32, accuracies are not compared. The model, its buffers and the

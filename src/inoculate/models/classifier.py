@@ -15,7 +15,8 @@ from inoculate.core.modes import OutOfTimeError, device_of, dtype_for
 from inoculate.core.options import require_one_of
 from inoculate.core.pixels import to_float
 from inoculate.data.dataset import Dataset
-from inoculate.models.acceleration.folding import fast, layout_for, original
+from inoculate.models.acceleration.fast import fast, original
+from inoculate.models.acceleration.hardware import memory_format_for
 from inoculate.models.acceleration.small_maps import inference_context
 
 Precision = Literal["fast", "exact"]
@@ -105,6 +106,6 @@ def prepare(model: nn.Module, data: Dataset, *, precision: Precision = "fast") -
     model = original(model)
     device, dtype = device_of(model), dtype_for(model)
     with torch.inference_mode(False), inference_context(model):
-        layout = layout_for(model, to_float(data.images[:1].to(device)).to(dtype))
+        layout = memory_format_for(model, to_float(data.images[:1].to(device)).to(dtype))
     crafting = fast(model) if precision == "fast" else model
     return Classifier(model, crafting, len(data.classes), device, dtype, layout)

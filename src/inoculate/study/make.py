@@ -24,9 +24,9 @@ from inoculate.data.dataset import Dataset, Parts, partition
 from inoculate.data.sources import Source, load_pool
 from inoculate.evaluation.engine import judge_attack, judge_clean, judge_replay
 from inoculate.evaluation.per_sample import Verdict
-from inoculate.models.acceleration.folding import fast
+from inoculate.models.acceleration.fast import fast
 from inoculate.models.build import check_name
-from inoculate.models.loading.checkpoints import load_model
+from inoculate.models.loading.load import load_model
 from inoculate.study.config import AttackChoice, DatasetConfig, Study, Training
 
 Progress = Callable[[int, int, dict[str, float]], None]

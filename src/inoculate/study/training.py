@@ -12,7 +12,8 @@ from inoculate.core.rng import seed_for
 from inoculate.core.threat import Threat
 from inoculate.data.augment import default_policy
 from inoculate.models.build import parameter_count
-from inoculate.models.loading.checkpoints import ModelSpec, load_model, save_model
+from inoculate.models.loading.checkpoints import ModelSpec, save_model
+from inoculate.models.loading.load import load_model
 from inoculate.study.config import Training
 from inoculate.training.methods.base import Method, standard
 from inoculate.training.methods.names import NEEDS_NETWORK

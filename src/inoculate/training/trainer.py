@@ -22,7 +22,8 @@ from inoculate.core.rng import generator, seeded
 from inoculate.core.threat import Threat
 from inoculate.data.augment import augmenter
 from inoculate.data.dataset import Dataset
-from inoculate.models.acceleration.folding import compiled, gains_from_bf16, lay_out
+from inoculate.models.acceleration.compiling import compiled
+from inoculate.models.acceleration.hardware import has_native_bf16, set_memory_format
 from inoculate.models.checks import check_trainable
 from inoculate.models.loading.checkpoints import load_weights, save_weights
 from inoculate.training.distributed import ALONE, Accumulating, Team
@@ -105,7 +106,7 @@ def fit(
             "without accumulating"
         )
     check_trainable(model)
-    layout = lay_out(model, data.batch(torch.zeros(1, dtype=torch.int64))[0].to(device_of(model)))
+    layout = set_memory_format(model, data.batch(torch.zeros(1, dtype=torch.int64))[0].to(device_of(model)))
     optimizer = make_optimizer(model, recipe)
     scheduler = _make_scheduler(optimizer, recipe)
     average = Average(model, recipe.average, recipe.accumulate) if recipe.average else None
@@ -191,7 +192,7 @@ def arithmetic(recipe: Recipe, device: torch.device) -> torch.autocast:
 
     bf16 weights are not kept from pass to pass: a method may change the weights in between (AWP, free).
     """
-    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and gains_from_bf16(device))
+    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and has_native_bf16(device))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
 
 

@@ -20,7 +20,7 @@ from inoculate.attacks.interop.lending import imported, line, to_art, to_foolbox
 from inoculate.core.errors import InputError
 from inoculate.core.rng import drawn_seed
 from inoculate.core.threat import Norm, Threat, project
-from inoculate.models.acceleration.folding import original
+from inoculate.models.acceleration.fast import original
 
 HOMES = {"foolbox": "foolbox.attacks", "torchattacks": "torchattacks", "art": "art.attacks.evasion"}
 # The norms of the attacks whose class names do not tell.

@@ -18,14 +18,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.models.acceleration.small_maps import Slide, SmallMapConv2d, as_it_is, autocast, maps, rows, watched
+from inoculate.models.acceleration.small_maps import (
+    ConvGeometry,
+    SmallMapConv2d,
+    autocast,
+    is_traced,
+    maps,
+    rows,
+    without_autocast,
+)
 
 Form = Callable[[Tensor], Tensor]
 PIXELS = 4  # output positions up to which a 1×1 kernel is quicker as a matrix
 IMAGE_CHANNELS = 4  # so few fill a quarter of a vector register
 
 
-class FixedConv2d(nn.Conv2d):
+class CachedConv2d(nn.Conv2d):
     """`nn.Conv2d` for gradients in images alone: it keeps its kernel in the form that each dtype and map size needs.
 
     The forms are made anew once the weights have been written in place or replaced. What writes past autograd (`.data`,
@@ -39,7 +47,7 @@ class FixedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         learns = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters(recurse=False))
-        if x.ndim != 4 or not len(x) or x.device.type not in ("cpu", "cuda") or learns or watched():
+        if x.ndim != 4 or not len(x) or x.device.type not in ("cpu", "cuda") or learns or is_traced():
             return super().forward(x)
         x, dtype = autocast(x, self.weight)
         if x.dtype is not dtype:
@@ -74,7 +82,7 @@ class FixedConv2d(nn.Conv2d):
     def _form(self, dtype: torch.dtype, layout: torch.memory_format, shape: torch.Size) -> Form:
         weight, bias = self._kernel(dtype, layout)
         convolution = partial(self._conv_forward, weight=weight, bias=bias)
-        slide = Slide.of(self, shape) if weight.is_cpu else None
+        slide = ConvGeometry.of(self, shape) if weight.is_cpu else None
         if slide is None:
             return convolution
         if slide.kernel == (1, 1) and slide.padding == (0, 0) and slide.out[0] * slide.out[1] <= PIXELS:
@@ -88,12 +96,12 @@ class FixedConv2d(nn.Conv2d):
         return convolution
 
 
-def with_fixed_convolutions(model: nn.Module) -> nn.Module:
+def cache_convolutions(model: nn.Module) -> nn.Module:
     """Let every plain convolution of `model` use its forms; parameters and names stay as they are."""
     for module in model.modules():
         # one whose weights a hook makes at each call (such as a weight norm) stays as it is
         if type(module) in (nn.Conv2d, SmallMapConv2d) and not module._forward_pre_hooks:
-            module.__class__ = FixedConv2d
+            module.__class__ = CachedConv2d
             module.forget()  # type: ignore[operator]
     return model
 
@@ -107,7 +115,7 @@ def try_forms(model: nn.Module, x: Tensor) -> None:
     kinds = [(module, type(module)) for module in model.modules()]
     try:
         expected = _twice(model, x)
-        got = _twice(with_fixed_convolutions(model), x)
+        got = _twice(cache_convolutions(model), x)
         same = torch.allclose(expected, got, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     except (RuntimeError, ValueError, TypeError, AttributeError):  # the attack will say what is wrong with it
         same = False
@@ -133,13 +141,17 @@ def _layout(x: Tensor, weight: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _pixelwise(x: Tensor, slide: Slide, weight: Tensor, bias: Tensor | None, layout: torch.memory_format) -> Tensor:
+def _pixelwise(
+    x: Tensor, slide: ConvGeometry, weight: Tensor, bias: Tensor | None, layout: torch.memory_format
+) -> Tensor:
     """A 1×1 kernel (O×I) on each pixel that it meets."""
     pixels = slide.met(x).permute(0, 2, 3, 1).flatten(0, 2)
     return maps(F.linear(pixels, weight, bias).view(len(x), -1), slide.out).contiguous(memory_format=layout)
 
 
-def _product(x: Tensor, slide: Slide, matrix: Tensor, bias: Tensor | None, layout: torch.memory_format) -> Tensor:
+def _product(
+    x: Tensor, slide: ConvGeometry, matrix: Tensor, bias: Tensor | None, layout: torch.memory_format
+) -> Tensor:
     """All of a map (B×I×h×w) through the kernel's matrix."""
     return maps(F.linear(rows(x), matrix, bias), slide.out).contiguous(memory_format=layout)
 
@@ -152,7 +164,7 @@ class _Transposed:
     these, whose output is then laid out as pixels.
     """
 
-    def __init__(self, weight: Tensor, slide: Slide) -> None:
+    def __init__(self, weight: Tensor, slide: ConvGeometry) -> None:
         self.size, self.stride = slide.size, slide.stride[0]
         sides = list(zip(slide.kernel, slide.padding, slide.size, slide.out, strict=True))
         first = [-((self.stride - 1 + pad) // self.stride) for _, pad, _, _ in sides]
@@ -179,7 +191,7 @@ class _Transposed:
         return [each for each in every if 0 <= each[2] < length]
 
     def __call__(self, gradient: Tensor) -> Tensor:
-        with as_it_is(gradient):
+        with without_autocast(gradient):
             cells = F.conv2d(F.pad(gradient, self.margins), self.kernel)
         return F.pixel_shuffle(cells, self.stride)[:, :, : self.size[0], : self.size[1]]
 

@@ -1,83 +1,16 @@
-"""A copy of a classifier for crafting: BatchNorm folded, channels-last, bf16 where the processor gains from it."""
+"""BatchNorm folded into the convolution before it, in copies of a network."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from inoculate.core.errors import InputError, one_line
-from inoculate.core.modes import device_of, frozen
-from inoculate.models.acceleration.cached_convolutions import try_forms, with_fixed_convolutions
-
-
-def fast(model: nn.Module) -> nn.Module:
-    """A quicker stand-in for `model` in eval mode, with the same input and output types; `model` is untouched.
-
-    Use it to craft examples only: the verdict on them belongs to the original. A network whose BatchNorm cannot be
-    folded without changing its outputs is copied as it is. TorchScript, or a model that cannot be copied (an ONNX
-    session, an open file), is returned itself.
-    """
-    model = original(model)
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        return model
-    device = device_of(model)
-    with torch.inference_mode(False):  # autograd could not pass through tensors made under inference_mode
-        try:
-            copied = copy.deepcopy(model)
-        except Exception:  # each such object refuses in its own way
-            return model
-        quick = fold_batchnorm(copied.eval().requires_grad_(False))
-    return _Fast(quick, torch.bfloat16 if gains_from_bf16(device) else None, model)
-
-
-def original(model: nn.Module) -> nn.Module:
-    """The model that a `fast` copy stands in for; any other model itself."""
-    return model.original[0] if isinstance(model, _Fast) else model
-
-
-@contextmanager
-def full_precision(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside, a `fast` copy calculates in fp32, for attacks that live on small differences; others stay as they are."""
-    if not isinstance(model, _Fast):
-        yield model
-        return
-    dtype, model.dtype = model.dtype, None
-    try:
-        yield model
-    finally:
-        model.dtype = dtype
-
-
-def lay_out(model: nn.Module, image: Tensor) -> torch.memory_format:
-    """Give the weights of `model` the layout that is quickest on images like this one (1×C×H×W); returns it.
-
-    One grey image has both layouts: it is the weights that decide in which the maps come, so they are changed first.
-    """
-    model.to(memory_format=torch.channels_last)
-    with frozen(model):
-        layout = layout_for(model, image)
-    model.to(memory_format=layout)
-    return layout
-
-
-def layout_for(model: nn.Module, image: Tensor) -> torch.memory_format:
-    """How `model` takes images like this one (1×C×H×W): channels-last, which is quicker, if it does.
-
-    A network that flattens its maps with `.view` refuses them.
-    """
-    try:
-        with torch.no_grad():
-            model(image.contiguous(memory_format=torch.channels_last))
-    except Exception as error:  # the first pass that counts will say what else is wrong
-        if "view size" in str(error):
-            return torch.contiguous_format
-    return torch.channels_last
+from inoculate.models.acceleration.cached_convolutions import cache_convolutions
+from inoculate.models.acceleration.compiling import compile_in_place, is_compiled
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
@@ -94,39 +27,6 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
             parent, _, own = name.rpartition(".")
             setattr(modules[parent], own, module)
     return folded if pairs and _same_function(model, folded) else model
-
-
-@contextmanager
-def compiled(model: nn.Module, wanted: bool = True) -> Iterator[nn.Module]:
-    """Inside, `model` runs through kernels made for it (torch.compile), at its first pass and for each kind of pass.
-
-    Raises `InputError` if they cannot be made here.
-    """
-    if not wanted:
-        yield model
-        return
-    from torch._dynamo.exc import TorchDynamoException
-
-    before = model._compiled_call_impl
-    _compile(model)
-    try:
-        yield model
-    except TorchDynamoException as error:
-        cause = getattr(error, "inner_exception", error)  # of what the compiler said, not of what dynamo says of it
-        raise InputError(
-            f"the network cannot be compiled here ({one_line(cause)}): leave compile out, or install a C++ compiler "
-            "(on a GPU: Triton)"
-        ) from error
-    finally:
-        model._compiled_call_impl = before
-
-
-def _compile(model: nn.Module) -> None:
-    """Have `model` compiled at its next pass; on a GPU into graphs of kernels, each of which the host starts at once.
-
-    The host needs longer to start the kernels of a pass one by one than a GPU needs to run them.
-    """
-    model.compile(mode="reduce-overhead" if device_of(model).type == "cuda" else None)
 
 
 class FoldedCopy:
@@ -146,10 +46,10 @@ class FoldedCopy:
         folded = fold_batchnorm(trial)
         if folded is trial:
             return
-        theirs, mine = dict(model.named_modules()), dict(with_fixed_convolutions(folded).named_modules())
+        theirs, mine = dict(model.named_modules()), dict(cache_convolutions(folded).named_modules())
         self._copy, pairs = folded, _pairs(trial)
-        if model._compiled_call_impl is not None:
-            _compile(folded)
+        if is_compiled(model):
+            compile_in_place(folded)
         self._folded = [(theirs[conv], theirs[norm], mine[conv]) for conv, norm in pairs]
         done = {name for pair in pairs for name in pair}
         self._others = [
@@ -210,36 +110,6 @@ def _randomise_batchnorm(model: nn.Module) -> None:
                 for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
                     if tensor is not None:
                         tensor.copy_(0.5 + torch.rand(tensor.shape, generator=g))
-
-
-def gains_from_bf16(device: torch.device) -> bool:
-    """Whether bf16 arithmetic is native on `device`; emulated bf16 is several times slower than fp32."""
-    if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-class _Fast(nn.Module):
-    """Runs `inner` on channels-last inputs (if it takes them), under autocast if a dtype is given; returns fp32 logits.
-
-    `original` is kept beside it, in a tuple, so that it is no part of the copy: not moved, frozen or saved with it.
-    """
-
-    def __init__(self, inner: nn.Module, dtype: torch.dtype | None, original: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.dtype = dtype
-        self.original = (original,)
-        self.layout: torch.memory_format | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            if self.layout is None and x.ndim == 4:
-                with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
-                    self.layout = lay_out(self.inner, x[:1])
-                    try_forms(self.inner, x[:2].contiguous(memory_format=self.layout))
-            logits: Tensor = self.inner(x.contiguous(memory_format=self.layout) if self.layout else x)
-        return logits.float()
 
 
 def _same_function(model: nn.Module, folded: nn.Module) -> bool:

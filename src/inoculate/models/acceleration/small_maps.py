@@ -29,10 +29,10 @@ class SmallMapConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.is_cpu or watched():
+        if not x.is_cpu or is_traced():
             return super().forward(x)
         x, dtype = autocast(x, self.weight)
-        slide = Slide.of(self, x.shape) if x.dtype is dtype else None
+        slide = ConvGeometry.of(self, x.shape) if x.dtype is dtype else None
         learns = torch.is_grad_enabled() and self.weight.requires_grad
         if slide is None or not slide.small or not (learns or slide.out == (1, 1)):
             return super().forward(x)
@@ -40,7 +40,7 @@ class SmallMapConv2d(nn.Conv2d):
         return y if self.bias is None else y + self.bias[:, None, None].to(y.dtype)
 
 
-def with_small_maps(model: nn.Module) -> nn.Module:
+def use_small_map_convolutions(model: nn.Module) -> nn.Module:
     """Let every plain `nn.Conv2d` of `model` use the shortcut; parameters and names stay as they are."""
     for module in model.modules():
         if type(module) is nn.Conv2d:
@@ -53,14 +53,14 @@ def inference_context(model: nn.Module) -> Iterator[nn.Module]:
     """The model as `frozen` has it, with the shortcut for the time of a block: for many verdicts."""
     plain = [module for module in model.modules() if type(module) is nn.Conv2d]
     try:
-        with frozen(with_small_maps(model)):
+        with frozen(use_small_map_convolutions(model)):
             yield model
     finally:
         for module in plain:
             module.__class__ = nn.Conv2d
 
 
-def watched() -> bool:
+def is_traced() -> bool:
     """Whether torch follows what is done with tensors in a way that shortcuts would be in: compiles, traces, maps."""
     traces = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     return torch.compiler.is_compiling() or traces or torch._C._functorch.maybe_current_level() is not None
@@ -76,7 +76,7 @@ def autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, torch.dtype]:
 
 
 @dataclass(frozen=True)
-class Slide:
+class ConvGeometry:
     """How a kernel slides over a map of `size` to an output of `out`; each pair is rows and columns.
 
     A 1×1 kernel meets every `skip`-th position alone: its `size` is what it meets, its `stride` is 1.
@@ -90,7 +90,7 @@ class Slide:
     skip: Pair = (1, 1)
 
     @classmethod
-    def of(cls, conv: nn.Conv2d, shape: torch.Size) -> Slide | None:
+    def of(cls, conv: nn.Conv2d, shape: torch.Size) -> ConvGeometry | None:
         """None for images (B×C×h×w) or kinds of convolution that only the general routine knows, or refuses."""
         simple = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
         if not simple or isinstance(conv.padding, str) or len(shape) != 4 or not shape[0]:
@@ -153,7 +153,7 @@ class _Product(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, slide: Slide) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, slide: ConvGeometry) -> Tensor:
         ctx.slide = slide
         matrix = slide.matrix(weight, x.dtype)
         ctx.save_for_backward(x, weight, matrix)
@@ -167,10 +167,10 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             if torch.is_grad_enabled():  # for a gradient of this gradient
                 matrix = slide.matrix(weight, x.dtype)
-            with as_it_is(g):
+            with without_autocast(g):
                 grad_x = maps(g @ matrix, slide.size)
         if ctx.needs_input_grad[1]:
-            with as_it_is(g):
+            with without_autocast(g):
                 each = (g.T @ rows(x)).view(*slide.out, weight.shape[0], *slide.size, weight.shape[1])
             grad_weight = torch.zeros_like(weight)
             wide = grad_weight.permute(0, 2, 3, 1)
@@ -179,7 +179,7 @@ class _Product(torch.autograd.Function):
         return grad_x, grad_weight, None
 
 
-def as_it_is(gradient: Tensor) -> torch.autocast:
+def without_autocast(gradient: Tensor) -> torch.autocast:
     """Inside, nothing is cast: a gradient has the dtype of its forward pass, whatever surrounds the backward pass."""
     return torch.autocast(gradient.device.type, enabled=False)
 

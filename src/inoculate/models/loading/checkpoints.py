@@ -1,4 +1,4 @@
-"""Models on disk: safetensors for weights, JSON for how to rebuild the network around them. Nothing is unpickled."""
+"""Trained models on disk: weights as safetensors, and a JSON description of the network. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from inoculate.artifacts.files import read_json, write_bytes, write_json
 from inoculate.artifacts.output import FolderLayout
 from inoculate.core.errors import InputError
 from inoculate.data.dataset import Dataset
-from inoculate.models.build import Stem, build_model, scale_for
+from inoculate.models.build import Stem, build_model
+from inoculate.models.small_cnn import SMALL_CNN
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """All that `build_model` needs, and the class names."""
+    """How to build a network: the arguments of `build_model`, and the class names."""
 
     name: str
     class_names: tuple[str, ...]
@@ -35,13 +36,13 @@ class ModelSpec:
     std: tuple[float, ...] | None = None
 
     @classmethod
-    def fitting(cls, name: str, images: Dataset, stem: Stem = "imagenet", pretrained: bool = False) -> ModelSpec:
-        """A new network of this name for such images, normalised by their statistics where it is normalised at all."""
-        mean, std = scale_for(name, images.channel_statistics())
-        return cls(name, images.classes, images.channels, images.image_size[0], stem, pretrained, mean, std)
+    def fitting(cls, name: str, data: Dataset, stem: Stem = "imagenet", pretrained: bool = False) -> ModelSpec:
+        """The network of this name for images like those of `data`, normalised by their statistics (small_cnn: not)."""
+        mean, std = (None, None) if name == SMALL_CNN else data.channel_statistics()
+        return cls(name, data.classes, data.channels, data.image_size[0], stem, pretrained, mean, std)
 
     def build(self, *, seed: int = 0, pretrained: bool | None = None) -> nn.Sequential:
-        """A new classifier of this kind, with weights drawn from `seed` (or pretrained)."""
+        """A new classifier of this kind, with weights drawn from `seed`, or pretrained ones."""
         return build_model(
             self.name,
             classes=len(self.class_names),
@@ -49,23 +50,30 @@ class ModelSpec:
             image_size=self.image_size,
             stem=self.stem,
             pretrained=self.pretrained if pretrained is None else pretrained,
-            mean=self.mean,
-            std=self.std,
+            normalize=None if self.mean is None or self.std is None else (self.mean, self.std),
             seed=seed,
         )
 
 
+@dataclass(frozen=True)
+class Description:
+    """What the description of a trained folder says: how to build the network, and the checksum of its weights."""
+
+    spec: ModelSpec
+    sha256: str
+
+
 def save_model(folder: Path, model: nn.Module, spec: ModelSpec, **facts: Any) -> None:
-    """Write weights and description into `folder`; `facts` (JSON values) are kept beside the spec."""
+    """Write weights and description into `folder`; `facts` (JSON values) are added to the description."""
     _save(folder, model, {"model": asdict(spec)}, facts)
 
 
 def save_factory_weights(
     folder: Path, model: nn.Module, factory: str, declared: Mapping[str, str] | None = None, **facts: Any
 ) -> None:
-    """The same for a network that a function of the user's makes; it is rebuilt by that function, never from here.
+    """Write weights and description of a network made by a user's function, which must make it again.
 
-    `declared` holds what is said of it wherever it is loaded, by option: `{"normalize": "imagenet"}`.
+    `declared` holds what the user declared about it, by option: `{"normalize": "imagenet"}`.
     """
     _save(folder, model, {"factory": factory, "declared": dict(declared or {})}, facts)
 
@@ -73,7 +81,7 @@ def save_factory_weights(
 def save_module_weights(
     folder: Path, model: nn.Module, name: str, declared: Mapping[str, str] | None = None, **facts: Any
 ) -> None:
-    """The same for a module that a user passed from Python under this class name; only the user can rebuild it."""
+    """Write weights and description of a module of this class that a user passed, who must build it again."""
     _save(folder, model, {"module": name, "declared": dict(declared or {})}, facts)
 
 
@@ -83,27 +91,25 @@ def _save(folder: Path, model: nn.Module, origin: dict[str, Any], facts: dict[st
     write_json(folder / DESCRIPTION, {"format": 1, **origin, "sha256": digest, **facts})
 
 
-def load_model(folder: str | Path) -> nn.Sequential:
-    """The classifier in a folder that `train` or `harden` wrote, in eval mode: float images in [0, 1] to logits.
+def load_folder(folder: Path) -> nn.Sequential:
+    """The classifier in a folder written by a training, in eval mode.
 
-    What images it was made for says `read_description`. Raises `InputError` if it is missing or was altered, or if a
-    function of the user's makes the network.
+    Raises `InputError` if it is missing or was altered, or if only the user can build the network.
     """
-    folder = Path(folder)
-    spec, digest = read_description(folder)
-    model = spec.build(pretrained=False)
-    load_weights(folder / WEIGHTS, model, digest)
+    description = read_description(folder)
+    model = description.spec.build(pretrained=False)
+    load_weights(folder / WEIGHTS, model, description.sha256)
     return model.eval()
 
 
 def made_by_function(folder: Path) -> bool:
-    """Whether a trained folder holds the weights of a network that only a function of the user's can rebuild."""
+    """Whether a trained folder holds the weights of a network that only a user's function can build."""
     file = folder / DESCRIPTION
     return file.is_file() and "factory" in dict(read_json(file))
 
 
 def is_description(value: Any) -> bool:
-    """Whether a JSON value is the description of a model that training wrote, not another program's `model.json`."""
+    """Whether a JSON value is a description written by a training, not another program's `model.json`."""
     return isinstance(value, dict) and "sha256" in value and not value.keys().isdisjoint(("model", "factory", "module"))
 
 
@@ -116,8 +122,11 @@ MODEL_FOLDER = FolderLayout(
 )
 
 
-def read_description(folder: Path) -> tuple[ModelSpec, str]:
-    """What `save_model` wrote beside the weights: how to rebuild the network, and the weights' checksum."""
+def read_description(folder: Path) -> Description:
+    """What `save_model` wrote beside the weights.
+
+    Raises `InputError` if it is missing or damaged, or if only the user can build the network.
+    """
     if not (folder / DESCRIPTION).is_file():
         raise InputError(
             f"{folder} holds no trained model ({DESCRIPTION} is missing): give a folder that training wrote"
@@ -138,22 +147,21 @@ def read_description(folder: Path) -> tuple[ModelSpec, str]:
         fields = dict(description["model"])
         for name in ("class_names", "mean", "std"):
             fields[name] = tuple(fields[name]) if fields[name] is not None else None
-        spec, digest = ModelSpec(**fields), description["sha256"]
+        return Description(ModelSpec(**fields), description["sha256"])
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{folder / DESCRIPTION} is not a model description ({error}): train the model again"
         ) from error
-    return spec, digest
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Parameters and buffers of `model` as one safetensors file."""
-    # a module under two names has its tensors twice: the format has no shared ones
+    # Cloned, because the format refuses shared tensors: those of a module that has two names.
     write_bytes(path, save({name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}))
 
 
 def load_weights(path: Path, model: nn.Module, sha256: str | None = None) -> None:
-    """Fill `model` from a safetensors file; raises `InputError` if it is missing, damaged, or does not fit."""
+    """Load a safetensors file into `model`; raises `InputError` if it is missing, damaged, or does not fit."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,19 +1,19 @@
-"""Declared outputs: models whose outputs are not logits, turned into classifiers."""
+"""What is declared about a model, its outputs and its normalisation; wrappers that make it a classifier of pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from inoculate.core.errors import InputError
-from inoculate.models.normalize import MeanStd
+from inoculate.models.normalize import MeanStd, normalized
 
 
 class FromProbabilities(nn.Module):
-    """Logits of a model that gives probabilities: their logarithm, so that softmax gives them back.
+    """Logits of a model that returns probabilities: their logarithm, so that softmax gives them back.
 
     B×K probabilities, or B×1 or B of the second of two classes. A zero counts as the smallest normal number. Raises
     `InputError` for outputs outside [0, 1].
@@ -36,7 +36,7 @@ class FromProbabilities(nn.Module):
 
 
 class FromSingleLogit(nn.Module):
-    """Logits of a two-class model that gives a single number z per image, large for the second class: (−z/2, z/2).
+    """Logits of a two-class model that returns a single number z per image, large for the second class: (−z/2, z/2).
 
     B×1 or B → B×2, with the softmax (sigmoid(−z), sigmoid(z)). Raises `InputError` for outputs of another shape.
     """
@@ -57,21 +57,32 @@ class FromSingleLogit(nn.Module):
 
 
 WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "logits": lambda model: model,
     "probabilities": FromProbabilities,
     "single-logit": FromSingleLogit,
 }
+OUTPUTS = ("logits", *WRAPPERS)
 
 
-def unwrapped(model: nn.Module, outputs: str, normalize: MeanStd | None) -> nn.Module:
-    """The network that `resolve_model` put a normalisation in front of, and a wrapper around, as declared."""
-    network: Any = model if normalize is None else model.network
-    found: nn.Module = network if outputs == "logits" else network.model
-    return found
+@dataclass(frozen=True)
+class Declared:
+    """What is declared about a model: the kind of its outputs, one of `OUTPUTS`, and the (mean, std) it expects.
 
+    Raises `InputError` for another kind.
+    """
 
-def wrapper_named(name: str) -> Callable[[nn.Module], nn.Module]:
-    """The wrapper for outputs of this kind; raises `InputError` naming the known ones."""
-    if name not in WRAPPERS:
-        raise InputError(f"outputs '{name}' are unknown: use one of {', '.join(WRAPPERS)}")
-    return WRAPPERS[name]
+    outputs: str = "logits"
+    normalize: MeanStd | None = None
+
+    def __post_init__(self) -> None:
+        if self.outputs not in OUTPUTS:
+            raise InputError(f"outputs '{self.outputs}' are unknown: use one of {', '.join(OUTPUTS)}")
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """`model` behind its normalisation, with its outputs converted to logits."""
+        model = model if self.outputs == "logits" else WRAPPERS[self.outputs](model)
+        return model if self.normalize is None else normalized(model, *self.normalize)
+
+    def unwrap(self, model: nn.Module) -> nn.Module:
+        """The network inside what `wrap` returned."""
+        network = model if self.normalize is None else model.get_submodule("network")
+        return network if self.outputs == "logits" else network.get_submodule("model")

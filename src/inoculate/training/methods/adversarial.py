@@ -1,6 +1,6 @@
 """Adversarial training: the examples that each method crafts, and what it then minimises.
 
-Examples are crafted on the network in eval mode, through a folded copy that follows its weights (`Twins`).
+Examples are crafted on the network in eval mode, through a folded copy that follows its weights (`FoldedCopies`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Classifiers that others exported: TorchScript and ONNX files. Nothing is unpickled."""
+"""ONNX files: read as classifiers, and written from networks."""
 
 from __future__ import annotations
 
+import copy
 import warnings
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inoculate.core.errors import InputError, one_line
+from inoculate.models.acceleration.cached_convolutions import CachedConv2d
+from inoculate.models.acceleration.small_maps import SmallMapConv2d
 
-TORCHSCRIPT, ONNX = (".ts", ".torchscript", ".pt", ".pth"), (".onnx",)
 _DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
 
 
-def load_torchscript(path: Path) -> nn.Module:
-    """The module that `torch.jit.save` wrote, on the CPU; gradients pass through it.
-
-    A pickle, which is what `torch.save` writes, is told by its contents and never opened. Raises `InputError`.
-    """
-    if not _holds_code(path):
-        raise InputError(
-            f"model {path} is no TorchScript file but a pickle or damaged, and pickles are never opened: export it "
-            "with torch.jit.script(model).save('model.ts'), or give file.py:factory and --weights as safetensors"
-        )
-    try:
-        with warnings.catch_warnings():  # deprecated, but such files will be about for years
-            warnings.simplefilter("ignore", FutureWarning)
-            model: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"model {path} cannot be loaded ({one_line(error)}): export it again with this torch"
-        ) from error
-    return model
-
-
-def load_onnx(path: Path) -> nn.Module:
-    """The file as an `OnnxModel`; raises `InputError` if it cannot be read, or is no classifier of float images."""
-    return OnnxModel(path)
-
-
 class OnnxModel(nn.Module):
-    """An ONNX file as a classifier, run by onnxruntime on the CPU wherever the images are. It has no gradient.
+    """The classifier in an ONNX file, run by onnxruntime on the CPU whatever the images' device. It has no gradient.
 
-    Where the file fixes the batch size, images are run in pieces of that size. `image_shape` is the (C, H, W) that it
-    takes, with None where any size will do.
+    Where the file fixes the batch size, images are run in batches of that size. `image_shape` is the (C, H, W) that it
+    takes, with None where any size is taken. Raises `InputError` if the file cannot be read, or is not a classifier of
+    float images.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,27 +54,39 @@ class OnnxModel(nn.Module):
         size = self.batch or max(len(x), 1)
         missing = -len(x) % size if len(x) else size
         images = F.pad(x.detach().to("cpu", self._dtype), (0, 0, 0, 0, 0, 0, 0, missing))
-        pieces = [self._run(images[start : start + size]) for start in range(0, len(images), size)]
-        return torch.cat(pieces)[: len(x)].to(x)
+        logits = [self._run(images[start : start + size]) for start in range(0, len(images), size)]
+        return torch.cat(logits)[: len(x)].to(x)
 
     def _run(self, images: Tensor) -> Tensor:
         try:
             (logits,) = self._session.run(None, {self._input: images.contiguous().numpy()})
-        except Exception as error:  # onnxruntime's errors have nothing else in common
+        except Exception as error:  # onnxruntime's errors have no other common class
             raise InputError(
-                f"model {self.path} cannot be run on {_times(images.shape)} images ({one_line(error)}): export it "
-                "again for this image size, with a free batch size"
+                f"model {self.path} cannot be run on {_times(images.shape)} images ({one_line(error)}): export it again "
+                "for this image size, with a free batch size"
             ) from error
         return torch.from_numpy(logits)
 
 
-def _holds_code(path: Path) -> bool:
-    """Whether the file is an archive with TorchScript code in it."""
+def export_onnx(model: nn.Module, path: Path, image_shape: tuple[int, int, int]) -> None:
+    """Write `model` (images in [0, 1], C×H×W = `image_shape` → logits), normalisation inside, with a free batch size.
+
+    Raises `InputError` if the network cannot be exported.
+    """
+    plain = copy.deepcopy(model).cpu().eval()
+    for module in plain.modules():
+        if type(module) in (SmallMapConv2d, CachedConv2d):  # ONNX knows the plain layer only
+            module.__class__ = nn.Conv2d
+    free = {"images": {0: "batch"}, "logits": {0: "batch"}}
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any("/code/" in name for name in archive.namelist())
-    except zipfile.BadZipFile:
-        return False
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # the newer exporter needs a further package
+            torch.onnx.export(
+                plain, (torch.rand(2, *image_shape),), str(path), input_names=["images"], output_names=["logits"],
+                dynamic_axes=free, dynamo=False,
+            )  # fmt: skip
+    except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
+        raise InputError(f"the network cannot be exported to ONNX ({one_line(error)}): leave --onnx out") from error
 
 
 def _session(path: Path) -> Any:
@@ -107,12 +96,12 @@ def _session(path: Path) -> Any:
         raise InputError(f"model {path} needs onnxruntime: pip install 'inoculate[onnx]'") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised, not printed
+    options.log_severity_level = 4  # errors are raised, not printed
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have nothing else in common
+    except Exception as error:  # onnxruntime's errors have no other common class
         raise InputError(f"model {path} cannot be loaded ({one_line(error)}): export it to ONNX again") from error
 
 
-def _times(shape: Any) -> str:
+def _times(shape: Sequence[int | None]) -> str:
     return "×".join("any" if size is None else str(size) for size in shape)

@@ -1,0 +1,42 @@
+"""What a device computes fastest: the memory format of images and weights, and bf16 arithmetic."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.core.modes import frozen
+
+
+def set_memory_format(model: nn.Module, image: Tensor) -> torch.memory_format:
+    """Give the weights of `model` the memory format that is fastest on images like this one (1×C×H×W); return it.
+
+    The weights are converted before the trial: a single grey image has both formats, so that the format of the feature
+    maps follows the weights.
+    """
+    model.to(memory_format=torch.channels_last)
+    with frozen(model):
+        found = memory_format_for(model, image)
+    model.to(memory_format=found)
+    return found
+
+
+def memory_format_for(model: nn.Module, image: Tensor) -> torch.memory_format:
+    """Channels-last, which is faster, unless `model` refuses images like this one (1×C×H×W) in that format.
+
+    A network that flattens its feature maps with `.view` refuses it.
+    """
+    try:
+        with torch.no_grad():
+            model(image.contiguous(memory_format=torch.channels_last))
+    except Exception as error:  # any other error will recur, and be reported, in the first pass that counts
+        if "view size" in str(error):
+            return torch.contiguous_format
+    return torch.channels_last
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether `device` has native bf16 arithmetic; emulated bf16 is several times slower than fp32."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

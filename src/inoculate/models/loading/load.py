@@ -1,0 +1,152 @@
+"""From whatever names or computes a model to an `nn.Module`: images in [0, 1] to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from inoculate.core.errors import InputError
+from inoculate.core.rng import seeded
+from inoculate.data.dataset import Dataset
+from inoculate.models.build import build_model
+from inoculate.models.loading.checkpoints import load_folder, load_weights, read_description
+from inoculate.models.loading.factories import call_factory
+from inoculate.models.loading.onnx import OnnxModel
+from inoculate.models.loading.outputs import Declared
+from inoculate.models.loading.specs import ONNX, TORCHSCRIPT, kind_of
+from inoculate.models.loading.torchscript import load_torchscript
+from inoculate.models.normalize import MeanStd, check_channels, parse_normalize
+
+ModelLike: TypeAlias = nn.Module | Callable[[Tensor], Any] | str | Path
+
+
+def load_model(
+    spec: str | Path,
+    data: Dataset | None = None,
+    *,
+    weights: str | Path | None = None,
+    pretrained: bool = False,
+    outputs: str = "logits",
+    normalize: MeanStd | str | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """The classifier that `spec` names, in eval mode: float images in [0, 1], B×C×H×W → logits B×K.
+
+    `spec` is a timm name or `small_cnn`, `package.module:factory`, `file.py:factory`, a folder written by a training, a
+    TorchScript file or an ONNX file. A factory is called without arguments and returns an `nn.Module`. `data` supplies
+    the number of classes, the channels and the size of the images: a timm name needs it; elsewhere it is checked
+    against what the model was made for.
+
+    `weights` is a safetensors file to load; `pretrained` downloads timm's weights. `normalize`, (mean, std) or a name
+    as in `parse_normalize`, is put in front of the model. `outputs` says what the model gives: `logits`,
+    `probabilities` or `single-logit`. Random weights depend on `seed` alone. Raises `InputError` for whatever cannot be
+    found, imported or loaded.
+    """
+    spec, mean_std = str(spec), parse_normalize(normalize) if isinstance(normalize, str) else normalize
+    declared, kind = Declared(outputs, mean_std), kind_of(spec)
+    if mean_std is not None and data is not None:
+        check_channels(mean_std, data.channels)
+    if kind == "folder" and declared != Declared():
+        raise InputError(f"{spec} has its normalisation inside and gives logits: leave normalize and outputs out")
+    if kind in ("torchscript", "onnx") and Path(spec).is_file() and weights is not None:
+        raise InputError(f"model {spec} brings its own weights: leave out {weights}")
+    if kind == "name":
+        _require_name(spec)
+        model = _build(spec, data, pretrained and weights is None, mean_std, seed)
+        declared = replace(declared, normalize=None)  # it is inside
+    else:
+        model = _load(spec, data, seed)
+    if weights is not None:
+        load_weights(Path(weights), model)
+    return declared.wrap(model).eval()
+
+
+def as_module(model: ModelLike, data: Dataset | None = None) -> nn.Module:
+    """`model` as an `nn.Module`: a SPEC is loaded (see `load_model`), a function from images to logits is wrapped.
+
+    An `nn.Module` is returned as it is. Gradients pass through a wrapped function. Raises `InputError` for anything
+    else.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, str | Path):
+        return load_model(model, data)
+    if callable(model):
+        return FunctionModel(model)
+    raise InputError(
+        f"model is {type(model).__name__}: give an nn.Module, a function from images to logits, or a model SPEC"
+    )
+
+
+class FunctionModel(nn.Module):
+    """A function from images (B×C×H×W) to logits as a module without parameters."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+def _load(spec: str, data: Dataset | None, seed: int) -> nn.Module:
+    """The model in a folder or file, or from a factory, without what is declared about it."""
+    kind, path = kind_of(spec), Path(spec)
+    if kind == "folder":
+        if data is not None:
+            _check_fits(path, data)
+        return load_folder(path)
+    if kind == "factory":
+        with seeded(seed, "weights", spec):
+            return call_factory(spec)
+    if not path.is_file():
+        raise _missing(spec)
+    return OnnxModel(path) if kind == "onnx" else load_torchscript(path)
+
+
+def _build(spec: str, data: Dataset | None, pretrained: bool, normalize: MeanStd | None, seed: int) -> nn.Module:
+    if data is None:
+        raise InputError(
+            f"model '{spec}' is built for the classes, channels and size of some images: give the data as well, or use "
+            "build_model"
+        )
+    return build_model(
+        spec, classes=len(data.classes), channels=data.channels, image_size=data.image_size[0],
+        pretrained=pretrained, normalize=normalize, seed=seed,
+    )  # fmt: skip
+
+
+def _require_name(spec: str) -> None:
+    """Raise `InputError` for a path that is not a model."""
+    path = Path(spec)
+    if path.is_file() and ("/" in spec or path.suffix):
+        raise InputError(f"model {spec} is no model that can be read: give file.py:factory, and its --weights")
+    if "/" in spec or path.suffix in (".py", ".safetensors", *TORCHSCRIPT, *ONNX):
+        raise _missing(spec)
+
+
+def _missing(spec: str) -> InputError:
+    return InputError(
+        f"model '{spec}' is not there: give a timm name, file.py:factory, a TorchScript or ONNX file, "
+        "or a folder that training wrote"
+    )
+
+
+def _check_fits(folder: Path, data: Dataset) -> None:
+    """Raise `InputError` unless the model in `folder` was trained on images and classes like those of `data`."""
+    kept, size = read_description(folder).spec, data.image_size[0]
+    if (kept.channels, kept.image_size, len(kept.class_names)) != (data.channels, size, len(data.classes)):
+        raise InputError(
+            f"{folder} was trained on {kept.image_size}×{kept.image_size} images with {kept.channels} channel(s) and "
+            f"{len(kept.class_names)} classes, the data has {size}×{size}, {data.channels} and "
+            f"{len(data.classes)}: choose the data it was trained for"
+        )
+    if kept.class_names != data.classes and sorted(kept.class_names) == sorted(data.classes):
+        raise InputError(
+            f"{folder} knows its classes in another order ({', '.join(kept.class_names)}) than the data "
+            f"({', '.join(data.classes)}): its labels would be swapped, load the data that it was trained for"
+        )

@@ -1,0 +1,41 @@
+"""TorchScript files as classifiers. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from inoculate.core.errors import InputError, one_line
+
+
+def load_torchscript(path: Path) -> nn.Module:
+    """The module that `torch.jit.save` wrote, on the CPU; gradients pass through it.
+
+    A file written by `torch.save`, which is a pickle, is recognised by its contents and never opened. Raises
+    `InputError`.
+    """
+    if not _holds_code(path):
+        raise InputError(
+            f"model {path} is no TorchScript file but a pickle or damaged, and pickles are never opened: export it "
+            "with torch.jit.script(model).save('model.ts'), or give file.py:factory and --weights as safetensors"
+        )
+    try:
+        with warnings.catch_warnings():  # deprecated, but such files will be in use for years
+            warnings.simplefilter("ignore", FutureWarning)
+            model: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"model {path} cannot be loaded ({one_line(error)}): export it again with this torch") from error
+    return model
+
+
+def _holds_code(path: Path) -> bool:
+    """Whether the file is an archive with TorchScript code in it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
