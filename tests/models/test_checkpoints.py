@@ -11,7 +11,14 @@ from torch import nn
 
 from inoculate.core.errors import InputError
 from inoculate.models.build import build_model
-from inoculate.models.loading.checkpoints import DESCRIPTION, ModelSpec, WEIGHTS, load_weights, read_description, save_model
+from inoculate.models.loading.checkpoints import (
+    DESCRIPTION,
+    WEIGHTS,
+    ModelSpec,
+    load_weights,
+    read_description,
+    save_model,
+)
 from inoculate.models.loading.load import load_model
 
 SPEC = ModelSpec("resnet10t", ("cat", "dog", "owl"), channels=1, image_size=32, mean=(0.3,), std=(0.2,))
