@@ -12,15 +12,15 @@ demo: $(VENV)/.installed
 	$(BIN)/inoculate study run studies/demo.yaml
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile -p no:randomly
 
 smoke: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n auto --dist loadfile -m smoke
+	$(BIN)/python -m pytest -n auto --dist loadfile -p no:randomly -m smoke
 
-# In random order, which is printed: `make test-random SEED=123` repeats it.
+# In random order; the seed is printed, and `make test-random SEED=123` repeats it.
 SEED ?= $(shell date +%s)
 test-random: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n auto --dist loadfile -p randomly -p "no:cacheprovider" -p no:warnings -o addopts="-q --strict-markers --import-mode=importlib" -m "not slow and not gpu" -p randomly --randomly-seed=$(SEED)
+	$(BIN)/python -m pytest -n auto --dist loadfile --randomly-seed=$(SEED)
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
