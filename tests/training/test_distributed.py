@@ -14,7 +14,7 @@ from torch import nn
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.models.loading.load import load_model
-from inoculate.training.distributed import ALONE, Team
+from inoculate.training.distributed import SINGLE, ProcessGroup
 from inoculate.training.ema import RECENT, Average
 from inoculate.training.methods.base import standard
 from inoculate.training.methods.registry import method_named
@@ -54,12 +54,12 @@ def test_a_batch_in_parts_trains_as_the_whole_does(split, tmp_path, method):  # 
 
 
 def test_every_sample_of_a_batch_belongs_to_one_process():
-    teams = [Team(rank, 3) for rank in range(3)]
+    teams = [ProcessGroup(rank, 3) for rank in range(3)]
     rows = torch.arange(24)
-    seen = torch.cat([rows[share] for team in teams for share in team.shares(24, 2)])
+    seen = torch.cat([rows[share] for team in teams for share in team.parts(24, 2)])
     assert torch.equal(seen, rows)
-    with pytest.raises(InputError, match="6 divides"):
-        teams[0].shares(25, 2)
+    with pytest.raises(InputError, match="multiple of 6"):
+        teams[0].parts(25, 2)
 
 
 def test_mean_weights_know_as_many_samples_when_batches_come_in_parts(split, tmp_path):  # noqa: F811
@@ -91,9 +91,9 @@ def test_in_bf16_every_pass_sees_the_weights_of_the_moment(split, tmp_path, name
 
 
 def test_alone_nothing_is_averaged():
-    assert ALONE.leads
-    assert ALONE.mean({"a": 2.0}) == {"a": 2.0}
-    assert ALONE.told("x") == "x"
+    assert SINGLE.is_main
+    assert SINGLE.mean({"a": 2.0}) == {"a": 2.0}
+    assert SINGLE.broadcast("x") == "x"
 
 
 @pytest.mark.parametrize("name", ["free", "live_surrogate"])
@@ -159,7 +159,7 @@ def test_bad_input_is_said_once(tmp_path):
     bad[bad.index("24")] = "25"
     found = subprocess.run([sys.executable, *TWO, *bad], env=ONE_THREAD, capture_output=True, text=True)
     assert found.returncode != 0
-    assert found.stderr.count("error: a batch of 25 cannot be shared evenly by 2 processes") == 1
+    assert found.stderr.count("error: a batch of 25 cannot be divided evenly among 2 processes") == 1
 
 
 def test_only_training_is_shared():

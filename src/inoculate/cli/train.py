@@ -88,7 +88,7 @@ def train(
     from inoculate.models.checks import check_training
     from inoculate.models.loading.checkpoints import ModelSpec, save_model
     from inoculate.models.loading.specs import identity
-    from inoculate.training.distributed import join
+    from inoculate.training.distributed import process_group
     from inoculate.training.methods.base import standard
     from inoculate.training.methods.registry import method_named
     from inoculate.training.samples import training_set
@@ -110,62 +110,62 @@ def train(
     cure = None if remedy is None else remedy_for(method, is_traced, remedy, threat)
     if precision not in ("auto", "bf16", "fp32"):
         raise InputError(f"precision '{precision}' is unknown: use auto, bf16 or fp32")
-    team = join(pick_device(device))
-    with team.leader_first():  # it decodes the images, the others find them decoded
-        images, validation = (
-            load_data(data, part, data_root=data_root, image_size=image_size) for part in ("train", "val")
-        )
-    augmenter(augment, images.image_size)  # its own check, before anything is written
-    if limit is not None:
-        images = images.limit(limit, seed=seed)
-    if chosen is not None and team.leads:
-        warn_large_eps([threat], images)
-    spec = ModelSpec.fitting(model, images, stem)  # type: ignore[arg-type]
-    network = spec.build(seed=seed).to(team.device)
-    updates = updates_in(epochs, len(images), batch_size)
-    recipe = Recipe(
-        updates, rounds=min(updates, epochs * (1 if chosen is None else ROUNDS_PER_EPOCH)),
-        batch_size=batch_size, lr=lr, augment=augment, guard=False, precision=precision, accumulate=accumulate,  # type: ignore[arg-type]
-    )  # fmt: skip
-    recipe = recipe if chosen is None else chosen.adapt(recipe)
-    made_from: dict[str, Any] = {
-        "model": asdict(spec), "recipe": asdict(recipe), "data": images.digest, "seed": seed,
-    }  # fmt: skip
-    update, facts = standard, {}
-    if chosen is not None:
-        update = chosen.begin(threat, helper_networks(chosen.name, teacher, surrogate, images, team.device, seed))
-        facts = {"method": chosen.spec, "threat": asdict(threat), **({"remedy": remedy} if remedy else {})}
-        made_from |= {**facts, "helpers": [identity(str(each)) for each in (teacher, *(surrogate or ()))]}
-    run = fingerprint(made_from)
-    if team.told(team.leads and finished(out, run)):
-        return
-    share = team.shares(batch_size, accumulate)[0]
-    check_training(network, images, share.stop - share.start)  # before anything is written
-    unfinished = out / f".unfinished-{run}"
-    if team.leads:
-        writable(unfinished)
-    team.wait()
-    tracking = _tracker(tracker, out, made_from) if team.leads else None
-    with Bar(Console(quiet=not team.leads), f"train {model} on {images.name}") as bar:
-        history = fit(
-            network, training_set("standard", images, (), seed=seed), validation, update, recipe, seed=seed,
-            folder=unfinished, progress=bar, threat=threat if chosen else None, team=team, remedy=cure,
-            after_round=(lambda entry: tracking.log(entry, int(entry["update"]))) if tracking else None,
+    with process_group(pick_device(device)) as group:
+        with group.main_first():  # it decodes the images, the others find them decoded
+            images, validation = (
+                load_data(data, part, data_root=data_root, image_size=image_size) for part in ("train", "val")
+            )
+        augmenter(augment, images.image_size)  # its own check, before anything is written
+        if limit is not None:
+            images = images.limit(limit, seed=seed)
+        if chosen is not None and group.is_main:
+            warn_large_eps([threat], images)
+        spec = ModelSpec.fitting(model, images, stem)  # type: ignore[arg-type]
+        network = spec.build(seed=seed).to(group.device)
+        updates = updates_in(epochs, len(images), batch_size)
+        recipe = Recipe(
+            updates, rounds=min(updates, epochs * (1 if chosen is None else ROUNDS_PER_EPOCH)),
+            batch_size=batch_size, lr=lr, augment=augment, guard=False, precision=precision, accumulate=accumulate,  # type: ignore[arg-type]
         )  # fmt: skip
-        if tracking:
-            tracking.close()
-    team.wait()
-    if not team.leads:
-        return
-    remove_stale_outputs(out)
-    save_model(out, network, spec, run=run, seed=seed, data=images.digest, **facts)
-    write_json(out / "history.json", history)
-    shutil.rmtree(unfinished)
-    best = history[best_round(history)]
-    for message in warnings_of(history, remedy) if recipe.guard else ():
-        typer.echo(f"warning: {message}; the weights of update {best['update']:.0f} are kept", err=True)
-    robust = f", {best['val_robust']:.1%} under PGD-10" if chosen else ""
-    typer.echo(f"{out}: validation accuracy {best['val_accuracy']:.1%}{robust} after {best['update']:.0f} updates")
+        recipe = recipe if chosen is None else chosen.adapt(recipe)
+        made_from: dict[str, Any] = {
+            "model": asdict(spec), "recipe": asdict(recipe), "data": images.digest, "seed": seed,
+        }  # fmt: skip
+        update, facts = standard, {}
+        if chosen is not None:
+            update = chosen.begin(threat, helper_networks(chosen.name, teacher, surrogate, images, group.device, seed))
+            facts = {"method": chosen.spec, "threat": asdict(threat), **({"remedy": remedy} if remedy else {})}
+            made_from |= {**facts, "helpers": [identity(str(each)) for each in (teacher, *(surrogate or ()))]}
+        run = fingerprint(made_from)
+        if group.broadcast(group.is_main and finished(out, run)):
+            return
+        share = group.parts(batch_size, accumulate)[0]
+        check_training(network, images, share.stop - share.start)  # before anything is written
+        unfinished = out / f".unfinished-{run}"
+        if group.is_main:
+            writable(unfinished)
+        group.barrier()
+        tracking = _tracker(tracker, out, made_from) if group.is_main else None
+        with Bar(Console(quiet=not group.is_main), f"train {model} on {images.name}") as bar:
+            history = fit(
+                network, training_set("standard", images, (), seed=seed), validation, update, recipe, seed=seed,
+                folder=unfinished, progress=bar, threat=threat if chosen else None, group=group, remedy=cure,
+                after_round=(lambda entry: tracking.log(entry, int(entry["update"]))) if tracking else None,
+            )  # fmt: skip
+            if tracking:
+                tracking.close()
+        group.barrier()
+        if not group.is_main:
+            return
+        remove_stale_outputs(out)
+        save_model(out, network, spec, run=run, seed=seed, data=images.digest, **facts)
+        write_json(out / "history.json", history)
+        shutil.rmtree(unfinished)
+        best = history[best_round(history)]
+        for message in warnings_of(history, remedy) if recipe.guard else ():
+            typer.echo(f"warning: {message}; the weights of update {best['update']:.0f} are kept", err=True)
+        robust = f", {best['val_robust']:.1%} under PGD-10" if chosen else ""
+        typer.echo(f"{out}: validation accuracy {best['val_accuracy']:.1%}{robust} after {best['update']:.0f} updates")
 
 
 def _tracker(name: str | None, out: Path, config: dict[str, Any]) -> Tracker | None:

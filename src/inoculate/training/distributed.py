@@ -1,30 +1,32 @@
-"""Training in several processes: each takes its share of every batch, and the gradients are averaged.
+"""Data-parallel training: each process takes its part of every batch, and the gradients are averaged.
 
-A batch is the same whatever the number of processes, drawn and augmented alike, and every sample of it is trained on by
-exactly one of them. So two processes end where one does, up to the order of floating-point sums, except that BatchNorm
-sees the statistics of a share, not of the whole batch.
+A batch is drawn and augmented alike whatever the number of processes, and every sample of it is trained on by exactly
+one of them. The result is therefore that of one process up to the order of floating-point sums, except that BatchNorm
+sees the statistics of a part of the batch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from inoculate.core.errors import InputError
+from inoculate.core.errors import InputError, gist
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes that train one network together, seen from process `rank` of `size`, which works on `device`."""
 
     rank: int = 0
@@ -32,19 +34,22 @@ class Team:
     device: str = "cpu"
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the process that validates, writes and speaks."""
+    def is_main(self) -> bool:
+        """Whether this is the process that validates and writes."""
         return self.rank == 0
 
-    def shares(self, batch: int, accumulate: int) -> list[slice]:
-        """Which samples of a batch are this process's, in `accumulate` parts that are passed one after the other."""
-        many = self.size * accumulate
-        if batch % many:
+    def parts(self, batch_size: int, accumulate: int) -> list[slice]:
+        """This process's samples of a batch, in `accumulate` parts that are passed one after the other.
+
+        Raises `InputError` if the batch cannot be divided evenly.
+        """
+        total = self.size * accumulate
+        if batch_size % total:
             raise InputError(
-                f"a batch of {batch} cannot be shared evenly by {self.size} processes in {accumulate} parts each: "
-                f"choose a batch size that {many} divides"
+                f"a batch of {batch_size} cannot be divided evenly among {self.size} processes with {accumulate} parts "
+                f"each: choose a batch size that is a multiple of {total}"
             )
-        size = batch // many
+        size = batch_size // total
         starts = range(self.rank * accumulate * size, (self.rank + 1) * accumulate * size, size)
         return [slice(start, start + size) for start in starts]
 
@@ -53,101 +58,120 @@ class Team:
         if self.size == 1:
             return numbers
         total = torch.tensor(list(numbers.values()), dtype=torch.float64, device=self.device)
-        return dict(zip(numbers, self._summed(total).div(self.size).tolist(), strict=True))
+        return dict(zip(numbers, self._sum(total).div(self.size).tolist(), strict=True))
 
-    def told(self, value: T) -> T:
-        """The leading process's value."""
+    def broadcast(self, value: T) -> T:
+        """The main process's value."""
         if self.size == 1:
             return value
-        from accelerate.utils import broadcast_object_list
-
         values: list[Any] = [value]
-        with _gone(self.size):
-            broadcast_object_list(values)
-        told: T = values[0]
-        return told
+        with _connection_errors(self.size):
+            dist.broadcast_object_list(values)
+        received: T = values[0]
+        return received
 
-    def agree(self, number: int) -> None:
-        """Raise `InputError` in every process unless all come with the same number of finished rounds."""
+    def check_same_round(self, number: int) -> None:
+        """Raise `InputError` in every process unless all of them have finished the same number of rounds."""
         means = self.mean({"number": float(number), "square": float(number) ** 2})
         if means["square"] != means["number"] ** 2:  # equal only if all numbers are
             raise InputError(
                 "the processes resume from different rounds: all of them need the same folder, on a shared disk"
             )
 
-    def wait(self) -> None:
-        """Go on when all processes have come here."""
-        self.mean({"here": 1.0})
+    def barrier(self) -> None:
+        """Return when every process has called this."""
+        self.mean({"barrier": 1.0})
 
     @contextlib.contextmanager
-    def leader_first(self) -> Iterator[None]:
-        """The leading process does what is inside, then the others do."""
-        if not self.leads:
-            self.wait()
+    def main_first(self) -> Iterator[None]:
+        """The main process runs the block first, then the others do."""
+        if not self.is_main:
+            self.barrier()
         yield
-        if self.leads:
-            self.wait()
+        if self.is_main:
+            self.barrier()
 
-    def even_out(self, model: nn.Module) -> None:
-        """Give every process the mean of the statistics that layers such as BatchNorm have gathered on their shares."""
+    def all_reduce_buffers(self, model: nn.Module) -> None:
+        """Give every process the mean of the floating-point buffers, such as BatchNorm's running statistics."""
         for buffer in model.buffers() if self.size > 1 else ():
             if buffer.is_floating_point():
-                buffer.copy_(self._summed(buffer.detach().clone()) / self.size)
+                buffer.copy_(self._sum(buffer.detach().clone()) / self.size)
 
     @contextlib.contextmanager
-    def averaging(self) -> Iterator[None]:
+    def averaged_gradients(self) -> Iterator[None]:
         """Inside, every optimiser steps along the mean of the processes' gradients."""
         if self.size == 1:
             yield
             return
-        hook = register_optimizer_step_pre_hook(lambda optimizer, *_: self._average(optimizer))
+        hook = register_optimizer_step_pre_hook(lambda optimizer, *_: self._all_reduce_gradients(optimizer))
         try:
             yield
         finally:
             hook.remove()
 
-    def _average(self, optimizer: torch.optim.Optimizer) -> None:
+    def _all_reduce_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not gradients:
             return
-        flat = self._summed(torch.cat([gradient.flatten() for gradient in gradients])).div_(self.size)
+        flat = self._sum(torch.cat([gradient.flatten() for gradient in gradients])).div_(self.size)
         for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
-    def _summed(self, tensor: Tensor) -> Tensor:
-        from accelerate.utils import reduce
-
-        with _gone(self.size):
-            summed: Tensor = reduce(tensor, reduction="sum")
-        return summed
-
-
-ALONE = Team()
+    def _sum(self, tensor: Tensor) -> Tensor:
+        """The sum over the processes, in place."""
+        with _connection_errors(self.size):
+            dist.all_reduce(tensor)
+        return tensor
 
 
-def join(device: str) -> Team:
-    """The team that a launcher (`accelerate launch`, `torchrun`) made this process part of; alone without one."""
+SINGLE = ProcessGroup()
+
+
+@contextlib.contextmanager
+def process_group(device: str) -> Iterator[ProcessGroup]:
+    """Join the processes that a launcher (`torchrun`, `accelerate launch`) started; without one, a group of one.
+
+    When the block ends normally, all processes wait for each other. In any case the connection is closed before this
+    returns: a thread of the gloo backend may still hold the tensor of the last exchange, and if the interpreter ends
+    before that thread has released it, the process is aborted. A group that the caller has initialised stays open.
+    Raises `InputError` if the processes cannot be joined.
+    """
+    if dist.is_initialized():
+        yield _joined(device)
+        return
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return Team(device=device)
-    from accelerate import PartialState
-
-    try:  # the others wait for as long as the leading process decodes the images, or validates
-        state = PartialState(cpu=device == "cpu", timeout=timedelta(days=1))
+        yield ProcessGroup(device=device)
+        return
+    try:  # the others wait for as long as the main process decodes images, or validates
+        dist.init_process_group("gloo" if device == "cpu" else "nccl", timeout=timedelta(days=1))
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"the {size} processes cannot be joined: start them with torchrun ({error})") from error
-    if state.num_processes != size:
         raise InputError(
-            f"this is one of {size} processes, but they are not joined (device {device}): start them with torchrun or "
+            f"the {size} processes cannot be joined on device {device} ({gist(error)}): start them with torchrun or "
             "accelerate launch, on cpu or cuda"
-        )
-    return Team(state.process_index, state.num_processes, device if device == "cpu" else str(state.device))
+        ) from error
+    try:
+        group = _joined(device)
+        yield group
+        group.barrier()  # the first to leave may hold the store through which the others are still connected
+    finally:
+        dist.destroy_process_group()  # joins the backend's threads
+
+
+def _joined(device: str) -> ProcessGroup:
+    """This process's place in the initialised group; the processes of one machine share its GPUs out."""
+    rank = dist.get_rank()
+    if device != "cpu":
+        index = int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count()
+        torch.cuda.set_device(index)
+        device = f"cuda:{index}"
+    return ProcessGroup(rank, dist.get_world_size(), device)
 
 
 class Accumulating:
     """An optimiser for a batch that comes in parts: it steps once, along the mean of their gradients.
 
-    It stands in for `optimizer` in a method that makes one step for what it is given.
+    It replaces `optimizer` in a method that makes one step per call.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, parts: int) -> None:
@@ -167,19 +191,21 @@ class Accumulating:
                     parameter.grad.div_(self.parts)
         self.optimizer.step()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.optimizer, name)
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
 
 
 @contextlib.contextmanager
-def _gone(size: int) -> Iterator[None]:
-    """Another process that has ended shows as a broken connection: say so in one line."""
+def _connection_errors(size: int) -> Iterator[None]:
+    """Turn the error of a broken connection, which is how the end of another process shows, into an `InputError`."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        traceback.clear_frames(error.__traceback__)  # they would keep the process group open
         raise InputError(
-            f"the {size} processes lost each other (has one ended?), so training stops: run the same command again to "
-            f"go on ({error})"
+            f"the connection between the {size} processes is broken (has one of them ended?): run the same command "
+            f"again to continue ({error})"
         ) from None

@@ -26,7 +26,7 @@ from inoculate.models.acceleration.compiling import compiled
 from inoculate.models.acceleration.hardware import has_native_bf16, set_memory_format
 from inoculate.models.checks import check_trainable
 from inoculate.models.loading.checkpoints import load_weights, save_weights
-from inoculate.training.distributed import ALONE, Accumulating, Team
+from inoculate.training.distributed import SINGLE, Accumulating, ProcessGroup
 from inoculate.training.ema import Average
 from inoculate.training.methods.base import Method
 from inoculate.training.methods.options import strength
@@ -85,7 +85,7 @@ def fit(
     progress: Progress | None = None,
     threat: Threat | None = None,
     remedy: Method | None = None,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE,
     after_round: Callable[[dict[str, float]], None] | None = None,
 ) -> History:
     """Train `model` in place and leave it in eval mode with the weights of its best validation round.
@@ -94,13 +94,13 @@ def fit(
     `threat` also val_robust, the accuracy under PGD-10 on validation images, which then chooses the best round. When a
     guard raises its alarm (`guards.alarms(history)` says it in words) the training ends at the best weights so far, or
     goes on from there with `remedy`, once.
-    Of a `team` of processes each trains on its share of every batch; the leading one validates and writes.
+    Of a `group` of processes each trains on its part of every batch; the main process validates and writes.
     Resumes from the checkpoint in `folder` if there is one; every random draw depends on `seed` and the update's
     number alone, so an interrupted run ends with the weights of an uninterrupted one. Raises `InputError` if the loss
     is not finite, or if batches cannot be shared.
     """
-    team.shares(recipe.batch_size, recipe.accumulate)  # its own check, before anything is trained
-    if team.size * recipe.accumulate > 1 and any(hasattr(each, "state_dict") for each in (method, remedy)):
+    group.parts(recipe.batch_size, recipe.accumulate)  # its own check, before anything is trained
+    if group.size * recipe.accumulate > 1 and any(hasattr(each, "state_dict") for each in (method, remedy)):
         raise InputError(
             "methods free and live_surrogate carry something from one batch to the next: train them in one process and "
             "without accumulating"
@@ -113,7 +113,7 @@ def fit(
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
     parts |= {name: each for name, each in (("method", method), ("remedy", remedy)) if hasattr(each, "state_dict")}
     history: History = _resume(folder / CHECKPOINT, {name: part for name, part in parts.items() if part is not None})
-    team.agree(len(history))
+    group.check_same_round(len(history))
     data, prepare = data.near(device_of(model)), augmenter(recipe.augment, data.split.image_size[0])
     for number in range(len(history), recipe.rounds):
         raised = len(alarms(history)) if recipe.guard and threat else 0
@@ -127,40 +127,45 @@ def fit(
         first, last = number * recipe.updates // recipe.rounds, (number + 1) * recipe.updates // recipe.rounds
         watching = average.watching(model) if average else contextlib.nullcontext()
         made = compiled(model, recipe.compile)
-        with seeded(seed, "round", number, *([team.rank] if team.rank else [])), watching, team.averaging(), made:
+        with (
+            seeded(seed, "round", number, *([group.rank] if group.rank else [])),
+            watching,
+            group.averaged_gradients(),
+            made,
+        ):
             try:
                 train = _train(
                     model, data, remedy if raised and remedy else method, recipe, optimizer, scheduler, average,
-                    prepare, seed, first, last, progress, team, layout,
+                    prepare, seed, first, last, progress, group, layout,
                 )  # fmt: skip
             except FloatingPointError as error:
                 raise InputError(f"{error}: lower lr; {_last_good(history, folder)}") from None
-        team.even_out(model)
-        with seeded(seed, "mean", number, *([team.rank] if team.rank else [])):
+        group.all_reduce_buffers(model)
+        with seeded(seed, "mean", number, *([group.rank] if group.rank else [])):
             network = average.network if average else model
         if average:
-            team.even_out(network)
+            group.all_reduce_buffers(network)
         entry = {"round": number + 1, "update": last, **train}
-        if team.leads:
+        if group.is_main:
             entry |= measured(network, validation, threat, recipe.val_images)
             if threat is not None:
                 entry["strength"] = strength(first / recipe.updates, recipe.warmup)
                 if suspicious([*history, entry]):  # mean weights may lag behind those that made the examples
                     entry["train_robust"] = validate_robust(model, data.split, threat, recipe.val_images)
-        history.append(team.told(entry))
+        history.append(group.broadcast(entry))
         if not math.isfinite(history[-1]["val_loss"]):
             raise InputError(
                 f"training diverged by update {last}: the loss on validation images is {history[-1]['val_loss']}; "
                 f"lower lr; {_last_good(history[:-1], folder)}"
             )
-        if team.leads:
+        if group.is_main:
             if best_round(history) == number:
                 save_weights(folder / BEST, network)
             state = {name: part.state_dict() for name, part in parts.items() if part is not None}
             write_file(folder / CHECKPOINT, partial(torch.save, {**state, "history": history}))
             if after_round:
                 after_round(history[-1])
-        team.wait()
+        group.barrier()
     load_weights(folder / BEST, model)
     model.eval()
     return history
@@ -225,14 +230,14 @@ def _train(
     first: int,
     last: int,
     progress: Progress | None,
-    team: Team,
+    group: ProcessGroup,
     layout: torch.memory_format,
 ) -> dict[str, float]:
     """Updates `first` to `last`; the means of what the method reports, and the images per second."""
     model.train()
     began, sums = time.perf_counter(), {"loss": 0.0, "accuracy": 0.0}
     device, size = device_of(model), recipe.batch_size
-    shares = team.shares(recipe.batch_size, recipe.accumulate)
+    shares = group.parts(recipe.batch_size, recipe.accumulate)
     stepper = optimizer if len(shares) == 1 else Accumulating(optimizer, len(shares))
     copies = recipe.augment != "none" and not bool(data.original.all())  # they stay as they were made
     for update in range(first, last):
@@ -248,7 +253,7 @@ def _train(
             inputs, labels = x[rows].to(device, memory_format=layout), y[rows].to(device)
             with arithmetic(recipe, device):
                 each.append(method(model, stepper, inputs, labels, generator=_alike(draw), share=share))  # type: ignore[arg-type]
-        means = team.mean({name: sum(one[name] for one in each) / len(each) for name in each[0]})
+        means = group.mean({name: sum(one[name] for one in each) / len(each) for name in each[0]})
         scheduler.step()
         if not math.isfinite(means["loss"]):
             epoch, position = divmod(update * size, len(data))
