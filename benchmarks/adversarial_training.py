@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks.common import MEAN, STD, interleaved, report, seeded_images, timm_resnet18
 from inoculate import PGD, Dataset, Threat, build_model, evaluate, fast
-from inoculate.training.methods.registry import method_named
+from inoculate.training.methods.registry import get_method
 from inoculate.training.samples import training_set
 from inoculate.training.trainer import Recipe, fit
 
@@ -38,8 +38,8 @@ def main(updates: int = 10, repeats: int = 3) -> None:
 
     def ours() -> Callable[[], None]:
         model = trained["inoculate"] = build_model("resnet18", classes=10, image_size=32, normalize=(MEAN, STD))
-        method = method_named("pgd_at", steps=STEPS, step=0.25).begin(threat)
-        recipe = Recipe(updates, batch_size=BATCH, lr=LR, schedule="cosine", guard=False, val_images=1)
+        method = get_method("pgd_at", steps=STEPS, step=0.25).begin(threat)
+        recipe = Recipe(updates, batch_size=BATCH, lr=LR, schedule="cosine", stop_on_failure=False, val_images=1)
         data, one = training_set("standard", train, (), seed=0), held.subset(range(1))
 
         def run() -> None:

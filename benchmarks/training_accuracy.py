@@ -20,7 +20,7 @@ from benchmarks.common import launch, machine
 from inoculate import PGD, Dataset, Threat, evaluate, load_data
 from inoculate.core.pixels import to_float
 from inoculate.models.loading.checkpoints import ModelSpec
-from inoculate.training.methods.registry import method_named
+from inoculate.training.methods.registry import get_method
 from inoculate.training.samples import training_set
 from inoculate.training.trainer import Recipe, batch_indices, fit
 
@@ -29,7 +29,7 @@ THREAT, STEPS = Threat("linf", 8 / 255), 10
 
 def ours(model: nn.Module, train: Dataset, recipe: Recipe, seed: int) -> None:
     """Train in place by `fit`. The only round is the last, so no validation chooses among weights."""
-    method = method_named("pgd_at", steps=STEPS, step=0.25).begin(THREAT)
+    method = get_method("pgd_at", steps=STEPS, step=0.25).begin(THREAT)
     with tempfile.TemporaryDirectory() as folder:
         fit(
             model, training_set("standard", train, (), seed=seed), train.subset(range(64)), method, recipe, seed=seed,
@@ -71,7 +71,9 @@ def main() -> None:
                    for s in ("train", "test"))  # fmt: skip
     test = test.limit(min(chosen.images, len(test)), seed=0)
     updates = round(chosen.epochs * len(train) / chosen.batch_size)
-    recipe = Recipe(updates, batch_size=chosen.batch_size, lr=1e-3, schedule="cosine", guard=False, val_images=64)
+    recipe = Recipe(
+        updates, batch_size=chosen.batch_size, lr=1e-3, schedule="cosine", stop_on_failure=False, val_images=64
+    )
     print(f"PGD-{STEPS} training on {chosen.data}, {updates} updates of {chosen.batch_size}; {machine()}", flush=True)
     for seed in range(chosen.seeds):
         for name in chosen.who.split(","):

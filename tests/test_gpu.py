@@ -17,7 +17,7 @@ from inoculate import AutoAttack, Threat, build_model, evaluate, fast
 from inoculate.attacks import success
 from inoculate.attacks.registry import get_attack
 from inoculate.core.rng import generator
-from inoculate.training.methods.registry import method_named
+from inoculate.training.methods.registry import get_method
 from inoculate.training.samples import training_set
 from inoculate.training.trainer import Recipe, fit
 
@@ -81,7 +81,7 @@ def test_a_gpu_and_a_processor_find_the_same_accuracy(tmp_path: Path) -> None:
     train, test = every_digit().subset(order[:1200]), every_digit().subset(order[1200:])
     model = build_model("small_cnn", classes=10, image_size=8, channels=1)
     threat = Threat("linf", 0.1)
-    method = method_named("fast").begin(threat)
+    method = get_method("fgsm_rs").begin(threat)
     history = fit(
         model.cuda(), training_set("standard", train, (), seed=0), test, method, Recipe(200, rounds=2), seed=0,
         folder=tmp_path, threat=threat,
@@ -99,7 +99,7 @@ def test_a_compiled_training_ends_where_an_ordinary_one_does(tmp_path: Path) -> 
     layers = [nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten()]
     plain = nn.Sequential(*layers, nn.Linear(72, 10)).cuda()  # of any image size, so that its folded copy can be proven
     compiled, threat, before = copy.deepcopy(plain), Threat("linf", 0.1), copy.deepcopy(plain).state_dict()
-    choice = method_named("trades", steps=2, step=0.7, awp=0.005, average=0.9)
+    choice = get_method("trades", steps=2, step=0.7, awp=0.005, average=0.9)
     recipe = choice.adapt(Recipe(24, rounds=2, batch_size=64, optimizer="sgd", lr=0.05, precision="fp32"))
     losses = []
     for model, wanted in ((plain, False), (compiled, True)):

@@ -30,9 +30,9 @@ from inoculate.hardening.schedule import choose, enough, ladder_for
 from inoculate.models.loading.checkpoints import ModelSpec
 from inoculate.models.loading.load import load_model
 from inoculate.models.loading.specs import identity
-from inoculate.training import monitors as guards
+from inoculate.training import monitors
 from inoculate.training import trainer as loop
-from inoculate.training.methods.adversarial import Hardening
+from inoculate.training.methods.adversarial import AdversarialMethod
 from inoculate.training.methods.base import standard
 from inoculate.training.samples import training_set
 
@@ -136,7 +136,7 @@ def test_a_budget_chooses_a_method_and_says_why(tmp_path, capsys):
 def test_the_more_time_the_stronger_the_method():
     ladder = ladder_for(Threat("linf", 0.3), nn.Linear(1, 1))
     chosen = [choose(seconds, 0.01, 100, ladder) for seconds in (1, 20, 40, 200, 2000)]
-    assert [s.choice.name for s in chosen] == ["fast", "pgd_at", "pgd_at", "pgd_at", "trades"]
+    assert [s.choice.name for s in chosen] == ["fgsm_rs", "pgd_at", "pgd_at", "pgd_at", "trades"]
     steps = [s.choice.defence.steps for s in chosen[1:]]
     assert steps == sorted(steps)
     for schedule, seconds in zip(chosen, (1, 20, 40, 200, 2000), strict=True):
@@ -147,10 +147,10 @@ def test_small_changes_of_a_pixel_have_a_ladder_of_their_own():
     normed, plain = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.Linear(2, 2)
     ladder = ladder_for(Threat("linf", 8 / 255), normed)
     chosen = [choose(seconds, 0.01, 100, ladder) for seconds in (1, 40, 200, 2000)]
-    assert [s.choice.name for s in chosen] == ["fast", "fast", "fast_then_pgd", "fast_then_pgd"]
-    assert chosen[2].choice.extras.awp > 0
-    assert [c.extras.weight_decay for c, _ in ladder] == [0.3, None]
-    assert {c.extras.weight_decay for c, _ in ladder_for(Threat("linf", 8 / 255), plain)} == {None}
+    assert [s.choice.name for s in chosen] == ["fgsm_rs", "fgsm_rs", "fgsm_rs_then_pgd", "fgsm_rs_then_pgd"]
+    assert chosen[2].choice.common.awp > 0
+    assert [c.common.weight_decay for c, _ in ladder] == [0.3, None]
+    assert {c.common.weight_decay for c, _ in ladder_for(Threat("linf", 8 / 255), plain)} == {None}
     other = [ladder_for(Threat("l2", eps), normed) for eps in (8 / 255, 1)]
     assert other[0] == other[1]
     assert len(other[0]) > len(ladder)
@@ -246,7 +246,7 @@ def test_own_factory_and_own_images_of_two_classes(pictures, capsys):
     )
     model, out = f"{tmp_path / 'mine.py'}:net", tmp_path / "out"
     arguments = ["--data", tmp_path / "dark and light", "--image-size", "12", "--eps", "0.05", "--norm", "l2"]
-    assert call("harden", "--model", model, *arguments, "--out", out, "--method", "fast", "--epochs", "3") == 0
+    assert call("harden", "--model", model, *arguments, "--out", out, "--method", "fgsm_rs", "--epochs", "3") == 0
     assert "autoattack_binary" in capsys.readouterr().out
     line = refused(capsys, "evaluate", "--model", out, *arguments)
     assert f"--model {model} --weights" in line
@@ -292,7 +292,7 @@ def test_what_is_declared_of_a_network_holds_wherever_it_is_loaded(name, outputs
     (folder / "declared.py").write_text(DECLARED)
     said = [*(["--outputs", outputs] if outputs != "logits" else []), "--normalize", "0.5/0.1"]
     data = ["--data", folder / "pictures", "--image-size", "12", "--eps", "0.05", "--norm", "l2"]
-    command = ["harden", "--model", model, *data, *said, "--out", out, "--method", "fast", "--epochs", "3", "--onnx"]
+    command = ["harden", "--model", model, *data, *said, "--out", out, "--method", "fgsm_rs", "--epochs", "3", "--onnx"]
     pytest.importorskip("onnxruntime")
     if name == "Single":
         assert "with --outputs" in refused(capsys, *["logits" if word == outputs else word for word in command])
@@ -321,7 +321,7 @@ def test_what_is_declared_of_a_network_holds_wherever_it_is_loaded(name, outputs
 
 
 def test_a_named_network_keeps_the_normalisation_that_is_asked_for(tmp_path, capsys):
-    assert call(*QUICK, "--out", tmp_path / "a", "--method", "fast", "--normalize", "0.5/0.25") == 0
+    assert call(*QUICK, "--out", tmp_path / "a", "--method", "fgsm_rs", "--normalize", "0.5/0.25") == 0
     assert load_model(tmp_path / "a").normalize.std.flatten().tolist() == [0.25]
     assert "gives logits: leave --outputs out" in refused(
         capsys, *QUICK, "--out", tmp_path / "b", "--outputs", "probabilities"
@@ -342,12 +342,12 @@ def test_a_named_network_keeps_the_normalisation_that_is_asked_for(tmp_path, cap
         (["--method", "rslad"], "--teacher"),
         (["--option", "steps=2"], "name one"),
         (["--teacher", "mine"], "takes no teacher"),
-        (["--method", "fast", "--teacher", "mine"], "fast takes no teacher"),
+        (["--method", "fgsm_rs", "--teacher", "mine"], "fgsm_rs takes no teacher"),
         (["--method", "ard", "--surrogate", "mine"], "ard takes no surrogate"),
         (["--method", "live_surrogate", "--surrogate", "a", "--surrogate", "b"], "give --surrogate once"),
-        (["--method", "ensemble", "--remedy", "pgd_at"], "not watched"),
-        (["--method", "fast", "--remedy", "ard"], "needs another network"),
-        (["--method", "fast", "--remedy", "pgdat"], "did you mean 'pgd_at'"),
+        (["--method", "ensemble", "--fallback", "pgd_at"], "not watched"),
+        (["--method", "fgsm_rs", "--fallback", "ard"], "needs another network"),
+        (["--method", "fgsm_rs", "--fallback", "pgdat"], "did you mean 'pgd_at'"),
         (["--eps", "0"], "no attack"),
         (["--eps", "8"], "8/255"),
         (["--budget", "soon"], "90s, 5m or 1h30m"),
@@ -358,7 +358,7 @@ def test_a_named_network_keeps_the_normalisation_that_is_asked_for(tmp_path, cap
         (["--model", "own.py:net", "--stem", "small"], "leave --pretrained and --stem out"),
         (["--pretrained", "--weights", "w.safetensors"], "two sets of weights"),
         (["--pretrained"], "small_cnn has no weights of others"),
-        (["--method", "fast", "--option", "random_start=3"], "give true or false"),
+        (["--method", "fgsm_rs", "--option", "random_start=3"], "give true or false"),
         (["--method", "ard", "--teacher", "nowhere"], "--teacher nowhere is not there"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -371,23 +371,23 @@ def test_harden_refuses(capsys, tmp_path, arguments, says):
 def test_a_remedy_is_taken_where_an_alarm_is_raised(command, tmp_path, capsys, monkeypatch):
     """An alarm after the first round: from then on the remedy trains, and the warning says so."""
     used = []
-    real = Hardening.__call__
+    real = AdversarialMethod.__call__
 
     def note(self, *arguments, **options):
         used.append(type(self.defence).__name__)
         return real(self, *arguments, **options)
 
-    monkeypatch.setattr(Hardening, "__call__", note)
-    for place in (loop, guards):
-        monkeypatch.setattr(place, "alarms", lambda history: [(0, "robust accuracy fell")] if history else [])
+    monkeypatch.setattr(AdversarialMethod, "__call__", note)
+    for place in (loop, monitors):
+        monkeypatch.setattr(place, "detect_failures", lambda history: [(0, "robust accuracy fell")] if history else [])
     more = [*SMALL, "--eps", "0.1", "--epochs", "2", "--batch-size", "40", "--out", tmp_path]
     more += ["--test-images", "10"] if command == "harden" else []
-    assert call(command, *more, "--method", "fast", "--remedy", "pgd_at") == 0
-    assert used == ["Fast"] * used.count("Fast") + ["PGDAT"] * used.count("PGDAT")
-    assert used.count("Fast") < used.count("PGDAT")
-    assert "went on with pgd_at" in capsys.readouterr().err
+    assert call(command, *more, "--method", "fgsm_rs", "--fallback", "pgd_at") == 0
+    assert used == ["FGSMRS"] * used.count("FGSMRS") + ["PGDAT"] * used.count("PGDAT")
+    assert used.count("FGSMRS") < used.count("PGDAT")
+    assert "continued with pgd_at" in capsys.readouterr().err
     if command == "harden":
-        assert "went on with pgd_at" in (tmp_path / "README.md").read_text()
+        assert "continued with pgd_at" in (tmp_path / "README.md").read_text()
 
 
 def test_train_by_a_method(tmp_path, capsys):
@@ -402,10 +402,10 @@ def test_train_by_a_method(tmp_path, capsys):
     assert "random weights" in refused(capsys, "train", *more, "--method", "ensemble", "--surrogate", "resnet18")
     assert "no eps" in refused(capsys, "train", *more, "--eps", "0.3")
     assert "no norm" in refused(capsys, "train", *more, "--norm", "l2")
-    assert "no attack" in refused(capsys, "train", *more, "--method", "fast", "--eps", "0")
+    assert "no attack" in refused(capsys, "train", *more, "--method", "fgsm_rs", "--eps", "0")
     assert "no options" in refused(capsys, "train", *more, "--option", "steps=1")
     assert "takes no teacher" in refused(capsys, "train", *more, "--teacher", tmp_path / "a")
-    assert "not watched" in refused(capsys, "train", *more, "--remedy", "pgd_at")
+    assert "not watched" in refused(capsys, "train", *more, "--fallback", "pgd_at")
     assert "is not there" in refused(capsys, "train", *more, "--method", "ard", "--teacher", "resnet18")
     assert "is not there" in refused(capsys, "train", *more, "--method", "ard", "--teacher", tmp_path / "nowhere")
     assert "unknown augmentation" in refused(capsys, "train", *SMALL, "--out", tmp_path / "c", "--augment", "auto")
@@ -463,7 +463,7 @@ def test_a_run_stopped_at_its_very_end_is_not_taken_for_finished(command, tmp_pa
 def test_an_epoch_of_one_update_and_the_seed_of_a_factory(factories, tmp_path):
     """A factory's own weights come from the seed too."""
     one = ["train", *SMALL[:-1], "40", "--epochs", "1", "--out", tmp_path / "a", "--batch-size", "64"]
-    assert call(*one, "--method", "fast", "--eps", "0.1") == 0
+    assert call(*one, "--method", "fgsm_rs", "--eps", "0.1") == 0
     assert len(json.loads((tmp_path / "a" / "history.json").read_text())) == 1
     images = load_data("digits", "train", image_size=12)
     nets = [load_network(f"{factories}:Viewing", images, "cpu", seed=seed).state_dict() for seed in (0, 0, 1)]
@@ -485,9 +485,9 @@ def test_a_card_never_lies_beside_other_weights(hardened, tmp_path, capsys):
     train = ["train", *SMALL, "--epochs", "1"]
     assert "README.md describes the model" in refused(capsys, *train, "--out", out)
     (out / "model.onnx").write_bytes(b"of other weights")
-    assert call(*QUICK, "--out", out, "--method", "fast") == 0
+    assert call(*QUICK, "--out", out, "--method", "fgsm_rs") == 0
     assert not (out / "model.onnx").exists()
-    assert "`fast`" in (out / "README.md").read_text()
+    assert "`fgsm_rs`" in (out / "README.md").read_text()
     (out / "README.md").unlink()
     (out / "model.onnx").write_bytes(b"of other weights")
     assert call(*train, "--out", out) == 0
@@ -510,7 +510,7 @@ def test_what_is_not_of_a_model_of_ours_is_not_written_over(tmp_path, capsys, na
 
 
 def test_five_epochs_are_five_epochs_for_the_augmentation(pictures, capsys):
-    few = ["--data", pictures / "pictures", "--image-size", "12", "--eps", "0.05", "--method", "fast"]
+    few = ["--data", pictures / "pictures", "--image-size", "12", "--eps", "0.05", "--method", "fgsm_rs"]
     start = ["harden", "--model", "small_cnn", *few, "--batch-size", "16", "--test-images", "10"]
     for epochs, moved in ((4, False), (5, True)):  # of 33 images: 10 updates of 16 are 4.8
         assert call(*start, "--epochs", epochs, "--out", pictures / str(epochs)) == 0
@@ -601,7 +601,7 @@ def factories(tmp_path):
 def test_a_network_that_views_its_maps_and_has_spare_and_shared_weights(factories, tmp_path):
     """It has never been trained, so it gets the whole learning rate and something to be compared with."""
     start = [*QUICK[:1], "--model", f"{factories}:Viewing", *QUICK[3:], "--out", tmp_path / "out"]
-    assert call(*start, "--method", "fast", "--option", "awp=0.005") == 0
+    assert call(*start, "--method", "fgsm_rs", "--option", "awp=0.005") == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "after 2 epochs of ordinary training" in card
     assert "learning rate of 0.002" in card
@@ -634,7 +634,7 @@ def test_a_network_that_cannot_be_hardened_is_refused_at_once(factories, tmp_pat
 
 
 def test_a_functions_network_is_no_teacher_and_not_trained_anew(factories, hardened, tmp_path, capsys):
-    quick = ["--method", "fast", "--epochs", "1", "--test-images", "10"]
+    quick = ["--method", "fgsm_rs", "--epochs", "1", "--test-images", "10"]
     made = ["harden", "--model", f"{factories}:Viewing", *SMALL[2:], "--eps", "0.1", *quick, "--out", tmp_path / "made"]
     assert call(*made) == 0
     assert "warning" not in capsys.readouterr().err
@@ -649,7 +649,7 @@ def test_report_points_from_a_hardened_folder_to_its_card(hardened, capsys):
 
 
 def test_fewer_images_than_a_batch_are_one_batch(tmp_path, capsys):
-    few = ["harden", *SMALL[:-1], "24", "--eps", "0.1", "--method", "fast", "--test-images", "10"]
+    few = ["harden", *SMALL[:-1], "24", "--eps", "0.1", "--method", "fgsm_rs", "--test-images", "10"]
     assert call(*few, "--epochs", "3", "--out", tmp_path) == 0
     assert "3 epochs, 3 updates" in capsys.readouterr().out
     assert "3 updates of 24 images out of 24" in (tmp_path / "README.md").read_text()

@@ -70,17 +70,17 @@ def test_every_method_is_an_arm_of_equal_cost(tmp_path):
 
 def test_an_alarm_does_not_shorten_an_arm(tmp_path, monkeypatch):
     """All arms make equal numbers of updates; validation chooses weights from before a collapse."""
-    monkeypatch.setattr(fit, "alarms", lambda history: [(1, "robust accuracy fell")] if history else [])
-    before, after = STUDY[: STUDY.index("arms:")], STUDY[STUDY.index("\nsurrogate:") :].replace("gentle", "fast")
-    run, notes = run_study(tmp_path, before + "arms: {standard: {}, fast: {}}" + after)
-    (cell,) = [cell for cell in notes.made if cell.kind == "fit" and cell.arm == "fast"]
+    monkeypatch.setattr(fit, "detect_failures", lambda history: [(1, "robust accuracy fell")] if history else [])
+    before, after = STUDY[: STUDY.index("arms:")], STUDY[STUDY.index("\nsurrogate:") :].replace("gentle", "fgsm_rs")
+    run, notes = run_study(tmp_path, before + "arms: {standard: {}, fgsm_rs: {}}" + after)
+    (cell,) = [cell for cell in notes.made if cell.kind == "fit" and cell.arm == "fgsm_rs"]
     history = json.loads((run.artefact(cell) / "history.json").read_text())
     assert [entry["round"] for entry in history] == [1, 2]
 
 
 def test_a_list_of_names_takes_every_default(tmp_path):
-    study = load_study(write(tmp_path, GOOD + "arms: [standard, fast, trades]\n"))
-    assert study.arms == ("standard", "fast", "trades")
+    study = load_study(write(tmp_path, GOOD + "arms: [standard, fgsm_rs, trades]\n"))
+    assert study.arms == ("standard", "fgsm_rs", "trades")
     assert study.methods["trades"].method == "trades"
     assert type(study).model_validate(study.model_dump()) == study
 
@@ -91,15 +91,15 @@ def test_a_list_of_names_takes_every_default(tmp_path):
         ("[standard, trade]", "did you mean 'trades'"),
         ("{standard: {}, trades: {bta: 1}}", "did you mean 'beta'"),
         ("{standard: {}, mine: {method: pgd}}", "method 'pgd' is unknown"),
-        ("{standard: {}, fast: {eps: 8}}", "did you mean 8/255"),
+        ("{standard: {}, fgsm_rs: {eps: 8}}", "did you mean 8/255"),
         ("{standard: {epochs: 3}}", "has no options"),
-        ("{standard: {}, fast: {length: 2}}", r"line \d\d: arms.fast.length"),
-        ("{standard: {}, fast: {lenght: 0.5}}", "key of arm fast 'lenght' is unknown: did you mean 'length'"),
+        ("{standard: {}, fgsm_rs: {length: 2}}", r"line \d\d: arms.fgsm_rs.length"),
+        ("{standard: {}, fgsm_rs: {lenght: 0.5}}", "key of arm fgsm_rs 'lenght' is unknown: did you mean 'length'"),
         ("{standard: {}, rslad: {}, pgd_at: {}}", "teacher_arm of rslad"),
         ("{standard: {}, ensemble: {surrogate_arm: pgd_at}, pgd_at: {}}", "surrogate_arm of ensemble"),
         ("{standard: {}, ensemble: {surrogates: [resnet99]}}", "surrogate of ensemble"),
         ("{standard: {}, pgd_at: {}, rslad: {}}", "name it with surrogate"),
-        ("[fast]", "must hold 'standard'"),
+        ("[fgsm_rs]", "must hold 'standard'"),
     ],
 )
 def test_mistakes_are_named(tmp_path, arms, says):

@@ -225,7 +225,7 @@ def test_what_was_never_timed_makes_the_estimate_a_least(tmp_path):
 
 
 def test_a_standard_network_says_nothing_of_how_long_the_other_arms_take():
-    first, second, third = (Cell("fit", "digits", 0, "resnet18", arm) for arm in ("standard", "fast", "trades"))
+    first, second, third = (Cell("fit", "digits", 0, "resnet18", arm) for arm in ("standard", "fgsm_rs", "trades"))
     estimate = _Estimate([first, second, third])
     estimate.add(0, 10.0, made=True)
     assert estimate.left(1) == (0, True)

@@ -17,7 +17,7 @@ from inoculate.models.loading.load import load_model
 from inoculate.training.distributed import SINGLE, ProcessGroup
 from inoculate.training.ema import RECENT, Average
 from inoculate.training.methods.base import standard
-from inoculate.training.methods.registry import method_named
+from inoculate.training.methods.registry import get_method
 from inoculate.training.samples import training_set
 from inoculate.training.trainer import Recipe, fit
 
@@ -40,12 +40,12 @@ def trained(split, folder, method, **changes):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    "method", [None, ("pgd_at", {"steps": 2}), ("trades", {"steps": 2, "smoothing": 0.1}), ("fast", {"warmup": 0.5})],
-    ids=["standard", "pgd_at", "trades", "fast"],
+    "method", [None, ("pgd_at", {"steps": 2}), ("trades", {"steps": 2, "smoothing": 0.1}), ("fgsm_rs", {"warmup": 0.5})],
+    ids=["standard", "pgd_at", "trades", "fgsm_rs"],
 )  # fmt: skip
 def test_a_batch_in_parts_trains_as_the_whole_does(split, tmp_path, method):  # noqa: F811
     def update():
-        return method_named(method[0], **method[1]).begin(THREAT) if method else standard
+        return get_method(method[0], **method[1]).begin(THREAT) if method else standard
 
     whole = trained(split, tmp_path / "whole", update())
     parts = trained(split, tmp_path / "parts", update(), accumulate=3)
@@ -82,10 +82,10 @@ def test_in_bf16_every_pass_sees_the_weights_of_the_moment(split, tmp_path, name
     """Autocast would go on using the bf16 weights it made for the first pass."""
     once = {"updates": 1, "rounds": 1}
     ends = [
-        trained(split, tmp_path / precision, method_named(name, **options).begin(THREAT), precision=precision, **once)
+        trained(split, tmp_path / precision, get_method(name, **options).begin(THREAT), precision=precision, **once)
         for precision in ("fp32", "bf16")
     ]
-    plain = method_named(name, **{**options, **({"awp": 0.0} if "awp" in options else {"replays": 1})}).begin(THREAT)
+    plain = get_method(name, **{**options, **({"awp": 0.0} if "awp" in options else {"replays": 1})}).begin(THREAT)
     without = trained(split, tmp_path / "without", plain, precision="fp32", **once)
     assert (ends[0] - ends[1]).norm() < 0.5 * (ends[0] - without).norm()
 
@@ -98,7 +98,7 @@ def test_alone_nothing_is_averaged():
 
 @pytest.mark.parametrize("name", ["free", "live_surrogate"])
 def test_what_is_carried_over_batches_cannot_be_shared(split, tmp_path, name):  # noqa: F811
-    method = method_named(name).begin(THREAT, (network(),))
+    method = get_method(name).begin(THREAT, (network(),))
     with pytest.raises(InputError, match="one process"):
         trained(split, tmp_path / "a", method, accumulate=2)
 

@@ -12,7 +12,7 @@ from inoculate.core.rng import Draws
 from inoculate.core.threat import Threat
 from inoculate.training.awp import worst_weights
 from inoculate.training.methods.adversarial import NOISE, Batch, outputs
-from inoculate.training.methods.registry import METHODS, method_named
+from inoculate.training.methods.registry import METHODS, get_method
 from inoculate.training.trainer import Recipe, make_optimizer
 
 EPS = 0.1
@@ -40,7 +40,7 @@ def sgd(model):
 
 def one_update(name, batch, model=None, helpers=(), share=1.0, **options):
     model = model or network()
-    method = method_named(name, **options).begin(THREAT, helpers)
+    method = get_method(name, **options).begin(THREAT, helpers)
     measured = method(model, sgd(model), *batch, generator=torch.Generator().manual_seed(7), share=share)
     return model, measured
 
@@ -92,13 +92,13 @@ def test_fast_without_random_start_is_a_step_on_fgsm_images(batch):
     (x, y), plain = batch, network()
     x_adv = (x + EPS * gradient(plain, x, lambda z: F.cross_entropy(z, y)).sign()).clamp(0, 1)
     stepped(plain, lambda: F.cross_entropy(plain(x_adv), y))
-    model, _ = one_update("fast", batch, step=1.0, random_start=False)
+    model, _ = one_update("fgsm_rs", batch, step=1.0, random_start=False)
     same(model, plain)
 
 
 def test_fast_projects_its_long_step(batch):
     x, y = batch
-    method = method_named("fast").defence
+    method = get_method("fgsm_rs").defence
     x_adv = method.examples(Batch(network(), x, y, THREAT, torch.Generator().manual_seed(0)))
     assert (x_adv - x).abs().max() <= EPS + 1e-6
     assert ((x_adv - x).abs() < EPS - 1e-3).any(), "the random start is seen"
@@ -107,17 +107,17 @@ def test_fast_projects_its_long_step(batch):
 @pytest.mark.parametrize("awp", [0.0, 0.05])
 def test_fast_comes_first_and_pgd_with_perturbed_weights_after(batch, awp):
     for share, name, options in (
-        (0.0, "fast", {}),
-        (0.399, "fast", {}),
+        (0.0, "fgsm_rs", {}),
+        (0.399, "fgsm_rs", {}),
         (0.4, "pgd_at", {"steps": 3, "step": 0.5, "awp": awp}),
         (1.0, "pgd_at", {"steps": 3, "step": 0.5, "awp": awp}),
     ):
         plain, _ = one_update(name, batch, share=share, warmup=0.2, **options)
         staged, _ = one_update(
-            "fast_then_pgd", batch, share=share, warmup=0.2, head_start=0.4, steps=3, step=0.5, awp=awp
+            "fgsm_rs_then_pgd", batch, share=share, warmup=0.2, head_start=0.4, steps=3, step=0.5, awp=awp
         )
         same(staged, plain, tolerance=0)
-    choice = method_named("fast_then_pgd", head_start=0.4, steps=3, awp=awp)
+    choice = get_method("fgsm_rs_then_pgd", head_start=0.4, steps=3, awp=awp)
     assert choice.passes == pytest.approx(0.4 * 2 + 0.6 * (4 + (awp > 0)))
 
 
@@ -178,7 +178,7 @@ def test_ensemble_crafts_on_every_source_and_keeps_the_clean_half(batch):
     seen = set()
     for seed in range(12):
         model, generator = network(), torch.Generator().manual_seed(seed)
-        method_named("ensemble").begin(THREAT, (other,))(model, sgd(model), x, y, generator=generator)
+        get_method("ensemble").begin(THREAT, (other,))(model, sgd(model), x, y, generator=generator)
         for source in (network(), other):
             plain = network()
             x_adv = (x + EPS * gradient(source, x, lambda z: F.cross_entropy(z, y)).sign()).clamp(0, 1)
@@ -197,11 +197,11 @@ def test_free_replays_a_batch_and_carries_its_perturbation_over(batch):
         F.cross_entropy(plain(x_adv), y).backward()
         optimizer.step()
         delta = (delta + EPS * x_adv.grad.sign()).clamp(-EPS, EPS)
-    model, method = network(), method_named("free", replays=3).begin(THREAT)
+    model, method = network(), get_method("free", replays=3).begin(THREAT)
     for _ in range(2):
         method(model, sgd(model), x, y, generator=torch.Generator())
     same(model, plain)
-    twin = method_named("free", replays=3).begin(THREAT)
+    twin = get_method("free", replays=3).begin(THREAT)
     twin.load_state_dict(method.state_dict())
     assert torch.equal(twin.delta, delta)
 
@@ -210,18 +210,18 @@ def test_live_surrogate_learns_too_and_its_state_can_be_kept(batch):
     x, y = batch
     surrogate = network(seed=3)
     before = copy.deepcopy(surrogate.state_dict())
-    method, model = method_named("live_surrogate", steps=2).begin(THREAT, (surrogate,)), network()
+    method, model = get_method("live_surrogate", steps=2).begin(THREAT, (surrogate,)), network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     method(model, optimizer, x, y, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(before["0.weight"], surrogate.state_dict()["0.weight"])
-    twin = method_named("live_surrogate", steps=2).begin(THREAT, (network(seed=4),))
+    twin = get_method("live_surrogate", steps=2).begin(THREAT, (network(seed=4),))
     twin.load_state_dict(copy.deepcopy(method.state_dict()))
-    twins = copy.deepcopy(model)
-    theirs = torch.optim.AdamW(twins.parameters(), lr=0.01)
+    copies = copy.deepcopy(model)
+    theirs = torch.optim.AdamW(copies.parameters(), lr=0.01)
     theirs.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for each, net, opt in ((method, model, optimizer), (twin, twins, theirs)):
+    for each, net, opt in ((method, model, optimizer), (twin, copies, theirs)):
         each(net, opt, x, y, generator=torch.Generator().manual_seed(1))
-    same(model, twins, tolerance=0)
+    same(model, copies, tolerance=0)
     same(surrogate, twin.surrogate, tolerance=0)
 
 
@@ -252,17 +252,17 @@ def test_awp_steps_from_the_old_weights_with_the_worst_weights_gradient(batch):
     F.cross_entropy(moved(x_adv), y).backward()
     for p, m in zip(plain.parameters(), moved.parameters(), strict=True):
         p.data -= 0.1 * m.grad
-    model, _ = one_update("fast", batch, step=1.0, random_start=False, awp=0.05)
+    model, _ = one_update("fgsm_rs", batch, step=1.0, random_start=False, awp=0.05)
     for p, q in zip(model.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(p, q, atol=1e-5)
 
 
 def test_eps_grows_over_the_warm_up(batch):
     x, y = batch
-    none, _ = one_update("fast", batch, share=0.0, warmup=0.5)
+    none, _ = one_update("fgsm_rs", batch, share=0.0, warmup=0.5)
     clean = network()
     same(none, stepped(clean, lambda: F.cross_entropy(clean(x), y)))
-    half, _ = one_update("fast", batch, share=0.25, warmup=0.5, step=1.0, random_start=False)
+    half, _ = one_update("fgsm_rs", batch, share=0.25, warmup=0.5, step=1.0, random_start=False)
     plain = network()
     x_adv = (x + EPS / 2 * gradient(plain, x, lambda z: F.cross_entropy(z, y)).sign()).clamp(0, 1)
     same(half, stepped(plain, lambda: F.cross_entropy(plain(x_adv), y)))
@@ -271,24 +271,24 @@ def test_eps_grows_over_the_warm_up(batch):
 def test_label_smoothing(batch):
     (x, y), plain = batch, network()
     x_adv = (x + EPS * gradient(plain, x, lambda z: F.cross_entropy(z, y)).sign()).clamp(0, 1)
-    model, _ = one_update("fast", batch, step=1.0, random_start=False, smoothing=0.2)
+    model, _ = one_update("fgsm_rs", batch, step=1.0, random_start=False, smoothing=0.2)
     same(model, stepped(plain, lambda: F.cross_entropy(plain(x_adv), y, label_smoothing=0.2)))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_weight_decay_is_the_optimisers_and_left_to_the_recipe_unless_named(optimizer):
-    named, recipe = method_named("fast", weight_decay=0.3), Recipe(1, weight_decay=0.02, optimizer=optimizer)
-    for choice, expected in ((named, 0.3), (method_named("fast", weight_decay=0), 0), (method_named("fast"), 0.02)):
+    named, recipe = get_method("fgsm_rs", weight_decay=0.3), Recipe(1, weight_decay=0.02, optimizer=optimizer)
+    for choice, expected in ((named, 0.3), (get_method("fgsm_rs", weight_decay=0), 0), (get_method("fgsm_rs"), 0.02)):
         made = make_optimizer(network(), choice.adapt(recipe))
         assert {group["weight_decay"] for group in made.param_groups} == {expected}
     assert named.spec["weight_decay"] == 0.3
-    assert "weight_decay" not in method_named("fast").spec
+    assert "weight_decay" not in get_method("fgsm_rs").spec
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_every_method_stays_in_the_ball_and_leaves_no_trace(name, norm, batch):
-    choice, helper = method_named(name), network(seed=2).eval()
+    choice, helper = get_method(name), network(seed=2).eval()
     model, threat = network(), Threat(norm, 0.3)
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     if hasattr(choice.defence, "examples"):
@@ -315,28 +315,28 @@ def test_every_method_stays_in_the_ball_and_leaves_no_trace(name, norm, batch):
         ("trades", {"beta": -1}, "above 0"),
         ("pgd_at", {"steps": 0}, "at least 1"),
         ("pgd_at", {"awp": 1.5}, "below 1"),
-        ("fast_then_pgd", {"head_start": 2}, "from 0 to 1"),
+        ("fgsm_rs_then_pgd", {"head_start": 2}, "from 0 to 1"),
         ("mart", {"smoothing": 0.1}, "no plain cross-entropy"),
         ("free", {"replays": 2.5}, "whole number"),
-        ("fast", {"weight_decay": -0.1}, "at least 0"),
+        ("fgsm_rs", {"weight_decay": -0.1}, "at least 0"),
     ],
 )
 def test_mistakes_are_one_clear_line(name, options, says):
     with pytest.raises(InputError, match=says):
-        method_named(name, **options)
+        get_method(name, **options)
 
 
 @pytest.mark.parametrize(("name", "says"), [("rslad", "--teacher"), ("ensemble", "--surrogate")])
 def test_missing_helpers_are_named(name, says):
     with pytest.raises(InputError, match=says):
-        method_named(name).begin(THREAT)
+        get_method(name).begin(THREAT)
 
 
 def test_passes_count_what_an_update_costs(batch):
     """Calls of the network, a gradient counting twice a call: as `passes` says."""
-    perturbed = [("ard", {"alpha": 0.8, "awp": 0.01}), ("trades", {"awp": 0.01}), ("fast", {"awp": 0.01})]
+    perturbed = [("ard", {"alpha": 0.8, "awp": 0.01}), ("trades", {"awp": 0.01}), ("fgsm_rs", {"awp": 0.01})]
     for name, options in [*((name, {}) for name in METHODS), *perturbed]:
-        choice = method_named(name, **options)
+        choice = get_method(name, **options)
         model, helper, calls = network(), network(seed=2).eval(), [0]
         for each in (model, helper):
             each.register_forward_hook(lambda *_, c=calls: c.__setitem__(0, c[0] + 1))

@@ -14,8 +14,8 @@ from inoculate.data.sources import load_data
 from inoculate.evaluation.engine import judge_attack, judge_clean
 from inoculate.training.ema import Average
 from inoculate.training.methods.base import standard
-from inoculate.training.methods.registry import METHODS, method_named
-from inoculate.training.monitors import alarm, alarms
+from inoculate.training.methods.registry import METHODS, get_method
+from inoculate.training.monitors import detect_failure, detect_failures
 from inoculate.training.samples import training_set
 from inoculate.training.trainer import Recipe, best_round, fit, updates_in
 from inoculate.training.validation import validate, validate_robust
@@ -45,13 +45,13 @@ def parts():
     return digits.subset(order[:1200]), digits.subset(order[1200:1400]), digits.subset(order[1400:])
 
 
-def train(parts, folder, method, threat=THREAT, model=None, updates=120, remedy=None, progress=None, **recipe):
+def train(parts, folder, method, threat=THREAT, model=None, updates=120, fallback=None, progress=None, **recipe):
     folder.mkdir(exist_ok=True)
     model = model or network()
     how = Recipe(updates, **{"rounds": 3, "batch_size": 48, "lr": 0.01, "val_images": 100, **recipe})
     samples = training_set("standard", parts[0], (), seed=0)
     history = fit(model, samples, parts[1], method, how, seed=0, folder=folder, threat=threat,
-                  remedy=remedy, progress=progress)  # fmt: skip
+                  fallback=fallback, progress=progress)  # fmt: skip
     return model, history
 
 
@@ -67,14 +67,14 @@ def ordinary(parts, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher(parts, tmp_path_factory):
-    method = method_named("pgd_at", **SHORT).begin(THREAT)
+    method = get_method("pgd_at", **SHORT).begin(THREAT)
     return train(parts, tmp_path_factory.mktemp("teacher"), method, model=network(seed=8, width=24))[0]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_beats_standard_training_by_25_points(name, parts, ordinary, teacher, tmp_path):
     helpers = {"ensemble": (ordinary,), "ard": (teacher,), "rslad": (teacher,), "live_surrogate": (network(3, 8),)}
-    method = method_named(name, **OPTIONS.get(name, {})).begin(THREAT, helpers.get(name, ()))
+    method = get_method(name, **OPTIONS.get(name, {})).begin(THREAT, helpers.get(name, ()))
     model, _ = train(parts, tmp_path / name, method)
     assert robust(model, parts[2]) >= robust(ordinary, parts[2]) + 0.25
 
@@ -94,7 +94,7 @@ def half_robust(pictures, tmp_path_factory):
             nn.Conv2d(1, 16, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.ReLU(),
             nn.Flatten(), nn.Linear(32 * 49, 64), nn.ReLU(), nn.Linear(64, 10),
         )  # fmt: skip
-    method = method_named("pgd_at", steps=3, step=0.5).begin(Threat("linf", 0.15))
+    method = get_method("pgd_at", steps=3, step=0.5).begin(Threat("linf", 0.15))
     train(
         pictures,
         tmp_path_factory.mktemp("start"),
@@ -112,16 +112,16 @@ def half_robust(pictures, tmp_path_factory):
 COLLAPSING = {"step": 2.0, "random_start": False}
 
 
-@pytest.mark.parametrize("remedy", [False, True])
-def test_a_fast_training_that_collapses_is_caught_within_an_epoch(pictures, half_robust, tmp_path, remedy):
+@pytest.mark.parametrize("fallback", [False, True])
+def test_a_fast_training_that_collapses_is_caught_within_an_epoch(pictures, half_robust, tmp_path, fallback):
     threat, epoch, rounds = Threat("linf", 0.2), -(-len(pictures[0]) // 48), 20
-    method, model = method_named("fast", **COLLAPSING).begin(threat), copy.deepcopy(half_robust)
-    cure = method_named("pgd_at", steps=2, step=0.7).begin(threat) if remedy else None
+    method, model = get_method("fgsm_rs", **COLLAPSING).begin(threat), copy.deepcopy(half_robust)
+    fallback_method = get_method("pgd_at", steps=2, step=0.7).begin(threat) if fallback else None
     model, history = train(
         pictures, tmp_path, method, threat, model,
-        updates=200, rounds=rounds, lr=0.02, remedy=cure, val_images=200, precision="fp32",
+        updates=200, rounds=rounds, lr=0.02, fallback=fallback_method, val_images=200, precision="fp32",
     )  # fmt: skip
-    (number, message), *_ = alarms(history)
+    (number, message), *_ = detect_failures(history)
     assert "overfitting" in message
     robust = [each["val_robust"] for each in history[:number]]
     healthy = max(i for i in range(number) if robust[i] >= 2 / 3 * max(robust))
@@ -130,7 +130,7 @@ def test_a_fast_training_that_collapses_is_caught_within_an_epoch(pictures, half
     kept = history[best_round(history)]["val_robust"]
     assert validate_robust(model, pictures[1], threat, 200) == pytest.approx(kept), "the best weights are back"
     assert kept >= max(robust)
-    assert len(history) == (rounds if remedy else number)
+    assert len(history) == (rounds if fallback else number)
 
 
 @pytest.mark.parametrize(
@@ -167,18 +167,18 @@ def entry(accuracy, robust, clean=0.9, **more):
     ],
 )
 def test_alarms(history, says):
-    message = alarm(history)
+    message = detect_failure(history)
     assert message is None if says is None else says in message
 
 
 def test_a_mean_that_lags_is_no_leak(parts, tmp_path, monkeypatch):
     """The mean network knows nothing yet, the one that the examples are made on withstands them."""
     monkeypatch.setattr(Average, "network", property(lambda self: network(seed=1).eval()))
-    method = method_named("pgd_at", steps=3, step=0.5).begin(THREAT)
+    method = get_method("pgd_at", steps=3, step=0.5).begin(THREAT)
     _, history = train(parts, tmp_path, method, updates=120, rounds=2, average=0.9)
     assert history[-1]["val_robust"] < 0.25 * history[-1]["accuracy"]
     assert "train_robust" in history[-1], "it was suspected"
-    assert alarms(history) == []
+    assert detect_failures(history) == []
 
 
 class Waves(nn.Module):
@@ -205,10 +205,10 @@ def test_images_that_are_wrong_clean_do_not_count_as_withstanding(parts):
 
 def test_few_images_known_by_heart_are_no_leak(parts, tmp_path):
     few = (parts[0].subset(range(30)), *parts[1:])
-    method = method_named("pgd_at", steps=3, step=0.5).begin(THREAT)
+    method = get_method("pgd_at", steps=3, step=0.5).begin(THREAT)
     _, history = train(few, tmp_path, method, updates=160, rounds=8, batch_size=30)
     assert any("train_robust" in each for each in history), "it was suspected"
-    assert alarms(history) == []
+    assert detect_failures(history) == []
     assert len(history) == 8
 
 
@@ -220,7 +220,7 @@ def test_a_divergence_in_the_last_update_of_a_round_is_found(parts, tmp_path):
         return measured
 
     with pytest.raises(InputError, match=r"diverged by update 120.*nan; lower lr; .*update [48]0.*best.safetensors"):
-        train(parts, tmp_path, breaks, guard=False)
+        train(parts, tmp_path, breaks, stop_on_failure=False)
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["history"][-1]["update"] == 80
 
 
@@ -235,7 +235,7 @@ def test_a_divergence_names_batch_lr_and_last_good_weights(parts, tmp_path):
 
 
 def test_mean_weights_are_kept_with_their_own_statistics(parts, tmp_path):
-    method = method_named("pgd_at", **SHORT).begin(THREAT)
+    method = get_method("pgd_at", **SHORT).begin(THREAT)
     model, history = train(parts, tmp_path / "a", method, average=0.9)
     best = history[best_round(history)]
     assert validate(model, parts[1])[1] == pytest.approx(best["val_accuracy"])
@@ -248,7 +248,7 @@ def test_mean_weights_are_kept_with_their_own_statistics(parts, tmp_path):
 def test_an_interrupted_hardening_ends_with_the_same_weights(name, parts, tmp_path):
     def again(folder, **options):
         helpers = (network(3, 8),) if name == "live_surrogate" else ()
-        method = method_named(name, **OPTIONS.get(name, {})).begin(THREAT, helpers)
+        method = get_method(name, **OPTIONS.get(name, {})).begin(THREAT, helpers)
         return train(parts, folder, method, updates=45, average=0.9, **options)[0]
 
     def interrupt(done, total, facts):

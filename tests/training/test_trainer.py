@@ -11,7 +11,7 @@ from inoculate.data.dataset import Dataset
 from inoculate.training import trainer as loop
 from inoculate.training import validation
 from inoculate.training.methods.base import standard
-from inoculate.training.methods.registry import method_named
+from inoculate.training.methods.registry import get_method
 from inoculate.training.samples import training_set
 from inoculate.training.trainer import Recipe, batch_indices, best_round, fit
 from inoculate.training.validation import validate
@@ -191,7 +191,7 @@ def test_a_compiled_network_is_trained_alike_and_is_itself_again(split, tmp_path
         folder = tmp_path / str(wanted)
         folder.mkdir()
         recipe = replace(RECIPE, updates=24, rounds=2, compile=wanted, precision="fp32", average=0.9)
-        samples, method = training_set("standard", split, (), seed=0), method_named("fast").begin(threat)
+        samples, method = training_set("standard", split, (), seed=0), get_method("fgsm_rs").begin(threat)
         fit(model, samples, split, method, recipe, seed=5, folder=folder, threat=threat)
     assert len(asked) == 3  # the network in both rounds, and the folded copy that examples are crafted on
     assert compiled._compiled_call_impl is None
@@ -229,11 +229,11 @@ def test_a_remedy_starts_from_the_good_weights_and_a_mean_of_its_own(split, tmp_
         return {"loss": 1.0, "accuracy": 0.5}
 
     if alarmed:
-        monkeypatch.setattr(loop, "alarms", lambda history: [(2, "ruined")] if len(history) >= 2 else [])
-        monkeypatch.setattr(loop, "alarm", lambda history: "ruined" if len(history) == 2 else None)
+        monkeypatch.setattr(loop, "detect_failures", lambda history: [(2, "ruined")] if len(history) >= 2 else [])
+        monkeypatch.setattr(loop, "detect_failure", lambda history: "ruined" if len(history) == 2 else None)
     history = fit(
         network(), training_set("standard", split, (), seed=0), split, update, replace(RECIPE, average=0.9),
-        seed=5, folder=tmp_path, threat=Threat("linf", 0.005), remedy=update,
+        seed=5, folder=tmp_path, threat=Threat("linf", 0.005), fallback=update,
     )  # fmt: skip
     assert history[0]["val_robust"] > history[1]["val_robust"] + 0.2
     mean = torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["average"]["module.5.weight"]

@@ -48,14 +48,14 @@ from inoculate.cli.hardening import (
 )  # fmt: skip
 from inoculate.cli.methods import (
     Eps,
+    Fallback,
     Options,
-    Remedy,
     Surrogates,
     Teacher,
     check_help,
+    fallback_for,
     helper_networks,
     parse_options,
-    remedy_for,
     threat_of,
     warnings_of,
 )
@@ -75,7 +75,7 @@ def harden(
     out: Annotated[Path, typer.Option(help="Folder for the hardened model and its card.")],
     eps: Eps = "8/255",
     norm: Norm = "linf",
-    method: Annotated[str | None, typer.Option(help="pgd_at, fast, trades, mart, …; or --budget chooses.")] = None,
+    method: Annotated[str | None, typer.Option(help="pgd_at, fgsm_rs, trades, mart, …; or --budget chooses.")] = None,
     option: Options = None,
     budget: Annotated[str, typer.Option(help="Time for training: 30m chooses method and schedule for it.")] = "10m",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data, in place of a budget.")] = None,
@@ -86,7 +86,7 @@ def harden(
     stem: Annotated[str, typer.Option(help="imagenet, or small for small images.")] = "imagenet",
     teacher: Teacher = None,
     surrogate: Surrogates = None,
-    remedy: Remedy = None,
+    fallback: Fallback = None,
     data_root: DataRoot = None,
     image_size: ImageSize = None,
     limit: Limit = None,
@@ -107,14 +107,16 @@ def harden(
     from inoculate.models.checks import check_training
     from inoculate.models.loading.specs import identity
     from inoculate.models.small_cnn import SMALL_CNN
-    from inoculate.training.methods.registry import method_named
+    from inoculate.training.methods.registry import get_method
 
     threat = threat_of(norm, eps)
     if method is None and option:
         raise InputError("--option is for a --method: name one, or leave both out")
-    chosen = None if method is None else method_named(method, **parse_options(option))
+    chosen = None if method is None else get_method(method, **parse_options(option))
     check_help(method or "harden without a --method", teacher, surrogate)
-    cure = None if remedy is None else remedy_for(str(method), chosen is None or chosen.guarded, remedy, threat)
+    fallback_method = (
+        None if fallback is None else fallback_for(str(method), chosen is None or chosen.is_monitored, fallback, threat)
+    )
     if onnx:
         check_onnx()
     check_out(out, data, [model, weights, teacher, *(surrogate or [])])
@@ -139,7 +141,7 @@ def harden(
         "budget": [budget, epochs], "data": [bench.train.digest, bench.test.digest], "helpers": helped,
         "batch_size": batch_size, "lr": peak, "augment": augment, "seed": seed,
     }  # fmt: skip
-    made_from |= declared | ({"remedy": remedy} if remedy else {})
+    made_from |= declared | ({"fallback": fallback} if fallback else {})
     run = fingerprint(made_from | {"onnx": onnx})
     if finished(out, run):
         return
@@ -154,8 +156,8 @@ def harden(
     before, earlier = measure_before(unfinished, network, trained, bench, batch_size, peak)
     recipe = recipe_for(schedule, bench, batch_size, peak, augment, in_time=epochs is None)
     start = {name: value.clone() for name, value in network.state_dict().items()} if trained else None
-    history = train_hardened(unfinished, network, bench, update, recipe, model, cure)
-    warnings = warnings_of(history, remedy) if recipe.guard else []
+    history = train_hardened(unfinished, network, bench, update, recipe, model, fallback_method)
+    warnings = warnings_of(history, fallback) if recipe.stop_on_failure else []
     kept_as_it_came = keep_the_better(unfinished, network, start, bench, recipe, history) if start else ""
     warnings += [kept_as_it_came] if kept_as_it_came else []
     where = ["--data", data, *(["--data-root", str(data_root)] if data_root else [])]
@@ -164,7 +166,7 @@ def harden(
     show_table(before, after)
     facts: dict[str, Any] = {"threat": asdict(threat), "seed": seed, "data": bench.train.digest, "run": run}
     if not kept_as_it_came:
-        facts |= {"method": schedule.choice.spec} | ({"remedy": remedy} if remedy else {})
+        facts |= {"method": schedule.choice.spec} | ({"fallback": fallback} if fallback else {})
     save_hardened(out, network, spec, model, declared, facts)
     exported = export_checked(out, network, bench, kept, after[-1]) if onnx else ""
     for message in warnings:

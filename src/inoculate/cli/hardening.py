@@ -147,12 +147,15 @@ def schedule_for(
     """Method and number of updates: as told, or what the time buys by a timing that a resumed run finds again."""
     from inoculate.artifacts.files import read_json, write_json
     from inoculate.core.duration import parse_duration
-    from inoculate.hardening.schedule import EXTRAS, Schedule, choose, enough, ladder_for, seconds_per_pass
-    from inoculate.training.methods.registry import method_named
+    from inoculate.hardening.schedule import COMMON_OPTIONS, Schedule, choose, enough, ladder_for, seconds_per_pass
+    from inoculate.training.methods.registry import get_method
     from inoculate.training.trainer import updates_in
 
     if epochs is not None:
-        method, updates = chosen or method_named("pgd_at", **EXTRAS), updates_in(epochs, len(bench.train), batch_size)
+        method, updates = (
+            chosen or get_method("pgd_at", **COMMON_OPTIONS),
+            updates_in(epochs, len(bench.train), batch_size),
+        )
         return Schedule(method, updates, f"{epochs} epochs, {updates} updates")
     seconds, file = parse_duration(budget), folder / "pass.json"
     if not file.is_file():
@@ -183,7 +186,7 @@ def recipe_for(
 
 def train_hardened(
     folder: Path, network: nn.Module, bench: HardeningData, update: Method, recipe: Recipe, model: str,
-    remedy: Method | None = None,
+    fallback: Method | None = None,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Train in place, or go on where an earlier run stopped; the history."""
     from inoculate.cli.progress import Bar
@@ -192,7 +195,7 @@ def train_hardened(
     with Bar(Console(), f"harden {model} on {bench.train.name}") as bar:
         return fit(
             network, bench.samples, bench.val, update, recipe, seed=bench.seed, folder=writable(folder / "after"),
-            progress=bar, threat=bench.threat, remedy=remedy,
+            progress=bar, threat=bench.threat, fallback=fallback,
         )  # fmt: skip
 
 
@@ -205,13 +208,13 @@ def keep_the_better(
     Judged as the rounds are, on the same validation images.
     """
     from inoculate.models.loading.checkpoints import load_weights
-    from inoculate.training.monitors import worth
+    from inoculate.training.monitors import selection_key
     from inoculate.training.trainer import BEST, best_round
     from inoculate.training.validation import measured
 
     network.load_state_dict(start)
     came, best = measured(network, bench.val, bench.threat, recipe.val_images), history[best_round(history)]
-    if worth(best) < worth(came):
+    if selection_key(best) < selection_key(came):
         return (
             f"no round of the training was as good under PGD-10 on validation images ({best['val_robust']:.1%}, clean "
             f"{best['val_accuracy']:.1%}) as the network as it came ({came['val_robust']:.1%}, clean "

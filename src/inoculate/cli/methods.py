@@ -30,7 +30,7 @@ Surrogates = Annotated[
     list[str] | None,
     typer.Option("--surrogate", help="For ensemble a trained folder (repeatable), for live_surrogate a network."),
 ]
-Remedy = Annotated[
+Fallback = Annotated[
     str | None,
     typer.Option(help="Method to go on with, once, after an alarm: pgd_at. It may cost more time."),
 ]
@@ -80,28 +80,28 @@ def check_help(method: str, teacher: Path | None, surrogates: list[str] | None) 
         raise InputError(f"{method} trains one network alongside, not {len(surrogates)}: give --surrogate once")
 
 
-def remedy_for(method: str, is_traced: bool, name: str, threat: Threat) -> TrainingMethod:
+def fallback_for(method: str, is_traced: bool, name: str, threat: Threat) -> TrainingMethod:
     """The method that a training by `method` goes on with after an alarm.
 
     Raises `InputError` if no alarm can be raised, or if the remedy needs another network.
     """
-    from inoculate.training.methods.registry import method_named
+    from inoculate.training.methods.registry import get_method
 
     if not is_traced:
-        raise InputError(f"method {method} is not watched, so that no alarm would call for --remedy: leave it out")
+        raise InputError(f"method {method} is not watched, so that no alarm would call for --fallback: leave it out")
     if name in NEEDS_TEACHER + NEEDS_SURROGATES + NEEDS_NETWORK:
-        raise InputError(f"--remedy {name} needs another network: use one that does not, such as pgd_at")
-    return method_named(name).begin(threat)
+        raise InputError(f"--fallback {name} needs another network: use one that does not, such as pgd_at")
+    return get_method(name).begin(threat)
 
 
-def warnings_of(history: Sequence[dict[str, float]], remedy: str | None) -> list[str]:
+def warnings_of(history: Sequence[dict[str, float]], fallback: str | None) -> list[str]:
     """The alarms of a training, and what was done about each."""
-    from inoculate.training.monitors import alarms
+    from inoculate.training.monitors import detect_failures
 
     found = []
-    for place, (number, message) in enumerate(alarms(history)):
-        on = remedy and place == 0 and number < len(history)
-        found.append(f"{message}; training {f'went on with {remedy}' if on else 'ended'}")
+    for place, (number, message) in enumerate(detect_failures(history)):
+        on = fallback and place == 0 and number < len(history)
+        found.append(f"{message}; training {f'continued with {fallback}' if on else 'ended'}")
     return found
 
 

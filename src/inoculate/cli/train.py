@@ -26,15 +26,15 @@ from inoculate.cli.common import (
     writable,
 )
 from inoculate.cli.methods import (
+    Fallback,
     Method,
     Options,
-    Remedy,
     Surrogates,
     Teacher,
     check_help,
+    fallback_for,
     helper_networks,
     parse_options,
-    remedy_for,
     threat_of,
     warnings_of,
 )
@@ -64,7 +64,7 @@ def train(
     option: Options = None,
     teacher: Teacher = None,
     surrogate: Surrogates = None,
-    remedy: Remedy = None,
+    fallback: Fallback = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training part.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per update.")] = 64,
     lr: Annotated[float, typer.Option(min=1e-9, help="Peak learning rate.")] = 2e-3,
@@ -90,11 +90,11 @@ def train(
     from inoculate.models.loading.specs import identity
     from inoculate.training.distributed import process_group
     from inoculate.training.methods.base import standard
-    from inoculate.training.methods.registry import method_named
+    from inoculate.training.methods.registry import get_method
     from inoculate.training.samples import training_set
     from inoculate.training.trainer import Recipe, best_round, fit, updates_in
 
-    chosen = None if method == "standard" else method_named(method, **parse_options(option))
+    chosen = None if method == "standard" else get_method(method, **parse_options(option))
     if chosen is None and option:
         raise InputError("method standard has no options: leave --option out, or choose another --method")
     if ":" in model or Path(model).is_dir():
@@ -106,8 +106,8 @@ def train(
     if chosen is None and (eps or norm):
         raise InputError("method standard has no eps and no norm: leave them out, or choose another --method")
     threat = threat_of(norm or "linf", eps or "8/255")
-    is_traced = chosen is not None and chosen.guarded
-    cure = None if remedy is None else remedy_for(method, is_traced, remedy, threat)
+    is_traced = chosen is not None and chosen.is_monitored
+    fallback_method = None if fallback is None else fallback_for(method, is_traced, fallback, threat)
     if precision not in ("auto", "bf16", "fp32"):
         raise InputError(f"precision '{precision}' is unknown: use auto, bf16 or fp32")
     with process_group(pick_device(device)) as group:
@@ -125,7 +125,7 @@ def train(
         updates = updates_in(epochs, len(images), batch_size)
         recipe = Recipe(
             updates, rounds=min(updates, epochs * (1 if chosen is None else ROUNDS_PER_EPOCH)),
-            batch_size=batch_size, lr=lr, augment=augment, guard=False, precision=precision, accumulate=accumulate,  # type: ignore[arg-type]
+            batch_size=batch_size, lr=lr, augment=augment, stop_on_failure=False, precision=precision, accumulate=accumulate,  # type: ignore[arg-type]
         )  # fmt: skip
         recipe = recipe if chosen is None else chosen.adapt(recipe)
         made_from: dict[str, Any] = {
@@ -134,7 +134,7 @@ def train(
         update, facts = standard, {}
         if chosen is not None:
             update = chosen.begin(threat, helper_networks(chosen.name, teacher, surrogate, images, group.device, seed))
-            facts = {"method": chosen.spec, "threat": asdict(threat), **({"remedy": remedy} if remedy else {})}
+            facts = {"method": chosen.spec, "threat": asdict(threat), **({"fallback": fallback} if fallback else {})}
             made_from |= {**facts, "helpers": [identity(str(each)) for each in (teacher, *(surrogate or ()))]}
         run = fingerprint(made_from)
         if group.broadcast(group.is_main and finished(out, run)):
@@ -149,7 +149,7 @@ def train(
         with Bar(Console(quiet=not group.is_main), f"train {model} on {images.name}") as bar:
             history = fit(
                 network, training_set("standard", images, (), seed=seed), validation, update, recipe, seed=seed,
-                folder=unfinished, progress=bar, threat=threat if chosen else None, group=group, remedy=cure,
+                folder=unfinished, progress=bar, threat=threat if chosen else None, group=group, fallback=fallback_method,
                 after_round=(lambda entry: tracking.log(entry, int(entry["update"]))) if tracking else None,
             )  # fmt: skip
             if tracking:
@@ -162,7 +162,7 @@ def train(
         write_json(out / "history.json", history)
         shutil.rmtree(unfinished)
         best = history[best_round(history)]
-        for message in warnings_of(history, remedy) if recipe.guard else ():
+        for message in warnings_of(history, fallback) if recipe.stop_on_failure else ():
             typer.echo(f"warning: {message}; the weights of update {best['update']:.0f} are kept", err=True)
         robust = f", {best['val_robust']:.1%} under PGD-10" if chosen else ""
         typer.echo(f"{out}: validation accuracy {best['val_accuracy']:.1%}{robust} after {best['update']:.0f} updates")

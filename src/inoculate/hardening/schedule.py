@@ -15,12 +15,12 @@ from torch import nn
 from inoculate.core.modes import device_of, has_batchnorm
 from inoculate.core.threat import Threat
 from inoculate.models.acceleration.hardware import set_memory_format
-from inoculate.training.methods.adversarial import PGDAT, Hardening
-from inoculate.training.methods.registry import Choice, method_named
+from inoculate.training.methods.adversarial import PGDAT, AdversarialMethod
+from inoculate.training.methods.registry import MethodSpec, get_method
 from inoculate.training.samples import TrainingSet
 from inoculate.training.trainer import Recipe, arithmetic, batch_indices, make_optimizer
 
-EXTRAS: dict[str, Any] = {"warmup": 0.3, "average": 0.998}
+COMMON_OPTIONS: dict[str, Any] = {"warmup": 0.3, "average": 0.998}
 Ladder = tuple[tuple[str, dict[str, Any], float], ...]
 # From the strongest: a method, its options, and the passes over the training images below which something cheaper that
 # sees them more often serves better. The figures behind it are in docs/defences.md.
@@ -29,12 +29,12 @@ LADDER: Ladder = (
     ("pgd_at", {"steps": 10, "step": 0.25}, 10),
     ("pgd_at", {"steps": 5, "step": 0.35}, 5),
     ("pgd_at", {"steps": 2, "step": 0.7}, 2),
-    ("fast", {}, 0),
+    ("fgsm_rs", {}, 0),
 )
 SMALL = 8 / 255  # L∞: beyond, training on a single step is known to collapse (Andriushchenko and Flammarion 2020)
 SMALL_LADDER: Ladder = (
-    ("fast_then_pgd", {"awp": 0.005, "weight_decay": 0.3}, 20),
-    ("fast", {}, 0),
+    ("fgsm_rs_then_pgd", {"awp": 0.005, "weight_decay": 0.3}, 20),
+    ("fgsm_rs", {}, 0),
 )
 # More is learnt by heart: epochs of the first ladder and of the second, and updates where images are few.
 ENOUGH_EPOCHS, ENOUGH_SMALL, ENOUGH_UPDATES = 100, 50, 700
@@ -46,7 +46,7 @@ TRIALS = 3  # updates timed after one that warms up
 class Schedule:
     """A method, how many updates of it, and why."""
 
-    choice: Choice
+    choice: MethodSpec
     updates: int
     reason: str
 
@@ -56,7 +56,7 @@ def seconds_per_pass(model: nn.Module, data: TrainingSet, threat: Threat, batch_
     twin, device, recipe = copy.deepcopy(model), device_of(model), Recipe(1, lr=lr)
     layout = set_memory_format(twin, data.batch(torch.zeros(1, dtype=torch.int64))[0].to(device))
     optimizer = make_optimizer(twin, recipe)
-    method, seconds = Hardening(PGDAT(steps=3), threat), []
+    method, seconds = AdversarialMethod(PGDAT(steps=3), threat), []
     twin.train()
     for number in range(TRIALS + 1):
         x, y, _ = data.batch(batch_indices(len(data), batch_size, number, 0))
@@ -68,16 +68,16 @@ def seconds_per_pass(model: nn.Module, data: TrainingSet, threat: Threat, batch_
     return sorted(seconds[1:])[TRIALS // 2] / PGDAT(steps=3).passes
 
 
-def ladder_for(threat: Threat, model: nn.Module) -> list[tuple[Choice, float]]:
+def ladder_for(threat: Threat, model: nn.Module) -> list[tuple[MethodSpec, float]]:
     """Methods from the strongest, each with the fewest epochs that make it worth while.
 
     Strong weight decay helps networks with BatchNorm, which do not care how large their weights are; others it harms.
     """
     rungs = SMALL_LADDER if _small(threat) else LADDER
-    ladder = [(method_named(name, **options, **EXTRAS), least) for name, options, least in rungs]
+    ladder = [(get_method(name, **options, **COMMON_OPTIONS), least) for name, options, least in rungs]
     if has_batchnorm(model):
         return ladder
-    return [(replace(each, extras=replace(each.extras, weight_decay=None)), least) for each, least in ladder]
+    return [(replace(each, common=replace(each.common, weight_decay=None)), least) for each, least in ladder]
 
 
 def enough(threat: Threat, epoch: float) -> float:
@@ -86,7 +86,7 @@ def enough(threat: Threat, epoch: float) -> float:
 
 
 def choose(
-    seconds: float, per_pass: float, epoch: float, ladder: Sequence[tuple[Choice, float]], most: float = math.inf
+    seconds: float, per_pass: float, epoch: float, ladder: Sequence[tuple[MethodSpec, float]], most: float = math.inf
 ) -> Schedule:
     """The first method of a ladder (`ladder_for`) that `seconds` buy enough of.
 

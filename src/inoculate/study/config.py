@@ -288,12 +288,12 @@ def _check_several_steps(name: str, study: Study) -> None:
 
 
 def _check_method(arm: str, hardened: Hardened, study: Study) -> None:
-    from inoculate.training.methods.registry import method_named, option_names
+    from inoculate.training.methods.registry import get_method, option_names
 
     _known(hardened.method, METHOD_ARMS, "method")
     for option in hardened.options:
         _known(option, (*option_names(hardened.method), *Hardened.model_fields), f"key of arm {arm}")
-    method_named(hardened.method, **hardened.options)  # its own checks of names and values
+    get_method(hardened.method, **hardened.options)  # its own checks of names and values
     study.threat_for(arm)  # its own check of eps
     earlier = study.arms[: study.arms.index(arm)]
     if hardened.method in NEEDS_SURROGATES:

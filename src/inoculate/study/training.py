@@ -17,7 +17,7 @@ from inoculate.models.loading.load import load_model
 from inoculate.study.config import Training
 from inoculate.training.methods.base import Method, standard
 from inoculate.training.methods.names import NEEDS_NETWORK
-from inoculate.training.methods.registry import method_named
+from inoculate.training.methods.registry import get_method
 from inoculate.training.samples import TrainingSet, training_set
 from inoculate.training.trainer import BEST, CHECKPOINT, Recipe, fit
 
@@ -42,7 +42,7 @@ def make_fit(folder: Path, job: Job, model: str, arm: str, examples: Path | None
 def make_hardened(folder: Path, job: Job, model: str, arm: str, helpers: list[Path]) -> None:
     """Train one network by a method, against the study's largest eps or the arm's own, on the clean training part."""
     study, hardened = job.study, job.study.methods[arm]
-    choice = method_named(hardened.method, **hardened.options)
+    choice = get_method(hardened.method, **hardened.options)
     threat = study.threat_for(arm)
     networks = tuple(load_model(path).to(job.device) for path in helpers)
     if hardened.method in NEEDS_NETWORK:
@@ -50,7 +50,9 @@ def make_hardened(folder: Path, job: Job, model: str, arm: str, helpers: list[Pa
     how = recipe(job.training, len(job.data.train), _policy(job))
     if job.training.budget == "passes":
         how = _costing(how, job.training, choice.passes)
-    how = replace(choice.adapt(_making(how, how.updates * hardened.length)), guard=False)  # equal updates for all arms
+    how = replace(
+        choice.adapt(_making(how, how.updates * hardened.length)), stop_on_failure=False
+    )  # equal updates for all arms
     samples = training_set("standard", job.data.train, (), seed=job.seed)
     _fit(folder, job, model, arm, samples, choice.begin(threat, networks), how, threat)
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from inoculate.core.errors import InputError, gist
+from inoculate.core.errors import InputError, one_line
 
 T = TypeVar("T")
 
@@ -147,7 +147,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         dist.init_process_group("gloo" if device == "cpu" else "nccl", timeout=timedelta(days=1))
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"the {size} processes cannot be joined on device {device} ({gist(error)}): start them with torchrun or "
+            f"the {size} processes cannot be joined on device {device} ({one_line(error)}): start them with torchrun or "
             "accelerate launch, on cpu or cuda"
         ) from error
     try:

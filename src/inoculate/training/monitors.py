@@ -15,7 +15,7 @@ LEAK = 0.25  # a robust accuracy below this part of the training accuracy on adv
 LONG = 50  # if for so many updates: at first mean weights and BatchNorm's running statistics lag behind
 
 
-def alarm(history: History) -> str | None:
+def detect_failure(history: History) -> str | None:
     """What went wrong in the last round, in words; None if nothing did, or the training was not adversarial.
 
     `accuracy` in a round is that on the training examples as the method crafts them, `val_robust` that under PGD on
@@ -28,17 +28,17 @@ def alarm(history: History) -> str | None:
     if not history or "val_robust" not in history[-1]:
         return None
     last = history[-1]
-    best = max(history, key=worth)
+    best = max(history, key=selection_key)
     fallen = best["val_robust"] - last["val_robust"]
     error = math.sqrt(best["val_robust"] * (1 - best["val_robust"]) / last["val_n"])
     sudden = last["val_robust"] < FALL * best["val_robust"] and fallen > max(LEAST, SURE * error)
-    if learnt(best) and sudden and last["accuracy"] >= best["accuracy"]:
+    if is_above_baseline(best) and sudden and last["accuracy"] >= best["accuracy"]:
         return (
             f"catastrophic overfitting by update {last['update']:.0f}: accuracy on its own training examples went from "
             f"{best['accuracy']:.0%} to {last['accuracy']:.0%}, while under PGD on validation images it fell from "
             f"{best['val_robust']:.0%} to {last['val_robust']:.0%}"
         )
-    if suspicious(history) and last.get("train_robust", 0.0) < LEAK * last["accuracy"]:
+    if may_leak_labels(history) and last.get("train_robust", 0.0) < LEAK * last["accuracy"]:
         return (
             f"label leaking by update {last['update']:.0f}: {last['accuracy']:.0%} accuracy on its own training "
             f"examples and {last['val_robust']:.0%} under PGD on validation images: the examples give the answer away"
@@ -46,18 +46,18 @@ def alarm(history: History) -> str | None:
     return None
 
 
-def learnt(entry: dict[str, float]) -> bool:
+def is_above_baseline(entry: dict[str, float]) -> bool:
     """Whether the network of a round had learnt more than one answer for all."""
     guess = entry.get("val_majority", 0.0)
     return entry["val_accuracy"] > guess + GAIN * (1 - guess)
 
 
-def worth(entry: dict[str, float]) -> tuple[bool, float, float]:
+def selection_key(entry: dict[str, float]) -> tuple[bool, float, float]:
     """By what rounds of adversarial training are compared; one answer for all withstands much and is worth nothing."""
-    return learnt(entry), entry["val_robust"], entry["val_accuracy"]
+    return is_above_baseline(entry), entry["val_robust"], entry["val_accuracy"]
 
 
-def suspicious(history: History) -> bool:
+def may_leak_labels(history: History) -> bool:
     """Whether the last `LONG` updates look like label leaking, as far as validation images can tell."""
     most = max(each["val_robust"] for each in history)
     since = history[-1]["update"]
@@ -70,7 +70,7 @@ def suspicious(history: History) -> bool:
     return history[-1]["update"] - since >= LONG
 
 
-def alarms(history: History) -> list[tuple[int, str]]:
+def detect_failures(history: History) -> list[tuple[int, str]]:
     """Every alarm of a whole training: the round's number from 1, and the message."""
-    found = ((number, alarm(history[:number])) for number in range(1, len(history) + 1))
+    found = ((number, detect_failure(history[:number])) for number in range(1, len(history) + 1))
     return [(number, message) for number, message in found if message]

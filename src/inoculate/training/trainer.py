@@ -30,7 +30,7 @@ from inoculate.training.distributed import SINGLE, Accumulating, ProcessGroup
 from inoculate.training.ema import Average
 from inoculate.training.methods.base import Method
 from inoculate.training.methods.options import strength
-from inoculate.training.monitors import alarm, alarms, suspicious, worth
+from inoculate.training.monitors import detect_failure, detect_failures, may_leak_labels, selection_key
 from inoculate.training.samples import TrainingSet
 from inoculate.training.validation import measured, validate_robust
 
@@ -70,7 +70,7 @@ class Recipe:
     average: float = 0.0
     warmup: float = 0.0
     val_images: int = 512
-    guard: bool = True
+    stop_on_failure: bool = True
 
 
 def fit(
@@ -84,7 +84,7 @@ def fit(
     folder: Path,
     progress: Progress | None = None,
     threat: Threat | None = None,
-    remedy: Method | None = None,
+    fallback: Method | None = None,
     group: ProcessGroup = SINGLE,
     after_round: Callable[[dict[str, float]], None] | None = None,
 ) -> History:
@@ -100,7 +100,7 @@ def fit(
     is not finite, or if batches cannot be shared.
     """
     group.parts(recipe.batch_size, recipe.accumulate)  # its own check, before anything is trained
-    if group.size * recipe.accumulate > 1 and any(hasattr(each, "state_dict") for each in (method, remedy)):
+    if group.size * recipe.accumulate > 1 and any(hasattr(each, "state_dict") for each in (method, fallback)):
         raise InputError(
             "methods free and live_surrogate carry something from one batch to the next: train them in one process and "
             "without accumulating"
@@ -111,15 +111,15 @@ def fit(
     scheduler = _make_scheduler(optimizer, recipe)
     average = Average(model, recipe.average, recipe.accumulate) if recipe.average else None
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
-    parts |= {name: each for name, each in (("method", method), ("remedy", remedy)) if hasattr(each, "state_dict")}
+    parts |= {name: each for name, each in (("method", method), ("remedy", fallback)) if hasattr(each, "state_dict")}
     history: History = _resume(folder / CHECKPOINT, {name: part for name, part in parts.items() if part is not None})
     group.check_same_round(len(history))
     data, prepare = data.near(device_of(model)), augmenter(recipe.augment, data.split.image_size[0])
     for number in range(len(history), recipe.rounds):
-        raised = len(alarms(history)) if recipe.guard and threat else 0
-        if _out_of_patience(history, recipe.patience) or raised > (remedy is not None):
+        raised = len(detect_failures(history)) if recipe.stop_on_failure and threat else 0
+        if _out_of_patience(history, recipe.patience) or raised > (fallback is not None):
             break
-        if raised and alarm(history):
+        if raised and detect_failure(history):
             load_weights(folder / BEST, model)
             optimizer.state.clear()  # its moments are those of weights that are gone, and so is their mean
             if average:
@@ -135,7 +135,7 @@ def fit(
         ):
             try:
                 train = _train(
-                    model, data, remedy if raised and remedy else method, recipe, optimizer, scheduler, average,
+                    model, data, fallback if raised and fallback else method, recipe, optimizer, scheduler, average,
                     prepare, seed, first, last, progress, group, layout,
                 )  # fmt: skip
             except FloatingPointError as error:
@@ -150,7 +150,7 @@ def fit(
             entry |= measured(network, validation, threat, recipe.val_images)
             if threat is not None:
                 entry["strength"] = strength(first / recipe.updates, recipe.warmup)
-                if suspicious([*history, entry]):  # mean weights may lag behind those that made the examples
+                if may_leak_labels([*history, entry]):  # mean weights may lag behind those that made the examples
                     entry["train_robust"] = validate_robust(model, data.split, threat, recipe.val_images)
         history.append(group.broadcast(entry))
         if not math.isfinite(history[-1]["val_loss"]):
@@ -178,7 +178,7 @@ def best_round(history: History) -> int:
     """
 
     def rank(entry: dict[str, float]) -> tuple[object, ...]:
-        return *(worth(entry) if "val_robust" in entry else (entry["val_accuracy"],)), -entry["val_loss"]
+        return *(selection_key(entry) if "val_robust" in entry else (entry["val_accuracy"],)), -entry["val_loss"]
 
     return max(range(len(history)), key=lambda i: rank(history[i]))
 

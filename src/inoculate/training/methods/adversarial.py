@@ -25,12 +25,12 @@ from inoculate.models.acceleration.folding import FoldedCopies
 from inoculate.training import losses as objectives
 from inoculate.training.awp import worst_weights
 from inoculate.training.methods.base import report
-from inoculate.training.methods.options import Extras, check_method
+from inoculate.training.methods.options import CommonOptions, check_method
 
 NOISE = 1e-3  # standard deviation of the start of TRADES and what grew out of it
 
 
-class Trained(NamedTuple):
+class LossAndLogits(NamedTuple):
     """What a method minimises (a scalar), and the logits on the adversarial images (B×K)."""
 
     loss: Tensor
@@ -58,10 +58,10 @@ class Batch:
         """Logits (fp32) on clean and on adversarial images, each batch with its own BatchNorm statistics."""
         return self.model(self.x).float(), self.model(x_adv).float()
 
-    def cross_entropy(self, x_adv: Tensor) -> Trained:
+    def cross_entropy(self, x_adv: Tensor) -> LossAndLogits:
         """On the adversarial images alone."""
         logits = self.model(x_adv).float()
-        return Trained(F.cross_entropy(logits, self.y, label_smoothing=self.smoothing), logits)
+        return LossAndLogits(F.cross_entropy(logits, self.y, label_smoothing=self.smoothing), logits)
 
 
 class Defence(Protocol):
@@ -79,7 +79,7 @@ class Defence(Protocol):
 
     def examples(self, batch: Batch) -> Tensor: ...
 
-    def loss(self, batch: Batch, x_adv: Tensor) -> Trained: ...
+    def loss(self, batch: Batch, x_adv: Tensor) -> LossAndLogits: ...
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ class PGDAT:
     def examples(self, batch: Batch) -> Tensor:
         return batch.attacked(PGD(self.steps, self.step))
 
-    def loss(self, batch: Batch, x_adv: Tensor) -> Trained:
+    def loss(self, batch: Batch, x_adv: Tensor) -> LossAndLogits:
         return batch.cross_entropy(x_adv)
 
 
 @dataclass(frozen=True)
-class Fast:
+class FGSMRS:
     """Cross-entropy on the images of one step from a random start (Wong et al. 2020, algorithm 3).
 
     `step` is relative to eps; `random_start=False` with step 1 is plain FGSM training (Goodfellow et al. 2015), which
@@ -126,7 +126,7 @@ class Fast:
     def examples(self, batch: Batch) -> Tensor:
         return batch.attacked(PGD(1, self.step), start=None if self.random_start else batch.x)
 
-    def loss(self, batch: Batch, x_adv: Tensor) -> Trained:
+    def loss(self, batch: Batch, x_adv: Tensor) -> LossAndLogits:
         return batch.cross_entropy(x_adv)
 
 
@@ -152,9 +152,9 @@ class TRADES:
     def examples(self, batch: Batch) -> Tensor:
         return away_from(outputs(batch.model, batch.x), batch, self.steps, self.step)
 
-    def loss(self, batch: Batch, x_adv: Tensor) -> Trained:
+    def loss(self, batch: Batch, x_adv: Tensor) -> LossAndLogits:
         clean, adversarial = batch.both(x_adv)
-        return Trained(objectives.trades(clean, adversarial, batch.y, self.beta, batch.smoothing), adversarial)
+        return LossAndLogits(objectives.trades(clean, adversarial, batch.y, self.beta, batch.smoothing), adversarial)
 
 
 @dataclass(frozen=True)
@@ -179,9 +179,9 @@ class MART:
     def examples(self, batch: Batch) -> Tensor:
         return batch.attacked(PGD(self.steps, self.step), start=near(batch))
 
-    def loss(self, batch: Batch, x_adv: Tensor) -> Trained:
+    def loss(self, batch: Batch, x_adv: Tensor) -> LossAndLogits:
         clean, adversarial = batch.both(x_adv)
-        return Trained(objectives.mart(clean, adversarial, batch.y, self.beta), adversarial)
+        return LossAndLogits(objectives.mart(clean, adversarial, batch.y, self.beta), adversarial)
 
 
 @dataclass(frozen=True)
@@ -209,21 +209,21 @@ class Ensemble:
         source = sources[int(torch.randint(len(sources), (), generator=batch.generator))]
         return replace(batch, model=source).attacked(FGSM() if self.steps == 1 else PGD(self.steps, self.step))
 
-    def loss(self, batch: Batch, x_adv: Tensor) -> Trained:
+    def loss(self, batch: Batch, x_adv: Tensor) -> LossAndLogits:
         clean, adversarial = batch.both(x_adv)
         each = [F.cross_entropy(z, batch.y, label_smoothing=batch.smoothing) for z in (clean, adversarial)]
-        return Trained((each[0] + each[1]) / 2, adversarial)
+        return LossAndLogits((each[0] + each[1]) / 2, adversarial)
 
 
 @dataclass(frozen=True, eq=False)
-class Hardening:
+class AdversarialMethod:
     """The update of a `Defence` against `threat`, with what may be added to any of them. It is a `Method`."""
 
     defence: Defence
     threat: Threat
     helpers: tuple[nn.Module, ...] = ()
-    extras: Extras = field(default_factory=Extras)
-    twins: FoldedCopies = field(default_factory=FoldedCopies, init=False, repr=False)
+    common: CommonOptions = field(default_factory=CommonOptions)
+    copies: FoldedCopies = field(default_factory=FoldedCopies, init=False, repr=False)
 
     def __call__(
         self,
@@ -235,14 +235,14 @@ class Hardening:
         generator: torch.Generator,
         share: float = 1.0,
     ) -> dict[str, float]:
-        threat = replace(self.threat, eps=self.threat.eps * self.extras.strength(share))
-        batch = Batch(model, x, y, threat, generator, self.helpers, self.extras.smoothing)
-        x_adv = self.defence.examples(replace(batch, model=self.twins.current(model)))
-        return minimise(model, optimizer, y, lambda: self.defence.loss(batch, x_adv), self.extras.awp)
+        threat = replace(self.threat, eps=self.threat.eps * self.common.strength(share))
+        batch = Batch(model, x, y, threat, generator, self.helpers, self.common.smoothing)
+        x_adv = self.defence.examples(replace(batch, model=self.copies.current(model)))
+        return minimise(model, optimizer, y, lambda: self.defence.loss(batch, x_adv), self.common.awp)
 
 
 def minimise(
-    model: nn.Module, optimizer: torch.optim.Optimizer, y: Tensor, objective: Callable[[], Trained], awp: float
+    model: nn.Module, optimizer: torch.optim.Optimizer, y: Tensor, objective: Callable[[], LossAndLogits], awp: float
 ) -> dict[str, float]:
     """One optimiser step down `objective`, its gradient taken at the worst weights nearby if `awp` is above 0."""
     with worst_weights(model, lambda: objective().loss, awp):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from inoculate.attacks.pgd import PGD
 from inoculate.training import losses as objectives
-from inoculate.training.methods.adversarial import Batch, Trained, away_from, outputs
+from inoculate.training.methods.adversarial import Batch, LossAndLogits, away_from, outputs
 from inoculate.training.methods.options import check_method
 
 
@@ -40,10 +40,12 @@ class ARD:
     def examples(self, batch: Batch) -> Tensor:
         return batch.attacked(PGD(self.steps, self.step))
 
-    def loss(self, batch: Batch, x_adv: Tensor) -> Trained:
+    def loss(self, batch: Batch, x_adv: Tensor) -> LossAndLogits:
         teacher, adversarial = outputs(batch.helpers[0], batch.x), batch.model(x_adv).float()
         clean = batch.model(batch.x).float() if self.alpha < 1 else adversarial  # its term counts nothing then
-        return Trained(objectives.ard(clean, adversarial, teacher, batch.y, self.alpha, self.temperature), adversarial)
+        return LossAndLogits(
+            objectives.ard(clean, adversarial, teacher, batch.y, self.alpha, self.temperature), adversarial
+        )
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class RSLAD:
     def examples(self, batch: Batch) -> Tensor:
         return away_from(outputs(batch.helpers[0], batch.x), batch, self.steps, self.step)
 
-    def loss(self, batch: Batch, x_adv: Tensor) -> Trained:
+    def loss(self, batch: Batch, x_adv: Tensor) -> LossAndLogits:
         clean, adversarial = batch.both(x_adv)
         teacher = outputs(batch.helpers[0], batch.x)
-        return Trained(objectives.rslad(clean, adversarial, teacher, self.alpha), adversarial)
+        return LossAndLogits(objectives.rslad(clean, adversarial, teacher, self.alpha), adversarial)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from inoculate.core.threat import Threat, project, steepest_direction
 from inoculate.training.methods.adversarial import Batch, minimise
-from inoculate.training.methods.options import Extras, check_method
+from inoculate.training.methods.options import CommonOptions, check_method
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Free:
         return self.loss_passes
 
 
-class FreeTraining:
+class FreeMethod:
     """The update of `Free`: as many optimiser steps as replays. It is a `Method` that keeps the perturbation."""
 
-    def __init__(self, defence: Free, threat: Threat, extras: Extras) -> None:
-        self.defence, self.threat, self.extras = defence, threat, extras
+    def __init__(self, defence: Free, threat: Threat, common: CommonOptions) -> None:
+        self.defence, self.threat, self.common = defence, threat, common
         self.delta: Tensor | None = None
 
     def __call__(
@@ -54,14 +54,14 @@ class FreeTraining:
         generator: torch.Generator,
         share: float = 1.0,
     ) -> dict[str, float]:
-        threat = replace(self.threat, eps=self.threat.eps * self.extras.strength(share))
+        threat = replace(self.threat, eps=self.threat.eps * self.common.strength(share))
         ball = replace(threat, low=-1e3, high=1e3)  # the next images are others: their range is not this batch's
         delta = torch.zeros_like(x) if self.delta is None or self.delta.shape != x.shape else self.delta.to(x)
-        batch, measured = Batch(model, x, y, threat, generator, smoothing=self.extras.smoothing), {}
+        batch, measured = Batch(model, x, y, threat, generator, smoothing=self.common.smoothing), {}
         for _ in range(self.defence.replays):
             x_adv = project(x + delta, x, threat).requires_grad_()
 
-            measured = minimise(model, optimizer, y, partial(batch.cross_entropy, x_adv), self.extras.awp)
+            measured = minimise(model, optimizer, y, partial(batch.cross_entropy, x_adv), self.common.awp)
             assert x_adv.grad is not None
             moved = delta + self.defence.step * threat.eps * steepest_direction(x_adv.grad, threat.norm)
             delta = project(moved, torch.zeros_like(x), ball)

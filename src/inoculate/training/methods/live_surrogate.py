@@ -13,7 +13,7 @@ from inoculate.attacks.pgd import PGD
 from inoculate.core.threat import Threat
 from inoculate.models.acceleration.folding import FoldedCopies
 from inoculate.training.methods.adversarial import Batch, minimise
-from inoculate.training.methods.options import Extras, check_method
+from inoculate.training.methods.options import CommonOptions, check_method
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class LiveSurrogate:
         return self.steps + 1 + self.own_steps + self.loss_passes
 
 
-class LiveTraining:
+class LiveSurrogateMethod:
     """The update of `LiveSurrogate`: one optimiser step of the surrogate, one of the model. It keeps the surrogate."""
 
-    def __init__(self, defence: LiveSurrogate, threat: Threat, surrogate: nn.Module, extras: Extras) -> None:
-        self.defence, self.threat, self.surrogate, self.extras = defence, threat, surrogate, extras
-        self.twins = FoldedCopies()
+    def __init__(self, defence: LiveSurrogate, threat: Threat, surrogate: nn.Module, common: CommonOptions) -> None:
+        self.defence, self.threat, self.surrogate, self.common = defence, threat, surrogate, common
+        self.copies = FoldedCopies()
         self.optimizer: torch.optim.Optimizer | None = None
         self._kept: dict[str, Any] | None = None
 
@@ -60,17 +60,17 @@ class LiveTraining:
         generator: torch.Generator,
         share: float = 1.0,
     ) -> dict[str, float]:
-        threat, d = replace(self.threat, eps=self.threat.eps * self.extras.strength(share)), self.defence
+        threat, d = replace(self.threat, eps=self.threat.eps * self.common.strength(share)), self.defence
         mine = self._optimizer_like(optimizer)
-        x_adv = PGD(d.steps, d.step)(self.twins.current(self.surrogate), x, y, threat, generator=generator)
+        x_adv = PGD(d.steps, d.step)(self.copies.current(self.surrogate), x, y, threat, generator=generator)
         self.surrogate.train()
-        batch = Batch(model, x, y, threat, generator, smoothing=self.extras.smoothing)
+        batch = Batch(model, x, y, threat, generator, smoothing=self.common.smoothing)
         minimise(self.surrogate, mine, y, lambda: replace(batch, model=self.surrogate).cross_entropy(x_adv), 0.0)
         if d.own_steps:
             x_adv = PGD(d.own_steps, d.own_step)(
-                self.twins.current(model), x, y, threat, generator=generator, start=x_adv
+                self.copies.current(model), x, y, threat, generator=generator, start=x_adv
             )
-        return minimise(model, optimizer, y, lambda: batch.cross_entropy(x_adv), self.extras.awp)
+        return minimise(model, optimizer, y, lambda: batch.cross_entropy(x_adv), self.common.awp)
 
     def _optimizer_like(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """The surrogate's optimiser: of the model's kind, at the learning rate of the moment."""

@@ -7,8 +7,8 @@ WITH_COPIES = ("transferred", *CONTROLS)
 # Training methods (`registry.py`), each an arm on the clean training part, and what some need beside the network.
 METHOD_ARMS = (
     "pgd_at",
-    "fast",
-    "fast_then_pgd",
+    "fgsm_rs",
+    "fgsm_rs_then_pgd",
     "free",
     "trades",
     "mart",

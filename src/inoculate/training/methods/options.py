@@ -8,7 +8,7 @@ from inoculate.core.errors import InputError
 
 
 @dataclass(frozen=True)
-class Extras:
+class CommonOptions:
     """Additions to any adversarial method.
 
     `awp`: weights are perturbed by this part of their norm (Wu et al. 2020; 0.005 to 0.01). `warmup`: eps grows evenly

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.core.threat import Threat
-from inoculate.training.methods.adversarial import PGDAT, Fast, Hardening
-from inoculate.training.methods.options import Extras, check_method
+from inoculate.training.methods.adversarial import FGSMRS, PGDAT, AdversarialMethod
+from inoculate.training.methods.options import CommonOptions, check_method
 
 
 @dataclass(frozen=True)
-class FastThenPGD:
-    """`fast` for the share `head_start` of the training, then `pgd_at`; weights are perturbed from then on only.
+class FGSMRSThenPGD:
+    """`fgsm_rs` for the share `head_start` of the training, then `pgd_at`; weights are perturbed from then on only.
 
     Attacks that grow stronger as training goes on are the idea of curriculum adversarial training (Cai et al. 2018);
     the code of Wu et al. 2020 too leaves weights alone in the first epochs.
@@ -37,21 +37,21 @@ class FastThenPGD:
         return self.head_start * self.first.passes + (1 - self.head_start) * self.second.passes
 
     @property
-    def first(self) -> Fast:
-        return Fast()
+    def first(self) -> FGSMRS:
+        return FGSMRS()
 
     @property
     def second(self) -> PGDAT:
         return PGDAT(self.steps, self.step)
 
 
-class StagedTraining:
+class StagedMethod:
     """The update of `FastThenPGD`: one method's, then the other's. It is a `Method`."""
 
-    def __init__(self, defence: FastThenPGD, threat: Threat, extras: Extras) -> None:
+    def __init__(self, defence: FGSMRSThenPGD, threat: Threat, common: CommonOptions) -> None:
         self.defence = defence
-        self.first = Hardening(defence.first, threat, extras=replace(extras, awp=0.0))
-        self.second = Hardening(defence.second, threat, extras=extras)
+        self.first = AdversarialMethod(defence.first, threat, common=replace(common, awp=0.0))
+        self.second = AdversarialMethod(defence.second, threat, common=common)
 
     def __call__(
         self,
