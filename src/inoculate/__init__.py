@@ -33,7 +33,7 @@ _ROOMS = {
     "transfer_matrix": "evaluation.transfer",
     "trust_panel": "evaluation.checks",
     "Row": "core.row",
-    "load_data": "data.sources",
+    "load_data": "data.load",
     "Dataset": "data.dataset",
     "build_model": "models.build",
     "load_model": "models.loading.load",
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from inoculate.core.row import Row as Row
     from inoculate.core.threat import Threat as Threat
     from inoculate.data.dataset import Dataset as Dataset
-    from inoculate.data.sources import load_data as load_data
+    from inoculate.data.load import load_data as load_data
     from inoculate.evaluation.checks import trust_panel as trust_panel
     from inoculate.evaluation.evaluate import evaluate as evaluate
     from inoculate.evaluation.evaluate import minimal_eps as minimal_eps

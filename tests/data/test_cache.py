@@ -12,64 +12,65 @@ import numpy as np
 import pytest
 import torch
 
-from inoculate.data import pool as pool_module
-from inoculate.data.sources import find_source, load_data, load_pool
+from inoculate.data import decoded as decoded_module
+from inoculate.data.load import decode_source, load_data
+from inoculate.data.sources import find_source
 
 Make = Callable[..., Path]
 
 
 def test_a_second_load_decodes_nothing(folders: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     source = find_source(folders({"a": 5, "b": 5}))
-    calls: list[tuple[int, int]] = []
-    first = load_pool(source, progress=lambda done, total: calls.append((done, total)))
-    assert calls[-1] == (10, 10)
-    monkeypatch.setattr(pool_module, "decode", None)
-    second = load_pool(source)
-    assert torch.equal(second.split.images, first.split.images)
-    assert second.split.digest == first.split.digest
-    assert load_pool(source, image_size=12, channels=3).split.digest == first.split.digest
+    calls: list[tuple[str, int, int]] = []
+    first = decode_source(source, progress=lambda *step: calls.append(step))
+    assert calls[-1] == ("decode pets", 10, 10)
+    monkeypatch.setattr(decoded_module, "decode_image", None)
+    second = decode_source(source)
+    assert torch.equal(second.data.images, first.data.images)
+    assert second.data.digest == first.data.digest
+    assert decode_source(source, image_size=12, channels=3).data.digest == first.data.digest
 
 
 def test_the_digest_is_that_of_the_same_tensors(folders: Make) -> None:
     from inoculate.data.dataset import Dataset
 
-    split = load_pool(find_source(folders({"a": 5, "b": 5}))).split
+    split = decode_source(find_source(folders({"a": 5, "b": 5}))).data
     assert Dataset.from_tensors(split.images.clone(), split.labels, split.classes).digest == split.digest
 
 
 def test_writing_into_images_does_not_reach_the_cache(folders: Make) -> None:
     source = find_source(folders({"a": 5, "b": 5}))
-    images = load_pool(source).split.images
+    images = decode_source(source).data.images
     before = images.clone()
     images.zero_()
-    assert torch.equal(load_pool(source).split.images, before)
+    assert torch.equal(decode_source(source).data.images, before)
 
 
 @pytest.mark.parametrize("damage", ["manifest", "truncate"])
 def test_a_damaged_folder_is_made_anew(folders: Make, cache: Path, damage: str) -> None:
     source = find_source(folders({"a": 5, "b": 5}))
-    digest = load_pool(source).split.digest
+    digest = decode_source(source).data.digest
     (made,) = (p.parent for p in cache.glob("images/*/images.npy"))
     if damage == "manifest":
         (made / "manifest.json").unlink()
     (made / "images.npy").write_bytes(b"half")
-    assert load_pool(source).split.digest == digest
-    assert len(load_pool(source).split.images) == 10
+    assert decode_source(source).data.digest == digest
+    assert len(decode_source(source).data.images) == 10
 
 
 def test_a_failed_decode_leaves_nothing_behind(folders: Make, cache: Path) -> None:
     folder = folders({"a": 5, "b": 5})
     (folder / "a" / "0000.png").write_bytes(b"x")
     with pytest.raises(ValueError, match="cannot be read"):
-        load_pool(find_source(folder))
+        decode_source(find_source(folder))
     assert not [p for p in (cache / "images").rglob("*") if p.suffix == ".npy"]
 
 
 def test_a_killed_writer_leaves_nothing_that_is_read(folders: Make, cache: Path) -> None:
     folder = folders({"a": 300, "b": 300})
     code = (
-        "import sys, time; from inoculate.data.sources import *\n"
-        "load_pool(find_source(sys.argv[1]), progress=lambda d, t: (print(d, flush=True), time.sleep(60)))"
+        "import sys, time; from inoculate.data.load import *\n"
+        "decode_source(find_source(sys.argv[1]), progress=lambda what, d, t: (print(d, flush=True), time.sleep(60)))"
     )
     writer = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, env={**os.environ})
     assert writer.stdout is not None
@@ -78,7 +79,7 @@ def test_a_killed_writer_leaves_nothing_that_is_read(folders: Make, cache: Path)
     writer.wait(10)
     writer.stdout.close()
     assert list(cache.glob("images/*.partial/images.npy"))
-    split = load_pool(find_source(folder)).split
+    split = decode_source(find_source(folder)).data
     assert len(split) == 600
     assert int(split.images[-1].sum()) > 0
     assert not list(cache.glob("images/*.partial"))
@@ -92,28 +93,28 @@ def test_old_leftovers_are_swept(folders: Make, cache: Path) -> None:
     week_ago = time.time() - 7 * 86400
     os.utime(old / "images.npy", (week_ago, week_ago))
     os.utime(old, (week_ago, week_ago))
-    load_pool(find_source(folders({"a": 3, "b": 3})))
+    decode_source(find_source(folders({"a": 3, "b": 3})))
     assert new.exists()
     assert not old.exists()
 
 
 def test_large_files_are_decoded_by_threads_in_order(folders: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     source = find_source(folders({"a": 80, "b": 80}))
-    small = load_pool(source, image_size=10).split
-    monkeypatch.setattr(pool_module, "_THREADS_PAY", 0)
-    large = load_pool(source, image_size=10, cache=Path(os.environ["INOCULATE_CACHE"]) / "other").split
+    small = decode_source(source, image_size=10).data
+    monkeypatch.setattr(decoded_module, "_MIN_BYTES_FOR_THREADS", 0)
+    large = decode_source(source, image_size=10, cache=Path(os.environ["INOCULATE_CACHE"]) / "other").data
     assert small.digest == large.digest
 
 
 def test_arrays_are_read_without_pickle(folders: Make, cache: Path) -> None:
     source = find_source(folders({"a": 3, "b": 3}))
-    load_pool(source)
+    decode_source(source)
     (labels,) = cache.glob("images/*/labels.npy")
     size = labels.stat().st_size
     np.save(labels, np.array([{"x": 1}], dtype=object), allow_pickle=True)
     labels.write_bytes(labels.read_bytes().ljust(size, b"\0")[:size])
     with pytest.raises(ValueError, match="allow_pickle"):
-        load_pool(source)
+        decode_source(source)
 
 
 REAL = pytest.mark.skipif("INOCULATE_DATA" not in os.environ, reason="set INOCULATE_DATA to a folder of real datasets")
@@ -133,10 +134,10 @@ def test_real_data_load_at_once_the_second_time(name: str, shape: tuple[int, ...
         pytest.skip(f"INOCULATE_DATA holds no {name}")
     load_data(name, "all")
     start = time.monotonic()
-    pool = load_pool(find_source(name))
+    decoded = decode_source(find_source(name))
     assert time.monotonic() - start < 1
-    assert pool.split.images.shape == shape
-    assert int(pool.official_test.sum()) == tests
+    assert decoded.data.images.shape == shape
+    assert int(decoded.official_test.sum()) == tests
     assert len(load_data(name, "train")) + len(load_data(name, "val")) + len(load_data(name, "test")) == shape[0]
 
 
@@ -146,7 +147,7 @@ def test_decoding_photos_takes_little_memory(tmp_path: Path) -> None:
     if not (Path(os.environ["INOCULATE_DATA"]) / "cats_vs_dogs").is_dir():
         pytest.skip("INOCULATE_DATA holds no cats_vs_dogs")
     code = (
-        "from inoculate.data.sources import *; load_pool(find_source('cats_vs_dogs'), image_size=96)\n"
+        "from inoculate.data.load import *; decode_source(find_source('cats_vs_dogs'), image_size=96)\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
     env = {**os.environ, "INOCULATE_CACHE": str(tmp_path)}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inoculate.data.decode import decode, look
+from inoculate.data.decode import UnreadableImageError, decode_image, inspect_image
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -18,15 +18,13 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 def test_the_same_size_passes_pixels_through() -> None:
     image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
-    pixels = decode(encoded(Image.fromarray(image), "PNG"), 9, 3)
-    assert pixels is not None
+    pixels = decode_image(encoded(Image.fromarray(image), "PNG"), 9, 3)
     assert np.array_equal(pixels, image.transpose(2, 0, 1))
 
 
 def test_16_bit_grey_keeps_its_high_bits() -> None:
     deep = np.array([[0, 65535], [32768, 257]], dtype=np.uint16)
-    pixels = decode(encoded(Image.fromarray(deep), "PNG"), 2, 1)
-    assert pixels is not None
+    pixels = decode_image(encoded(Image.fromarray(deep), "PNG"), 2, 1)
     assert pixels.tolist() == [[[0, 255], [128, 1]]]
 
 
@@ -34,15 +32,13 @@ def test_16_bit_grey_keeps_its_high_bits() -> None:
 def test_transparency_is_laid_on_white(mode: str) -> None:
     image = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
     image.putpixel((0, 0), (0, 0, 0, 255))
-    pixels = decode(encoded(image.convert(mode), "PNG"), 4, 3)
-    assert pixels is not None
+    pixels = decode_image(encoded(image.convert(mode), "PNG"), 4, 3)
     assert pixels[:, 0, 0].tolist() == [0, 0, 0]
     assert pixels[:, 3, 3].tolist() == [255, 255, 255]
 
 
 def test_a_transparent_grey_value_is_white_too() -> None:
-    pixels = decode(encoded(Image.new("L", (2, 2), 7), "PNG", transparency=7), 2, 1)
-    assert pixels is not None
+    pixels = decode_image(encoded(Image.new("L", (2, 2), 7), "PNG", transparency=7), 2, 1)
     assert pixels.min() == 255
 
 
@@ -51,11 +47,9 @@ def test_cmyk_and_palette_and_one_bit(channels: int) -> None:
     red = Image.new("RGB", (8, 8), (255, 0, 0))
     grey = {1: [76], 3: [255, 0, 0]}[channels]
     for payload in (encoded(red.convert("CMYK"), "JPEG", quality=100), encoded(red.convert("P"), "PNG")):
-        pixels = decode(payload, 8, channels)
-        assert pixels is not None
+        pixels = decode_image(payload, 8, channels)
         assert np.abs(pixels[:, 4, 4].astype(int) - grey).max() <= 4
-    bit = decode(encoded(Image.new("1", (8, 8), 1), "PNG"), 8, channels)
-    assert bit is not None
+    bit = decode_image(encoded(Image.new("1", (8, 8), 1), "PNG"), 8, channels)
     assert bit.min() == 255
 
 
@@ -64,25 +58,22 @@ def test_exif_orientation_is_honoured() -> None:
     image.putpixel((0, 0), 255)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by 90° clockwise: the mark moves to the top right
-    pixels = decode(encoded(image, "PNG", exif=exif), 6, 1)
-    assert pixels is not None
+    pixels = decode_image(encoded(image, "PNG", exif=exif), 6, 1)
     assert np.argwhere(pixels[0]).tolist() == [[0, 5]]
-    assert look(encoded(Image.new("RGB", (6, 3)), "PNG", exif=exif)) == (True, (3, 6))
+    assert inspect_image(encoded(Image.new("RGB", (6, 3)), "PNG", exif=exif)) == (True, (3, 6))
 
 
 def test_a_wide_image_is_cropped_to_its_centre() -> None:
     wide = np.zeros((4, 12), dtype=np.uint8)
     wide[:, 4:8] = 200
-    pixels = decode(encoded(Image.fromarray(wide), "PNG"), 4, 1)
-    assert pixels is not None
+    pixels = decode_image(encoded(Image.fromarray(wide), "PNG"), 4, 1)
     assert pixels.min() == 200
 
 
 def test_shrinking_averages() -> None:
     board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
     for kind in ("PNG", "JPEG"):
-        pixels = decode(encoded(Image.fromarray(board), kind), 8, 1)
-        assert pixels is not None
+        pixels = decode_image(encoded(Image.fromarray(board), kind), 8, 1)
         assert np.abs(pixels.astype(int) - 128).max() < 12
 
 
@@ -90,14 +81,26 @@ def test_shrinking_averages() -> None:
 def test_truncated_and_foreign_bytes_are_unreadable(kind: str) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     data = encoded(noise, kind)
-    assert decode(data, 8, 3) is not None
-    for bad in (data[: len(data) // 2], data[:10], b"<html>", b""):
-        assert decode(bad, 8, 3) is None
-        assert look(bad) is None
-    assert decode(Path("nowhere.png"), 8, 3) is None
+    assert decode_image(data, 8, 3).shape == (3, 8, 8)
+    for bad in (data[: len(data) // 2], data[:10], b"<html>", b"", Path("nowhere.png")):
+        for read in (lambda payload: decode_image(payload, 8, 3), inspect_image):
+            with pytest.raises(UnreadableImageError):
+                read(bad)
 
 
-def test_look_sees_grey_in_colour_files() -> None:
+def test_an_image_above_pillows_limit_names_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(UnreadableImageError, match="exceeds limit of 40 pixels"):
+        decode_image(encoded(Image.new("L", (64, 64)), "PNG"), 8, 1)
+
+
+def test_a_pil_image_is_read_and_left_as_it_is() -> None:
+    image = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
+    assert decode_image(image, 4, 3).tolist() == np.full((3, 4, 4), 255).tolist()
+    assert image.getpixel((0, 0)) == (200, 0, 0, 0)
+
+
+def test_grey_is_seen_in_colour_files() -> None:
     grey = Image.new("L", (5, 5), 9)
-    assert look(encoded(grey.convert("RGB"), "PNG")) == (True, (5, 5))
-    assert look(encoded(Image.new("RGB", (5, 5), (9, 9, 8)), "PNG")) == (False, (5, 5))
+    assert inspect_image(encoded(grey.convert("RGB"), "PNG")) == (True, (5, 5))
+    assert inspect_image(encoded(Image.new("RGB", (5, 5), (9, 9, 8)), "PNG")) == (False, (5, 5))

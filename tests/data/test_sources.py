@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from inoculate.core.errors import InputError
-from inoculate.data.sources import find_source, load_data, load_pool
+from inoculate.data.load import decode_source, load_data
+from inoculate.data.sources import find_source
 
 Make = Callable[..., Path]
 
@@ -39,9 +40,9 @@ def test_class_folders_with_an_official_test_part(folders: Make) -> None:
     folder = folders({"train/cat": 8, "train/dog": 8, "test/cat": 2, "test/dog": 3, "val/cat": 2})
     (folder / "train" / "cat" / "Thumbs.db").write_bytes(b"x")
     (folder / "train" / ".hidden").mkdir()
-    pool = load_pool(find_source(folder))
-    assert (len(pool.split), pool.split.classes, pool.had_test) == (23, ("cat", "dog"), True)
-    assert (pool.split.channels, pool.split.image_size) == (3, (12, 12))
+    decoded = decode_source(find_source(folder))
+    assert (len(decoded.data), decoded.data.classes, decoded.has_test) == (23, ("cat", "dog"), True)
+    assert (decoded.data.channels, decoded.data.image_size) == (3, (12, 12))
     test = load_data(folder, "test")
     assert test.labels.tolist() == [0, 0, 1, 1, 1]
     first = np.asarray(Image.open(folder / "test" / "cat" / "0000.png")).transpose(2, 0, 1)
@@ -62,8 +63,8 @@ def test_equal_content_has_an_equal_digest_wherever_it_is(folders: Make) -> None
 def test_parquet_with_stored_names_and_columns(parquet: Make) -> None:
     parquet([1, 0] * 10, names=["no", "yes"], image="img", label="labels")
     folder = parquet([0, 1, 1], "test-00000-of-00001.parquet", names=["no", "yes"], image="img", label="labels")
-    pool = load_pool(find_source(folder))
-    assert (len(pool.split), pool.split.classes, pool.split.channels) == (23, ("no", "yes"), 1)
+    decoded = decode_source(find_source(folder))
+    assert (len(decoded.data), decoded.data.classes, decoded.data.channels) == (23, ("no", "yes"), 1)
     test = load_data(folder, "test")
     assert test.labels.tolist() == [0, 1, 1]
 
@@ -73,7 +74,7 @@ def test_the_data_root_comes_first(parquet: Make, monkeypatch: pytest.MonkeyPatc
     folder.rename(folder.with_name("mnist"))
     source = find_source("mnist", folder.parent)
     assert (source.name, source.kind, source.image_size) == ("mnist", "parquet", 28)
-    assert load_pool(source).split.image_size == (28, 28)
+    assert decode_source(source).data.image_size == (28, 28)
     monkeypatch.setenv("INOCULATE_DATA", str(folder.parent))
     assert find_source("someone/mnist").digest == source.digest
     assert load_data("mnist", "all").classes == ("a", "b")
@@ -81,35 +82,35 @@ def test_the_data_root_comes_first(parquet: Make, monkeypatch: pytest.MonkeyPatc
 
 def test_labels_without_names(parquet: Make) -> None:
     folder = parquet([7, 3, 7, 12] * 2)
-    split = load_pool(find_source(folder)).split
+    split = decode_source(find_source(folder)).data
     assert (split.classes, split.labels[:4].tolist()) == (("3", "7", "12"), [1, 0, 1, 2])
 
 
 def test_a_split_without_labels_is_left_out(parquet: Make, caplog: pytest.LogCaptureFixture) -> None:
     parquet([0, 1] * 5, names=["a", "b"])
     folder = parquet([-1] * 4, "test-00000-of-00001.parquet", names=["a", "b"])
-    pool = load_pool(find_source(folder))
-    assert (len(pool.split), pool.had_test) == (10, False)
+    decoded = decode_source(find_source(folder))
+    assert (len(decoded.data), decoded.has_test) == (10, False)
     assert "split test have no labels" in caplog.text
 
 
 @pytest.mark.parametrize("label", [-1, 2, None])
 def test_a_bad_label_is_named_by_shard_and_row(parquet: Make, label: int | None) -> None:
     folder = parquet([0, 1, 0, label, 1], names=["a", "b"])
-    fails("train-00000-of-00001.parquet, row 3", lambda: load_pool(find_source(folder)))
+    fails("train-00000-of-00001.parquet, row 3", lambda: decode_source(find_source(folder)))
 
 
 def test_damaged_and_missing_shards(parquet: Make) -> None:
     folder = parquet([0, 1] * 50)
     file = folder / "train-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:-100])
-    fails(str(file), lambda: load_pool(find_source(folder)))
+    fails(str(file), lambda: decode_source(find_source(folder)))
     file.rename(folder / "train-00000-of-00002.parquet")
     fails("train-00001-of-00002 is missing", lambda: find_source(folder))
 
 
 def test_no_label_column(parquet: Make) -> None:
-    fails("no label column among image, score", lambda: load_pool(find_source(parquet([0, 1], label="score"))))
+    fails("no label column among image, score", lambda: decode_source(find_source(parquet([0, 1], label="score"))))
 
 
 def test_unreadable_images_are_listed_up_to_one_percent(folders: Make, caplog: pytest.LogCaptureFixture) -> None:
@@ -117,14 +118,14 @@ def test_unreadable_images_are_listed_up_to_one_percent(folders: Make, caplog: p
     for i in (3, 4):
         file = folder / "a" / f"{i:04d}.png"
         file.write_bytes(file.read_bytes()[:60])
-    split = load_pool(find_source(folder)).split
+    split = decode_source(find_source(folder)).data
     assert (len(split), split.skipped) == (198, ("a/0003.png", "a/0004.png"))
     assert "2 of 200" in caplog.text
     assert torch.equal(split.labels, torch.tensor([0] * 98 + [1] * 100))
     survivor = np.asarray(Image.open(folder / "a" / "0005.png")).transpose(2, 0, 1)
     assert np.array_equal(split.images[3].numpy(), survivor), "pixels and labels stay in step"
     (folder / "b" / "0000.png").write_bytes(b"")
-    fails("3 of 200 images cannot be read", lambda: load_pool(find_source(folder)))
+    fails("3 of 200 images cannot be read", lambda: decode_source(find_source(folder)))
 
 
 def test_bad_places(folders: Make, tmp_path: Path) -> None:
@@ -136,10 +137,10 @@ def test_bad_places(folders: Make, tmp_path: Path) -> None:
     fails("is empty", lambda: find_source(tmp_path / "empty"))
     fails("one class only", lambda: find_source(folders({"a": 2}, name="single")))
     fails("no images", lambda: find_source(folders({"a": 2, "b": 0}, name="hollow")))
-    fails("stands beside", lambda: find_source(folders({"train/a": 2, "train/b": 2, "notes": 1}, name="mixed")))
+    fails("lies beside", lambda: find_source(folders({"train/a": 2, "train/b": 2, "notes": 1}, name="mixed")))
     fails("is a file", lambda: find_source(Path(__file__)))
-    fails("--data-root", lambda: find_source("mnist", tmp_path / "nowhere"))
-    fails("choose one of train, val, test, all", lambda: load_data("digits", "valid"))
+    fails("data root", lambda: find_source("mnist", tmp_path / "nowhere"))
+    fails("did you mean 'val'", lambda: load_data("digits", "valid"))
     fails("image size", lambda: load_data("digits", image_size=0))
     fails("channels", lambda: load_data("digits", channels=2))
     two = folders({"a": 2, "b": 9}, name="two")
@@ -178,17 +179,17 @@ def test_a_hub_dataset_is_read_like_any_other(cache: Path, monkeypatch: pytest.M
         sha = "abc"
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, hub_id, timeout: Info)
-    pool = load_pool(find_source("owner/set"))
-    assert (pool.split.images.shape, pool.split.classes) == ((24, 1, 6, 6), ("x", "y"))
-    assert np.array_equal(pool.split.images[0, 0].numpy(), np.asarray(splits["train"][0]["image"]))
-    assert np.flatnonzero(pool.official_test).tolist() == [20, 21, 22, 23]
+    decoded = decode_source(find_source("owner/set"))
+    assert (decoded.data.images.shape, decoded.data.classes) == ((24, 1, 6, 6), ("x", "y"))
+    assert np.array_equal(decoded.data.images[0, 0].numpy(), np.asarray(splits["train"][0]["image"]))
+    assert np.flatnonzero(decoded.official_test).tolist() == [20, 21, 22, 23]
 
     def unreachable(self: object, hub_id: str, timeout: float) -> None:
         raise ConnectionError
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     monkeypatch.delattr(datasets, "load_dataset")
-    assert load_pool(find_source("owner/set")).split.digest == pool.split.digest, "offline: what was loaded once"
+    assert decode_source(find_source("owner/set")).data.digest == decoded.data.digest, "offline: what was loaded once"
 
 
 def test_finding_local_data_imports_nothing_heavy(folders: Make) -> None:

@@ -25,7 +25,7 @@ from inoculate.cli.methods import helper_networks
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.data.sources import load_data
+from inoculate.data.load import load_data
 from inoculate.hardening.schedule import choose, enough, ladder_for
 from inoculate.models.loading.checkpoints import ModelSpec
 from inoculate.models.loading.load import load_model

@@ -10,7 +10,7 @@ from torch import nn
 from inoculate.attacks.pgd import PGD
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
-from inoculate.data.sources import load_data
+from inoculate.data.load import load_data
 from inoculate.evaluation.engine import judge_attack, judge_clean
 from inoculate.training.ema import Average
 from inoculate.training.methods.base import standard

@@ -189,7 +189,7 @@ def load_images(
     data: str, part: str, data_root: Path | None, image_size: int | None, limit: int | None, seed: int, model: str
 ) -> Dataset:
     """The images to evaluate on, at the size and with the channels that a trained folder asks for."""
-    from inoculate.data.sources import load_data
+    from inoculate.data.load import load_data
     from inoculate.models.loading.specs import expected_size
 
     expected = expected_size(model)

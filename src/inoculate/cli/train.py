@@ -84,7 +84,7 @@ def train(
     from inoculate.artifacts.files import write_json
     from inoculate.cli.progress import Bar
     from inoculate.data.augment import augmenter
-    from inoculate.data.sources import load_data
+    from inoculate.data.load import load_data
     from inoculate.models.checks import check_training
     from inoculate.models.loading.checkpoints import ModelSpec, save_model
     from inoculate.models.loading.specs import identity

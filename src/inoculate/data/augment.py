@@ -1,4 +1,4 @@
-"""Random changes of a batch of images, each image its own: what a camera or a hand would vary, kept in [0, 1]."""
+"""Random augmentation of image batches: every image is varied independently and stays in [0, 1]."""
 
 from __future__ import annotations
 

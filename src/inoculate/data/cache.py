@@ -1,4 +1,4 @@
-"""The per-user cache of decoded images: where it is, and the hashes of files it remembers."""
+"""The per-user cache: where it is, the small JSON files in it, and the hashes of files that it remembers."""
 
 from __future__ import annotations
 
@@ -24,28 +24,31 @@ def cache_root(cache: str | os.PathLike[str] | None = None) -> Path:
     return Path(platformdirs.user_cache_dir("inoculate"))
 
 
-def read_note(path: Path) -> dict[str, Any]:
+def read_cached(path: Path) -> dict[str, Any]:
     """A small JSON object, or an empty one when it is missing or damaged."""
     try:
-        note = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return note if isinstance(note, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
-def write_note(path: Path, note: dict[str, Any]) -> None:
-    """Write a small JSON object at once; a note that cannot be written only costs time later, so failing is silent."""
+def write_cached(path: Path, value: dict[str, Any]) -> None:
+    """Write a small JSON object. Failing is silent: what is not in the cache only costs time later."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, note)
+        write_json(path, value)
 
 
 def files_digest(base: Path, files: Iterable[Path], cache: Path) -> str:
-    """Hex hash of the files' names under `base` and of their bytes; these are read anew if size or time changed."""
+    """Hex hash of the files' names under `base` and of their bytes.
+
+    A file is read again only if its size or modification time differs from the remembered ones in `cache`.
+    """
     memo_path = cache / "hashes" / f"{fingerprint({'folder': str(base.resolve())})}.json"
-    memo, seen = read_note(memo_path), {}
+    memo, seen = read_cached(memo_path), {}
     total = blake2b(digest_size=16)
-    start = len(os.path.join(base, ""))  # slices of strings, for pathlib is slow on tens of thousands of files
+    start = len(os.path.join(base, ""))  # strings: pathlib is slow on tens of thousands of files
     for path in sorted(map(os.fspath, files)):
         name, stat = path[start:].replace(os.sep, "/"), os.stat(path)
         known = memo.get(name)
@@ -54,7 +57,7 @@ def files_digest(base: Path, files: Iterable[Path], cache: Path) -> str:
         seen[name] = known
         total.update(f"{name}\0{known[2]}\n".encode("utf-8", "surrogateescape"))
     if seen != memo:
-        write_note(memo_path, seen)
+        write_cached(memo_path, seen)
     return total.hexdigest()
 
 

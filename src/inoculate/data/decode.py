@@ -1,4 +1,4 @@
-"""One image file to uint8 pixels of a fixed size: every mode, orientation and shape that turns up in the wild."""
+"""One encoded image to uint8 pixels of a fixed size, whatever its mode, orientation and shape."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-Payload = bytes | Path | NDArray[np.uint8]
+from inoculate.core.errors import one_line
+
+Payload = bytes | Path | NDArray[np.uint8] | Image.Image
 Pixels = NDArray[np.uint8]
 
-VERSION = 1  # part of the cache's key: raise it whenever the same file would give other pixels
 _ORIENTATION = 0x0112  # the EXIF tag
 _GREY_MODES = {"1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
-def decode(payload: Payload, size: int, channels: int) -> Pixels | None:
-    """Pixels uint8, channels×size×size, or None when the image is truncated, unreadable or of floating point.
+class UnreadableImageError(Exception):
+    """An image is truncated, not an image, too large for Pillow's limit, or of floating point."""
+
+
+def decode_image(payload: Payload, size: int, channels: int) -> Pixels:
+    """Pixels uint8, channels×size×size. Raises `UnreadableImageError` with the reason.
 
     EXIF orientation is honoured, transparency is laid on white, 16-bit grey keeps its high bits, the shorter side is
     resized to `size` (bilinear with antialias) and the centre cropped.
@@ -37,21 +42,21 @@ def decode(payload: Payload, size: int, channels: int) -> Pixels | None:
         pixels = np.asarray(image, dtype=np.uint8)
     except MemoryError:
         raise
-    except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on bad bytes
-        return None
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
+        raise UnreadableImageError(one_line(error)) from error
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def look(payload: Payload) -> tuple[bool, tuple[int, int]] | None:
-    """(is it grey, (width, height) as seen upright), or None for an unreadable image."""
+def inspect_image(payload: Payload) -> tuple[bool, tuple[int, int]]:
+    """(whether it is grey, (width, height) upright). Raises `UnreadableImageError` with the reason."""
     try:
         with _open(payload) as opened:
             grey = opened.mode in _GREY_MODES
             image = _upright(opened, 3)
     except MemoryError:
         raise
-    except Exception:  # as in decode
-        return None
+    except Exception as error:  # as in decode_image
+        raise UnreadableImageError(one_line(error)) from error
     if not grey:
         pixels = np.asarray(image)
         grey = bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
@@ -59,6 +64,8 @@ def look(payload: Payload) -> tuple[bool, tuple[int, int]] | None:
 
 
 def _open(payload: Payload) -> Image.Image:
+    if isinstance(payload, Image.Image):
+        return payload.copy()  # the caller's is neither changed nor closed
     if isinstance(payload, np.ndarray):
         return Image.fromarray(payload)
     return Image.open(io.BytesIO(payload) if isinstance(payload, bytes) else payload)

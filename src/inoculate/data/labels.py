@@ -1,4 +1,4 @@
-"""Raw labels of a whole dataset to numbers 0..K-1 and class names."""
+"""Raw labels of a whole source to numbers 0..K-1 and class names."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _log = logging.getLogger(__name__)
 
 
 def resolve_labels(shards: list[Shard], name: str) -> tuple[list[Shard], list[NDArray[np.int64]], tuple[str, ...]]:
-    """The shards with labels, their labels as int64 in 0..K-1, and the K class names (stored ones, else sorted values).
+    """The shards that have labels, these as int64 in 0..K-1, and the K class names (stored ones, else sorted values).
 
     A split in which every label is missing or -1 (an unpublished test set) is left out with a warning.
-    Raises InputError naming shard and row of any other label that is missing, negative or out of range.
+    Raises `InputError` naming shard and row of any other label that is missing, negative or out of range.
     """
     kept = _labelled(shards, name)
     stored = {shard.names for shard in kept}
@@ -60,7 +60,7 @@ def _distinct(shards: list[Shard], name: str) -> list[Any]:
     for shard in shards:
         for row, label in enumerate(shard.labels):
             if not isinstance(label, str) and (not _whole_number(label) or label < 0):
-                raise _bad(shard, row, "whole numbers from 0, or text")
+                raise _label_error(shard, row, "whole numbers from 0, or text")
     distinct = set().union(*(shard.labels for shard in shards)) if shards else set()
     if len({isinstance(label, str) for label in distinct}) > 1:
         raise InputError(f"{name}: some labels are text and some are numbers: use one kind")
@@ -70,11 +70,11 @@ def _distinct(shards: list[Shard], name: str) -> list[Any]:
 def _numbers(shard: Shard, index: dict[Any, int], names: tuple[str, ...] | None) -> NDArray[np.int64]:
     found = [index.get(label) for label in shard.labels]
     if None in found:
-        raise _bad(shard, found.index(None), f"0..{len(names or index) - 1}, the classes that it names")
+        raise _label_error(shard, found.index(None), f"0..{len(names or index) - 1}, the classes that it names")
     return np.array(found, dtype=np.int64)
 
 
-def _bad(shard: Shard, row: int, allowed: str) -> InputError:
+def _label_error(shard: Shard, row: int, allowed: str) -> InputError:
     return InputError(
-        f"{shard.name}, row {row}: label {shard.labels[row]!r}, but labels must be {allowed}: mend or drop it"
+        f"{shard.name}, row {row}: label {shard.labels[row]!r}, but labels must be {allowed}: correct or drop it"
     )

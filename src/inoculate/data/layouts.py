@@ -1,4 +1,4 @@
-"""What a local folder holds: parquet shards in the hub's layout, or one folder per class."""
+"""The layout of a local dataset: parquet shards as the hub stores them, or one folder per class."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Listing:
 
 
 def list_folder(folder: Path) -> Listing:
-    """Find the images of a local folder. Raises InputError when it is missing, empty or laid out in another way."""
+    """List the images of a local folder. Raises `InputError` when it is missing, empty or laid out differently."""
     if not folder.exists():
         raise InputError(f"there is no folder {folder}: check the path")
     if not folder.is_dir():
@@ -41,7 +41,7 @@ def list_folder(folder: Path) -> Listing:
 
 
 def split_of(name: str) -> str:
-    """train, validation or test, from the name of a split, a folder or a shard; train when it says nothing."""
+    """train, validation or test, from the name of a split, a folder or a shard; train when the name holds none."""
     words = re.split(r"[^a-z]+", name.lower())
     return next((_SPLITS[word] for word in words if word in _SPLITS), "train")
 
@@ -84,7 +84,7 @@ def _shard_split(folder: Path, file: Path) -> str:
 
 
 def _check_complete(files: list[Path]) -> None:
-    """A numbered shard that is missing would silently make the dataset smaller."""
+    """Raise `InputError` where a numbered shard is missing: the dataset would silently be smaller."""
     found: dict[tuple[Path, str, int], set[int]] = {}
     for file in files:
         if numbered := _SHARD.match(file.stem):
@@ -108,7 +108,7 @@ def _class_folders(folder: Path) -> Listing:
     if named and len(named) < len(tops):
         other = next(p for p in tops if p not in named)
         raise InputError(
-            f"{folder}: {named[0].name}/ holds class folders but {other.name}/ stands beside it: move it away"
+            f"{folder}: {named[0].name}/ holds class folders but {other.name}/ lies beside it: move it away"
         )
     files: list[Path] = []
     splits: list[str] = []
@@ -127,9 +127,18 @@ def _class_folders(folder: Path) -> Listing:
 
 
 def _images(class_folder: Path) -> list[Path]:
-    """Image files at any depth, by plain strings: pathlib's own search takes seconds on tens of thousands."""
+    """Image files at any depth. Links to folders are followed; a folder that is reached twice counts once.
+
+    Paths are strings here: pathlib's own search takes seconds on tens of thousands of files.
+    """
     found: list[str] = []
-    for parent, folders, files in os.walk(class_folder):
+    visited: set[str] = set()
+    for parent, folders, files in os.walk(class_folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [
             os.path.join(parent, name)

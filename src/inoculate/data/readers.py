@@ -1,4 +1,4 @@
-"""Datasets as shards: raw labels at once, encoded images as a stream, whatever they are stored in."""
+"""Datasets as shards, whatever they are stored in: raw labels at once, encoded images as a stream."""
 
 from __future__ import annotations
 
@@ -12,26 +12,41 @@ from typing import Any
 import numpy as np
 
 from inoculate.core.errors import InputError
+from inoculate.core.extras import require
 from inoculate.data.decode import Payload
-from inoculate.data.layouts import Listing, split_of
+from inoculate.data.layouts import Listing, list_folder, split_of
+from inoculate.data.sources import Source
 
 _IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "png", "pixels")
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "category", "target", "y", "digit", "coarse_label", "cls")
 _ROWS = 256  # encoded images held at a time
 
-Item = tuple[str, Payload | None]  # a name to report it by, and None where the source holds no image
+Item = tuple[str, Payload | None]  # a name for messages; None where the source holds no image
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A run of images from one split: one raw label each (int, str or None) and, where stored, the classes' names."""
+    """Consecutive images of one split, with one raw label each (int, str or None) and, if stored, the class names.
+
+    items: yields every image, encoded, with a name for messages. sample: about so many images, spread over the shard.
+    """
 
     name: str
     split: str
     labels: list[Any]
     names: tuple[str, ...] | None
     items: Callable[[], Iterator[Item]]
-    sample: Callable[[int], list[Payload]]  # about so many images, spread out
+    sample: Callable[[int], list[Payload]]
+
+
+def open_source(source: Source) -> list[Shard]:
+    """The shards of a source. Raises `InputError` if it cannot be read."""
+    if source.kind == "digits":
+        return digits_shards()
+    if source.kind == "hub":
+        return hub_shards(source.location, source.revision)
+    listing = list_folder(Path(source.location))
+    return parquet_shards(listing) if listing.kind == "parquet" else folder_shards(listing)
 
 
 def folder_shards(listing: Listing) -> list[Shard]:
@@ -53,28 +68,28 @@ def folder_shards(listing: Listing) -> list[Shard]:
 
 
 def parquet_shards(listing: Listing) -> list[Shard]:
-    """One shard per parquet file. Raises InputError naming a damaged file or one without an image or label column."""
+    """One shard per parquet file. Raises `InputError` naming a damaged file or one without an image or label column."""
     return [_parquet_shard(*pair) for pair in zip(listing.files, listing.splits, strict=True)]
 
 
 def _parquet_shard(file: Path, split: str) -> Shard:
     import pyarrow.parquet as pq
 
-    with _reading(file), pq.ParquetFile(file) as parquet:
+    with _parquet_errors(file), pq.ParquetFile(file) as parquet:
         schema = parquet.schema_arrow
         image, label, names = find_columns(schema, _stored_features(schema.metadata), str(file))
         labels = parquet.read(columns=[label]).column(0).to_pylist()
 
     def items() -> Iterator[Item]:
         row = 0
-        with _reading(file), pq.ParquetFile(file) as parquet:
+        with _parquet_errors(file), pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(batch_size=_ROWS, columns=[image]):
                 for value in batch.column(0).to_pylist():
                     yield f"{file.name} row {row}", _payload(value)
                     row += 1
 
     def sample(n: int) -> list[Payload]:
-        with _reading(file), pq.ParquetFile(file) as parquet:
+        with _parquet_errors(file), pq.ParquetFile(file) as parquet:
             groups = range(0, parquet.num_row_groups, max(1, parquet.num_row_groups // 8))
             each = max(1, n // max(1, len(groups)))
             found: list[Any] = []
@@ -89,15 +104,16 @@ def _parquet_shard(file: Path, split: str) -> Shard:
 def hub_shards(hub_id: str, revision: str) -> list[Shard]:
     """One shard per split of a dataset on the hub, downloaded on first use into the `datasets` library's own cache.
 
-    Raises InputError, with the library's reason, when it cannot be downloaded or understood.
+    Raises `InputError`, with the library's reason, when it cannot be downloaded or understood.
     """
+    require("datasets", "hub", "loading a dataset from the hub")
     import datasets
 
     try:
         splits = datasets.load_dataset(hub_id, revision=revision or None)
     except Exception as error:  # the library raises dozens of types: network, layout, configuration, disk
         raise InputError(
-            f"cannot load {hub_id!r} from the hub ({reason(error)}): download it and pass the local folder as --data"
+            f"cannot load {hub_id!r} from the hub ({_type_and_message(error)}): download it and give the local folder"
         ) from error
     return [_hub_shard(hub_id, name, data) for name, data in splits.items()]
 
@@ -156,7 +172,7 @@ def find_columns(schema: Any, features: Mapping[str, Any], where: str) -> tuple[
     return image, label, tuple(map(str, stored)) if stored else None
 
 
-def reason(error: BaseException, width: int = 160) -> str:
+def _type_and_message(error: BaseException, width: int = 160) -> str:
     """An exception's type and text on one short line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:width]}{'…' if len(text) > width else ''}" if text else type(error).__name__
@@ -172,7 +188,7 @@ def _holds_bytes(schema: Any, name: str) -> bool:
 
 
 def _stored_features(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:
-    """The features that the `datasets` library notes in a file's schema; none when absent or damaged."""
+    """The features that the `datasets` library stores in a file's schema; none when absent or damaged."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
@@ -189,11 +205,11 @@ def _payload(value: Any, local: bool = False) -> Payload | None:
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def _parquet_errors(file: Path) -> Iterator[None]:
     """Turn pyarrow's errors about a damaged file into an InputError that names it."""
     import pyarrow as pa
 
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"cannot read {file} ({reason(error)}): copy this parquet file anew") from error
+        raise InputError(f"cannot read {file} ({_type_and_message(error)}): copy this parquet file again") from error

@@ -20,8 +20,10 @@ from inoculate.attribution.explain import choose, explain
 from inoculate.core.errors import InputError
 from inoculate.core.rng import generator
 from inoculate.core.threat import Threat
-from inoculate.data.dataset import Dataset, Parts, partition
-from inoculate.data.sources import Source, load_pool
+from inoculate.data.dataset import Dataset
+from inoculate.data.load import decode_source
+from inoculate.data.sources import Source
+from inoculate.data.split import Parts, partition
 from inoculate.evaluation.engine import judge_attack, judge_clean, judge_replay
 from inoculate.evaluation.per_sample import Verdict
 from inoculate.models.acceleration.fast import fast
@@ -68,19 +70,19 @@ def load_parts(study: Study, source: Source, dataset: DatasetConfig, name: str, 
     """Decode (or find decoded) the dataset and split it; the test part is shuffled, so its beginning is a sample."""
     for model in study.models:  # a misspelt network is found before hours of work, not after
         check_name(model)
-    pool = load_pool(
+    decoded = decode_source(
         source,
         image_size=dataset.image_size,
         channels=dataset.channels,
-        progress=lambda done, total: progress(done, total, {}),
+        progress=lambda what, done, total: progress(done, total, {}),
     )
-    split = replace(pool.split, name=name)
+    split = replace(decoded.data, name=name)
     kept = torch.arange(len(split))
     if study.limit is not None and study.limit < len(split):
         kept = limited(split, study.limit)
-    if study.split.official_test and not pool.had_test:
+    if study.split.official_test and not decoded.has_test:
         raise InputError(f"{name} has no test split of its own: set official_test: false")
-    official = pool.official_test[kept.numpy()] if study.split.official_test else None
+    official = decoded.official_test[kept.numpy()] if study.split.official_test else None
     fractions = (study.split.train, study.split.val, study.split.test)
     parts = partition(split.labels[kept], seed=seed, fractions=fractions, test_mask=official)
     parts = Parts(*(kept.numpy()[part] for part in (parts.train, parts.val, parts.test)))

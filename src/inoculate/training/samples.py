@@ -15,7 +15,8 @@ from inoculate.attacks.craft import SCALE, AdvSet, perturb
 from inoculate.core.errors import InputError
 from inoculate.core.pixels import to_float
 from inoculate.core.rng import generator, seed_for
-from inoculate.data.dataset import Dataset, undersample
+from inoculate.data.dataset import Dataset
+from inoculate.data.split import undersample
 from inoculate.training.methods.names import ARMS, WITH_COPIES
 
 

@@ -1,0 +1,216 @@
+"""Data in any form to a `Dataset`: known names, hub ids, folders, tensors, torch datasets and data loaders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from inoculate.artifacts.specs import code_digest, fingerprint
+from inoculate.artifacts.store import Store
+from inoculate.core.errors import InputError
+from inoculate.core.options import require_one_of
+from inoculate.core.progress import Progress
+from inoculate.data.cache import cache_root, read_cached, write_cached
+from inoculate.data.convert import TorchData, dataset_from_torch, with_shape
+from inoculate.data.dataset import Dataset
+from inoculate.data.decoded import DecodedSource, choose_shape, read_decoded, remove_abandoned, sample_of, write_decoded
+from inoculate.data.readers import Shard, open_source
+from inoculate.data.sources import PathLike, Source, find_source
+from inoculate.data.split import partition
+
+PARTS = ("train", "val", "test", "all")
+DataLike = Dataset | PathLike | tuple[Any, Any] | TorchData
+# the modules that decide which pixels and labels a source holds, and in which order
+_DECODER = tuple(f"inoculate.data.{module}" for module in ("decode", "decoded", "labels", "layouts", "readers"))
+
+
+def load_data(
+    data: DataLike,
+    split: str = "train",
+    *,
+    data_root: PathLike | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Labelled images from whatever holds them; `summary()` of the result says what was made.
+
+    data: a known name (mnist, cifar10, cats_vs_dogs, digits), a hub id `owner/name`, a local folder (one folder per
+    class, or parquet shards), a torch `Dataset` or `DataLoader` of (image, label), a pair (images, labels) of tensors
+    or arrays, or a `Dataset`. Images are uint8 in 0..255, floats in [0, 1] that hold 8-bit values, or PIL images; a
+    data loader that shuffles is read in its dataset's own order.
+    split: `train`, `val`, `test` or `all` of a name, hub id or folder; other data are taken whole. `test` is the
+    source's own test split if it has one, else a stratified 20 %, drawn by `seed`; the rest is divided into train and
+    val 7:1. data_root: searched for `<name>/` before the hub (default: the variable INOCULATE_DATA).
+    image_size: side in pixels to which images are resized and cropped. channels: 1 (grey) or 3 (RGB). name: of the
+    dataset in results. Raises `InputError` for what cannot be read or converted exactly.
+    """
+    require_one_of(PARTS, split=split)
+    if isinstance(data, str | os.PathLike):
+        source = find_source(data, data_root)
+        decoded = decode_source(source, image_size=image_size, channels=channels, progress=progress)
+        loaded = _part(decoded, split, seed)
+    else:
+        loaded = with_shape(_converted(data, seed, image_size, channels), image_size, channels)
+    return _named(loaded, name)
+
+
+def as_dataset(
+    data: DataLike,
+    split: str = "test",
+    *,
+    data_root: PathLike | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+) -> Dataset:
+    """`load_data` for the functions that measure: of names, hub ids and folders the test part unless told otherwise."""
+    return load_data(
+        data, split, data_root=data_root, image_size=image_size, channels=channels, seed=seed, name=name
+    )  # fmt: skip
+
+
+def load_parts(
+    data: DataLike | Mapping[str, DataLike],
+    *,
+    data_root: PathLike | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Dataset, Dataset, Dataset]:
+    """Train, validation and test parts, for functions that train. See `load_data` for the arguments.
+
+    Names, hub ids and folders give the parts of `load_data`; other data are divided 70/10/20, stratified and by seed. A
+    mapping `{"train": …, "test": …}` keeps the given test data and takes `val` from it, else an eighth of `train`.
+    """
+    if isinstance(data, Mapping):
+        return _given_parts(data, image_size, channels, seed, name)
+    if isinstance(data, str | os.PathLike):
+        source = find_source(data, data_root)
+        decoded = decode_source(source, image_size=image_size, channels=channels, progress=progress)
+        train, val, test = (_part(decoded, part, seed) for part in ("train", "val", "test"))
+    else:
+        whole = with_shape(_converted(data, seed, image_size, channels), image_size, channels)
+        parts = partition(whole.labels.cpu(), seed=seed, classes=whole.classes)
+        train, val, test = (whole.subset(rows) for rows in (parts.train, parts.val, parts.test))
+    return _named(train, name), _named(val, name), _named(test, name)
+
+
+def decode_source(
+    source: Source,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    cache: PathLike | None = None,
+    progress: Progress | None = None,
+) -> DecodedSource:
+    """All labelled images of a source as uint8 N×C×S×S, decoded once into the cache and memory-mapped from there.
+
+    image_size: S in pixels; by default a known name's own, else the shorter side if a sample agrees on it (at most
+    256), else 224. channels: 1 or 3; by default 1 if a sample is all grey. Non-square images are resized by their
+    shorter side and cropped to the centre; unreadable ones are left out with a warning and listed in `skipped`. Raises
+    `InputError` when more than 1 % are unreadable, or labels are wrong.
+    """
+    _check_shape(image_size, channels)
+    root = cache_root(cache)
+    decoder = code_digest(*_DECODER)
+    shards: list[Shard] = []
+
+    def opened() -> list[Shard]:
+        shards.extend(() if shards else open_source(source))
+        return shards
+
+    size = image_size or source.image_size
+    if size is None or channels is None:
+        file = root / "shapes" / f"{fingerprint({'source': source.digest, 'decoder': decoder})}.json"
+        shape = read_cached(file)
+        if not shape:
+            own_size, own_channels = choose_shape(sample_of(opened()), source.name)
+            write_cached(file, shape := {"size": own_size, "channels": own_channels})
+        size, channels = size or int(shape["size"]), channels or int(shape["channels"])
+    spec = {"source": source.digest, "size": size, "channels": channels, "decoder": decoder}
+
+    def write(folder: Path) -> None:
+        try:
+            write_decoded(folder, opened(), source.name, size, channels, progress)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # nothing in it can be resumed
+            raise
+
+    try:
+        store = Store(root)
+        if store.find("images", spec) is None:
+            remove_abandoned(root / "images")
+        return read_decoded(store.get_or_make("images", spec, write), source.name)
+    except OSError as error:
+        raise InputError(
+            f"cannot keep decoded images in {root} ({error.strerror or error}): "
+            "free space there, or set INOCULATE_CACHE to another folder"
+        ) from error
+
+
+def _check_shape(image_size: int | None, channels: int | None) -> None:
+    if image_size is not None and not 1 <= image_size <= 4096:
+        raise InputError(f"the image size must be 1 to 4096 pixels, got {image_size}")
+    if channels not in (None, 1, 3):
+        raise InputError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
+
+
+def _part(decoded: DecodedSource, split: str, seed: int) -> Dataset:
+    data = decoded.data
+    if split == "all":
+        return data
+    if split == "test" and decoded.has_test:
+        return data.subset(np.flatnonzero(decoded.official_test))
+    mask = decoded.official_test if decoded.has_test else None
+    parts = partition(data.labels, seed=seed, test_mask=mask, classes=data.classes)
+    return data.subset({"train": parts.train, "val": parts.val, "test": parts.test}[split])
+
+
+def _converted(data: Any, seed: int, image_size: int | None, channels: int | None) -> Dataset:
+    """Data that are held in memory or read by torch, as they are."""
+    _check_shape(image_size, channels)
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, torch.utils.data.Dataset | torch.utils.data.DataLoader):
+        return dataset_from_torch(data, seed, image_size, channels)
+    if isinstance(data, tuple | list) and len(data) == 2:
+        return Dataset.from_tensors(*data)
+    raise InputError(
+        f"data of type {type(data).__name__} cannot be read: give a name, a folder, a torch Dataset or DataLoader, or "
+        "a pair (images, labels)"
+    )
+
+
+def _given_parts(
+    data: Mapping[str, DataLike], image_size: int | None, channels: int | None, seed: int, name: str | None
+) -> tuple[Dataset, Dataset, Dataset]:
+    for part in data:
+        require_one_of(("train", "val", "test"), part=part)
+    if not {"train", "test"} <= data.keys():
+        raise InputError(f"data for training need 'train' and 'test', got {', '.join(data)}: add the missing part")
+    given = {
+        part: load_data(each, part, image_size=image_size, channels=channels, seed=seed, name=name)
+        for part, each in data.items()
+    }
+    train, test = given["train"], given["test"]
+    if "val" in given:
+        return train, given["val"], test
+    parts = partition(train.labels.cpu(), seed=seed, test_mask=np.zeros(len(train), dtype=bool), classes=train.classes)
+    return train.subset(parts.train), train.subset(parts.val), test
+
+
+def _named(data: Dataset, name: str | None) -> Dataset:
+    return data if name is None else replace(data, name=name)

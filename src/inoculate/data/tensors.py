@@ -1,0 +1,153 @@
+"""Images and labels as people hold them, converted to what a `Dataset` stores: uint8 pixels and int64 class numbers.
+
+A conversion must be exact. What is ambiguous is refused: a number measured with wrong preprocessing is worse than none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inoculate.core.errors import InputError
+
+FLOATS_CONVERTED = "float images in [0, 1] were converted to 8 bits"
+ONE_HOT_CONVERTED = "one-hot labels were converted to class numbers"
+_TOLERANCE = 1 / 512  # of 8-bit values: half a step of bfloat16 below 1
+_ROWS = 1024  # images converted at a time
+_IMAGE_DIMENSIONS = 4  # N×C×H×W
+
+
+def uint8_images(images: Any, name: str, first: int = 0) -> tuple[Tensor, tuple[str, ...]]:
+    """Images as uint8 N×C×H×W in 0..255, and notes on what was converted.
+
+    images: a tensor or array, N×C×H×W with C 1 or 3; uint8 in 0..255, or floats in [0, 1] that are 8-bit values within
+    1/512. name: of the data, for errors; first: number of the first image in them. Raises `InputError` for others.
+    """
+    images = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+    if not isinstance(images, Tensor):
+        raise InputError(f"{name}: images must be a tensor or an array, got {type(images).__name__}: stack them")
+    _check_image_shape(images, name)
+    if images.dtype == torch.uint8:
+        return images, ()
+    if not images.is_floating_point():
+        raise InputError(
+            f"{name}: images must be uint8 in 0..255 or floats in [0, 1], got {images.dtype} with values from "
+            f"{int(images.min())} to {int(images.max())}: for 8-bit values use images.to(torch.uint8)"
+        )
+    low, high = (float(value) for value in torch.aminmax(images.detach().float()))
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError(f"{name}: the images hold NaN or infinity: repair them")
+    if low < 0 or high > 1:
+        raise InputError(f"{name}: float images must lie in [0, 1], got values from {low:.4g} to {high:.4g}: "
+                         + _range_advice(low, high))  # fmt: skip
+    parts = [_exact_uint8(part, name, first + start) for start, part in _chunks(images.detach())]
+    return torch.cat(parts), (FLOATS_CONVERTED,)
+
+
+def class_numbers(labels: Any, images: int, name: str) -> tuple[Tensor, int | None]:
+    """Labels as int64 class numbers ≥ 0, and K if they were one-hot.
+
+    labels: one per image; integers, whole numbers of a float type, or one-hot rows N×K. Raises `InputError` naming the
+    first image whose label is something else.
+    """
+    labels, columns = _label_tensor(labels, name), None
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    elif labels.ndim == 2 and len(labels) == images:
+        columns, labels = labels.shape[1], _from_one_hot(labels, name)
+    if labels.ndim != 1 or len(labels) != images:
+        raise InputError(f"{name}: {images} images need {images} labels in one row, got shape {tuple(labels.shape)}")
+    if labels.is_floating_point():
+        _refuse(labels != labels.round(), labels, name, "a whole number: use class numbers 0..K-1")
+    _refuse(labels < 0, labels, name, "0 or more: drop unlabelled images first")
+    return labels.long(), columns
+
+
+def class_names(labels: Tensor, classes: Sequence[str] | None, columns: int | None, name: str) -> tuple[str, ...]:
+    """The names of all classes: `classes`, else "0", "1", … for the `columns` of one-hot labels or up to the largest.
+
+    Raises `InputError` if labels lie outside. Unnamed labels that leave out as many classes as are present look shifted
+    (100 to 109, say) and are refused.
+    """
+    if classes is not None and columns not in (None, len(classes)):
+        raise InputError(f"{name}: {len(classes)} classes are named, but the one-hot labels have {columns} columns")
+    if classes is None and columns is None:
+        smallest, largest = int(labels.min()), int(labels.max())
+        if smallest > 1 and smallest >= len(np.unique(labels.numpy())):
+            raise InputError(
+                f"{name}: label {int(labels[0])} of image 0 looks shifted, for labels run from {smallest} to {largest}:"
+                " number the classes from 0, or name all of them with Dataset.from_tensors(images, labels, classes)"
+            )
+        columns = largest + 1
+    names = tuple(map(str, range(columns or 0) if classes is None else classes))
+    if len(names) < 2:
+        raise InputError(f"{name}: a classifier needs at least 2 classes, got {len(names)}")
+    _refuse(labels >= len(names), labels, name, f"in 0..{len(names) - 1}, the {len(names)} classes")
+    return names
+
+
+def _check_image_shape(images: Tensor, name: str) -> None:
+    if images.ndim != _IMAGE_DIMENSIONS:
+        hint = ": for grey images use images.unsqueeze(1)" if images.ndim == _IMAGE_DIMENSIONS - 1 else ""
+        raise InputError(f"{name}: images must be N×C×H×W (4 dimensions), got shape {tuple(images.shape)}{hint}")
+    if 0 in images.shape:
+        raise InputError(f"{name}: there are no images, got shape {tuple(images.shape)}")
+    if images.shape[1] not in (1, 3):
+        hint = ": use images.permute(0, 3, 1, 2)" if images.shape[3] in (1, 3) else ""
+        raise InputError(f"{name}: images must have 1 or 3 channels (N×C×H×W), got {images.shape[1]}{hint}")
+
+
+def _range_advice(low: float, high: float) -> str:
+    if low >= 0:
+        return "for 8-bit values use images.round().to(torch.uint8), else divide by the largest possible value"
+    return (
+        "they look normalised; remove the normalisation from the data and put it into the model "
+        "(load_model(…, normalize=…), or a first layer)"
+    )
+
+
+def _chunks(images: Tensor) -> list[tuple[int, Tensor]]:
+    return [(start, images[start : start + _ROWS]) for start in range(0, len(images), _ROWS)]
+
+
+def _exact_uint8(images: Tensor, name: str, first: int) -> Tensor:
+    scaled = images.float() * 255
+    rounded = scaled.round()
+    inexact = ((scaled - rounded).abs() > _TOLERANCE * 255).flatten(1).any(dim=1)
+    if bool(inexact.any()):
+        row = int(inexact.nonzero()[0])
+        low, high = torch.aminmax(images[row])
+        raise InputError(
+            f"{name}: image {first + row} is not made of 8-bit values (floats from {float(low):.4g} to "
+            f"{float(high):.4g}): round them with (images * 255).round().to(torch.uint8), after every resizing"
+        )
+    return rounded.to(torch.uint8)
+
+
+def _label_tensor(labels: Any, name: str) -> Tensor:
+    try:
+        tensor = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name}: labels must be integers, one per image: use class numbers 0..K-1") from error
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise InputError(f"{name}: labels must be integers, got {tensor.dtype}: use labels.long()")
+    return tensor.detach().cpu()
+
+
+def _from_one_hot(labels: Tensor, name: str) -> Tensor:
+    one_hot = ((labels == 0) | (labels == 1)).all(dim=1) & (labels.sum(dim=1) == 1)
+    if not bool(one_hot.all()):
+        row = int((~one_hot).nonzero()[0])
+        raise InputError(f"{name}: the label of image {row} is a row of {labels.shape[1]} values that is not one-hot: "
+                         "use class numbers 0..K-1")  # fmt: skip
+    return labels.argmax(dim=1)
+
+
+def _refuse(wrong: Tensor, labels: Tensor, name: str, allowed: str) -> None:
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise InputError(f"{name}: label {labels[row].item():g} of image {row} must be {allowed}")
