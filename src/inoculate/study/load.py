@@ -1,7 +1,9 @@
-"""Reading a study file: what is wrong in it is named with its line and the nearest valid key."""
+"""Studies from files, from shipped names and from mappings; errors name the line and the nearest valid key."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +11,60 @@ import yaml
 from pydantic import ValidationError
 
 from inoculate.core.errors import InputError, suggest
-from inoculate.study.config import AttackChoice, DatasetConfig, Evaluation, Explanations, Partition, Study, Training
+from inoculate.study.config import Study
+from inoculate.study.sections import (
+    AttackConfig,
+    DatasetConfig,
+    EvaluationConfig,
+    ExplanationConfig,
+    Partition,
+    TrainingConfig,
+)
+from inoculate.study.shipped import shipped_studies
+
+StudySource = Study | Mapping[str, Any] | str | os.PathLike[str]
 
 
-def load_study(path: Path) -> Study:
-    """Read and validate a study file; raises `InputError` with file, line and the nearest valid key."""
+def load_study(source: StudySource) -> Study:
+    """A validated study from a YAML file, the name of a shipped study, or a mapping with a study file's keys.
+
+    Raises `InputError` with the file, the line and the nearest valid key.
+    """
+    if isinstance(source, Study):
+        return source
+    if isinstance(source, Mapping):
+        return validate(dict(source), "study")
+    return _read(_find(source))
+
+
+def _find(source: str | os.PathLike[str]) -> Path:
+    """The file that a path or the name of a shipped study means; a bare name is a shipped one first."""
+    shipped = shipped_studies()
+    if isinstance(source, str) and source in shipped:
+        return shipped[source]
+    path = Path(source)
+    if isinstance(source, str) and not path.suffix and path.name == source and not path.exists():
+        raise InputError(f"study '{source}' is neither a file nor shipped: {suggest(source, tuple(shipped))}")
+    return path
+
+
+def _read(path: Path) -> Study:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         tree, value = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"study file {path} cannot be read ({error.strerror}): check the path") from error
+    except yaml.MarkedYAMLError as error:
+        where = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{path}{where}: this is not YAML ({error.problem}): correct the line") from error
     except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise InputError(
-            f"{path}{where}: this is not YAML ({getattr(error, 'problem', 'unreadable')}): mend the line"
-        ) from error
+        raise InputError(f"{path}: this is not YAML ({error}): give a study file") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: a study file holds keys such as name, datasets and models: this one holds none")
-    return validated(value, str(path), tree)
+    return validate(value, str(path), tree)
 
 
-def validated(value: dict[str, Any], where: str, tree: Any = None) -> Study:
+def validate(value: dict[str, Any], where: str, tree: Any = None) -> Study:
     """The study that `value` describes; raises `InputError` naming `where` and, given the YAML `tree`, the line."""
     try:
         return Study.model_validate(value)
@@ -54,17 +88,17 @@ def _explain(error: Any) -> str:
 
 
 def _keys_at(location: tuple[Any, ...]) -> tuple[str, ...]:
-    """Valid keys of the part of the schema that `location` points into."""
-    parts = {
+    """Valid keys of the section that `location` points into."""
+    sections = {
         "datasets": tuple(DatasetConfig.model_fields),
-        "attacks": tuple(AttackChoice.model_fields),
+        "attacks": tuple(AttackConfig.model_fields),
         "split": tuple(Partition.model_fields),
-        "training": tuple(Training.model_fields),
-        "evaluation": tuple(Evaluation.model_fields),
-        "explanations": tuple(Explanations.model_fields),
+        "training": tuple(TrainingConfig.model_fields),
+        "evaluation": tuple(EvaluationConfig.model_fields),
+        "explanations": tuple(ExplanationConfig.model_fields),
     }
     whole = tuple(Study.model_fields)
-    return parts.get(str(location[0]), whole) if location else whole
+    return sections.get(str(location[0]), whole) if location else whole
 
 
 def _line(node: Any, location: tuple[Any, ...]) -> int:

@@ -1,81 +1,61 @@
-"""What a study has to do, in dependency order."""
+"""The plan of a study: a graph of cells, each listed after those that it depends on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from inoculate.study.config import MOST_VULNERABLE, Study, is_one_step
+from inoculate.study.cell import ANY_SURROGATE, Cell
+from inoculate.study.config import MOST_VULNERABLE, Study
+from inoculate.study.inputs import dependencies
 from inoculate.training.methods.names import CONTROLS
-
-Reading = Literal["white-box", "replayed", "surrogate"]
-ANY_SURROGATE = "(surrogate)"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One step of a study; its result is one artefact.
+class Plan:
+    """The cells of a study in an order in which they can be done, and for each the cells that it depends on."""
 
-    `fit` trains `model` for `arm`. `surrogate` chooses one of the standard networks. `craft` makes adversarial examples
-    of `part` on the standard version of `model`. `evaluate` measures `attack` (`none`: clean) on a trained network,
-    under one reading: `white-box` (crafted on it), `replayed` (crafted on its standard version), or the `surrogate`'s.
-    `explain` shows what a trained network sees in clean and in adversarial images, and how near its errors are.
-    """
+    cells: tuple[Cell, ...]
+    dependencies: Mapping[Cell, tuple[Cell, ...]]
 
-    kind: Literal["fit", "surrogate", "craft", "evaluate", "explain"]
-    dataset: str
-    seed: int
-    model: str = ""
-    arm: str = "standard"
-    part: Literal["", "train", "test"] = ""
-    attack: str = ""
-    reading: Reading = "white-box"
+    def __iter__(self) -> Iterator[Cell]:
+        return iter(self.cells)
+
+    def __len__(self) -> int:
+        return len(self.cells)
 
     @property
-    def title(self) -> str:
-        """What happens, for a person."""
-        where = f"{self.dataset}" + (f" seed {self.seed}" if self.seed else "")
-        if self.kind == "fit":
-            return f"{where}: train {self.model} ({self.arm})"
-        if self.kind == "surrogate":
-            return f"{where}: choose the most vulnerable network"
-        if self.kind == "craft":
-            return f"{where}: craft on {self.model} ({self.part} images)"
-        if self.kind == "explain":
-            return f"{where}: explain {self.model} ({self.arm})"
-        reading = "" if self.attack == "none" or self.reading == "white-box" else f", {self.reading} examples"
-        return f"{where}: test {self.model} ({self.arm}) {'clean' if self.attack == 'none' else self.attack}{reading}"
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets that the plan needs."""
+        return tuple(dict.fromkeys(cell.dataset for cell in self.cells))
 
 
-def plan(study: Study, only: str | None = None) -> list[Cell]:
-    """Every cell of the study (of dataset `only`), each after those it needs; the standard networks come first."""
-    return [
+def plan(study: Study, only: str | None = None) -> Plan:
+    """The plan of the study (of dataset `only`). The standard networks come first."""
+    cells = tuple(
         cell
         for dataset in study.datasets
         if only in (None, dataset)
         for seed in study.seeds
-        for cell in _plan_one(study, dataset, seed)
-    ]
+        for cell in _plan_seed(study, dataset, seed)
+    )
+    return Plan(cells, {cell: dependencies(study, cell) for cell in cells})
 
 
-def _plan_one(study: Study, dataset: str, seed: int) -> list[Cell]:
+def _plan_seed(study: Study, dataset: str, seed: int) -> list[Cell]:
+    one_step = [name for name, config in study.attacks.items() if config.is_one_step]
     cells: list[Cell] = []
-    one_step = [name for name, choice in study.attacks.items() if is_one_step(choice)]
     for model in study.models:
         cells.append(Cell("fit", dataset, seed, model))
         cells.append(Cell("evaluate", dataset, seed, model, attack="none"))
         cells += [Cell("craft", dataset, seed, model, part="test", attack=attack) for attack in one_step]
-        cells += [
-            Cell("evaluate", dataset, seed, model, attack=attack)
-            for attack in one_step
-            if study.attacks[attack].covers(dataset, model, "standard")
-        ]
+        cells += _white_box(study, dataset, seed, model, "standard")
     surrogate = study.surrogate
     if surrogate == MOST_VULNERABLE:
         surrogate = ANY_SURROGATE
-        if seed == study.seeds[0]:  # chosen once, so that all seeds speak of the same network
+        if seed == study.seeds[0]:  # chosen once, so that all seeds share it
             cells.append(Cell("surrogate", dataset, seed, attack=study.transfer))
-    cells += _readings(study, dataset, seed, "standard", surrogate, one_step)
+    cells += _other_evaluations(study, dataset, seed, "standard", surrogate)
     if "transferred" in study.arms:
         cells.append(Cell("craft", dataset, seed, surrogate, part="train", attack=study.transfer))
     for arm in study.arms:
@@ -84,12 +64,8 @@ def _plan_one(study: Study, dataset: str, seed: int) -> list[Cell]:
         for model in study.models:
             cells.append(Cell("fit", dataset, seed, model, arm))
             cells.append(Cell("evaluate", dataset, seed, model, arm, attack="none"))
-            cells += [
-                Cell("evaluate", dataset, seed, model, arm, attack=attack)
-                for attack in one_step
-                if study.attacks[attack].covers(dataset, model, arm)
-            ]
-        cells += _readings(study, dataset, seed, arm, surrogate, one_step)
+            cells += _white_box(study, dataset, seed, model, arm)
+        cells += _other_evaluations(study, dataset, seed, arm, surrogate)
     if study.explanations and seed == study.seeds[0]:
         arms = study.explanations.arms or [arm for arm in study.arms if arm not in CONTROLS]
         models = study.explanations.models or study.models
@@ -97,14 +73,23 @@ def _plan_one(study: Study, dataset: str, seed: int) -> list[Cell]:
     return cells
 
 
-def _readings(study: Study, dataset: str, seed: int, arm: str, surrogate: str, one_step: list[str]) -> list[Cell]:
-    """What is measured on an arm beside the white-box one-step attacks: transferred examples, then stronger attacks."""
+def _white_box(study: Study, dataset: str, seed: int, model: str, arm: str) -> list[Cell]:
+    """One-step attacks on a network itself."""
+    return [
+        Cell("evaluate", dataset, seed, model, arm, attack=name)
+        for name, config in study.attacks.items()
+        if config.is_one_step and config.covers(dataset, model, arm)
+    ]
+
+
+def _other_evaluations(study: Study, dataset: str, seed: int, arm: str, surrogate: str) -> list[Cell]:
+    """What is measured on an arm beside the white-box one-step attacks: stored examples, and attacks of more steps."""
     cells = []
     for model in study.models:
-        for attack in study.attacks:
-            if not study.attacks[attack].covers(dataset, model, arm):
+        for attack, config in study.attacks.items():
+            if not config.covers(dataset, model, arm):
                 continue
-            if attack not in one_step:
+            if not config.is_one_step:
                 cells.append(Cell("evaluate", dataset, seed, model, arm, attack=attack))
                 continue
             if arm != "standard":

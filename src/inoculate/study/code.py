@@ -1,0 +1,29 @@
+"""The code that decides the content of each kind of artefact; its digest is part of the artefact's spec.
+
+A change of this code makes artefacts of its kind anew, and whatever is made from them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from inoculate.artifacts.specs import code_digest
+
+_CLASSIFIERS = ("core", "data", "models", "attacks")
+_EVALUATION = (*_CLASSIFIERS, "evaluation")
+
+# Rooms and modules of the package, by kind of artefact.
+CODE = {
+    "split": ("core", "data", "study.steps.split"),
+    "fit": (*_CLASSIFIERS, "training", "study.arms", "study.steps.context", "study.steps.fit"),
+    "craft": (*_CLASSIFIERS, "study.steps.context", "study.steps.craft"),
+    "evaluate": (*_EVALUATION, "study.steps.context", "study.steps.evaluate"),
+    "surrogate": (*_EVALUATION, "study.steps.context", "study.steps.evaluate", "study.steps.surrogate"),
+    "explain": (*_EVALUATION, "attribution", "study.steps.context", "study.steps.evaluate", "study.steps.explain"),
+}
+
+
+@lru_cache
+def code_of(kind: str) -> dict[str, str]:
+    """The digest of every room and module that artefacts of this kind depend on, by name."""
+    return {name: code_digest(f"inoculate.{name}") for name in CODE[kind]}

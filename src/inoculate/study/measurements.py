@@ -1,0 +1,86 @@
+"""What a study has measured so far, collected from the artefacts of its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inoculate.artifacts.files import read_json
+from inoculate.artifacts.store import MANIFEST
+from inoculate.core.row import Row
+from inoculate.study.cell import Cell
+from inoculate.study.config import MOST_VULNERABLE
+from inoculate.study.specs import Specs
+
+
+@dataclass
+class Measurements:
+    """Rows, per-image records by `Row.key`, and what the manifest says of the surrogates, networks and cells.
+
+    `explanations` are folders in the store. `made` counts the artefacts that were not found there.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    records: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    surrogates: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
+    explanations: list[Path] = field(default_factory=list)
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    made: int = 0
+    _collected: set[Cell] = field(default_factory=set)
+
+    def add(self, specs: Specs, cell: Cell, folder: Path, *, made: bool) -> None:
+        """Collect the artefact of a cell whose surrogate is resolved, and list the cell for the manifest."""
+        facts = self.collect(specs, cell, folder)
+        seconds = read_json(folder / MANIFEST)["seconds"]  # of making it, whenever that was
+        artefact = f"{cell.kind}/{folder.name}"
+        described = {"cell": cell.title, **asdict(cell), "made": made, "artefact": artefact, "seconds": seconds}
+        self.cells.append({**described, **facts})
+        self.made += made
+
+    def missing(self, cells: Iterable[Cell]) -> Iterator[Cell]:
+        """Those of the cells that have not been collected."""
+        return (cell for cell in cells if cell not in self._collected)
+
+    def collect(self, specs: Specs, cell: Cell, folder: Path) -> dict[str, Any]:
+        """Collect what the artefact says for the results; returns the rest of it, for the manifest."""
+        self._collected.add(cell)
+        if cell.kind == "fit":
+            self.parameters[cell.model] = int(read_json(folder / "model.json")["parameters"])
+            return {"history": read_json(folder / "history.json")}
+        if cell.kind == "evaluate":
+            self._collect_rows(specs, cell, folder)
+            return {}
+        if cell.kind == "explain":
+            self.explanations.append(folder)
+            return {}
+        if cell.kind == "surrogate" or specs.study.surrogate != MOST_VULNERABLE:
+            self.surrogates[cell.dataset] = specs.surrogate(cell.dataset)
+        if cell.kind == "surrogate":
+            return dict(read_json(folder / "choice.json"))
+        return {"zero_gradients": read_json(folder / "advset.json")["zero_gradients"]}
+
+    def _collect_rows(self, specs: Specs, cell: Cell, folder: Path) -> None:
+        examples = None if cell.reading == "white-box" else specs.inputs(cell).examples
+        right = np.load(folder / "right.npy", allow_pickle=False)
+        for measured, mask in zip(read_json(folder / "measured.json"), right, strict=True):
+            row = Row.measured(
+                dataset=cell.dataset,
+                model=cell.model,
+                arm=cell.arm,
+                attack=cell.attack,
+                norm=specs.study.norm,
+                eps=measured["eps"],
+                protocol=f"transfer:{examples.model}/standard" if examples else "white-box",
+                correct=int(mask.sum()),
+                n=len(mask),
+                seed=cell.seed,
+                seconds=measured["seconds"],
+            )
+            self.rows.append(row)
+            self.records[row.key] = mask

@@ -1,0 +1,119 @@
+"""The result of a study."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inoculate.artifacts.files import read_json, write_json
+from inoculate.artifacts.names import file_name
+from inoculate.artifacts.output import require_writable
+from inoculate.artifacts.rows import Records, read_records, read_rows, write_records, write_rows
+from inoculate.artifacts.store import MANIFEST
+from inoculate.attribution.explanation import FACTS, Explained
+from inoculate.core.errors import InputError
+from inoculate.core.results import html_of, table_of
+from inoculate.core.row import Row
+
+RESULTS, RECORDS, EXPLANATIONS = "results.json", "records.npz", "explanations"
+
+
+@dataclass(frozen=True, eq=False)
+class StudyRun:
+    """What a study measured: a sequence of `Row`.
+
+    `records` holds, by `Row.key`, which test images were classified correctly (N, bool). `manifest` says what was run,
+    on which data and machine, with which versions, and what each step took. `explanations` are of some of the networks.
+    `folder` is where all of it lies on disk, if it does.
+    """
+
+    rows: tuple[Row, ...]
+    records: Records
+    manifest: Mapping[str, Any]
+    explanations: tuple[Explained, ...] = ()
+    folder: Path | None = None
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Row:
+        return self.rows[number]
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return str(self.manifest.get("study", {}).get("name", "study"))
+
+    @property
+    def per_image(self) -> dict[Row, NDArray[np.bool_]]:
+        """For each row, which test images (N, bool) were classified correctly."""
+        return {row: self.records[row.key] for row in self.rows if row.key in self.records}
+
+    @property
+    def surrogates(self) -> dict[str, str]:
+        """For each dataset, the network whose examples were transferred."""
+        return dict(self.manifest.get("surrogates", {}))
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """For each network, its number of parameters."""
+        return dict(self.manifest.get("parameters", {}))
+
+    @property
+    def made(self) -> int:
+        """How many steps were computed, and not found in the store."""
+        return sum(bool(cell.get("made")) for cell in self.manifest.get("cells", ()))
+
+    def table(self) -> dict[str, list[Any]]:
+        """One column for each field of `Row`, as `pandas.DataFrame` takes them."""
+        return table_of(self.rows)
+
+    def _repr_html_(self) -> str:
+        return html_of(self.rows, self.name)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write results.json, records.npz, manifest.json and explanations/ into `folder`, in place of earlier ones."""
+        folder = require_writable(Path(folder))
+        write_rows(folder / RESULTS, self.rows)
+        if self.records:
+            write_records(folder / RECORDS, self.records)
+        write_json(folder / MANIFEST, self.manifest)
+        by_name = {file_name(*explanation.key): explanation for explanation in self.explanations}
+        for stale in (folder / EXPLANATIONS).glob(f"*/{FACTS}"):
+            if stale.parent.name not in by_name:
+                shutil.rmtree(stale.parent)
+        for name, explanation in by_name.items():
+            place = folder / EXPLANATIONS / name
+            place.mkdir(parents=True, exist_ok=True)
+            explanation.save(place)
+        return folder
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> StudyRun:
+        """Read what `save` wrote; raises `InputError` if there are no rows, or a file cannot be read."""
+        folder = Path(folder)
+        if not (folder / RESULTS).is_file():
+            raise InputError(f"{folder} holds no {RESULTS}: give the folder of a study's run")
+        rows = tuple(read_rows(folder / RESULTS))
+        records = read_records(folder / RECORDS) if (folder / RECORDS).is_file() else {}
+        manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+        if not isinstance(manifest, dict):
+            raise InputError(f"{folder / MANIFEST} is not the manifest of a run: delete it")
+        found = sorted((folder / EXPLANATIONS).glob(f"*/{FACTS}"))
+        return StudyRun(rows, records, manifest, tuple(Explained.load(file.parent) for file in found), folder)
+
+    def report(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write the report as one HTML page, by default `report.html` in the run's folder, and return its path."""
+        from inoculate import write_report  # the report lies above the study
+
+        return write_report(self, path)

@@ -1,0 +1,124 @@
+"""Train one network for one arm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from inoculate.artifacts.files import write_json
+from inoculate.attacks.craft import AdvSet
+from inoculate.core.rng import seed_for
+from inoculate.core.threat import Threat
+from inoculate.data.augment import default_policy
+from inoculate.models.build import parameter_count
+from inoculate.models.loading.checkpoints import ModelSpec, load_model, save_model
+from inoculate.study.cell import Cell
+from inoculate.study.inputs import Inputs
+from inoculate.study.sections import TrainingConfig
+from inoculate.study.steps.context import Context
+from inoculate.training.methods.base import Method, standard
+from inoculate.training.methods.names import NEEDS_NETWORK
+from inoculate.training.methods.registry import method_named
+from inoculate.training.samples import TrainingSet, training_set
+from inoculate.training.trainer import BEST, CHECKPOINT, Recipe, fit
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """What a network is trained on, by which method, for how long, and against which threat (None: none)."""
+
+    samples: TrainingSet
+    method: Method
+    recipe: Recipe
+    threat: Threat | None = None
+
+
+def make_fit(folder: Path, cell: Cell, context: Context, inputs: Inputs[Path]) -> None:
+    """Train the cell's network into `folder`; an interrupted training resumes from there."""
+    if (folder / "history.json").is_file():  # written last: only the manifest is missing
+        return
+    data, seed = context.data, context.seed
+    assigned = method_arm(cell, context, inputs) if cell.arm in context.study.methods else data_arm(cell, context, inputs)
+    spec, val = _model_spec(context, cell.model), data.val
+    if images := context.training.val_images:
+        val = val.limit(min(images, len(val)), seed=seed)
+    network = spec.build(seed=seed).to(context.device)
+    history = fit(
+        network, assigned.samples, val, assigned.method, assigned.recipe, seed=seed, folder=folder,
+        progress=context.progress, threat=assigned.threat,
+    )  # fmt: skip
+    save_model(folder, network, spec, arm=cell.arm, seed=seed, parameters=parameter_count(network))
+    write_json(folder / "history.json", history)
+    for leftover in (CHECKPOINT, BEST):
+        (folder / leftover).unlink(missing_ok=True)
+
+
+def data_arm(cell: Cell, context: Context, inputs: Inputs[Path]) -> Assignment:
+    """Ordinary training on the arm's own samples."""
+    train, config = context.data.train, context.training
+    samples = training_set(
+        cell.arm, train, context.study.eps, seed=context.seed, balance=config.balance,
+        adversarial=AdvSet.load(inputs.examples) if inputs.examples else None,
+    )  # fmt: skip
+    epoch = samples if config.budget == "epochs" else train
+    recipe = recipe_of(config, len(epoch), "none" if cell.arm == "standard" else _policy(context))
+    if config.budget == "passes" and cell.arm != "standard":
+        recipe = _at_cost(recipe, config, passes=1.0)
+    return Assignment(samples, standard, recipe)
+
+
+def method_arm(cell: Cell, context: Context, inputs: Inputs[Path]) -> Assignment:
+    """Training by a method on the clean training part, against the arm's own eps or the study's largest."""
+    study, train, arm = context.study, context.data.train, context.study.methods[cell.arm]
+    choice = method_named(arm.method, **arm.options)
+    threat = study.threat_for(cell.arm)
+    networks = tuple(load_model(path).to(context.device) for path in inputs.networks)
+    if arm.method in NEEDS_NETWORK:
+        alongside = _model_spec(context, study.surrogate).build(seed=seed_for(context.seed, "alongside"))
+        networks = (alongside.to(context.device),)
+    recipe = recipe_of(context.training, len(train), _policy(context))
+    if context.training.budget == "passes":
+        recipe = _at_cost(recipe, context.training, choice.passes)
+    recipe = _with_updates(recipe, recipe.updates * arm.length)
+    recipe = replace(choice.adapt(recipe), guard=False)  # an alarm must not shorten one arm only
+    samples = training_set("standard", train, (), seed=context.seed)
+    return Assignment(samples, choice.begin(threat, networks), recipe, threat)
+
+
+def recipe_of(config: TrainingConfig, size: int, augment: str) -> Recipe:
+    """The training that the study's section `training` describes, with `size` samples in an epoch."""
+    updates = config.epochs * -(-size // config.batch_size)
+    updates = min(updates, config.max_updates or updates)
+    return Recipe(
+        updates=updates,
+        rounds=min(config.rounds or config.epochs, updates),
+        batch_size=config.batch_size,
+        optimizer=config.optimizer,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        schedule=config.schedule,
+        patience=config.patience,
+        augment=augment,
+        precision=config.precision,
+        compile=config.compile,
+    )
+
+
+def _at_cost(recipe: Recipe, config: TrainingConfig, passes: float) -> Recipe:
+    """As many updates of `passes` passes each as make `config.passes` times the standard arm's passes."""
+    return _with_updates(recipe, recipe.updates * config.passes / passes)
+
+
+def _with_updates(recipe: Recipe, updates: float) -> Recipe:
+    """The same training with this number of updates, rounded, at least one."""
+    whole = max(1, round(updates))
+    return replace(recipe, updates=whole, rounds=min(recipe.rounds, whole))
+
+
+def _model_spec(context: Context, model: str) -> ModelSpec:
+    return ModelSpec.fitting(model, context.data.train, context.study.stem, context.study.pretrained)
+
+
+def _policy(context: Context) -> str:
+    name = context.data.train.name
+    return context.study.datasets[name].augment or default_policy(name)

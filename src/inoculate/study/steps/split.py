@@ -1,0 +1,84 @@
+"""The train, val and test parts of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from inoculate.artifacts.files import read_json, write_json
+from inoculate.core.errors import InputError
+from inoculate.core.rng import generator
+from inoculate.data.dataset import Dataset, Parts, partition
+from inoculate.data.sources import Source, load_pool
+from inoculate.study.config import Study
+
+
+@dataclass(frozen=True, eq=False)
+class SplitData:
+    """The parts of a dataset, which images of the pool they are, and the pool's content hash."""
+
+    train: Dataset
+    val: Dataset
+    test: Dataset
+    parts: Parts
+    digest: str
+    skipped: tuple[str, ...]
+
+
+def load_split(
+    study: Study, source: Source, name: str, seed: int, progress: Callable[[int, int], None] | None = None
+) -> SplitData:
+    """Decode the study's dataset `name` (or find it decoded) and split it.
+
+    The test part is shuffled, so that its beginning is a random sample. Raises `InputError` for a dataset without the
+    test split that the study asks for.
+    """
+    config = study.datasets[name]
+    pool = load_pool(source, image_size=config.image_size, channels=config.channels, progress=progress)
+    data = replace(pool.split, name=name)
+    kept = torch.arange(len(data))
+    if study.limit is not None and study.limit < len(data):
+        kept = _stratified_sample(data, study.limit)
+    if study.split.official_test and not pool.had_test:
+        raise InputError(f"{name} has no test split of its own: set official_test: false")
+    official = pool.official_test[kept.numpy()] if study.split.official_test else None
+    fractions = (study.split.train, study.split.val, study.split.test)
+    parts = partition(data.labels[kept], seed=seed, fractions=fractions, test_mask=official)
+    parts = Parts(*(kept.numpy()[part] for part in (parts.train, parts.val, parts.test)))
+    order = torch.randperm(len(parts.test), generator=generator(seed, "test order")).numpy()
+    parts = replace(parts, test=parts.test[order])
+    train, val, test = (data.subset(part) for part in (parts.train, parts.val, parts.test))
+    return SplitData(train, val, test, parts, data.digest, data.skipped)
+
+
+def save_split(folder: Path, data: SplitData) -> None:
+    """Write the indices of the parts in the pool, and the pool's content hash."""
+    np.savez(folder / "indices.npz", train=data.parts.train, val=data.parts.val, test=data.parts.test)
+    write_json(
+        folder / "split.json", {"digest": data.digest, "skipped": list(data.skipped), "classes": data.train.classes}
+    )
+
+
+def check_split(folder: Path, data: SplitData) -> None:
+    """Raise `InputError` if the artefact in `folder` holds other images or another split than `data`.
+
+    Networks in the same store were trained on the stored split: on another one, they would be tested on training
+    images.
+    """
+    stored = np.load(folder / "indices.npz", allow_pickle=False)
+    same = all(np.array_equal(stored[name], getattr(data.parts, name)) for name in ("train", "val", "test"))
+    if not same or read_json(folder / "split.json")["digest"] != data.digest:
+        raise InputError(
+            f"{data.train.name}: images or their split differ from those that this store was made with "
+            "(another library version?): give another output folder"
+        )
+
+
+def _stratified_sample(data: Dataset, limit: int) -> torch.Tensor:
+    """Positions of a stratified sample of `limit` images."""
+    numbered = replace(data, images=torch.arange(len(data)).view(-1, 1, 1, 1))
+    return numbered.limit(limit, seed=0).images.flatten()
