@@ -1,4 +1,4 @@
-"""File names made from the names of what is in the files."""
+"""File names made from the names of models, datasets and arms."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import re
 
 from inoculate.artifacts.specs import fingerprint
 
+_LONGEST = 120  # characters; file systems allow 255 bytes
+
 
 def file_name(*parts: str) -> str:
-    """A file name from names; a long one ends with a fingerprint, because file systems take 255 bytes."""
+    """A file name made from `parts`; a long one ends in a fingerprint of the whole."""
     name = re.sub(r"[^\w.-]+", "_", "-".join(parts)).strip("._") or "figure"
-    return name if len(name) <= 120 else f"{name[:99]}-{fingerprint({'name': name})}"
+    return name if len(name) <= _LONGEST else f"{name[:99]}-{fingerprint({'name': name})}"

@@ -13,7 +13,6 @@ from inoculate.core.errors import InputError
 from inoculate.core.options import require_count, require_one_of
 from inoculate.study.builder import Builder
 from inoculate.study.cell import Cell
-from inoculate.study.config import Study
 from inoculate.study.estimate import Estimate
 from inoculate.study.executors import Executor, serial
 from inoculate.study.load import StudySource, load_study

@@ -38,7 +38,9 @@ def make_fit(folder: Path, cell: Cell, context: Context, inputs: Inputs[Path]) -
     if (folder / "history.json").is_file():  # written last: only the manifest is missing
         return
     data, seed = context.data, context.seed
-    assigned = method_arm(cell, context, inputs) if cell.arm in context.study.methods else data_arm(cell, context, inputs)
+    assigned = (
+        method_arm(cell, context, inputs) if cell.arm in context.study.methods else data_arm(cell, context, inputs)
+    )
     spec, val = _model_spec(context, cell.model), data.val
     if images := context.training.val_images:
         val = val.limit(min(images, len(val)), seed=seed)
