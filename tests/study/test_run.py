@@ -1,292 +1,166 @@
-"""A whole study on real digits with two very small networks: artefacts, resuming, results."""
+"""A whole study on real digits with two very small networks: results, artefacts, resuming."""
 
-import json
-import shutil
+import signal
 
 import pytest
+from study_samples import TINY, Recorder, numbers, run, tiny
 
 from inoculate.artifacts.rows import read_rows
-from inoculate.artifacts.store import Store
 from inoculate.attacks.craft import AdvSet
-from inoculate.attribution.explanation import Explained
-from inoculate.cli import _guarded, app
-from inoculate.study.load import load_study
-from inoculate.study.plan import Cell, plan
-from inoculate.study.run import Run, _Estimate
-
-STUDY = """\
-name: tiny
-datasets:
-  digits: {image_size: 32}
-models: [test_resnet, test_efficientnet]
-surrogate: most_vulnerable
-eps: [0.02, 8/255]
-attacks:
-  fgsm: {}
-  pgd: {steps: 2, step: 0.5, images: 20}
-training: {epochs: 2, batch_size: 16, lr: 0.005}
-explanations: false
-limit: 200
-"""
-EXPLAINED = (
-    STUDY.replace("explanations: false", "explanations: {images: 3, drift: 4, fragility: 6, steps: 4, search: 4}")
-    .replace("[test_resnet, test_efficientnet]", "[test_resnet]\narms: [standard, transferred, duplicates]")
-    .replace("most_vulnerable", "test_resnet")
-)
+from inoculate.core.errors import InputError
+from inoculate.study.cell import Cell
+from inoculate.study.run import run_study
 
 
-class Notes:
-    """A watcher that remembers which cells were made."""
-
-    def __init__(self):
-        self.made, self.found = [], []
-
-    def begin(self, cell, number, total, left): ...
-
-    def progress(self, done, total, facts): ...
-
-    def end(self, cell, seconds, made, run):
-        (self.made if made else self.found).append(cell)
-
-
-def run_study(folder, text=STUDY, store=None):
-    (folder / "study.yaml").write_text(text)
-    study, notes = load_study(folder / "study.yaml"), Notes()
-    run = Run(study, Store(store or folder / "store"))
-    run.go(notes, plan(study))
-    return run, notes
-
-
-def numbers(rows):
-    return {row.key: (row.correct, row.n) for row in rows}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    run, notes = run_study(folder)
-    return folder, run, notes
-
-
-def test_everything_planned_is_measured(finished):
-    _, run, notes = finished
-    assert not notes.found
-    evaluations = [c for c in notes.made if c.kind == "evaluate"]
-    eps_each = {c: 1 if c.attack == "none" else 2 for c in evaluations}
-    own = {r.protocol for r in run.rows}
-    assert len(run.rows) == sum(eps_each.values())
-    assert "white-box" in own
-    assert f"transfer:{run.surrogates['digits']}/standard" in own
-    assert all(row.n == 40 for row in run.rows if row.attack in ("none", "fgsm"))
-    assert all(row.n == 20 for row in run.rows if row.attack == "pgd")
-
-
-def test_examples_of_several_steps_are_trained_on_and_belong_to_one_eps(tmp_path):
-    text = STUDY.replace("[0.02, 8/255]", "[8/255]").replace("most_vulnerable", "test_resnet") + "transfer: mifgsm\n"
-    text = text.replace("pgd: {steps: 2, step: 0.5, images: 20}", "mifgsm: {steps: 3, step: 0.5}")
-    text += "arms: [standard, transferred]\n"
-    run, notes = run_study(tmp_path, text)
-    (crafted,) = [c for c in notes.made if c.kind == "craft" and c.attack == "mifgsm"]
-    assert crafted.part == "train"
-    examples = AdvSet.load(run.artefact(crafted))
-    assert examples.provenance["eps"] == pytest.approx(8 / 255)
-    assert 0.01 < (examples.direction.abs() < 127).float().mean() < 0.9, "neither FGSM's corners alone, nor nothing"
-    readings = {(r.attack, r.protocol) for r in run.rows if r.arm == "transferred" and r.model == "test_efficientnet"}
-    assert readings == {
-        ("none", "white-box"), ("fgsm", "white-box"), ("mifgsm", "white-box"),
-        ("fgsm", "transfer:test_efficientnet/standard"), ("fgsm", "transfer:test_resnet/standard"),
-    }  # fmt: skip
-    _, notes = run_study(tmp_path, text.replace("8/255", "4/255"))
-    made = {(c.kind, c.arm, c.attack) for c in notes.made}
-    assert ("craft", "standard", "mifgsm") in made, "what was found at another eps is not used"
-    assert ("craft", "standard", "fgsm") not in made
-    assert ("fit", "transferred", "") in made
-    assert ("fit", "standard", "") not in made
+def test_everything_planned_is_measured(finished, recorder):
+    assert not recorder.found
+    evaluations = [cell for cell in recorder.made if cell.kind == "evaluate"]
+    assert len(finished) == sum(1 if cell.attack == "none" else 2 for cell in evaluations)
+    assert {"white-box", f"transfer:{finished.surrogates['digits']}/standard"} <= {row.protocol for row in finished}
+    assert all(row.n == 24 for row in finished if row.attack in ("none", "fgsm"))
+    assert all(row.n == 15 for row in finished if row.attack == "pgd")
 
 
 def test_adversarial_accuracy_never_exceeds_clean(finished):
-    _, run, _ = finished
-    for row in run.rows:
-        if row.attack != "none":
-            clean = next(r for r in run.rows if (r.model, r.arm, r.attack) == (row.model, row.arm, "none"))
-            assert not (run.records[row.key] & ~run.records[clean.key][: row.n]).any()
+    clean = {(row.model, row.arm): right for row, right in finished.per_image.items() if row.attack == "none"}
+    for row, right in finished.per_image.items():
+        assert not (right & ~clean[row.model, row.arm][: row.n]).any(), row
 
 
-def test_run_again_computes_nothing(finished):
-    folder, first, _ = finished
-    run, notes = run_study(folder)
-    assert not notes.made
-    assert numbers(run.rows) == numbers(first.rows)
+def test_run_again_computes_nothing(folder, finished):
+    again, recorder = run(folder, TINY)
+    assert not recorder.made
+    assert again.made == 0
+    assert numbers(again) == numbers(finished)
+    assert again.manifest["machine"]["device"] is None
+    assert finished.manifest["machine"]["device"] == "cpu"
 
 
-def test_another_eps_repeats_crafting_and_what_follows_only(finished):
-    folder, _, _ = finished
-    _, notes = run_study(folder, STUDY.replace("[0.02, 8/255]", "[0.02, 0.05]"))
-    made = {(c.kind, c.arm) for c in notes.made}
-    assert ("fit", "standard") not in made
-    assert ("fit", "augmented") not in made
-    assert ("fit", "transferred") in made
-    assert ("evaluate", "standard") in made
+def test_another_eps_repeats_crafting_and_what_follows_only(folder):
+    _, recorder = run(folder, tiny(eps=[0.02, 0.05]))
+    made = {(cell.kind, cell.arm) for cell in recorder.made}
+    assert {("fit", "transferred"), ("evaluate", "standard")} <= made
+    assert not {("fit", "standard"), ("fit", "augmented")} & made
 
 
-def test_another_network_runs_its_own_cells_only(finished):
-    folder, _, _ = finished
-    named = STUDY.replace("most_vulnerable", "test_resnet")
-    run_study(folder, named)
-    _, notes = run_study(folder, named.replace("test_efficientnet]", "test_efficientnet, test_vit]"))
-    assert {c.model for c in notes.made} == {"test_vit"}
+def test_another_network_runs_its_own_cells_only(folder, finished):
+    models = [*TINY["models"], "test_byobnet"]
+    _, recorder = run(folder, tiny(models=models, surrogate=finished.surrogates["digits"], arms=["standard", "noise"]))
+    assert {cell.model for cell in recorder.made} == {"test_byobnet"}
 
 
-def test_another_seed_gives_other_splits_and_numbers(finished):
-    folder, first, _ = finished
-    run, notes = run_study(folder, STUDY + "seeds: [1]\n")
-    assert not notes.found
-    assert {r.seed for r in run.rows} == {1}
-    assert sorted(numbers(run.rows).values()) != sorted(numbers(first.rows).values())
+def test_another_seed_gives_other_splits_and_numbers(folder, finished):
+    other, recorder = run(folder, tiny(seeds=[1], arms=["standard"]))
+    assert not recorder.found
+    assert {row.seed for row in other} == {1}
+    first = [row for row in finished if row.arm == "standard"]
+    assert sorted(numbers(other).values()) != sorted(numbers(first).values())
 
 
-def test_a_narrowed_attack_is_made_where_it_says_and_a_dataset_trained_as_it_says(finished):
-    folder, first, _ = finished
-    narrow = (
-        "pgd: {steps: 2, step: 0.5, images: 20, eps: [8/255], models: [test_resnet], arms: [noise], datasets: [digits]}"
-    )
-    text = STUDY.replace("pgd: {steps: 2, step: 0.5, images: 20}", narrow)
-    run, notes = run_study(folder, text)
-    (row,) = (row for row in run.rows if row.attack == "pgd")
+def test_an_attack_is_made_where_it_says_and_a_dataset_trained_as_it_says(folder, finished):
+    pgd = TINY["attacks"]["pgd"] | {
+        "eps": ["8/255"],
+        "models": ["test_resnet"],
+        "arms": ["noise"],
+        "datasets": ["digits"],
+    }
+    narrow = tiny(attacks={"fgsm": {}, "pgd": pgd})
+    result, recorder = run(folder, narrow)
+    (row,) = (row for row in result if row.attack == "pgd")
     assert (row.model, row.arm, row.eps) == ("test_resnet", "noise", 8 / 255)
-    assert {cell.kind for cell in notes.made} == {"evaluate"}, "no network is trained again for it"
-    assert numbers([row]).items() <= numbers(first.rows).items(), "alone at its eps it breaks what it broke among two"
-    own = text.replace("{image_size: 32}", "{image_size: 32, training: {max_updates: 3, val_images: 10, rounds: 1}}")
-    run, _ = run_study(folder, own)
-    histories = [cell["history"] for cell in run.cells if cell["kind"] == "fit"]
-    assert {(len(history), history[-1]["update"]) for history in histories} == {(1, 3)}
-    assert all((10 * history[0]["val_accuracy"]) % 1 == 0 for history in histories)
+    assert {cell.kind for cell in recorder.made} == {"evaluate"}, "no network is trained again for it"
+    assert numbers([row]).items() <= numbers(finished).items(), "its result at one eps does not depend on the others"
 
 
-def test_a_damaged_artefact_is_made_again(finished):
-    folder, first, _ = finished
-    # Other tests add artefacts of other studies to this store: the oldest is the first study's.
-    victim = min((folder / "store" / "evaluate").glob("*/right.npy"), key=lambda path: path.stat().st_mtime_ns)
-    victim.write_bytes(victim.read_bytes()[:-1])
-    run, notes = run_study(folder)
-    assert len(notes.made) == 1
-    assert numbers(run.rows) == numbers(first.rows)
+def test_a_dataset_is_trained_by_its_own_keys(tmp_path):
+    own = {"digits": {"image_size": 12, "training": {"max_updates": 3, "val_images": 10, "rounds": 1}}}
+    result, _ = run(tmp_path, tiny(datasets=own, models=["small_cnn"], surrogate="small_cnn", arms=["standard"]))
+    (history,) = (cell["history"] for cell in result.manifest["cells"] if cell["kind"] == "fit")
+    assert [entry["update"] for entry in history] == [3]
+    assert (10 * history[0]["val_accuracy"]) % 1 == 0
 
 
-def test_another_split_in_the_same_store_is_refused(finished, monkeypatch):
-    from inoculate.core.errors import InputError
-    from inoculate.study import make
-
-    folder, _, _ = finished
-    real = make.partition
-    monkeypatch.setattr(make, "partition", lambda labels, *, seed, **k: real(labels, seed=seed + 1, **k))
-    with pytest.raises(InputError, match="give a new folder"):
-        run_study(folder, STUDY.replace("steps: 2", "steps: 3"))
+def test_examples_of_several_steps_are_trained_on_and_belong_to_one_eps(tmp_path):
+    study = tiny(
+        eps=["8/255"], surrogate="test_resnet", transfer="mifgsm", arms=["standard", "transferred"],
+        attacks={"fgsm": {}, "mifgsm": {"steps": 3, "step": 0.5}},
+    )  # fmt: skip
+    result, recorder = run(tmp_path, study)
+    (crafted,) = [cell for cell in recorder.made if cell.kind == "craft" and cell.attack == "mifgsm"]
+    assert crafted.part == "train"
+    (described,) = [each for each in result.manifest["cells"] if each["cell"] == crafted.title and each["made"]]
+    examples = AdvSet.load(tmp_path / "store" / described["artefact"])
+    assert examples.provenance["eps"] == pytest.approx(8 / 255)
+    assert 0.01 < (examples.direction.abs() < 127).float().mean() < 0.9, "neither FGSM's corners alone, nor nothing"
+    readings = {(r.attack, r.protocol) for r in result if r.arm == "transferred" and r.model == "small_cnn"}
+    assert readings == {
+        ("none", "white-box"), ("fgsm", "white-box"), ("mifgsm", "white-box"),
+        ("fgsm", "transfer:small_cnn/standard"), ("fgsm", "transfer:test_resnet/standard"),
+    }  # fmt: skip
+    _, recorder = run(tmp_path, study | {"eps": ["4/255"]})
+    made = {(cell.kind, cell.arm, cell.attack) for cell in recorder.made}
+    assert {("craft", "standard", "mifgsm"), ("fit", "transferred", "")} <= made, "other examples for another eps"
+    assert not {("craft", "standard", "fgsm"), ("fit", "standard", "")} & made
 
 
 def test_several_seeds_share_one_surrogate(tmp_path):
-    small = STUDY.replace("limit: 200", "limit: 120").replace("epochs: 2", "epochs: 1").replace("  pgd", "  # pgd")
-    run, _ = run_study(tmp_path, small + "seeds: [0, 1]\narms: [standard, transferred]\n")
-    protocols = {row.protocol for row in run.rows if row.arm == "standard"} - {"white-box"}
-    assert protocols == {f"transfer:{run.surrogates['digits']}/standard"}
+    study = tiny(seeds=[0, 1], arms=["standard", "transferred"], attacks={"fgsm": {}}, limit=80)
+    result, _ = run(tmp_path, study)
+    protocols = {row.protocol for row in result if row.arm == "standard"} - {"white-box"}
+    assert protocols == {f"transfer:{result.surrogates['digits']}/standard"}
 
 
-def test_interrupting_a_run_again_keeps_what_was_measured(finished):
-    folder, first, _ = finished
+def test_a_damaged_artefact_is_made_again(folder, finished):
+    victim = next((folder / "store" / "evaluate").glob("*/right.npy"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    again, recorder = run(folder, TINY)
+    assert len(recorder.made) == 1
+    assert numbers(again) == numbers(finished)
 
-    class Impatient(Notes):
+
+def test_an_interrupted_run_saves_what_this_and_earlier_runs_measured(folder, finished):
+    class Interrupting(Recorder):
         def begin(self, cell, number, total, left):
             if number == 3:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
 
-    (folder / "study.yaml").write_text(STUDY)
-    study = load_study(folder / "study.yaml")
-    run = Run(study, Store(folder / "store"))
+    for name in ("results.json", "records.npz", "manifest.json"):
+        (folder / name).unlink()
     with pytest.raises(KeyboardInterrupt):
-        run.go(Impatient(), plan(study))
-    run.recall(plan(study))
-    assert numbers(run.rows) == numbers(first.rows)
-    assert len(run.rows) == len(first.rows)
+        run_study(TINY, out=folder, progress=Interrupting())
+    saved = read_rows(folder / "results.json")
+    assert numbers(saved) == numbers(finished)
+    assert len(saved) == len(finished)
 
 
-def test_what_was_never_timed_makes_the_estimate_a_least(tmp_path):
-    class Listener(Notes):
-        def begin(self, cell, number, total, left):
-            estimates.append((cell, left))
+def test_arguments_narrow_the_study(tmp_path):
+    result, _ = run(tmp_path, tiny(models=["small_cnn"], surrogate="small_cnn", arms=["standard"]), limit=60)
+    assert result.manifest["study"]["limit"] == 60
+    assert {row.n for row in result if row.attack == "none"} == {12}
+    with pytest.raises(InputError, match="did you mean 'digits'"):
+        run_study(TINY, out=tmp_path, only="digit")
+    with pytest.raises(InputError, match="limit 0"):
+        run_study(TINY, out=tmp_path, limit=0)
 
-    estimates = []
-    (tmp_path / "study.yaml").write_text(STUDY.replace("limit: 200", "limit: 60").replace("epochs: 2", "epochs: 1"))
-    study = load_study(tmp_path / "study.yaml")
-    Run(study, Store(tmp_path / "store")).go(Listener(), plan(study))
+
+def test_mistakes_are_found_before_anything_is_computed(tmp_path):
+    recorder = Recorder()
+    two = {"digits": {"image_size": 12}, "pictures": {"source": str(tmp_path / "nowhere" / "pictures")}}
+    with pytest.raises(InputError, match="nowhere"):
+        run_study(tiny(datasets=two), out=tmp_path / "out", progress=recorder)
+    with pytest.raises(InputError, match="did you mean 'test_resnet'"):
+        run_study(tiny(models=["small_cnn", "test_resnt"]), out=tmp_path / "out", progress=recorder)
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(InputError, match="taken"):
+        run_study(TINY, out=tmp_path / "taken", progress=recorder)
+    assert not recorder.made
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_time_left_is_at_least_what_is_known_until_every_kind_is_timed(recorder):
+    estimates = recorder.estimates
     assert estimates[0][1] is None
-    assert estimates[1][1].unseen  # no attack has been timed yet
-    assert not estimates[-1][1].unseen
+    assert estimates[1][1].incomplete  # no attack has been timed yet
+    assert not estimates[-1][1].incomplete
     assert estimates[-1][1].seconds > 0
-
-
-def test_a_standard_network_says_nothing_of_how_long_the_other_arms_take():
-    first, second, third = (Cell("fit", "digits", 0, "resnet18", arm) for arm in ("standard", "fgsm_rs", "trades"))
-    estimate = _Estimate([first, second, third])
-    estimate.add(0, 10.0, made=True)
-    assert estimate.left(1) == (0, True)
-    estimate.add(1, 100.0, made=True)
-    assert estimate.left(2) == (100.0, False)
-
-
-def test_command_writes_the_whole_folder(finished, tmp_path, capsys):
-    folder, first, _ = finished
-    path = folder / "study.yaml"
-    path.write_text(STUDY)
-    arguments = ["study", "run", str(path), "--out", str(tmp_path / "out"), "--store", str(folder / "store")]
-    assert _guarded(lambda: app(arguments, standalone_mode=False)) == 0
-    said = capsys.readouterr().out
-    for table in ("Table 1", "Table 2", "Table 3", "Table 4"):
-        assert table in said
-    for claim in "abcd":
-        assert f"({claim})" in said
-    names = {p.name for p in (tmp_path / "out").rglob("*") if p.is_file()}
-    assert {"results.json", "tables.md", "tables.csv", "tables.tex", "manifest.json", "records.npz"} <= names
-    assert "report.html" in names
-    assert "report.html" in said
-    assert any(n.endswith(".png") for n in names)
-    assert any(n.endswith(".svg") for n in names)
-    rows = json.loads((tmp_path / "out" / "results.json").read_text())
-    fields = "dataset model arm attack norm eps protocol accuracy correct n ci_low ci_high seed seconds"
-    assert list(rows[0]) == fields.split()
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["versions"]["torch"]
-    assert manifest["study"]["seeds"] == [0]
-    assert manifest["datasets"]["digits"]["digest"]
-    assert numbers(read_rows(tmp_path / "out" / "results.json")) == numbers(first.rows)
-
-
-def test_networks_are_explained_on_the_same_images_and_only_once(tmp_path, capsys):
-    store = tmp_path / "store"
-    run, notes = run_study(tmp_path, EXPLAINED, store)
-    made = [cell for cell in notes.made if cell.kind == "explain"]
-    assert [(cell.model, cell.arm) for cell in made] == [("test_resnet", "standard"), ("test_resnet", "transferred")]
-    standard, transferred = (Explained.load(folder) for folder in run.explanations)
-    assert (standard.key, transferred.key) == (
-        ("digits", "test_resnet", "standard"), ("digits", "test_resnet", "transferred"),
-    )  # fmt: skip
-    shown = [image["row"] for image in standard.facts["images"]]
-    assert 0 < len(shown) <= 3
-    assert [image["row"] for image in transferred.facts["images"]] == shown
-    assert all(image["clean"]["predicted"] == image["label"] for image in standard.facts["images"])
-    assert all("replayed" in image for image in transferred.facts["images"])
-    assert standard.facts["eps"] == 8 / 255
-    assert len(standard.facts["fragility"]["measured"]) == 6
-    # More images are explained anew; the networks stay as they are.
-    more = EXPLAINED.replace("images: 3", "images: 2")
-    _, notes = run_study(tmp_path, more, store)
-    assert {cell.kind for cell in notes.made} == {"explain"}
-    # The command finds all of it, and the page holds it.
-    arguments = ["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"), "--store", str(store)]
-    assert _guarded(lambda: app(arguments, standalone_mode=False)) == 0
-    assert "nothing was computed again" in capsys.readouterr().out
-    html = (tmp_path / "out" / "report.html").read_text()
-    assert html.count('<article class="case"') == min(2, len(shown))
-    assert "How near the errors are" in html
-    shutil.rmtree(store)  # the run's folder stands without its store
-    assert _guarded(lambda: app(["report", str(tmp_path / "out")], standalone_mode=False)) == 0
-    assert (tmp_path / "out" / "report.html").read_text() == html
+    assert estimates[0][0] == Cell("fit", "digits", 0, "small_cnn")

@@ -11,8 +11,9 @@ from rich.table import Table as RichTable
 
 from inoculate.report.layout import Table
 from inoculate.report.tables import paper_tables
-from inoculate.study.plan import Cell
-from inoculate.study.run import Left, Run
+from inoculate.study.cell import Cell
+from inoculate.study.estimate import TimeLeft
+from inoculate.study.measurements import Measurements
 
 EVERY = 10.0  # seconds between plain progress lines
 
@@ -75,15 +76,15 @@ class Steps:
 
 
 class Screen:
-    """A `Watcher` that prints progress with an estimate, and the first tables as soon as they can be read."""
+    """A `StudyObserver` that prints progress with an estimate, and the first tables as soon as there are numbers."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, first: str) -> None:
+        """The first tables come with the white-box results of the attack `first` on a standard network."""
+        self.console, self.first = console, first
         self.bar: Bar | None = None
-        self.made = 0
 
-    def begin(self, cell: Cell, number: int, total: int, left: Left | None) -> None:
-        about = "at least" if left and left.unseen else "about"
+    def begin(self, cell: Cell, number: int, total: int, left: TimeLeft | None) -> None:
+        about = "at least" if left and left.incomplete else "about"
         said = "" if not (left and left.seconds) else f", {about} {duration(left.seconds)} left"
         self.bar = Bar(self.console, f"[{number}/{total}{said}] {cell.title}").__enter__()
 
@@ -91,16 +92,14 @@ class Screen:
         if self.bar:
             self.bar(done, total, facts)
 
-    def end(self, cell: Cell, seconds: float, made: bool, run: Run) -> None:
+    def end(self, cell: Cell, seconds: float, made: bool, measured: Measurements) -> None:
         title = self.bar.title if self.bar else cell.title
         self.close()
         if not made:
             return
-        self.made += 1
         self.console.print(f"{title}: {duration(seconds)}", markup=False, highlight=False)
-        first = ("evaluate", "standard", run.study.transfer, "white-box")
-        if (cell.kind, cell.arm, cell.attack, cell.reading) == first:
-            self.show(paper_tables(run.rows, run.surrogates)[:2])  # the first numbers, long before the study is done
+        if (cell.kind, cell.arm, cell.attack, cell.reading) == ("evaluate", "standard", self.first, "white-box"):
+            self.show(paper_tables(measured.rows, measured.surrogates)[:2])
 
     def close(self) -> None:
         """Take a bar that is still shown off the screen."""

@@ -1,70 +1,65 @@
-"""`inoculate study`: run and list whole studies."""
+"""`inoculate study`: run, plan and list whole studies."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from inoculate.cli.common import DataRoot, Device, Limit, pick_device, writable
-from inoculate.core.errors import InputError
+from inoculate.cli.options import DataRoot, Device, Limit, pick_device
+
+if TYPE_CHECKING:
+    from inoculate.cli.progress import Screen
+    from inoculate.study.result import StudyRun
 
 app = typer.Typer(no_args_is_help=True, help="Run whole studies from a YAML file.")
+
+Source = Annotated[str, typer.Argument(metavar="FILE", help="A YAML file, or a shipped study such as demo or paper.")]
+Only = Annotated[str | None, typer.Option(help="Only this dataset of the study.")]
 
 
 @app.command("run")
 def study_run(
-    file: Annotated[Path, typer.Argument(help="The study, a YAML file.")],
+    file: Source,
     data_root: DataRoot = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for results and artefacts; runs/NAME if left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for results and artefacts [default: runs/NAME].")] = None,
     store: Annotated[
-        Path | None, typer.Option(help="Folder for artefacts, to share them between runs [OUT/store].")
+        Path | None, typer.Option(help="Folder for artefacts, shared between runs [default: OUT/store].")
     ] = None,
-    only: Annotated[str | None, typer.Option(help="Only this dataset of the study.")] = None,
+    only: Only = None,
     limit: Limit = None,
     device: Device = "auto",
 ) -> None:
-    """Train, attack, craft, retrain, and print the tables; finished steps are never done twice."""
-    from inoculate.artifacts.store import Store
-    from inoculate.cli.progress import Screen
-    from inoculate.report.claims import claims
-    from inoculate.report.folder import gather, read_run
-    from inoculate.report.page import write_page
-    from inoculate.report.tables import paper_tables
-    from inoculate.report.write import write_report
-    from inoculate.study.load import load_study
-    from inoculate.study.manifest import write_manifest
-    from inoculate.study.plan import plan
-    from inoculate.study.run import Run
+    """Train, attack, craft, retrain, and print the tables; finished steps are never repeated.
 
-    study = load_study(file)
-    if limit is not None:
-        study = study.model_copy(update={"limit": limit})
-    if only is not None and only not in study.datasets:
-        raise InputError(f"--only {only}: {file} has no such dataset, choose one of {', '.join(study.datasets)}")
-    folder = writable(out or Path("runs") / study.name)
-    run = Run(study, Store(writable(store or folder / "store")), data_root, lambda: pick_device(device))
-    screen = Screen(Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 150))
+    Example: inoculate study run demo
+    """
+    from rich.console import Console
+
+    from inoculate.cli.progress import Screen
+    from inoculate.study.load import load_study
+    from inoculate.study.result import RESULTS, StudyRun
+    from inoculate.study.run import run_study
+
+    study, terminal = load_study(file), sys.stdout.isatty()
+    folder = out or Path("runs") / study.name
+    screen = Screen(Console(soft_wrap=not terminal, width=None if terminal else 150), study.transfer)
     try:
-        run.go(screen, plan(study, only))
-    finally:
+        run = run_study(
+            study, out=folder, store=store, data_root=data_root, only=only, limit=limit, device=pick_device(device),
+            progress=screen,
+        )  # fmt: skip
+    except BaseException:  # Ctrl-C too: what has been measured is reported
         screen.close()
-        run.recall(plan(study))
-        if run.rows:
-            write_report(folder, run.rows, run.records, run.surrogates, run.parameters)
-            write_manifest(folder, run)
-            gather(folder, run.explanations)
-            write_page(folder / "report.html", read_run(folder), folder / "figures")
-    screen.show(paper_tables(run.rows, run.surrogates))
-    for claim in claims(run.rows, run.records, run.surrogates, run.parameters):
-        screen.console.print(f"• {claim.sentence}", markup=False, highlight=False, soft_wrap=True)
-    if not screen.made:
-        screen.console.print("Everything was already there: nothing was computed again.")
+        if (folder / RESULTS).is_file():
+            _write_report(StudyRun.load(folder))
+        raise
+    page = _write_report(run)
+    _print(run, screen)
     screen.console.print(
-        f"Results: {folder}/report.html (open it in a browser), tables.md, results.json, figures/",
+        f"Results: {page} (open it in a browser), tables.md, results.json, figures/",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -72,13 +67,53 @@ def study_run(
 
 
 @app.command("plan")
-def study_plan(
-    file: Annotated[Path, typer.Argument(help="The study, a YAML file.")],
-    only: Annotated[str | None, typer.Option(help="Only this dataset of the study.")] = None,
-) -> None:
-    """List the steps of a study in the order in which they are done."""
+def study_plan(file: Source, only: Only = None) -> None:
+    """List the steps of a study in the order in which they are done.
+
+    Example: inoculate study plan paper --only mnist
+    """
     from inoculate.study.load import load_study
     from inoculate.study.plan import plan
 
     for number, cell in enumerate(plan(load_study(file), only), start=1):
         typer.echo(f"{number:4} {cell.title}")
+
+
+@app.command("list")
+def study_list() -> None:
+    """List the studies that come with the package.
+
+    Example: inoculate study list
+    """
+    from inoculate.study.shipped import shipped_studies
+
+    studies = shipped_studies()
+    width = max(map(len, studies))
+    for name, path in studies.items():
+        comment, _, _ = path.read_text(encoding="utf-8").partition("\n")
+        typer.echo(f"{name:{width}}  {comment.removeprefix('#').strip()}")
+
+
+def _print(run: StudyRun, screen: Screen) -> None:
+    """Print the tables and what they say."""
+    from inoculate.report.claims import claims
+    from inoculate.report.tables import paper_tables
+
+    screen.show(paper_tables(run.rows, run.surrogates))
+    for claim in claims(run.rows, run.records, run.surrogates, run.parameters):
+        screen.console.print(f"• {claim.sentence}", markup=False, highlight=False, soft_wrap=True)
+    if not run.made:
+        screen.console.print("Everything was already there: nothing was computed again.")
+
+
+def _write_report(run: StudyRun) -> Path:
+    """Write the tables, figures and the page into the run's folder; returns the page."""
+    from inoculate.report.folder import read_run
+    from inoculate.report.page import write_page
+    from inoculate.report.write import write_report
+
+    assert run.folder is not None
+    write_report(run.folder, run.rows, run.records, run.surrogates, run.parameters)
+    page = run.folder / "report.html"
+    write_page(page, read_run(run.folder), run.folder / "figures")
+    return page
