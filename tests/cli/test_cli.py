@@ -171,7 +171,7 @@ def test_model_and_data_that_do_not_fit(capsys, tmp_path, trained):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--only", "mnist"], "choose one of digits"),
+        (["--only", "mnist"], "only 'mnist' is unknown"),
         (["--limit", "0"], "--limit"),
         (["--limit", "12"], "class"),
     ],
@@ -218,13 +218,13 @@ def test_runs_that_start_together_share_a_folder(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 def test_disk_that_fills_up_during_the_run(capsys, tmp_path, study, monkeypatch):
-    from inoculate.study import training
+    from inoculate.study.steps import fit
 
     def fill(*_args, **_options):
         with open("/dev/full", "wb", buffering=0) as full:
             full.write(b"x")
 
-    monkeypatch.setattr(training, "save_model", fill)
+    monkeypatch.setattr(fit, "save_model", fill)
     assert "No space left" in refused(capsys, "study", "run", study, "--out", tmp_path / "out")
     assert not list((tmp_path / "out").glob("store/fit/*/manifest.json"))
 

@@ -69,7 +69,7 @@ class Builder:
             for model in specs.study.models:  # a misspelt network is found before hours of work, not after
                 check_name(model)
             source = specs.source(dataset)
-            data = load_split(specs.study, source, dataset, seed, lambda done, total: self.progress(done, total, {}))
+            data = load_split(specs.study, source, dataset, seed, lambda _, done, total: self.progress(done, total, {}))
             spec = specs.split(dataset, seed)
             check_split(specs.store.get_or_make("split", spec, lambda folder: save_split(folder, data)), data)
             self._data = {(dataset, seed): data}  # one at a time: the images are memory-mapped anyway

@@ -116,4 +116,5 @@ class StudyRun:
         """Write the report as one HTML page, by default `report.html` in the run's folder, and return its path."""
         from inoculate import write_report  # the report lies above the study
 
-        return write_report(self, path)
+        page: Path = write_report(self, path)
+        return page

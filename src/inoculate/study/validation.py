@@ -9,16 +9,15 @@ from dataclasses import fields
 
 from pydantic import ValidationError
 
-from inoculate.attacks.gradient import BIM, MIFGSM, PGD
-from inoculate.attacks.registry import ATTACKS, attack_named
+from inoculate.attacks.base import MultiStep
+from inoculate.attacks.registry import ATTACKS, get_attack
 from inoculate.core.errors import suggest
 from inoculate.core.threat import Threat
 from inoculate.study.config import MOST_VULNERABLE, Study
 from inoculate.study.sections import AttackConfig, MethodConfig, TrainingConfig
 from inoculate.training.methods.names import ARMS, METHOD_ARMS, NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER
-from inoculate.training.methods.registry import method_named, option_names
+from inoculate.training.methods.registry import get_method, option_names
 
-USES_ALL_EPS = (BIM, PGD, MIFGSM)  # others may stop at the decision boundary, where rounding undoes the change
 RESTRICTIONS = ("eps", "datasets", "models", "arms")
 
 
@@ -73,7 +72,7 @@ def _check_attack(config: AttackConfig, study: Study) -> None:
     known = tuple(field.name for field in fields(ATTACKS[config.attack]))
     for option in config.options:
         _require_known(option, (*known, "images", *RESTRICTIONS), f"key of attack {config.attack}")
-    attack_named(config.attack, **config.options)  # checks the values
+    get_attack(config.attack, **config.options)  # checks the values
     for arm in config.arms or ():
         _require_known(arm, (*ARMS, *study.arms), "arm")
     for model in config.models or ():
@@ -91,7 +90,7 @@ def _check_method(arm: str, config: MethodConfig, study: Study) -> None:
     _require_known(config.method, METHOD_ARMS, "method")
     for option in config.options:
         _require_known(option, (*option_names(config.method), *MethodConfig.model_fields), f"key of arm {arm}")
-    method_named(config.method, **config.options)  # checks names and values
+    get_method(config.method, **config.options)  # checks names and values
     study.threat_for(arm)  # checks eps
     earlier = study.arms[: study.arms.index(arm)]
     if config.method in NEEDS_SURROGATES:
@@ -115,7 +114,8 @@ def _check_transfer(study: Study) -> None:
         raise ValueError(f"transfer attack '{name}' is crafted everywhere: remove its {', '.join(RESTRICTIONS)}")
     if config.is_one_step:
         return
-    if not isinstance(ATTACKS[config.attack], USES_ALL_EPS):
+    # others may stop at the decision boundary, where rounding to 8 bits undoes the change
+    if not isinstance(ATTACKS[config.attack], MultiStep):
         raise ValueError(f"transfer attack '{name}' does not use up its eps: use a one-step attack, bim, pgd or mifgsm")
     if len(study.eps) > 1:
         raise ValueError(

@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import nn
 
 from inoculate.data.dataset import Dataset
-from inoculate.models.loading.checkpoints import load_model
+from inoculate.models.loading.load import load_model
 from inoculate.study.config import Study
 from inoculate.study.sections import TrainingConfig
 from inoculate.study.steps.split import SplitData

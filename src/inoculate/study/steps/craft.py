@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from inoculate.attacks.craft import craft
-from inoculate.attacks.registry import attack_named
+from inoculate.attacks.registry import get_attack
 from inoculate.core.threat import Threat
-from inoculate.models.acceleration.folding import fast
+from inoculate.models.acceleration.fast import fast
 from inoculate.study.cell import Cell
 from inoculate.study.inputs import Inputs
 from inoculate.study.steps.context import Context
@@ -18,7 +18,7 @@ def make_examples(folder: Path, cell: Cell, context: Context, inputs: Inputs[Pat
     study, config = context.study, context.study.attacks[cell.attack]
     network = context.networks.load(inputs.networks[0])
     examples = craft(
-        attack_named(config.attack, **config.options),
+        get_attack(config.attack, **config.options),
         fast(network) if study.evaluation.precision == "fast" else network,
         context.data.train if cell.part == "train" else context.tested,
         Threat(study.norm, max(study.eps)),

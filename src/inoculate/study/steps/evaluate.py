@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from inoculate.artifacts.files import write_json
 from inoculate.attacks.craft import AdvSet
-from inoculate.attacks.registry import attack_named
+from inoculate.attacks.registry import get_attack
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.engine import judge_attack, judge_clean, judge_replay
@@ -49,7 +49,7 @@ def attack_results(context: Context, attack: str, network: nn.Module, data: Data
     return judge_attack(
         network,
         data,
-        attack_named(config.attack, **config.options),
+        get_attack(config.attack, **config.options),
         Threat(study.norm, max(study.eps)),
         study.eps_for(attack),
         right,

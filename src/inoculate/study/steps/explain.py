@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inoculate.attacks.registry import attack_named
+from inoculate.attacks.registry import get_attack
 from inoculate.attribution.explain import choose, explain
 from inoculate.core.threat import Threat
 from inoculate.study.cell import Cell
@@ -25,7 +25,7 @@ def make_explanation(folder: Path, cell: Cell, context: Context, inputs: Inputs[
     explanation = explain(
         context.networks.load(network),
         data,
-        attack_named(config.attack, **config.options),
+        get_attack(config.attack, **config.options),
         Threat(study.norm, max(study.eps)),
         amounts,
         shown=choose(data, right, amounts.images),

@@ -11,14 +11,15 @@ from inoculate.core.rng import seed_for
 from inoculate.core.threat import Threat
 from inoculate.data.augment import default_policy
 from inoculate.models.build import parameter_count
-from inoculate.models.loading.checkpoints import ModelSpec, load_model, save_model
+from inoculate.models.loading.checkpoints import ModelSpec, save_model
+from inoculate.models.loading.load import load_model
 from inoculate.study.cell import Cell
 from inoculate.study.inputs import Inputs
 from inoculate.study.sections import TrainingConfig
 from inoculate.study.steps.context import Context
 from inoculate.training.methods.base import Method, standard
 from inoculate.training.methods.names import NEEDS_NETWORK
-from inoculate.training.methods.registry import method_named
+from inoculate.training.methods.registry import get_method
 from inoculate.training.samples import TrainingSet, training_set
 from inoculate.training.trainer import BEST, CHECKPOINT, Recipe, fit
 
@@ -72,7 +73,7 @@ def data_arm(cell: Cell, context: Context, inputs: Inputs[Path]) -> Assignment:
 def method_arm(cell: Cell, context: Context, inputs: Inputs[Path]) -> Assignment:
     """Training by a method on the clean training part, against the arm's own eps or the study's largest."""
     study, train, arm = context.study, context.data.train, context.study.methods[cell.arm]
-    choice = method_named(arm.method, **arm.options)
+    choice = get_method(arm.method, **arm.options)
     threat = study.threat_for(cell.arm)
     networks = tuple(load_model(path).to(context.device) for path in inputs.networks)
     if arm.method in NEEDS_NETWORK:
@@ -82,7 +83,7 @@ def method_arm(cell: Cell, context: Context, inputs: Inputs[Path]) -> Assignment
     if context.training.budget == "passes":
         recipe = _at_cost(recipe, context.training, choice.passes)
     recipe = _with_updates(recipe, recipe.updates * arm.length)
-    recipe = replace(choice.adapt(recipe), guard=False)  # an alarm must not shorten one arm only
+    recipe = replace(choice.adapt(recipe), stop_on_failure=False)  # an alarm must not shorten one arm only
     samples = training_set("standard", train, (), seed=context.seed)
     return Assignment(samples, choice.begin(threat, networks), recipe, threat)
 

@@ -12,8 +12,10 @@ import torch
 from inoculate.artifacts.files import read_json, write_json
 from inoculate.core.errors import InputError
 from inoculate.core.rng import generator
-from inoculate.data.dataset import Dataset, Parts, partition
-from inoculate.data.sources import Source, load_pool
+from inoculate.data.dataset import Dataset
+from inoculate.data.load import decode_source
+from inoculate.data.sources import Source
+from inoculate.data.split import Parts, partition, stratified_sample
 from inoculate.study.config import Study
 
 
@@ -30,7 +32,7 @@ class SplitData:
 
 
 def load_split(
-    study: Study, source: Source, name: str, seed: int, progress: Callable[[int, int], None] | None = None
+    study: Study, source: Source, name: str, seed: int, progress: Callable[[str, int, int], None] | None = None
 ) -> SplitData:
     """Decode the study's dataset `name` (or find it decoded) and split it.
 
@@ -38,17 +40,17 @@ def load_split(
     test split that the study asks for.
     """
     config = study.datasets[name]
-    pool = load_pool(source, image_size=config.image_size, channels=config.channels, progress=progress)
-    data = replace(pool.split, name=name)
-    kept = torch.arange(len(data))
+    decoded = decode_source(source, image_size=config.image_size, channels=config.channels, progress=progress)
+    data = replace(decoded.data, name=name)
+    kept = np.arange(len(data))
     if study.limit is not None and study.limit < len(data):
-        kept = _stratified_sample(data, study.limit)
-    if study.split.official_test and not pool.had_test:
+        kept = stratified_sample(data.labels, study.limit, seed=0)
+    if study.split.official_test and not decoded.has_test:
         raise InputError(f"{name} has no test split of its own: set official_test: false")
-    official = pool.official_test[kept.numpy()] if study.split.official_test else None
+    official = decoded.official_test[kept] if study.split.official_test else None
     fractions = (study.split.train, study.split.val, study.split.test)
     parts = partition(data.labels[kept], seed=seed, fractions=fractions, test_mask=official)
-    parts = Parts(*(kept.numpy()[part] for part in (parts.train, parts.val, parts.test)))
+    parts = Parts(*(kept[part] for part in (parts.train, parts.val, parts.test)))
     order = torch.randperm(len(parts.test), generator=generator(seed, "test order")).numpy()
     parts = replace(parts, test=parts.test[order])
     train, val, test = (data.subset(part) for part in (parts.train, parts.val, parts.test))
@@ -76,9 +78,3 @@ def check_split(folder: Path, data: SplitData) -> None:
             f"{data.train.name}: images or their split differ from those that this store was made with "
             "(another library version?): give another output folder"
         )
-
-
-def _stratified_sample(data: Dataset, limit: int) -> torch.Tensor:
-    """Positions of a stratified sample of `limit` images."""
-    numbered = replace(data, images=torch.arange(len(data)).view(-1, 1, 1, 1))
-    return numbered.limit(limit, seed=0).images.flatten()
