@@ -38,6 +38,8 @@ _ROOMS = {
     "build_model": "models.build",
     "load_model": "models.loading.load",
     "InputError": "core.errors",
+    "run_study": "study.run",
+    "StudyRun": "study.result",
 }
 __all__ = sorted(_ROOMS)
 
@@ -69,6 +71,8 @@ if TYPE_CHECKING:
     from inoculate.models.acceleration.fast import fast as fast
     from inoculate.models.build import build_model as build_model
     from inoculate.models.loading.load import load_model as load_model
+    from inoculate.study.result import StudyRun as StudyRun
+    from inoculate.study.run import run_study as run_study
 
 
 def __getattr__(name: str) -> Any:
