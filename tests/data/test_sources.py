@@ -128,7 +128,7 @@ def test_unreadable_images_are_listed_up_to_one_percent(folders: Make, caplog: p
     fails("3 of 200 images cannot be read", lambda: decode_source(find_source(folder)))
 
 
-def test_bad_places(folders: Make, tmp_path: Path) -> None:
+def test_bad_places(folders: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     fails("did you mean 'cifar10'", lambda: find_source("cifar-10"))
     fails("known are mnist", lambda: find_source("zzzzzz"))
@@ -146,7 +146,8 @@ def test_bad_places(folders: Make, tmp_path: Path) -> None:
     two = folders({"a": 2, "b": 9}, name="two")
     fails("class 'a' has 2 images", lambda: load_data(two))
     (tmp_path / "file").write_text("x")
-    fails("INOCULATE_CACHE", lambda: load_data("digits", cache=tmp_path / "file" / "cache"))
+    monkeypatch.setenv("INOCULATE_CACHE", str(tmp_path / "file" / "cache"))
+    fails("INOCULATE_CACHE", lambda: load_data("digits"))
 
 
 def test_a_hub_out_of_reach_fails_fast(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
