@@ -8,7 +8,7 @@ import time
 import pytest
 
 from inoculate.artifacts.files import read_json, write_json
-from inoculate.artifacts.store import Store, is_whole
+from inoculate.artifacts.store import Store, is_complete
 from inoculate.core.errors import InputError
 
 
@@ -26,7 +26,7 @@ def test_makes_once_and_finds_again(tmp_path):
     assert json.loads((first / "manifest.json").read_text())["spec"] == {"x": 1}
 
 
-def test_a_failed_make_leaves_nothing_whole(tmp_path):
+def test_a_failed_make_leaves_nothing_complete(tmp_path):
     store = Store(tmp_path)
 
     def make(folder):
@@ -39,7 +39,7 @@ def test_a_failed_make_leaves_nothing_whole(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete", "manifest"])
-def test_damage_is_noticed_and_mended(tmp_path, damage):
+def test_a_damaged_artefact_is_made_again(tmp_path, damage):
     store = Store(tmp_path)
     folder = store.get_or_make("thing", {}, lambda f: (f / "a").write_text("hello"))
     if damage == "truncate":
@@ -48,9 +48,9 @@ def test_damage_is_noticed_and_mended(tmp_path, damage):
         (folder / "a").unlink()
     else:
         (folder / "manifest.json").write_text("{")
-    assert not is_whole(folder)
+    assert not is_complete(folder)
     store.get_or_make("thing", {}, lambda f: (f / "a").write_text("hello"))
-    assert is_whole(folder)
+    assert is_complete(folder)
     assert (folder / "a").read_text() == "hello"
 
 

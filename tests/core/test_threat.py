@@ -181,9 +181,7 @@ def test_the_way_to_a_plane_literally() -> None:
     assert move("linf", 9.0) == pytest.approx([0.5, 0.1, -0.5, 0], abs=1e-6)  # out of reach: the nearest corner
     steep = torch.tensor([1.0, 3.0, -2.0, 0.0]).view(1, 1, 2, 2)
     one = to_plane(x, steep, torch.tensor([0.5]), Threat("l1", 1.0)).flatten().tolist()
-    assert one == pytest.approx(
-        [0, 0.1, -0.1, 0], abs=1e-6
-    )  # the steepest pixel's room, the rest on the next
+    assert one == pytest.approx([0, 0.1, -0.1, 0], abs=1e-6)  # the steepest pixel's room, the rest on the next
     assert to_plane(x, normal, 0 * rise, Threat("l2", 1.0)).abs().max() == 0
 
 

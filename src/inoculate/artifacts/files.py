@@ -1,4 +1,4 @@
-"""The only writer of files: each appears whole or not at all."""
+"""The only writer of files. Every file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from inoculate.core.errors import InputError
 
 
 def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> Path:
-    """Write a file beside `path`, then rename it to `path`: a reader sees the old file or the new one, never a part.
+    """Write a temporary file beside `path`, then rename it: a reader sees the old file or the new one, never a part.
 
-    `write` is given a binary stream. Missing folders are made. Returns `path`.
+    `write` receives a binary stream. Missing folders are made. Returns `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -24,7 +24,7 @@ def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> Path:
             write(stream)
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp is private; results are to be read by others
+        os.chmod(name, 0o666 & ~mask)  # mkstemp makes it private; others may read results
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

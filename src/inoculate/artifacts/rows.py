@@ -1,4 +1,4 @@
-"""Rows and per-image records on disk."""
+"""Rows (`results.json`) and per-image records (`records.npz`) on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> Path:
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """Read a `results.json` list; fields it does not know are ignored. Raises `InputError` when it is malformed."""
+    """Read a `results.json` list; unknown fields are ignored. Raises `InputError` when it is missing or malformed."""
     path = Path(path)
     try:
         items = json.loads(path.read_text(encoding="utf-8"))
@@ -63,7 +63,7 @@ def _row(item: Any, where: str) -> Row:
 
 
 def write_records(path: str | Path, records: Records) -> Path:
-    """Write per-image outcomes (True = right) as one compressed npz: their keys, lengths and packed bits."""
+    """Write per-image outcomes (True = classified correctly) as one compressed npz: keys, lengths and packed bits."""
     keys = list(records)
     outcomes = [np.asarray(records[key], dtype=np.bool_) for key in keys]
     packed = [np.packbits(outcome) for outcome in outcomes] or [np.zeros(0, dtype=np.uint8)]
@@ -82,7 +82,7 @@ def read_records(path: str | Path) -> dict[str, NDArray[np.bool_]]:
             keys, lengths, bits = file["keys"], file["n"], file["bits"]
         sizes = (lengths + 7) // 8
         if len(keys) != len(lengths) or int(sizes.sum()) != len(bits):
-            raise ValueError("keys, lengths and bits do not fit together")
+            raise ValueError("keys, lengths and bits do not match")
         parts = np.split(bits, np.cumsum(sizes)[:-1]) if len(keys) else []
         return {
             str(key): np.unpackbits(part, count=int(n)).astype(np.bool_)

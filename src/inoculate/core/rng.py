@@ -1,6 +1,6 @@
-"""Seeds by name: every random draw has its own generator, so nothing depends on the order of other draws.
+"""Random numbers: every draw has a name and its own generator, so none depends on the order of the others.
 
-`Draws` are random numbers that belong to images: an image gets the same ones wherever it stands in whatever batch.
+`Draws` are random numbers per image: an image gets the same ones at any place in any batch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def seed_for(seed: int, *names: object) -> int:
-    """A 63-bit seed for the draw called `names` under the user's `seed`; stable over machines and versions."""
+    """A 63-bit seed for the draw called `names` under the user's `seed`; the same on every machine and version."""
     text = "/".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *names: object, device: str | torch.device = "cpu") -> torch.Generator:
-    """A fresh generator for the draw called `names`; the global random state is not touched."""
+    """A new generator for the draw called `names`; the global random state is not touched."""
     import torch
 
     return torch.Generator(device).manual_seed(seed_for(seed, *names))
@@ -30,7 +30,7 @@ def generator(seed: int, *names: object, device: str | torch.device = "cpu") -> 
 
 @contextmanager
 def seeded(seed: int, *names: object) -> Iterator[None]:
-    """Inside, the global state, from which layers such as dropout draw, is seeded; it is put back after."""
+    """Seed the global random state, from which layers such as dropout draw; it is restored on leaving."""
     import torch
 
     with torch.random.fork_rng():
@@ -39,17 +39,17 @@ def seeded(seed: int, *names: object) -> Iterator[None]:
 
 
 def drawn_seed(generator: torch.Generator | None, below: int = 2**62) -> int:
-    """A seed decided by one draw of `generator`; without one always 0."""
+    """A seed in 0..`below` - 1 from one draw of `generator`; without one, 0."""
     import torch
 
     return 0 if generator is None else int(torch.randint(below, (), generator=generator, device=generator.device))
 
 
 class Draws:
-    """Random numbers for each image of a batch `x`, decided by the image's content and one draw of `generator`.
+    """Random numbers for each image of a batch `x` (B×…), from the image's content and one draw of `generator`.
 
-    Batch size and order do not matter, nor does the device. Each call draws anew. Identical images draw alike. Without
-    a generator the draws are always the same.
+    They do not depend on batch size, order or device. Every call gives new numbers. Identical images get identical
+    numbers. Without a generator the numbers are always the same.
     """
 
     def __init__(self, x: Tensor, generator: torch.Generator | None) -> None:
@@ -75,12 +75,12 @@ class Draws:
         return (bits.to(torch.float32) / 2**24).view(-1, *shape)
 
     def normal(self, *shape: int) -> Tensor:
-        """Independent standard normal numbers (Box and Muller): B×`shape`, float32."""
+        """Independent standard normal numbers (Box–Muller transform): B×`shape`, float32."""
         radius = (-2 * (1 - self.uniform(*shape)).log()).sqrt()
         return radius * (self.uniform(*shape) * 6.283185307179586).cos()
 
     def signs(self, *shape: int) -> Tensor:
-        """−1 or 1, each half the time: B×`shape`, float32."""
+        """−1 or 1 with equal probability: B×`shape`, float32."""
         signs: Tensor = (self.uniform(*shape) < 0.5) * 2.0 - 1
         return signs
 

@@ -1,4 +1,4 @@
-"""The `Row`: one measured number with everything needed to read it."""
+"""The `Row`: one measured accuracy with everything needed to interpret it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from inoculate.core.stats import wilson
 class Row:
     """One accuracy.
 
-    `accuracy = correct / n` over every test image (a clean error is an error); `ci_low`, `ci_high` are its 95 %
-    Wilson interval. All three lie in [0, 1]. `eps` is in pixel units of [0, 1] (0 for clean). `attack` is `none` for
-    clean accuracy. `protocol` is `white-box` (crafted on the evaluated model) or `transfer:<model>/<arm>`.
+    `accuracy = correct / n` over every test image; an image that is misclassified without an attack counts as wrong.
+    `ci_low` and `ci_high` are its 95 % Wilson interval. All three lie in [0, 1]. `eps` is in pixel units of [0, 1] (0
+    for clean). `attack` is `none` for clean accuracy. `protocol` is `white-box` (crafted on the evaluated model) or
+    `transfer:<model>/<arm>`. `seconds` is the time that the measurement took.
     """
 
     dataset: str
@@ -34,7 +35,7 @@ class Row:
 
     @property
     def key(self) -> str:
-        """Name of this row's per-image record: everything that identifies the number, without the number."""
+        """The name of this row's per-image record: the fields that identify it, joined by `|`."""
         return "|".join(
             [self.dataset, str(self.seed), self.model, self.arm, self.attack, self.norm, f"{self.eps:g}", self.protocol]
         )
@@ -48,4 +49,5 @@ class Row:
         )
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields by name, as `results.json` holds them."""
         return asdict(self)

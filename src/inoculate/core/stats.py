@@ -1,4 +1,4 @@
-"""Intervals and paired tests for accuracies."""
+"""Confidence intervals and paired tests for accuracies."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float
 
 
 def mcnemar(before: NDArray[Any], after: NDArray[Any]) -> float:
-    """Return the exact two-sided p-value that right and wrong flipped equally often between two paired bool arrays.
+    """Return the two-sided p-value of McNemar's exact test on two paired bool arrays.
 
+    The null hypothesis: images change from wrong to right as often as from right to wrong.
     Both have shape (images,). Raises `ValueError` when the shapes differ. Source: McNemar (1947), exact binomial form.
     """
     before, after = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
@@ -52,7 +53,7 @@ def paired_gain(
 ) -> tuple[float, float, float]:
     """Return (mean difference after - before, low, high) in [-1, 1], by a seeded bootstrap over images.
 
-    The image is the unit because one image's outcomes under several networks, eps and seeds are not independent.
+    Images are resampled, not single outcomes: those of one image under several networks, eps and seeds are dependent.
 
     `before` and `after` are images × cells arrays of bools, or lists with one bool array per cell; of arrays of
     different lengths the common prefix of images is used. Raises `ValueError` when the numbers of cells differ.
@@ -63,20 +64,20 @@ def paired_gain(
     n = min(len(column) for column in left + right)
     if n == 0:
         raise ValueError("paired outcomes need at least one image")
-    flips = np.zeros(n, dtype=np.int64)
+    differences = np.zeros(n, dtype=np.int64)
     for one, other in zip(left, right, strict=True):
-        flips += other[:n].astype(np.int64) - one[:n]
+        differences += other[:n].astype(np.int64) - one[:n]
     # Resampling n images with replacement is one multinomial draw over their few distinct differences.
-    values, counts = np.unique(flips, return_counts=True)
+    values, counts = np.unique(differences, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples) @ values / (n * len(left))
     low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return float(flips.sum()) / (n * len(left)), float(low), float(high)
+    return float(differences.sum()) / (n * len(left)), float(low), float(high)
 
 
 def unpaired_gain(before: float, after: float, n: int, confidence: float = 0.95) -> tuple[float, float, float]:
     """Return (after - before, low, high) for two proportions in [0, 1] of `n` images each, by the normal interval.
 
-    For when no per-image outcomes are at hand. Means over cells keep `n` images: cells share their images.
+    For use without per-image outcomes. For means over cells, `n` stays the number of images: cells share them.
     """
     if n <= 0:
         raise ValueError(f"an interval needs n > 0, got n={n}")
@@ -98,7 +99,7 @@ def spearman(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Ranks from 1; by hand, because importing scipy.stats takes longer than a whole page of a report."""
+    """Ranks from 1, mean ranks for ties. Not scipy.stats, whose import takes longer than writing a report."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[place]
     return ranks
