@@ -26,15 +26,16 @@ def tiny(**changes: Any) -> dict[str, Any]:
 
 
 class Recorder:
-    """A `StudyObserver` that remembers cells: made or found, and the estimates of the time left."""
+    """A `StudyObserver` that remembers cells, made or found, the estimates of the time left, and every progress."""
 
     def __init__(self):
-        self.made, self.found, self.estimates = [], [], []
+        self.made, self.found, self.estimates, self.steps = [], [], [], []
 
     def begin(self, cell, number, total, left):
         self.estimates.append((cell, left))
 
-    def progress(self, done, total, facts): ...
+    def progress(self, done, total, facts):
+        self.steps.append((self.estimates[-1][0], done, total, dict(facts)))
 
     def end(self, cell, seconds, made, measured):
         (self.made if made else self.found).append(cell)

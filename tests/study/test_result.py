@@ -1,6 +1,8 @@
 """The result of a study: a sequence of rows that is saved, loaded and shown."""
 
 import json
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -96,3 +98,13 @@ def test_other_amounts_are_explained_without_another_training(explained):
     amounts = EXPLAINED["explanations"] | {"images": 2}
     _, recorder = run(folder.parent / "other", EXPLAINED | {"explanations": amounts}, store=folder / "store")
     assert {cell.kind for cell in recorder.made} <= {"explain"}
+
+
+def test_results_are_read_without_torch():
+    code = (
+        "import sys, inoculate.study.plan, inoculate.study.specs, inoculate.study.observer, inoculate.study.load\n"
+        "from inoculate.study.result import StudyRun\n"
+        f"StudyRun.load({str(COMMITTED[0])!r})\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

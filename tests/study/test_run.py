@@ -164,3 +164,9 @@ def test_time_left_is_at_least_what_is_known_until_every_kind_is_timed(recorder)
     assert not estimates[-1][1].incomplete
     assert estimates[-1][1].seconds > 0
     assert estimates[0][0] == Cell("fit", "digits", 0, "small_cnn")
+
+
+def test_every_step_reports_its_progress(recorder):
+    assert {cell for cell, *_ in recorder.steps} == set(recorder.made)
+    assert all(0 < done <= total for _, done, total, _ in recorder.steps)
+    assert all("loss" in facts for cell, _, _, facts in recorder.steps if cell.kind == "fit" and facts)
