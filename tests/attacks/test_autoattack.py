@@ -18,7 +18,8 @@ from inoculate.attacks.fab import FAB
 from inoculate.attacks.losses import LOSSES, dlr, targeted_dlr
 from inoculate.attacks.mifgsm import MIFGSM, gaussian_blur
 from inoculate.attacks.pgd import PGD
-from inoculate.attacks.square import Square, _bump, _share, _Squares
+from inoculate.attacks.square import Square
+from inoculate.attacks.squares import Squares, bump, size_schedule
 from inoculate.attacks.targets import wrong_classes
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Norm, Threat, distance
@@ -198,12 +199,12 @@ def test_an_l2_square_takes_its_channels_mass_from_the_other_square() -> None:
     """Algorithm 3 of Andriushchenko et al. 2020, written out: each channel keeps its own budget, sides are odd."""
     queries, eps = 2500, 3.0
     x = torch.full((2, 3, 28, 30), 0.5)
-    squares = _Squares(queries, 0.8, x, seeded(0))
+    squares = Squares(queries, 0.8, x, seeded(0))
     delta = torch.randn(x.shape, generator=seeded(1)) * torch.tensor([0.2, 1.0, 3.0])[:, None, None]
     delta *= eps * torch.tensor([0.7, 1.0])[:, None, None, None] / delta.flatten(1).norm(dim=1)[:, None, None, None]
     sides = set()
     for query in (0, 11, 51, 201, 501, 2001, 2499):
-        side = max(round((0.8 * _share(query) * 28 * 30) ** 0.5), 3)
+        side = max(round((0.8 * size_schedule(query) * 28 * 30) ** 0.5), 3)
         side = min(side if side % 2 else side + 1, 28)
         sides.add(side)
         down, across, other_down, other_across = (
@@ -220,8 +221,8 @@ def test_an_l2_square_takes_its_channels_mass_from_the_other_square() -> None:
                 covered[other_down : other_down + side, other_across : other_across + side] = 1
                 available = (float((d**2 * covered).sum()) + unused / 3) ** 0.5
                 old = d[down : down + side, across : across + side]
-                bump = _bump(side, bool(squares.turned[query])) * squares.signs[query, channel]
-                fresh = bump + old / old.norm()
+                pattern = bump(side, bool(squares.transposed[query])) * squares.signs[query, channel]
+                fresh = pattern + old / old.norm()
                 expected[image, channel, other_down : other_down + side, other_across : other_across + side] = 0
                 expected[image, channel, down : down + side, across : across + side] = fresh / fresh.norm() * available
         expected *= eps / expected.flatten(1).norm(dim=1)[:, None, None, None]

@@ -17,7 +17,7 @@ from inoculate.core.threat import (
     project,
     sample,
     steepest_direction,
-    to_plane,
+    step_to_hyperplane,
 )
 
 NORMS = ("linf", "l2", "l1")
@@ -172,7 +172,7 @@ def test_the_way_to_a_plane_literally() -> None:
 
     def move(norm: str, by: float) -> list[float]:
         threat = Threat(norm, 1.0)  # type: ignore[arg-type]
-        return to_plane(x, normal, torch.tensor([by]), threat).flatten().tolist()
+        return step_to_hyperplane(x, normal, torch.tensor([by]), threat).flatten().tolist()
 
     assert move("linf", 0.3) == pytest.approx([0.1, 0.1, -0.1, 0], abs=1e-6)
     assert move("linf", 0.5) == pytest.approx([0.2, 0.1, -0.2, 0], abs=1e-6)
@@ -180,9 +180,9 @@ def test_the_way_to_a_plane_literally() -> None:
     assert move("linf", -0.3) == pytest.approx([-0.1, -0.1, 0.1, 0], abs=1e-6)
     assert move("linf", 9.0) == pytest.approx([0.5, 0.1, -0.5, 0], abs=1e-6)  # out of reach: the nearest corner
     steep = torch.tensor([1.0, 3.0, -2.0, 0.0]).view(1, 1, 2, 2)
-    one = to_plane(x, steep, torch.tensor([0.5]), Threat("l1", 1.0)).flatten().tolist()
+    one = step_to_hyperplane(x, steep, torch.tensor([0.5]), Threat("l1", 1.0)).flatten().tolist()
     assert one == pytest.approx([0, 0.1, -0.1, 0], abs=1e-6)  # the steepest pixel's room, the rest on the next
-    assert to_plane(x, normal, 0 * rise, Threat("l2", 1.0)).abs().max() == 0
+    assert step_to_hyperplane(x, normal, 0 * rise, Threat("l2", 1.0)).abs().max() == 0
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -193,7 +193,7 @@ def test_the_way_to_a_plane_is_the_shortest_and_equals_the_ports(norm: str) -> N
     x = torch.where(torch.rand(x.shape, generator=g) < 0.4, x.round(), x)  # many pixels at the ends, as in digits
     normal = torch.randn(x.shape, generator=g)
     rise = (torch.rand(40, generator=g) - 0.5) * normal.abs().flatten(1).sum(1) * 0.6
-    move = to_plane(x, normal, rise, Threat(norm, 1.0))  # type: ignore[arg-type]
+    move = step_to_hyperplane(x, normal, rise, Threat(norm, 1.0))  # type: ignore[arg-type]
     assert (x + move).min() >= -1e-6
     assert (x + move).max() <= 1 + 1e-6
     plane = (normal * x).flatten(1).sum(1) + rise

@@ -1,8 +1,9 @@
-"""What the attacks share that look for the nearest misclassified image, whatever eps is."""
+"""What the attacks share that search the nearest adversarial image, whatever eps is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +15,43 @@ from inoculate.attacks.targets import Target, resolve_targets
 from inoculate.core.threat import Threat, project
 from inoculate.models.acceleration.fast import full_precision
 
-
-class Nearest:
-    """The nearest image found for each of a batch, and how far it is; at first the image itself, at infinity."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.image, self.far = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-
-    def offer(self, rows: Tensor, x_adv: Tensor, at: Tensor, hit: Tensor) -> None:
-        """Keep those of the images `x_adv` of these rows that `hit` and are nearer, at the distances `at`."""
-        nearer = hit & (at < (1 - 1e-6) * self.far[rows])  # between equals rounding would decide, and with it the batch
-        self.image[rows[nearer]], self.far[rows[nearer]] = x_adv[nearer], at[nearer]
+Search = Callable[[Tensor, Tensor], Tensor]
 
 
-def search_standing(
+@dataclass
+class NearestAdversarial:
+    """The nearest adversarial image found for each of a batch (B×C×H×W) and its distance (B); at first itself, at ∞."""
+
+    images: Tensor
+    distances: Tensor
+
+    @classmethod
+    def none_yet(cls, x: Tensor) -> NearestAdversarial:
+        """Nothing found for the images `x`."""
+        return cls(x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device))
+
+    def update(self, rows: Tensor, x_adv: Tensor, distances: Tensor, adversarial: Tensor) -> None:
+        """Keep those images `x_adv` of these rows that are adversarial (bool) and nearer."""
+        # Between equals rounding would decide, and with it the size of the batch.
+        self.put(rows, x_adv, distances, adversarial & (distances < (1 - 1e-6) * self.distances[rows]))
+
+    def put(self, rows: Tensor, x_adv: Tensor, distances: Tensor, which: Tensor) -> None:
+        """Keep those images `x_adv` of these rows that `which` (bool) says."""
+        self.images[rows[which]], self.distances[rows[which]] = x_adv[which], distances[which]
+
+
+def find_nearest(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, search: Search) -> Tensor:
+    """Carry out `search(x, y) -> x_adv` in fp32 on a `fast` copy too: at the boundary two logits are nearly equal."""
+    with full_precision(model):
+        return carry_out(model, x, y, threat, search)
+
+
+def find_within(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, search: Search) -> Tensor:
+    """The same, with the images found projected into the ball."""
+    return find_nearest(model, x, y, threat, lambda x, y: project(search(x, y), x, threat))
+
+
+def search_unbroken(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -35,22 +59,10 @@ def search_standing(
     generator: torch.Generator | None,
     search: Callable[[Tensor, Objective], Tensor],
 ) -> Tensor:
-    """`search(x, goal)` for the images that have not arrived yet, with the margin as goal; the others as they are."""
-    goal = Objective(LOSSES["margin"], y, resolve_targets(model, x, y, target, generator))
-    rows = (~evaluate_adversarial(model, x, goal)).nonzero().squeeze(1)
-    return x.index_copy(0, rows, search(x[rows], goal.select(rows))) if len(rows) else x.clone()
+    """`search(x, objective)`, with the margin as objective, for the images that are not adversarial as they are.
 
-
-def anywhere(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, search: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """Carry out `search(x, y)` for the nearest images: in fp32, for at the boundary two logits are nearly equal."""
-    with full_precision(model):
-        return carry_out(model, x, y, threat, search)
-
-
-def within(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, search: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """The same, and project what is found into the ball."""
-    return anywhere(model, x, y, threat, lambda x, y: project(search(x, y), x, threat))
+    The others come back unchanged.
+    """
+    objective = Objective(LOSSES["margin"], y, resolve_targets(model, x, y, target, generator))
+    rows = (~evaluate_adversarial(model, x, objective)).nonzero().squeeze(1)
+    return x.index_copy(0, rows, search(x[rows], objective.select(rows))) if len(rows) else x.clone()

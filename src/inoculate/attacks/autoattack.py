@@ -1,4 +1,4 @@
-"""AutoAttack: four attacks that fail in different ways, one after the other on what is still standing."""
+"""AutoAttack: four attacks that fail in different ways, one after the other on the images not yet broken."""
 
 from __future__ import annotations
 
@@ -26,18 +26,25 @@ Version = Literal["standard", "binary", "rand"]
 
 @dataclass(frozen=True)
 class AutoAttack:
-    """The parameter-free ensemble of Croce and Hein (2020), for L∞ and L2.
+    """The parameter-free ensemble: each member attacks the images that no earlier one has broken.
 
-    `standard`: APGD on cross-entropy, APGD-T on the targeted DLR loss, FAB-T and Square, with the paper's budgets: 100
-    steps, 9 target classes, 5000 queries. It needs four classes. `binary`, for two or three, has APGD on the margin in
-    place of APGD-T, because DLR is not defined there. `rand`, for randomised models: APGD on cross-entropy and on DLR,
-    each step over 20 gradients.
+    For images B×C×H×W in the threat's range, norms linf and l2. Two things make it quicker than the paper's: a short
+    PGD comes first and breaks the easy images, and a member gives up an image that is hopeless (see `is_hopeless`).
 
-    Two things make it quicker than the paper's. A short PGD goes first, so that what is easy costs little. And a run
-    ends early on an image that it cannot break any more: where after a fifth to a third of the budget the way to the
-    boundary is longer than `termination_ratio` times the way made so far (a quarter of that for FAB, which is nearly there by
-    then). `termination_ratio=math.inf` spends every budget to the end (`autoattack_thorough`).
-    Raises `InputError` for a version that does not fit the number of classes.
+    Options:
+        version: `standard` (four classes or more): APGD on cross-entropy, APGD-T on the targeted DLR loss, FAB-T and
+            Square. `binary` (two or three classes): APGD on the margin in place of APGD-T, since targeted DLR is not
+            defined. `rand`, for randomised models (three classes): APGD on cross-entropy and on DLR, each step over 20
+            gradients.
+        steps: steps of APGD and FAB.
+        targets: target classes of APGD-T and FAB-T.
+        queries: passes of Square.
+        termination_ratio: of the members; FAB-T, which is checked later, uses a quarter of it. Infinity spends every
+            budget (`autoattack_thorough`).
+
+    Raises `InputError` for a version that does not fit the number of classes, another norm, an option out of its range,
+    images outside theirs, or a model that is not differentiable.
+    Source: Croce and Hein 2020, section 5.
     """
 
     version: Version = "standard"
@@ -53,29 +60,27 @@ class AutoAttack:
             raise InputError(f"AutoAttack has no version '{self.version}': use {', '.join(get_args(Version))}")
 
     def members(self, classes: int) -> Mapping[str, Attack]:
+        """The members by name, in their order; raises `InputError` if the version does not fit `classes`."""
+        ratio = self.termination_ratio
         if self.version == "rand":
             if classes < 3:
                 raise InputError("AutoAttack's version rand needs three classes (DLR loss): use apgd_ce with eot=20")
             return {"apgd_ce": APGD(self.steps, eot=20), "apgd_dlr": APGD(self.steps, "dlr", eot=20)}
+        second: dict[str, Attack]
         if self.version == "binary":
             if classes > 3:
                 raise InputError(f"autoattack_binary is for two or three classes, not {classes}: use autoattack")
-            second: dict[str, Attack] = {
-                "apgd_margin": APGD(self.steps, "margin", termination_ratio=self.termination_ratio)
-            }
+            second = {"apgd_margin": APGD(self.steps, "margin", termination_ratio=ratio)}
         else:
             if classes < 4:
                 raise InputError(f"autoattack needs four classes (DLR loss), not {classes}: use autoattack_binary")
-            second = {"apgd_t": APGD(self.steps, "dlr", self.targets, termination_ratio=self.termination_ratio)}
-        opening: dict[str, Attack] = {"pgd": PGD(steps=10, early_stop=True), "apgd_ce": APGD(self.steps)}
-        fab = FAB(
-            self.steps, self.targets, termination_ratio=self.termination_ratio / 4
-        )  # it has all but arrived after a third
+            second = {"apgd_t": APGD(self.steps, "dlr", self.targets, termination_ratio=ratio)}
         return {
-            **opening,
+            "pgd": PGD(steps=10, early_stop=True),
+            "apgd_ce": APGD(self.steps),
             **second,
-            "fab_t": fab,
-            "square": Square(self.queries, termination_ratio=self.termination_ratio),
+            "fab_t": FAB(self.steps, self.targets, termination_ratio=ratio / 4),
+            "square": Square(self.queries, termination_ratio=ratio),
         }
 
     def __call__(

@@ -42,7 +42,7 @@ class OneStep(Protocol):
 
 @runtime_checkable
 class MultiStep(Protocol):
-    """An attack of `steps` steps of length `step` · eps, which uses eps to the full instead of stopping at a boundary."""
+    """An attack of `steps` steps of length `step` · eps, which uses all of eps instead of stopping at a boundary."""
 
     @property
     def steps(self) -> int: ...

@@ -1,4 +1,4 @@
-"""Carlini and Wagner's attack: the least squared distance that still fools, by gradient descent in tanh space."""
+"""Carlini and Wagner's attack: the least squared distance that is adversarial, by gradient descent in tanh space."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks._minimum_norm import Nearest, anywhere, search_standing, within
+from inoculate.attacks._minimum_norm import NearestAdversarial, find_nearest, find_within, search_unbroken
 from inoculate.attacks.gradients import value_and_input_grad
 from inoculate.attacks.losses import Objective
 from inoculate.attacks.success import is_adversarial, verify_adversarial
@@ -19,12 +19,23 @@ from inoculate.core.threat import Threat, distance, per_sample
 
 @dataclass(frozen=True)
 class CarliniWagner:
-    """Least squared L2 distance plus `constant` times the hinge of the margin (Carlini and Wagner 2017, section VI.A).
+    """The nearest adversarial image in L2, by descent on ‖x_adv − x‖² + c · hinge(margin).
 
-    Adam with rate `lr` walks in tanh space, where every point lies in the range. `search` rounds of `steps` steps look
-    for the smallest constant that fools: per image ten times larger until one does, then by bisection. An image leaves
-    a round when a fifth of the steps has brought it nothing. Only a margin of at least `confidence` counts, and with a
-    `target` (as in `OneStepTarget`) only the target class. Raises `InputError` for norms other than l2.
+    For images B×C×H×W in the threat's range, norm l2 only. Adam walks in tanh space, where every point lies in the
+    range. An image leaves a round when a fifth of the steps has not lowered its loss.
+
+    Options:
+        steps: steps of a round.
+        search: rounds of the search for the smallest constant c that is enough: ten times larger until one is, then
+            by bisection.
+        lr: Adam's learning rate, in tanh space.
+        confidence: the margin (in logits) from which an image counts as adversarial.
+        constant: c of the first round.
+        target: as in `OneStepTarget`: only that class counts; None for untargeted.
+
+    Raises `InputError` for another norm, an option out of its range, images outside theirs, or a model that is not
+    differentiable.
+    Source: Carlini and Wagner 2017, section VI.A.
     """
 
     steps: int = 500
@@ -43,17 +54,17 @@ class CarliniWagner:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The nearest misclassified image found, projected; the image itself where none was, or no need to look."""
-        return within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
+        """The nearest adversarial image found, projected; the image itself where none was, or none was needed."""
+        return find_within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
     def closest(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The nearest misclassified image found, at any distance; the image itself where none was, or no need to look.
+        """The nearest adversarial image found, at any distance; the image itself where none was, or none was needed.
 
         Of `threat` the range matters.
         """
-        return anywhere(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
+        return find_nearest(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
     def shortened(self) -> CarliniWagner:
         """The same attack with two rounds of two steps."""
@@ -65,49 +76,82 @@ class CarliniWagner:
         if threat.norm != "l2":
             raise InputError(f"Carlini and Wagner's attack is made for l2: for {threat.norm} use fmn or fab_t")
 
-        def bisect(x: Tensor, goal: Objective) -> Tensor:
-            best = Nearest(x)
-            constant = torch.full_like(best.far, self.constant)
+        def bisect(x: Tensor, objective: Objective) -> Tensor:
+            nearest = NearestAdversarial.none_yet(x)
+            constant = torch.full_like(nearest.distances, self.constant)
             low, high = torch.zeros_like(constant), torch.full_like(constant, torch.inf)
             for _ in range(self.search):
-                found = self._descend(model, x, goal, threat, constant, best)
-                low, high = torch.where(found, low, constant), torch.where(found, constant, high)
+                run = _Descent.begin(x, objective, constant, threat)
+                adversarial = self._descend(model, run, threat, nearest)
+                low, high = torch.where(adversarial, low, constant), torch.where(adversarial, constant, high)
                 constant = torch.where(high.isfinite(), (low + high) / 2, 10 * constant)
-            return best.image
+            return nearest.images
 
-        return search_standing(model, x, y, self.target, generator, bisect)
+        return search_unbroken(model, x, y, self.target, generator, bisect)
 
-    def _descend(
-        self, model: nn.Module, x: Tensor, goal: Objective, threat: Threat, constant: Tensor, best: Nearest
-    ) -> Tensor:
-        """One round with these constants (B): `best` hears of what is found. Which images were fooled (B, bool)."""
-        found, rows = torch.zeros_like(goal.y, dtype=torch.bool), torch.arange(len(x), device=x.device)
-        middle, half = (threat.low + threat.high) / 2, (threat.high - threat.low) / 2
-        inside = 1 - max(1e-6, torch.finfo(x.dtype).eps)  # the ends of the range lie at infinity
-        w = ((x - middle) / half).clamp(-inside, inside).atanh()
-        mean, square = torch.zeros_like(x), torch.zeros_like(x)
-        lowest = before = torch.full_like(constant, torch.inf)
+    def _descend(self, model: nn.Module, run: _Descent, threat: Threat, nearest: NearestAdversarial) -> Tensor:
+        """One round: updates `nearest`. Returns for which images (B, bool) it met an adversarial one."""
+        found = torch.zeros_like(run.objective.y, dtype=torch.bool)
+        middle, half = _middle_and_half(threat)
         for number in range(1, self.steps + 1):
-            squashed = w.tanh()
+            squashed = run.w.tanh()
             x_adv = (middle + half * squashed).clamp(threat.low, threat.high)
-            values, uphill, logits = value_and_input_grad(model, x_adv, goal)
-            at = distance(x_adv, x, threat.norm)
-            hit = verify_adversarial(model, x_adv, is_adversarial(logits, goal.y, goal.target), goal.y, goal.target) & (
-                values >= self.confidence
-            )
-            best.offer(rows, x_adv, at, hit)
-            found[rows] |= hit
-            hinge = (self.confidence - values).clamp_min(0)
-            slope = 2 * (x_adv - x) - per_sample(constant * (hinge > 0), x) * uphill
-            gradient = slope * half * (1 - squashed**2)
-            mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
-            w = w - self.lr * (mean / (1 - 0.9**number)) / ((square / (1 - 0.999**number)).sqrt() + 1e-8)
-            lowest = lowest.minimum(at**2 + constant * hinge)  # Adam overshoots: the last loss alone says little
+            margin, margin_grad, logits = value_and_input_grad(model, x_adv, run.objective)
+            distances = distance(x_adv, run.x, threat.norm)
+            y, target = run.objective.y, run.objective.target
+            adversarial = verify_adversarial(model, x_adv, is_adversarial(logits, y, target), y, target)
+            adversarial = adversarial & (margin >= self.confidence)
+            nearest.update(run.rows, x_adv, distances, adversarial)
+            found[run.rows] |= adversarial
+            hinge = (self.confidence - margin).clamp_min(0)
+            gradient = 2 * (x_adv - run.x) - per_sample(run.constant * (hinge > 0), run.x) * margin_grad
+            run.adam(gradient * half * (1 - squashed**2), number, self.lr)
+            # Adam overshoots: the last loss alone says little.
+            run.lowest = run.lowest.minimum(distances**2 + run.constant * hinge)
             if number % max(self.steps // 5, 1) == 0:
-                keep = lowest < 0.9999 * before
-                state = (rows, x, constant, w, mean, square, lowest, lowest)
-                rows, x, constant, w, mean, square, lowest, before = (each[keep] for each in state)
-                goal = goal.select(keep)
-                if not len(rows):
+                run = run.select(run.lowest < 0.9999 * run.lowest_before)
+                run.lowest_before = run.lowest
+                if not len(run.rows):
                     break
         return found
+
+
+@dataclass
+class _Descent:
+    """The images that still descend (`rows` of the batch) and what belongs to them."""
+
+    rows: Tensor
+    x: Tensor
+    objective: Objective
+    constant: Tensor
+    w: Tensor  # the images in tanh space
+    mean: Tensor  # Adam's moments
+    square: Tensor
+    lowest: Tensor  # loss so far
+    lowest_before: Tensor  # at the last check
+
+    @classmethod
+    def begin(cls, x: Tensor, objective: Objective, constant: Tensor, threat: Threat) -> _Descent:
+        middle, half = _middle_and_half(threat)
+        inside = 1 - max(1e-6, torch.finfo(x.dtype).eps)  # the ends of the range lie at infinity
+        w = ((x - middle) / half).clamp(-inside, inside).atanh()
+        lowest = torch.full_like(constant, torch.inf)
+        rows = torch.arange(len(x), device=x.device)
+        return cls(rows, x, objective, constant, w, torch.zeros_like(x), torch.zeros_like(x), lowest, lowest)
+
+    def adam(self, gradient: Tensor, number: int, lr: float) -> None:
+        """Adam's step `number` (from 1) on `w`."""
+        self.mean, self.square = 0.9 * self.mean + 0.1 * gradient, 0.999 * self.square + 0.001 * gradient**2
+        mean, square = self.mean / (1 - 0.9**number), self.square / (1 - 0.999**number)
+        self.w = self.w - lr * mean / (square.sqrt() + 1e-8)
+
+    def select(self, keep: Tensor) -> _Descent:
+        return _Descent(
+            self.rows[keep], self.x[keep], self.objective.select(keep), self.constant[keep], self.w[keep],
+            self.mean[keep], self.square[keep], self.lowest[keep], self.lowest_before[keep],
+        )  # fmt: skip
+
+
+def _middle_and_half(threat: Threat) -> tuple[float, float]:
+    """The middle of the range and half its width: x = middle + half · tanh(w)."""
+    return (threat.low + threat.high) / 2, (threat.high - threat.low) / 2

@@ -7,24 +7,32 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks._minimum_norm import anywhere, search_standing, within
+from inoculate.attacks._minimum_norm import find_nearest, find_within, search_unbroken
 from inoculate.attacks.gradients import check_differentiable, zero_nonfinite
 from inoculate.attacks.losses import Objective, to_fp32
 from inoculate.attacks.success import evaluate_adversarial
 from inoculate.attacks.targets import Target, check_target, wrong_classes
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_count, require_positive
-from inoculate.core.threat import Threat, distance, per_sample, to_plane
+from inoculate.core.threat import Threat, distance, per_sample, step_to_hyperplane
 
 
 @dataclass(frozen=True)
 class DeepFool:
-    """Walk to the nearest linearised boundary until misclassified (Moosavi-Dezfooli et al. 2016, algorithm 2).
+    """The nearest adversarial image, by steps onto the nearest boundary of the linearised model.
 
-    The boundaries are those with the other classes among the `candidates` most likely ones, in any norm; steps keep to
-    the range. The share `overshoot` of the way is added, to come out on the other side. Beyond the paper, the straight
-    way back to the image is halved `halvings` times in search of the boundary itself. With a `target` (as in
-    `OneStepTarget`) the one boundary is that where the target overtakes the most likely other class.
+    For images B×C×H×W in the threat's range, in every norm; the steps keep to the range. Beyond the paper, the straight
+    line from the image to the adversarial one is bisected for the boundary itself.
+
+    Options:
+        steps: number of steps at most; an image that is adversarial takes no more.
+        candidates: the boundaries are those between the true class and the others among this many most likely ones.
+        overshoot: the whole perturbation is lengthened by this fraction, to cross the boundary.
+        halvings: bisection steps; 0 for none, as in the paper.
+        target: as in `OneStepTarget`: the one boundary is where that class overtakes the most likely other one.
+
+    Raises `InputError` for an option out of its range, images outside theirs, or a model that is not differentiable.
+    Source: Moosavi-Dezfooli et al. 2016, algorithm 2.
     """
 
     steps: int = 50
@@ -45,17 +53,17 @@ class DeepFool:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The nearest misclassified image found, projected; the image itself where none was, or no need to look."""
-        return within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
+        """The nearest adversarial image found, projected; the image itself where none was, or none was needed."""
+        return find_within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
     def closest(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The nearest misclassified image found, at any distance; the image itself where none was, or no need to look.
+        """The nearest adversarial image found, at any distance; the image itself where none was, or none was needed.
 
         Of `threat` norm and range matter.
         """
-        return anywhere(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
+        return find_nearest(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
     def shortened(self) -> DeepFool:
         """The same attack with two steps."""
@@ -64,60 +72,60 @@ class DeepFool:
     def _search(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, generator: torch.Generator | None
     ) -> Tensor:
-        def there_and_back(x: Tensor, goal: Objective) -> Tensor:
-            return _halved(model, x, self._walk(model, x, goal, threat), goal, self.halvings)
+        def walk_and_bisect(x: Tensor, objective: Objective) -> Tensor:
+            return _bisect(model, x, self._walk(model, x, objective, threat), objective, self.halvings)
 
-        return search_standing(model, x, y, self.target, generator, there_and_back)
+        return search_unbroken(model, x, y, self.target, generator, walk_and_bisect)
 
-    def _walk(self, model: nn.Module, x: Tensor, goal: Objective, threat: Threat) -> Tensor:
-        """The first misclassified images; an image for which there is none itself."""
+    def _walk(self, model: nn.Module, x: Tensor, objective: Objective, threat: Threat) -> Tensor:
+        """The first adversarial image met on the way from each image; the image itself where there is none."""
         with torch.no_grad():
-            rivals = wrong_classes(to_fp32(model(x)), goal.y)[:, : self.candidates - 1]
+            others = wrong_classes(to_fp32(model(x)), objective.y)[:, : self.candidates - 1]
         result, rows = x.clone(), torch.arange(len(x), device=x.device)
-        way, x_adv = torch.zeros_like(x), x
+        delta, x_adv = torch.zeros_like(x), x
         for _ in range(self.steps):
-            way = way + _to_nearest_boundary(model, x_adv, goal, rivals, threat)
-            x_adv = (x + (1 + self.overshoot) * way).clamp(threat.low, threat.high)
-            done = evaluate_adversarial(model, x_adv, goal)
+            delta = delta + _step_to_boundary(model, x_adv, objective, others, threat)
+            x_adv = (x + (1 + self.overshoot) * delta).clamp(threat.low, threat.high)
+            done = evaluate_adversarial(model, x_adv, objective)
             result[rows[done]] = x_adv[done]
-            rows, x, rivals, way, x_adv = (each[~done] for each in (rows, x, rivals, way, x_adv))
-            goal = goal.select(~done)
+            rows, x, others, delta, x_adv = (each[~done] for each in (rows, x, others, delta, x_adv))
+            objective = objective.select(~done)
             if not len(rows):
                 break
         return result
 
 
-def _to_nearest_boundary(model: nn.Module, x: Tensor, goal: Objective, rivals: Tensor, threat: Threat) -> Tensor:
-    """The shortest move (like the images) after which a class draws level, seen linearly.
+def _step_to_boundary(model: nn.Module, x: Tensor, objective: Objective, others: Tensor, threat: Threat) -> Tensor:
+    """The shortest step (like the images) to a boundary of the linearised model.
 
-    Which: one of the `rivals` (B×k) with the true class, or the target, if there is one, with all others.
+    The boundaries: of the `others` (B×k) with the true class, or of the target, if there is one, with all others.
     """
     x = x.detach().requires_grad_()
     logits = to_fp32(model(x))
     check_differentiable(logits)
-    if goal.target is None:
-        leads = logits.gather(1, rivals) - logits.gather(1, goal.y[:, None])
+    if objective.target is None:
+        leads = logits.gather(1, others) - logits.gather(1, objective.y[:, None])
     else:
-        leads = goal(logits)[:, None]
+        leads = objective(logits)[:, None]
     best, shortest = torch.zeros_like(x), torch.full_like(leads[:, 0], torch.inf)
     for lead in leads.unbind(dim=1):
         (gradient,) = torch.autograd.grad(lead.sum(), x, retain_graph=True)
         gradient = zero_nonfinite(gradient)
         rise = lead.detach().abs().clamp_min(1e-6)  # a tie would leave the image where it is
-        move = to_plane(x.detach(), gradient, rise, threat)
-        # A move that ends in a corner of the range counts as if it went on to the boundary.
-        share = (gradient * move).flatten(1).sum(dim=1).clamp_min(1e-30) / rise
-        length = distance(move, torch.zeros_like(move), threat.norm).clamp_min(1e-12) / share
+        step = step_to_hyperplane(x.detach(), gradient, rise, threat)
+        # A step that ends in a corner of the range counts as if it went on to the boundary.
+        reached = (gradient * step).flatten(1).sum(dim=1).clamp_min(1e-30) / rise
+        length = distance(step, torch.zeros_like(step), threat.norm).clamp_min(1e-12) / reached
         shorter = length < shortest
-        best, shortest = torch.where(per_sample(shorter, x), move, best), torch.where(shorter, length, shortest)
+        best, shortest = torch.where(per_sample(shorter, x), step, best), torch.where(shorter, length, shortest)
     return best.detach()
 
 
-def _halved(model: nn.Module, x: Tensor, x_adv: Tensor, goal: Objective, times: int) -> Tensor:
-    """Bisect the straight way from each image to a misclassified one: the last misclassified point, or the end."""
+def _bisect(model: nn.Module, x: Tensor, x_adv: Tensor, objective: Objective, times: int) -> Tensor:
+    """Bisect the line from each image to its adversarial one: the last adversarial point, or the end."""
     right, wrong = x.new_zeros(len(x)), x.new_ones(len(x))
     for _ in range(times):
         middle = (right + wrong) / 2
-        over = evaluate_adversarial(model, x.lerp(x_adv, per_sample(middle, x)), goal)
-        right, wrong = torch.where(over, right, middle), torch.where(over, middle, wrong)
+        adversarial = evaluate_adversarial(model, x.lerp(x_adv, per_sample(middle, x)), objective)
+        right, wrong = torch.where(adversarial, right, middle), torch.where(adversarial, middle, wrong)
     return x.lerp(x_adv, per_sample(wrong, x))

@@ -9,29 +9,40 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks._batching import runs_at_once
-from inoculate.attacks._minimum_norm import anywhere, within
-from inoculate.attacks.gradients import value_and_input_grad
+from inoculate.attacks._minimum_norm import NearestAdversarial, find_nearest, find_within
+from inoculate.attacks.gradients import ValueAndGrad, value_and_input_grad
 from inoculate.attacks.losses import LOSSES, Loss, Objective, margin, target_minus_true
 from inoculate.attacks.success import is_adversarial, verify_adversarial
 from inoculate.attacks.targets import Target, check_target, resolve_targets, wrong_classes
 from inoculate.attacks.termination import check_termination_ratio
 from inoculate.core.options import require_count
 from inoculate.core.rng import Draws
-from inoculate.core.threat import Threat, distance, per_sample, sample, to_plane
+from inoculate.core.threat import Threat, distance, per_sample, sample, step_to_hyperplane
 
-ANY_ERROR = Loss(margin, target_minus_true)  # towards a class, but any other that comes first will do
+ANY_ERROR = Loss(margin, target_minus_true)  # the boundary with one class, but any error on the way counts
 
 
 @dataclass(frozen=True)
 class FAB:
-    """Fast adaptive boundary attack, targeted (Croce and Hein 2020b, algorithm 1): the nearest misclassified image.
+    """The nearest adversarial image, by steps onto the linearised boundary with each of the likeliest wrong classes.
 
-    One run per image towards each of its `targets` most likely wrong classes. A step projects the iterate and the
-    original onto the linearised boundary, overshoots by `eta` and mixes the two, at most `alpha` of the latter; a
-    misclassified iterate is drawn back to `beta` of its distance. `restarts` after the first start at random.
-    `termination_ratio`: under a fixed eps a run ends after a third of its steps for an image whose nearest error so far is more
-    than `termination_ratio` times eps outside the ball; infinity never gives up. With a `target` (as in `OneStepTarget`) there is
-    one run, onto the boundary where that class overtakes all others, and only an image that is taken for it counts.
+    For images B×C×H×W in the threat's range, in every norm; the targeted version, FAB-T. A step projects the iterate
+    and the original onto the linearised boundary, overshoots by `eta` and mixes the two; an adversarial iterate is
+    drawn back towards the original.
+
+    Options:
+        steps: steps of a run.
+        targets: one run towards each of this many most likely wrong classes.
+        restarts: starts of each run; all but the first are random.
+        alpha: largest weight of the original's projection in the mix (the paper's α_max).
+        eta: overshoot factor.
+        beta: an adversarial iterate is drawn back to this fraction of its distance.
+        termination_ratio: under a fixed eps, a run ends after a third of its steps for an image whose nearest
+            adversarial one is more than this ratio times eps outside the ball; infinity for never.
+        target: as in `OneStepTarget`: one run, onto the boundary where that class overtakes all others; only it counts.
+
+    Raises `InputError` for an option out of its range, images outside theirs, or a model that is not differentiable.
+    Source: Croce and Hein 2020b, algorithm 1.
     """
 
     steps: int = 100
@@ -51,147 +62,193 @@ class FAB:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The first misclassified image found within eps, else the nearest one found, projected."""
-        return within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator, enough=threat.eps))
+        """The first adversarial image found within eps, else the nearest one found, projected."""
+        search = _Search(self, model, threat, radius=threat.eps)
+        return find_within(model, x, y, threat, lambda x, y: search(x, y, generator))
 
     def closest(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The nearest misclassified image found, at any distance; the image itself where none was, or no need to look.
+        """The nearest adversarial image found, at any distance; the image itself where none was, or none was needed.
 
-        Of `threat` norm and range matter, and eps as the radius of random starts.
+        Of `threat` norm and range matter, and eps as twice the radius of random starts.
         """
-        return anywhere(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator, enough=-1.0))
+        search = _Search(self, model, threat, radius=None)
+        return find_nearest(model, x, y, threat, lambda x, y: search(x, y, generator))
 
     def shortened(self) -> FAB:
         """The same attack with two steps."""
         return replace(self, steps=2)
 
-    def _search(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        generator: torch.Generator | None,
-        enough: float,
-    ) -> Tensor:
-        """Nearest misclassified images; one within `enough` is settled."""
+
+@dataclass
+class _Runs:
+    """The runs of a batch that still go on: `rows` are their places in `nearest`, which holds what all have found.
+
+    The batch holds the same `images` once per target.
+    """
+
+    rows: Tensor
+    x: Tensor
+    x_adv: Tensor
+    objective: Objective
+    expected: Tensor  # adversarial at the last step, so likely at this one (B, bool)
+    nearest: NearestAdversarial
+    images: int
+
+    def select(self, keep: Tensor) -> _Runs:
+        return _Runs(
+            self.rows[keep],
+            self.x[keep],
+            self.x_adv[keep],
+            self.objective.select(keep),
+            self.expected[keep],
+            self.nearest,
+            self.images,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """The search on one model. An adversarial image within `radius` settles its image; None: search to the end."""
+
+    options: FAB
+    model: nn.Module
+    threat: Threat
+    radius: float | None
+
+    def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The nearest adversarial images."""
+        options = self.options
         with torch.no_grad():
-            logits = model(x)
-        nearest, far = x.clone(), torch.full(y.shape, torch.inf, dtype=x.dtype, device=x.device)
-        sought = resolve_targets(model, x, y, self.target, generator)
-        rows = (~verify_adversarial(model, x, is_adversarial(logits, y, sought), y, sought)).nonzero().squeeze(1)
-        order = wrong_classes(logits, y) if sought is None else sought[:, None]
-        draws = Draws(x, generator) if self.restarts > 1 else None
-        starts = [x]
-        for _ in range(1, self.restarts):
-            assert draws is not None
-            starts.append(sample(x, Threat(threat.norm, threat.eps / 2, threat.low, threat.high), draws))
-        runs = [(start, rank) for start in starts for rank in range(min(self.targets, order.shape[1]))]
+            logits = self.model(x)
+        nearest = NearestAdversarial(x.clone(), torch.full(y.shape, torch.inf, dtype=x.dtype, device=x.device))
+        fixed = resolve_targets(self.model, x, y, options.target, generator)
+        adversarial = verify_adversarial(self.model, x, is_adversarial(logits, y, fixed), y, fixed)
+        rows = (~adversarial).nonzero().squeeze(1)
+        order = wrong_classes(logits, y) if fixed is None else fixed[:, None]
+        runs = [
+            (start, target)
+            for start in self._starts(x, generator)
+            for target in order[:, : options.targets].unbind(dim=1)
+        ]
+        loss = ANY_ERROR if fixed is None else LOSSES["margin"]
         while runs and len(rows):
             now = runs[: runs_at_once(x, len(rows))]
             runs = runs[len(now) :]
             many = rows.repeat(len(now))
-            target = torch.cat([order[rows, rank] for _, rank in now])
-            goal = Objective(ANY_ERROR if sought is None else LOSSES["margin"], y[many], target)
+            objective = Objective(loss, y[many], torch.cat([target[rows] for _, target in now]))
             start = torch.cat([start[rows] for start, _ in now])
-            found = self._run(model, x[many], goal, threat, start, far[many], enough, len(rows))
-            for x_adv, at in zip(*(torch.split(part, len(rows)) for part in found), strict=True):
-                nearer = at < far[rows]
-                nearest[rows[nearer]], far[rows[nearer]] = x_adv[nearer], at[nearer]
-            rows = rows[far[rows] > enough]
+            found = self._run(_begin(x[many], start, objective, nearest.distances[many], len(rows)))
+            parts = (torch.split(part, len(rows)) for part in (found.images, found.distances))
+            for x_adv, distances in zip(*parts, strict=True):
+                nearest.put(rows, x_adv, distances, distances < nearest.distances[rows])
+            rows = rows[~self._is_settled(nearest.distances[rows])]
+        return nearest.images
+
+    def _starts(self, x: Tensor, generator: torch.Generator | None) -> list[Tensor]:
+        """The images themselves, then random points within half of eps."""
+        if self.options.restarts == 1:
+            return [x]
+        draws, near = Draws(x, generator), replace(self.threat, eps=self.threat.eps / 2)
+        return [x, *(sample(x, near, draws) for _ in range(1, self.options.restarts))]
+
+    def _run(self, runs: _Runs) -> NearestAdversarial:
+        """Walk to where the objective is 0: the nearest adversarial images on the way."""
+        nearest = runs.nearest
+        for number in range(self.options.steps):
+            keep, passed = self._pass(runs, first=number == 0)
+            if self.radius is not None:
+                # An image that is settled towards any target leaves all runs.
+                settled = self._is_settled(nearest.distances).view(-1, runs.images).any(0)
+                keep &= ~settled[runs.rows % runs.images]
+                if number == -(-self.options.steps // 3):
+                    keep &= nearest.distances[runs.rows] <= (1 + self.options.termination_ratio) * self.radius
+            if not keep.any():
+                return nearest
+            if not keep.all():
+                runs, passed = runs.select(keep), ValueAndGrad(*(part[keep] for part in passed))
+            runs.x_adv = self._step(runs, passed)
+        runs.expected = torch.ones_like(runs.expected)
+        self._record(runs, self._check_expected(runs))
         return nearest
 
-    def _run(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        goal: Objective,
-        threat: Threat,
-        start: Tensor,
-        far: Tensor,
-        enough: float,
-        images: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Walk to where `goal` is 0: the nearest images on the way that arrived, and their distance (`far` if none).
+    def _pass(self, runs: _Runs, first: bool) -> tuple[Tensor, ValueAndGrad]:
+        """Record adversarial iterates, draw them back, and differentiate at the new ones.
 
-        The batch holds the same `images` once per target: one that is settled towards any of them leaves all.
+        Where the last iterate was adversarial, a check without gradient comes first, as the gradient is wanted further
+        back. Returns which images (B, bool) are not settled yet, and the pass.
         """
-        result, best = x.clone(), far.clone()
-        rows, x_adv = torch.arange(len(x), device=x.device), start
-        beyond = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # there at the last step: likely again
-        for number in range(self.steps + 1):
-            wrong = torch.zeros_like(beyond)
-            if number == self.steps:
-                beyond = torch.ones_like(beyond)
-            if beyond.any():  # a look without gradient: where it finds an error, the gradient is wanted further back
-                with torch.no_grad():
-                    wrong[beyond] = self._there(model(x_adv[beyond]), goal.select(beyond))
-            x_adv, keep = self._take(model, x, goal, x_adv, wrong, threat, result, best, rows, enough)
-            if number < self.steps:
-                gap, normal, logits = value_and_input_grad(model, x_adv, goal)
-                late = ~beyond & keep & self._there(logits, goal) & bool(number)
-                if late.any():
-                    x_adv, still = self._take(model, x, goal, x_adv, late, threat, result, best, rows, enough)
-                    keep, again = keep & still, late & still
-                    if again.any():
-                        gap, normal = gap.clone(), normal.clone()
-                        gap[again], normal[again], _ = value_and_input_grad(model, x_adv[again], goal.select(again))
-                beyond = wrong | late
-            if enough >= 0:
-                keep &= ~(best <= enough).view(-1, images).any(0)[rows % images]
-            if enough >= 0 and number == -(-self.steps // 3):
-                keep &= best[rows] <= (1 + self.termination_ratio) * enough
-            if number == self.steps or not keep.any():
-                break
-            if not keep.all():
-                rows, x, goal, beyond = rows[keep], x[keep], goal.select(keep), beyond[keep]
-                x_adv, gap, normal = x_adv[keep], gap[keep], normal[keep]
-            # The plane where the linearised gap is closed: gap + normal · (z − x_adv) = 0.
-            here = to_plane(x_adv, normal, -gap, threat)
-            home = to_plane(x, normal, (normal * (x_adv - x)).flatten(1).sum(1) - gap, threat)
-            size_here, size_home = (_length(move, threat) for move in (here, home))
-            share = per_sample((size_here / (size_here + size_home)).clamp(0, self.alpha), x)
-            mixed = (x_adv + self.eta * here) * (1 - share) + (x + self.eta * home) * share
-            x_adv = mixed.clamp(threat.low, threat.high)
-        return result, best
+        early = self._check_expected(runs)
+        keep = self._record(runs, early)
+        passed = value_and_input_grad(self.model, runs.x_adv, runs.objective)
+        late = ~runs.expected & keep & self._is_adversarial(passed.logits, runs.objective) & (not first)
+        if late.any():
+            keep = keep & self._record(runs, late)
+            again = late & keep
+            if again.any():
+                values, gradient = passed.values.clone(), passed.gradient.clone()
+                values[again], gradient[again], _ = value_and_input_grad(
+                    self.model, runs.x_adv[again], runs.objective.select(again)
+                )
+                passed = ValueAndGrad(values, gradient, passed.logits)
+        runs.expected = early | late
+        return keep, passed
 
-    def _take(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        goal: Objective,
-        x_adv: Tensor,
-        wrong: Tensor,
-        threat: Threat,
-        result: Tensor,
-        best: Tensor,
-        rows: Tensor,
-        enough: float,
-    ) -> tuple[Tensor, Tensor]:
-        """Note the misclassified iterates that are nearer than before and draw them back towards their images.
+    def _check_expected(self, runs: _Runs) -> Tensor:
+        """Which of the images expected to be adversarial (B, bool) are."""
+        adversarial, expected = torch.zeros_like(runs.expected), runs.expected
+        if expected.any():
+            with torch.no_grad():
+                logits = self.model(runs.x_adv[expected])
+            adversarial[expected] = self._is_adversarial(logits, runs.objective.select(expected))
+        return adversarial
 
-        Returns the new iterates and which images (B, bool) are not settled yet. Under a fixed eps (`enough`) nothing
-        beyond it is worth the original's confirmation.
+    def _record(self, runs: _Runs, adversarial: Tensor) -> Tensor:
+        """Store the adversarial iterates that are nearer than before, and draw all of them back to their images.
+
+        Returns which images (B, bool) are not settled yet. Under a radius nothing beyond it is worth the original's
+        verification.
         """
-        if not wrong.any():
-            return x_adv, torch.ones_like(wrong)
-        at = distance(x_adv, x, threat.norm)
-        nearer = wrong & (at < best[rows])
-        counts = nearer & (at <= enough) if enough >= 0 else nearer
-        nearer = nearer & (~counts | verify_adversarial(model, x_adv, counts, goal.y, self._sought(goal)))
-        result[rows[nearer]], best[rows[nearer]] = x_adv[nearer], at[nearer]
-        keep = best[rows] > enough
-        return torch.where(per_sample(wrong, x), x + self.beta * (x_adv - x), x_adv), keep
+        if not adversarial.any():
+            return torch.ones_like(adversarial)
+        distances = distance(runs.x_adv, runs.x, self.threat.norm)
+        nearer = adversarial & (distances < runs.nearest.distances[runs.rows])
+        counts = nearer if self.radius is None else nearer & (distances <= self.radius)
+        y, sought = runs.objective.y, self._sought(runs.objective)
+        nearer = nearer & (~counts | verify_adversarial(self.model, runs.x_adv, counts, y, sought))
+        runs.nearest.put(runs.rows, runs.x_adv, distances, nearer)
+        back = runs.x + self.options.beta * (runs.x_adv - runs.x)
+        runs.x_adv = torch.where(per_sample(adversarial, runs.x), back, runs.x_adv)
+        return ~self._is_settled(runs.nearest.distances[runs.rows])
 
-    def _there(self, logits: Tensor, goal: Objective) -> Tensor:
-        return is_adversarial(logits, goal.y, self._sought(goal))
+    def _step(self, runs: _Runs, passed: ValueAndGrad) -> Tensor:
+        """The next iterates: iterate and original on the linearised boundary, value + gradient · (z − x_adv) = 0."""
+        x, x_adv, value, gradient = runs.x, runs.x_adv, passed.values, passed.gradient
+        from_iterate = step_to_hyperplane(x_adv, gradient, -value, self.threat)
+        from_image = step_to_hyperplane(x, gradient, (gradient * (x_adv - x)).flatten(1).sum(1) - value, self.threat)
+        lengths = [
+            distance(step, torch.zeros_like(step), self.threat.norm).clamp_min(1e-8)
+            for step in (from_iterate, from_image)
+        ]
+        weight = per_sample((lengths[0] / (lengths[0] + lengths[1])).clamp(0, self.options.alpha), x)
+        eta = self.options.eta
+        mixed = (x_adv + eta * from_iterate) * (1 - weight) + (x + eta * from_image) * weight
+        return mixed.clamp(self.threat.low, self.threat.high)
 
-    def _sought(self, goal: Objective) -> Tensor | None:
+    def _is_settled(self, distances: Tensor) -> Tensor:
+        return distances <= (-1.0 if self.radius is None else self.radius)
+
+    def _is_adversarial(self, logits: Tensor, objective: Objective) -> Tensor:
+        return is_adversarial(logits, objective.y, self._sought(objective))
+
+    def _sought(self, objective: Objective) -> Tensor | None:
         """The only class that counts for each image, if there is one."""
-        return None if self.target is None else goal.target
+        return None if self.options.target is None else objective.target
 
 
-def _length(move: Tensor, threat: Threat) -> Tensor:
-    return distance(move, torch.zeros_like(move), threat.norm).clamp_min(1e-8)
+def _begin(x: Tensor, start: Tensor, objective: Objective, distances: Tensor, images: int) -> _Runs:
+    """Runs from `start`; what they find must be nearer than `distances` (B)."""
+    nothing = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    nearest = NearestAdversarial(x.clone(), distances.clone())
+    return _Runs(torch.arange(len(x), device=x.device), x, start, objective, nothing, nearest, images)

@@ -1,4 +1,4 @@
-"""FMN: ascent in a ball whose radius adapts to each image."""
+"""Fast minimum-norm attack: ascent in a ball whose radius adapts to each image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks._minimum_norm import Nearest, anywhere, search_standing, within
+from inoculate.attacks._minimum_norm import NearestAdversarial, find_nearest, find_within, search_unbroken
 from inoculate.attacks.gradients import value_and_input_grad
 from inoculate.attacks.losses import Objective
 from inoculate.attacks.success import is_adversarial, verify_adversarial
@@ -19,10 +19,20 @@ from inoculate.core.threat import Threat, distance, dual_norm, project, steepest
 
 @dataclass(frozen=True)
 class FMN:
-    """Ascend the margin in a ball that shrinks where it fools and else grows (Pintor et al. 2021, algorithm 1).
+    """The nearest adversarial image, by ascent in a ball that shrinks where it succeeds and else grows.
 
-    A step is `alpha` long (L2, in pixel units), the radius changes by the share `gamma`; cosines take both down, to a
-    100th and a 50th. With a `target` (as in `OneStepTarget`) only the target class counts.
+    For images B×C×H×W in the threat's range, in every norm. The paper's symbols: a step of length α (in L2) moves the
+    perturbation δ up the margin, and the radius ε of its ball is multiplied by 1 − γ where x + δ is adversarial, else
+    by 1 + γ. Cosine schedules take α down to a 100th and γ to a 50th.
+
+    Options:
+        steps: number of steps.
+        alpha: α of the first step, L2 in pixel units of [0, 1].
+        gamma: γ of the first step.
+        target: as in `OneStepTarget`: only that class counts; None for untargeted.
+
+    Raises `InputError` for an option out of its range, images outside theirs, or a model that is not differentiable.
+    Source: Pintor et al. 2021, algorithm 1.
     """
 
     steps: int = 100
@@ -38,17 +48,17 @@ class FMN:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The nearest misclassified image found, projected; the image itself where none was, or no need to look."""
-        return within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
+        """The nearest adversarial image found, projected; the image itself where none was, or none was needed."""
+        return find_within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
     def closest(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The nearest misclassified image found, at any distance; the image itself where none was, or no need to look.
+        """The nearest adversarial image found, at any distance; the image itself where none was, or none was needed.
 
         Of `threat` norm and range matter.
         """
-        return anywhere(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
+        return find_nearest(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
     def shortened(self) -> FMN:
         """The same attack with two steps."""
@@ -57,26 +67,32 @@ class FMN:
     def _search(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, generator: torch.Generator | None
     ) -> Tensor:
-        def tighten(x: Tensor, goal: Objective) -> Tensor:
-            best, rows, x_adv = Nearest(x), torch.arange(len(x), device=x.device), x
-            widest = distance(torch.where(x - threat.low > threat.high - x, threat.low, threat.high), x, threat.norm)
-            radius = torch.zeros_like(widest)
-            for number in range(self.steps):
-                share = (1 + math.cos(math.pi * number / self.steps)) / 2
-                alpha, gamma = self.alpha * (0.01 + 0.99 * share), self.gamma * (0.02 + 0.98 * share)
-                values, uphill, logits = value_and_input_grad(model, x_adv, goal)
-                at, hit = distance(x_adv, x, threat.norm), is_adversarial(logits, goal.y, goal.target)
-                hit = verify_adversarial(model, x_adv, hit, goal.y, goal.target)
-                best.offer(rows, x_adv, at, hit)
-                # Until the first success, the linearised margin tells how far the boundary is. Beyond the paper, the
-                # radius goes a little further, lest rounding decide, and grows in any case: the margin may mislead.
-                border = at + (1 + gamma) * values.abs() / dual_norm(uphill, threat.norm).clamp_min(1e-12)
-                larger = radius * (1 + gamma)
-                larger = torch.where(best.far.isfinite(), larger, larger.maximum(border))
-                radius = torch.where(hit, (radius * (1 - gamma)).minimum(best.far), larger).minimum(widest)
-                # Into the range first: what it cuts off must not use up the ball.
-                ahead = (x_adv + alpha * steepest_direction(uphill, "l2")).clamp(threat.low, threat.high)
-                x_adv = project(ahead, x, threat, radius)
-            return best.image
+        def ascend(x: Tensor, objective: Objective) -> Tensor:
+            return self._ascend(model, x, objective, threat)
 
-        return search_standing(model, x, y, self.target, generator, tighten)
+        return search_unbroken(model, x, y, self.target, generator, ascend)
+
+    def _ascend(self, model: nn.Module, x: Tensor, objective: Objective, threat: Threat) -> Tensor:
+        nearest, rows, x_adv = NearestAdversarial.none_yet(x), torch.arange(len(x), device=x.device), x
+        farthest = torch.where(x - threat.low > threat.high - x, threat.low, threat.high)
+        largest = distance(farthest, x, threat.norm)  # no ball needs to be larger than the range
+        epsilon = torch.zeros_like(largest)
+        y, target = objective.y, objective.target
+        for number in range(self.steps):
+            cosine = (1 + math.cos(math.pi * number / self.steps)) / 2
+            alpha, gamma = self.alpha * (0.01 + 0.99 * cosine), self.gamma * (0.02 + 0.98 * cosine)
+            margin, gradient, logits = value_and_input_grad(model, x_adv, objective)
+            length = distance(x_adv, x, threat.norm)
+            adversarial = verify_adversarial(model, x_adv, is_adversarial(logits, y, target), y, target)
+            nearest.update(rows, x_adv, length, adversarial)
+            # Until the first success, the linearised margin estimates the distance of the boundary. Beyond the paper,
+            # ε goes a little further, so that rounding does not decide, and always grows: the margin may mislead.
+            boundary = length + (1 + gamma) * margin.abs() / dual_norm(gradient, threat.norm).clamp_min(1e-12)
+            grown = epsilon * (1 + gamma)
+            grown = torch.where(nearest.distances.isfinite(), grown, grown.maximum(boundary))
+            shrunk = (epsilon * (1 - gamma)).minimum(nearest.distances)
+            epsilon = torch.where(adversarial, shrunk, grown).minimum(largest)
+            # Into the range first: what it cuts off must not use up the ball.
+            ahead = (x_adv + alpha * steepest_direction(gradient, "l2")).clamp(threat.low, threat.high)
+            x_adv = project(ahead, x, threat, epsilon)
+        return nearest.images

@@ -36,7 +36,7 @@ class MIFGSM:
         loss: `cross_entropy`, `margin` or `dlr`.
 
     Raises `InputError` for an option out of its range, images outside theirs, or a model that is not differentiable.
-    Source: Dong et al. 2018, algorithm 1; diversity: Xie et al. 2019, section 3.3; blur: Dong et al. 2019, section 3.3.
+    Source: Dong et al. 2018, algorithm 1; diversity: Xie et al. 2019; blur: Dong et al. 2019.
     """
 
     steps: int = 10

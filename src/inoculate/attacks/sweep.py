@@ -23,13 +23,14 @@ def sweep(
     *,
     generator: torch.Generator | None = None,
 ) -> Iterator[tuple[float, Tensor]]:
-    """Yield `(eps, x_adv)` for each eps, in the order given; `threat` supplies norm and range.
+    """Yield `(eps, x_adv)` for each eps, in the order given.
 
-    A one-step attack's direction does not depend on eps, so it costs a single gradient for all of them; a minimum-norm
-    attack searches once. Any other attack draws the same random numbers at every eps: what it finds at one does not
-    depend on the others asked for.
+    x: images B×C×H×W in the threat's range. y: their classes (B). threat: norm and range; its eps is not used.
+    epsilons: in pixel units of [0, 1]. A `OneStep` attack takes one gradient for all of them, a `MinimumNorm` attack
+    one search. Any other attack runs at each eps, with the same random numbers, so that what it finds at one does not
+    depend on the others. Raises `InputError` for an eps that is none, before any work.
     """
-    threats = [replace(threat, eps=eps) for eps in epsilons]  # all are checked before any work is done
+    threats = [replace(threat, eps=eps) for eps in epsilons]
     if isinstance(attack, OneStep):
         check_images(x, threat)
         direction = attack.direction(model, x, y, threat.norm, generator=generator)

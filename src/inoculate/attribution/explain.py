@@ -20,7 +20,7 @@ from inoculate.attribution.maps import grad_cam, integrated_gradients
 from inoculate.core.modes import frozen
 from inoculate.core.rng import Draws, generator
 from inoculate.core.stats import spearman
-from inoculate.core.threat import Norm, Threat, diameter, dual_norm, per_sample, project, steepest_direction
+from inoculate.core.threat import Norm, Threat, dual_norm, per_sample, project, range_diameter, steepest_direction
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.engine import Progress, judge_clean
 from inoculate.evaluation.evaluate import minimal_eps
@@ -113,7 +113,7 @@ def fragility(
             margins.append(-passed.values.float().cpu())
             gradients.append(dual_norm(passed.gradient, norm).float().cpu())
     margin, gradient = torch.cat(margins), torch.cat(gradients)
-    reach = diameter(Threat(norm), split.images[0].numel())
+    reach = range_diameter(Threat(norm), split.images[0].numel())
     measured = minimal_eps(model, split, norm, FMN(steps=search), eps=reach, batch_size=batch_size, seed=seed)
     found = {"margin": margin, "gradient": gradient, "estimate": margin / gradient, "measured": measured}
     return {name: [_number(value) for value in values.tolist()] for name, values in found.items()}

@@ -45,7 +45,7 @@ class Threat:
 
 
 def large_eps_warning(threat: Threat, shape: tuple[int, ...]) -> str | None:
-    """Words for an eps in L2 or L1 that is suspiciously large for images of `shape` (C, H, W); None for any other."""
+    """A warning for an eps in L2 or L1 that is suspiciously large for images of `shape` (C, H, W), else None."""
     pixels = math.prod(shape)
     widest = (threat.high - threat.low) * {"linf": math.inf, "l2": math.sqrt(pixels), "l1": pixels}[threat.norm]
     if threat.eps <= 0.15 * widest:
@@ -90,7 +90,10 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat, radius: Tensor | None = No
 
 
 def steepest_direction(gradient: Tensor, norm: Norm) -> Tensor:
-    """Per sample, the unit step (in `norm`) that raises a linear function with this gradient most; 0 where it is 0."""
+    """Per sample, the step of unit length in `norm` along which a linear function with this gradient rises most.
+
+    L∞: the sign. L2: the normalised gradient. L1: one pixel, that of the largest entry. 0 for a gradient of 0.
+    """
     if norm == "linf":
         return gradient.sign()
     if norm == "l2":
@@ -102,7 +105,7 @@ def steepest_direction(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def dual_norm(gradient: Tensor, norm: Norm) -> Tensor:
-    """By how much a unit step (in `norm`) can raise a linear function with this gradient: per sample (B)."""
+    """The dual norm of the gradient, per sample (B): how far a unit step in `norm` raises a linear function."""
     order = {"linf": 1, "l2": 2, "l1": math.inf}[norm]
     lengths: Tensor = gradient.flatten(1).norm(p=order, dim=1)
     return lengths
@@ -124,10 +127,12 @@ def sample(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
     return project(x + delta.to(x.dtype), x, threat)
 
 
-def to_plane(x: Tensor, normal: Tensor, rise: Tensor, threat: Threat) -> Tensor:
-    """The shortest move (in the threat's norm, B×C×H×W) within the valid range by which `normal`·x grows by `rise` (B).
+def step_to_hyperplane(x: Tensor, normal: Tensor, rise: Tensor, threat: Threat) -> Tensor:
+    """The shortest step in the threat's norm, within the valid range, by which `normal` · x grows by `rise`.
 
-    `rise` may be negative. Where the range is too small for it the move ends in the corner that comes nearest.
+    x, normal: B×C×H×W. rise: B, of either sign. Returns the step, B×C×H×W: onto the hyperplane
+    {z: `normal` · (z − x) = `rise`}, or where the range does not reach it, into the corner of the range nearest to it
+    (Croce and Hein 2020b, section 2.1).
     """
     import torch
 
@@ -143,14 +148,15 @@ def to_plane(x: Tensor, normal: Tensor, rise: Tensor, threat: Threat) -> Tensor:
         size = room * torch.zeros_like(room).scatter_(1, order, part)
     else:
         pace = torch.ones_like(weight) if threat.norm == "linf" else weight
-        size = _until(rise.abs(), weight, pace, room)
+        size = _scale_within_room(rise.abs(), weight, pace, room)
     return (way.sign() * size).view_as(x)
 
 
-def _until(goal: Tensor, weight: Tensor, pace: Tensor, room: Tensor) -> Tensor:
-    """min(λ·pace, room) per pixel, with λ such that the sum weighted by `weight` reaches `goal` per row.
+def _scale_within_room(goal: Tensor, weight: Tensor, pace: Tensor, room: Tensor) -> Tensor:
+    """min(λ · `pace`, `room`) per pixel (B×D), with λ such that Σ `weight` · size = `goal` per row (B).
 
-    That sum is a concave, piecewise linear function of λ: Newton's method climbs to the goal from below in a few steps.
+    The sum is a concave, piecewise linear function of the multiplier λ: Newton's method reaches the goal from below in
+    a few steps.
     """
     product = weight * pace * (room > 0)
     scale = goal / product.sum(dim=1).clamp_min(1e-30)
@@ -167,17 +173,17 @@ def _until(goal: Tensor, weight: Tensor, pace: Tensor, room: Tensor) -> Tensor:
 
 
 def distance(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
-    """How far apart the images are, per sample (B), in pixel units."""
+    """The distance between the images in `norm`, per sample (B), in pixel units."""
     order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
     lengths: Tensor = (x_adv - x).flatten(1).norm(p=order, dim=1)
     return lengths
 
 
-def diameter(threat: Threat, pixels: int) -> float:
-    """The distance between black and white images of so many values, channels counted: no image is further away."""
+def range_diameter(threat: Threat, values: int) -> float:
+    """The largest distance that two images of so many values (C·H·W) can have: from all `low` to all `high`."""
     import torch
 
-    black = torch.full((1, pixels), threat.low)
+    black = torch.full((1, values), threat.low)
     return float(distance(black, torch.full_like(black, threat.high), threat.norm))
 
 
@@ -187,7 +193,7 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _onto_l1_ball(delta: Tensor, eps: float | Tensor) -> Tensor:
-    """Nearest point of the L1 ball, per row (Duchi et al. 2008, figure 1): shrink all entries by one threshold.
+    """The nearest point of the L1 ball, per row (Duchi et al. 2008, figure 1): soft thresholding of the entries.
 
     `eps` is a number or B×1.
     """

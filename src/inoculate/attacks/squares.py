@@ -1,0 +1,116 @@
+"""The proposals of the Square attack: where its squares lie and what they hold."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from inoculate.core.rng import Draws, drawn_seed
+from inoculate.core.threat import Threat, per_sample, project
+
+
+class Squares:
+    """The squares of each query, shared by all images and decided by the generator: places, side and signs."""
+
+    def __init__(self, queries: int, p: float, x: Tensor, generator: torch.Generator | None) -> None:
+        g = torch.Generator().manual_seed(drawn_seed(generator))
+        self.channels, self.height, self.width = x.shape[1:]
+        areas = [p * size_schedule(query) * self.height * self.width for query in range(queries)]
+        side = torch.tensor([max(round(math.sqrt(area)), 1) for area in areas])
+        self.side = side.clamp_max(min(self.height, self.width)).to(x.device)
+        # Corners of two squares, as fractions of the room that their side leaves.
+        self.places = torch.rand(queries, 4, generator=g).to(x.device)
+        self.signs = (torch.randint(2, (queries, self.channels), generator=g) * 2 - 1).to(x)
+        self.transposed = torch.randint(2, (queries,), generator=g).tolist()
+
+    def linf(self, x: Tensor, x_adv: Tensor, queries: Tensor, threat: Threat) -> Tensor:
+        """One square per image is moved by ±2·eps per channel and projected into the ball (algorithm 2)."""
+        side = self.side[queries]
+        top, left = self._corner(queries, 0, side, self.height), self._corner(queries, 1, side, self.width)
+        down, across = torch.arange(self.height, device=x.device), torch.arange(self.width, device=x.device)
+        inside_down = (down >= top[:, None]) & (down < (top + side)[:, None])
+        inside_across = (across >= left[:, None]) & (across < (left + side)[:, None])
+        mask = inside_down[:, None, :, None] & inside_across[:, None, None, :]
+        colour = 2 * threat.eps * self.signs[queries][:, :, None, None]
+        return project(x_adv + colour * mask, x, threat)
+
+    def l2(self, x: Tensor, x_adv: Tensor, queries: Tensor, threat: Threat) -> Tensor:
+        """The perturbation of one square moves to another, with what the ball has left (algorithm 3)."""
+        query = queries[:1]
+        side = max(int(self.side[query]), 3)
+        side = min(side + 1 - side % 2, self.height, self.width)  # odd, as its middle is a pixel
+        sides = torch.tensor([side], device=x.device)
+        top, other_top = (int(self._corner(query, i, sides, self.height)) for i in (0, 2))
+        left, other_left = (int(self._corner(query, i, sides, self.width)) for i in (1, 3))
+        here = (..., slice(top, top + side), slice(left, left + side))
+        there = (..., slice(other_top, other_top + side), slice(other_left, other_left + side))
+        delta = x_adv - x
+        mask = torch.zeros_like(x[:1])
+        mask[here] = mask[there] = 1
+        unused = (threat.eps**2 - _square_sum(delta)).clamp_min(0) / self.channels
+        budget = (unused + ((delta * mask) ** 2).sum(dim=(2, 3), keepdim=True)).sqrt()  # of each channel
+        old = delta[here]
+        pattern = bump(side, bool(self.transposed[int(query)])).to(x) * self.signs[query][:, :, None, None]
+        fresh = pattern + old / old.flatten(2).norm(dim=2)[..., None, None].clamp_min(1e-12)
+        fresh = fresh / fresh.flatten(2).norm(dim=2)[..., None, None].clamp_min(1e-12) * budget
+        delta[there] = 0
+        delta[here] = fresh
+        return project(x + _scaled(delta, threat.eps), x, threat)
+
+    def _corner(self, queries: Tensor, which: int, side: Tensor, size: int) -> Tensor:
+        """Where the square begins in a direction with `size` pixels."""
+        return (self.places[queries, which] * (size - side + 1)).long().minimum(size - side)
+
+
+def size_schedule(query: int) -> float:
+    """The area of the squares at this query relative to the first (section 4 of the paper, for 10,000 queries)."""
+    halvings = sum(query > bound for bound in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000))
+    return 0.5**halvings
+
+
+def tiles(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
+    """L2: a grid of bumps with random signs, at least five a side, in the middle; scaled to the ball."""
+    side = max(min(x.shape[2], x.shape[3]) // 5, 1)
+    top, left = x.shape[2] % side // 2, x.shape[3] % side // 2
+    pattern = bump(side, transposed=False).to(x)
+    delta = torch.zeros_like(x)
+    signs = draws.signs(x.shape[2] // side, x.shape[3] // side, x.shape[1]).to(x)
+    for row in range(signs.shape[1]):
+        for column in range(signs.shape[2]):
+            above, before = top + row * side, left + column * side
+            place = (..., slice(above, above + side), slice(before, before + side))
+            delta[place] = pattern * signs[:, row, column, :, None, None]
+    return project(x + _scaled(delta, threat.eps), x, threat)
+
+
+def bump(side: int, transposed: bool) -> Tensor:
+    """Two neighbouring pyramids of opposite sign, of unit length (side×side)."""
+    half = side // 2
+    pyramids = torch.cat([_pyramid(half, side), -_pyramid(side - half, side)])
+    return _normalised(pyramids.T if transposed else pyramids)
+
+
+def _pyramid(height: int, width: int) -> Tensor:
+    """Nested rectangles around the middle, the inner ones higher (equation 2 of the paper)."""
+    hill = torch.zeros(height, width)
+    middle, centre = height // 2, width // 2
+    for ring in range(max(height // 2 + 1, width // 2 + 1)):
+        rows = slice(max(middle - ring, 0), min(middle + ring + 1, height))
+        hill[rows, max(centre - ring, 0) : min(centre + ring + 1, width)] += 1 / (ring + 1) ** 2
+    return _normalised(hill)
+
+
+def _normalised(shape: Tensor) -> Tensor:
+    length: Tensor = shape.norm()
+    return shape / length.clamp_min(1e-12)
+
+
+def _scaled(delta: Tensor, eps: float) -> Tensor:
+    return delta / per_sample(delta.flatten(1).norm(dim=1), delta).clamp_min(1e-12) * eps
+
+
+def _square_sum(delta: Tensor) -> Tensor:
+    """Sum of squares per image: B×1×1×1."""
+    return per_sample((delta**2).flatten(1).sum(dim=1), delta)
