@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -70,10 +69,9 @@ Store(Path(sys.argv[1])).get_or_make("thing", {}, make)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     store, seen = Store(tmp_path), []
-    began = time.monotonic()
+    # a dead process holds no lock: else this would wait for ever
     store.get_or_make("thing", {}, lambda f: seen.append((f / "progress").read_text()))
     assert seen == ["1"], "the next attempt sees what the killed one left"
-    assert time.monotonic() - began < 5, "a dead process holds no lock"
 
 
 def test_unreadable_json_is_one_clear_line(tmp_path):

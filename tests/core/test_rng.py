@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 
-from inoculate.core.rng import Draws
+from inoculate.core.rng import Draws, drawn_seed, generator, seed_for
+from inoculate.core.rng import seeded as seeded_globally
+
+SEED = 1062526737559182787
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -54,6 +59,25 @@ def test_numbers_are_uniform_normal_even_and_independent() -> None:
     assert set(draws.integers(3).tolist()) == {0, 1, 2}
     neighbours = torch.corrcoef(torch.stack([uniform[:, :-1].flatten(), uniform[:, 1:].flatten()]))
     assert abs(neighbours[0, 1]) < 0.01
+
+
+@pytest.mark.smoke
+def test_named_seeds_are_the_same_for_ever() -> None:
+    # the first 63 bits of SHA-256 of "3/a/1": stored results depend on them
+    assert seed_for(3, "a", 1) == int(hashlib.sha256(b"3/a/1").hexdigest()[:16], 16) >> 1 == SEED
+    assert seed_for(3, "a", 2) != seed_for(3, "a", 1) != seed_for(4, "a", 1)
+    assert torch.equal(torch.rand(3, generator=generator(3, "a", 1)), torch.rand(3, generator=seeded(SEED)))
+    assert drawn_seed(None) == 0
+    assert drawn_seed(seeded(1)) == drawn_seed(seeded(1)) != drawn_seed(seeded(2))
+
+
+def test_a_seeded_block_restores_the_global_state() -> None:
+    before = torch.get_rng_state()
+    with seeded_globally(0, "x"):
+        first = torch.rand(3)
+    with seeded_globally(0, "x"):
+        assert torch.equal(torch.rand(3), first)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_global_random_state_is_untouched() -> None:

@@ -6,6 +6,7 @@ import pytest
 from inoculate.core.stats import mcnemar, paired_gain, spearman, unpaired_gain, wilson
 
 
+@pytest.mark.smoke
 def test_wilson_is_the_textbook_interval() -> None:
     # z = 1.96: (0.5 + 0.0192) / 1.0384 = 0.5 and 0.0962 either side
     assert wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)

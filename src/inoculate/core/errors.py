@@ -14,7 +14,7 @@ class InputError(ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """The most informative line of an error, for use in an `InputError`: the first; of TorchScript's errors the last."""
+    """The most informative line of an error, for use in an `InputError`: the first; of TorchScript's the last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[-1 if "TorchScript" in lines[0] else 0][:160]
 
