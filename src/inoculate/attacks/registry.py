@@ -15,7 +15,9 @@ from inoculate.attacks.deepfool import DeepFool
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.fmn import FMN
-from inoculate.attacks.interop.adapters import adapted
+from inoculate.attacks.interop.art import ArtAttack
+from inoculate.attacks.interop.foolbox import FoolboxAttack
+from inoculate.attacks.interop.torchattacks import TorchattacksAttack
 from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.pgd import PGD
@@ -43,15 +45,20 @@ ATTACKS: dict[str, Any] = {
     "autoattack_binary": AutoAttack("binary"),
     "autoattack_rand": AutoAttack("rand"),
 }
+LIBRARIES: dict[str, Any] = {"foolbox": FoolboxAttack, "torchattacks": TorchattacksAttack, "art": ArtAttack}
 
 
 def get_attack(name: str, **options: Any) -> Attack:
-    """The attack of this registry name, or of a peer (`foolbox:PGD`), with some options changed.
+    """The attack of this registry name, or of another library (`foolbox:PGD`), with some options changed.
 
-    Raises `InputError`, naming the nearest known one.
+    Raises `InputError` for an unknown name, naming the nearest known one.
     """
-    if ":" in name:
-        return adapted(name, **options)
+    library, colon, theirs = name.partition(":")
+    if colon:
+        if library not in LIBRARIES:
+            raise InputError(f"library '{library}' is unknown: write foolbox:Name, torchattacks:Name or art:Name")
+        peer: Attack = LIBRARIES[library](theirs, options)
+        return peer
     if name not in ATTACKS:
         raise InputError(f"attack '{name}' is unknown: {suggest(name, tuple(ATTACKS))}")
     attack: Attack = replace(ATTACKS[name], **options)

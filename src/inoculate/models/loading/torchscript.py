@@ -28,7 +28,9 @@ def load_torchscript(path: Path) -> nn.Module:
             warnings.simplefilter("ignore", FutureWarning)
             model: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"model {path} cannot be loaded ({one_line(error)}): export it again with this torch") from error
+        raise InputError(
+            f"model {path} cannot be loaded ({one_line(error)}): export it again with this torch"
+        ) from error
     return model
 
 
