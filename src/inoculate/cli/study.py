@@ -88,7 +88,7 @@ def study_list() -> None:
     from inoculate.study.shipped import shipped_studies
 
     studies = shipped_studies()
-    width = max(map(len, studies))
+    width = max(map(len, studies), default=0)
     for name, path in studies.items():
         comment, _, _ = path.read_text(encoding="utf-8").partition("\n")
         typer.echo(f"{name:{width}}  {comment.removeprefix('#').strip()}")
