@@ -113,8 +113,11 @@ class StudyRun:
         return StudyRun(rows, records, manifest, tuple(Explained.load(file.parent) for file in found), folder)
 
     def report(self, path: str | os.PathLike[str] | None = None) -> Path:
-        """Write the report as one HTML page, by default `report.html` in the run's folder, and return its path."""
+        """Write the report as one HTML page and return its path.
+
+        By default the page is `report.html` in `folder`, which then also receives the tables and figures as files.
+        """
         from inoculate import write_report  # the report lies above the study
 
-        page: Path = write_report(self, path)
+        page: Path = write_report(self if path or not self.folder else self.folder, path)
         return page
