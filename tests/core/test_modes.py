@@ -1,3 +1,5 @@
+"""`frozen`: eval mode and fixed parameters for the time of a block, and everything as it was after."""
+
 from __future__ import annotations
 
 import subprocess
@@ -5,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from inoculate.core.modes import frozen
 
@@ -26,18 +28,19 @@ def flags(net: nn.Module) -> tuple[list[bool], list[bool]]:
     return [m.training for m in net.modules()], [p.requires_grad for p in net.parameters()]
 
 
-def test_every_flag_is_put_back() -> None:
+@pytest.mark.smoke
+def test_every_flag_is_restored() -> None:
     net = mixed()
     before = flags(net)
     assert len(set(before[0])) == len(set(before[1])) == 2
-    with frozen(net) as inference_context:
-        assert inference_context is net
+    with frozen(net) as inside:
+        assert inside is net
         assert flags(net) == ([False] * 6, [False] * 4)
     assert flags(net) == before
     assert torch.equal(net[0].weight.grad, torch.ones_like(net[0].weight))
 
 
-def test_every_flag_is_put_back_after_an_exception() -> None:
+def test_every_flag_is_restored_after_an_exception() -> None:
     net = mixed()
     before = flags(net)
     with pytest.raises(ZeroDivisionError), frozen(net):
@@ -57,7 +60,7 @@ def test_nesting_restores_the_outer_state_last() -> None:
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_autograd_records_inside_whatever_the_caller_switched_off(mode: type) -> None:
+def test_autograd_records_inside_whatever_the_caller_has_switched_off(mode: type) -> None:
     net = mixed()
     with mode():
         with frozen(net):
@@ -71,28 +74,103 @@ def test_autograd_records_inside_whatever_the_caller_switched_off(mode: type) ->
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has only the older switches")
-@pytest.mark.parametrize("how", ["as it comes", "tf32 everywhere", "ieee", "high", "older"])
-def test_fp32_is_not_rounded_to_tf32_inside(how: str) -> None:
-    """Whichever of torch's switches the user has touched; in a process of its own, as they cannot all be put back."""
-    code = f"""
+class Noisy(nn.Module):
+    """Its own `train` switches noise on and off, and is called for nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.noisy, self.calls = nn.Linear(2, 2), True, 0
+
+    def train(self, mode: bool = True) -> Noisy:
+        self.noisy, self.calls = mode, self.calls + 1
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.noisy
+
+
+class KeepsNormFixed(nn.Sequential):
+    """Its BatchNorm stays in eval mode whatever the rest does."""
+
+    def train(self, mode: bool = True) -> KeepsNormFixed:
+        super().train(mode)
+        self[0].eval()
+        return self
+
+
+def test_modes_change_through_the_modules_own_train() -> None:
+    for net in (Noisy(), nn.Sequential(Noisy())):
+        noisy = net if isinstance(net, Noisy) else net[0]
+        with frozen(net):
+            assert not noisy.noisy
+            with frozen(net):
+                pass
+            assert not noisy.noisy
+        assert noisy.noisy
+        assert all(m.training for m in net.modules())
+
+
+def test_module_in_eval_mode_is_left_alone() -> None:
+    net = Noisy().eval()
+    calls = net.calls
+    with frozen(net):
+        assert not net.noisy
+    assert net.calls == calls
+
+
+def test_submodule_in_eval_mode_inside_one_in_train_mode() -> None:
+    net = nn.Sequential(Noisy().eval(), nn.Dropout())
+    before = flags(net)
+    with pytest.raises(ZeroDivisionError), frozen(net):
+        raise ZeroDivisionError
+    assert flags(net) == before
+    assert not net[0].noisy
+
+
+def test_module_that_keeps_a_part_in_eval_mode() -> None:
+    fixed = KeepsNormFixed(nn.BatchNorm1d(2), nn.Dropout()).train()
+    before = flags(fixed)
+    assert before[0] == [True, False, True]
+    with frozen(fixed):
+        assert flags(fixed)[0] == [False, False, False]
+    assert flags(fixed) == before
+    fixed[0].train()  # against its own rule
+    with frozen(fixed):
+        pass
+    assert flags(fixed)[0] == [True, True, True]
+
+
+TF32_SWITCHES = """
 import torch
 from torch import nn
 from inoculate.core.modes import frozen
-how, backends = {how!r}, torch.backends
-if how == "tf32 everywhere": backends.fp32_precision = "tf32"
-if how == "ieee": backends.cudnn.conv.fp32_precision = "ieee"
-if how == "high": torch.set_float32_matmul_precision("high")
-if how == "older": backends.cudnn.allow_tf32 = False
-newer = how in ("tf32 everywhere", "ieee")
+backends, newer = torch.backends, %r
 def read():
     if newer:
         return [each.fp32_precision for each in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)]
     return backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
-before = read()
-with frozen(nn.Linear(2, 2)), frozen(nn.Linear(2, 2)):
-    assert read() == (["ieee"] * 3 if newer else (False, False)), read()
-assert read() == before, (before, read())
+def check():
+    before = read()
+    with frozen(nn.Linear(2, 2)), frozen(nn.Linear(2, 2)):
+        assert read() == (["ieee"] * 3 if newer else (False, False)), read()
+    assert read() == before, (before, read())
+if newer:
+    backends.fp32_precision = "tf32"
+    check()
+    backends.cudnn.conv.fp32_precision = "ieee"
+    check()
+else:
+    check()
+    torch.set_float32_matmul_precision("high")
+    check()
+    backends.cudnn.allow_tf32 = False
+    check()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has only the older switches")
+@pytest.mark.parametrize("newer", [False, True])
+def test_fp32_is_not_rounded_to_tf32_inside(newer: bool) -> None:
+    """Whichever of torch's switches the user has used; in a process of its own, as not all of them can be restored."""
+    done = subprocess.run([sys.executable, "-c", TF32_SWITCHES % newer], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -620,7 +620,7 @@ def test_a_network_that_views_its_maps_and_has_spare_and_shared_weights(factorie
         ("Long", "let its function return model.float()"),
         ("Nameless", "outputs that are no finite numbers on all"),
         ("Three", "does not take 1×12×12"),
-        ("Aside", "in train mode too it must return logits alone"),
+        ("Aside", "in train mode too it must return one logit per class"),
     ],
 )
 @pytest.mark.parametrize("length", [["--epochs", "2"], ["--budget", "2s"]], ids=["epochs", "budget"])

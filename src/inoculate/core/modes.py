@@ -1,107 +1,133 @@
-"""Borrow a model without leaving a trace."""
+"""How a model is run: its mode, its parameters' flags, its precision and its place."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from inoculate.core.calls import pure_calls
+
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode with no parameter gradients; every module's and parameter's flag is put back after.
+    """The model in eval mode with no parameter gradients; every module's mode and parameter's flag is restored.
 
     Inside, autograd records even if the caller is under `no_grad` or `inference_mode`: attacks need input gradients.
-    fp32 means fp32 there: a GPU would otherwise round the inputs of convolutions to TF32's ten bits.
-    A model in half precision takes fp32 images there: eps is less than its numbers can tell apart.
+    The model changes no input and returns logits (see `pure_calls`). fp32 means fp32: TF32, which rounds the inputs of
+    convolutions to ten bits on a GPU, is off. A model in half precision takes fp32 images, because eps may be smaller
+    than what half precision resolves.
     """
-    # A TorchScript module that was frozen before it was saved has no flag.
-    modes = [(module, getattr(module, "training", False)) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    dtype = _dtype_of(model)
-    hook, precise = None, _exact_fp32()
+    with (
+        _eval_mode(model),
+        _no_parameter_gradients(model),
+        _images_cast(model),
+        pure_calls(model),
+        _without_tf32(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        yield model
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode through the model's own `eval()`; each module's mode is restored through its own `train()`.
+
+    A module may do more in `train()` than set the flag. One that has all flags off already is left alone.
+    """
+    before = [(module, _is_training(module)) for module in model.modules()]
     try:
-        if dtype.itemsize < 4:
-            hook = model.register_forward_pre_hook(lambda _, images: (images[0].to(dtype), *images[1:]))
-        for module, _ in modes:
-            module.training = False
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
-            yield model
+        if any(training for _, training in before):
+            model.eval()
+        yield
     finally:
-        precise()
-        for module, mode in modes:
-            module.training = mode
-        for parameter, flag in flags:
+        for module, training in before:  # parents first: `train()` sets the modules below, which follow
+            if _is_training(module) != training:
+                module.train(training)
+        for module, training in before:  # a module's own `train()` may decide otherwise
+            if _is_training(module) != training:
+                module.training = training
+
+
+@contextmanager
+def _no_parameter_gradients(model: nn.Module) -> Iterator[None]:
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in before:
             parameter.requires_grad_(flag)
-        if hook is not None:
-            hook.remove()
 
 
-def _exact_fp32() -> Callable[[], None]:
-    """Switch TF32 off; returns how to put all back.
+@contextmanager
+def _images_cast(model: nn.Module) -> Iterator[None]:
+    """Images cast to the model's dtype as they enter it, where that is a half precision."""
+    dtype = _dtype_of(model)
+    if dtype.itemsize >= 4 or isinstance(model, torch.jit.ScriptModule):  # which takes no hooks
+        yield
+        return
+    hook = model.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(dtype), *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
-    Torch has two sets of switches, and refuses to read the older once the newer has been used: the older unless so.
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """TF32 switched off.
+
+    Torch has two sets of switches and refuses to read the older once the newer has been used: the older unless so.
     """
     cudnn: Any = torch.backends.cudnn
     matmul: Any = torch.backends.cuda.matmul
+    value: object
     try:
-        return _switched([cudnn, matmul], "allow_tf32", False)
+        owners, name, value = [cudnn, matmul], "allow_tf32", False
+        before = _values(owners, name)
     except RuntimeError:
-        return _switched([cudnn.conv, cudnn.rnn, matmul], "fp32_precision", "ieee")
-
-
-def _switched(owners: Sequence[Any], name: str, value: object) -> Callable[[], None]:
-    """Set an attribute of each owner, all of which are read first; returns how to put them back."""
-    before = [getattr(owner, name) for owner in owners]
-
-    def turn(values: Iterable[object]) -> None:
-        for owner, each in zip(owners, values, strict=True):
+        owners, name, value = [cudnn.conv, cudnn.rnn, matmul], "fp32_precision", "ieee"
+        before = _values(owners, name)
+    try:
+        for owner in owners:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, each in zip(owners, before, strict=True):
             setattr(owner, name, each)
 
-    turn([value] * len(owners))
-    return lambda: turn(before)
+
+def _values(owners: Sequence[Any], name: str) -> list[object]:
+    return [getattr(owner, name) for owner in owners]
 
 
 def dtype_for(model: nn.Module) -> torch.dtype:
-    """What images for a `frozen` model should be: of its own dtype, but at least fp32."""
+    """The dtype of images for a `frozen` model: the model's own, but at least fp32."""
     return torch.promote_types(_dtype_of(model), torch.float32)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's parameters; the CPU for a model without any."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def has_batchnorm(model: nn.Module) -> bool:
+    """Whether a layer of `model` normalises by the statistics of batches."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 def _dtype_of(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters are; the CPU for a model without any."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-class OutOfTimeError(Exception):
-    """A model was called after its deadline."""
-
-
-@contextmanager
-def until(model: nn.Module, deadline: float | None) -> Iterator[nn.Module]:
-    """A model that raises `OutOfTimeError` when called after `deadline` (on `time.monotonic`); None for no deadline."""
-
-    def check(*_: object) -> None:
-        if deadline is not None and time.monotonic() > deadline:
-            raise OutOfTimeError
-
-    hook = None if deadline is None else model.register_forward_pre_hook(check)
+def _is_training(module: nn.Module) -> bool:
     try:
-        yield model
-    finally:
-        if hook is not None:
-            hook.remove()
-
-
-def has_batchnorm(model: nn.Module) -> bool:
-    """Whether a layer of `model` normalises by the statistics of batches."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        return module.training
+    except AttributeError:  # a TorchScript module that was frozen before it was saved has no flag
+        return False

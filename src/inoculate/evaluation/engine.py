@@ -16,7 +16,7 @@ from inoculate.attacks.base import Attack, EarlyStopping, Ensemble
 from inoculate.attacks.craft import AdvSet
 from inoculate.attacks.sweep import sweep
 from inoculate.core.errors import InputError
-from inoculate.core.modes import OutOfTimeError, until
+from inoculate.core.deadline import OutOfTimeError, with_deadline
 from inoculate.core.rng import generator
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
@@ -75,7 +75,7 @@ def judge_attack(
     """
     crafting = fast(model) if precision == "fast" else model
     if isinstance(attack, Ensemble):
-        with until(crafting, deadline):
+        with with_deadline(crafting, deadline):
             return _judge_ensemble(
                 model, crafting, split, attack, threat, epsilons, clean, batch_size, seed, progress, keep
             )
@@ -86,7 +86,7 @@ def judge_attack(
         y = split.labels[rows].to(x.device)
         return sweep(attack, crafting, x, y, threat, epsilons, generator=generator(seed, "attack", device=x.device))
 
-    with until(crafting, deadline):
+    with with_deadline(crafting, deadline):
         return _judge_all(model, split, clean, threat, epsilons, adversarial, batch_size, progress, keep)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from inoculate.attacks.losses import margin
 from inoculate.core.errors import InputError, one_line
-from inoculate.core.modes import OutOfTimeError, device_of, dtype_for
+from inoculate.core.deadline import OutOfTimeError
+from inoculate.core.modes import device_of, dtype_for
 from inoculate.core.pixels import to_float
 from inoculate.core.row import Row
 from inoculate.core.threat import Threat, distance

@@ -10,20 +10,22 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from inoculate.core.deadline import OutOfTimeError
 from inoculate.core.errors import InputError, one_line
-from inoculate.core.modes import OutOfTimeError, device_of, dtype_for
+from inoculate.core.modes import device_of, dtype_for
 from inoculate.core.options import require_one_of
 from inoculate.core.pixels import to_float
 from inoculate.data.dataset import Dataset
-from inoculate.models.acceleration.fast import fast, original
+from inoculate.models.acceleration.fast import fast, original, verified
 from inoculate.models.acceleration.hardware import memory_format_for
 from inoculate.models.acceleration.small_maps import inference_context
 
 Precision = Literal["fast", "exact"]
+VERIFICATION_IMAGES = 2
 
 
 class Prediction(NamedTuple):
-    """What a model says to a batch, on the CPU: right (B, bool), predicted class (B, int64), margin (B, float32).
+    """What a model predicts for a batch, on the CPU: right (B, bool), predicted class (B, int64), margin (B, float32).
 
     The margin is the best wrong logit minus the true one: positive where misclassified, NaN with a single class. An
     output that is not finite is an error.
@@ -38,8 +40,8 @@ class Prediction(NamedTuple):
 class Classifier:
     """A model made ready for images of one dataset, by `prepare`.
 
-    `model` gives every verdict. `crafting` is what attacks are called on: a verified quicker copy, or `model` itself.
-    Images go to `device`, as `dtype`, laid out as `layout`. It has one output for each of `classes`.
+    `model` gives every verdict. `crafting` is what attacks are called on: a verified faster copy, or `model` itself.
+    Images go to `device`, as `dtype`, in the memory format `layout`. The model has one output for each of `classes`.
     """
 
     model: nn.Module
@@ -51,17 +53,17 @@ class Classifier:
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Inside, the model is in eval mode with frozen parameters; every flag is put back after."""
+        """Inside, the model is in eval mode with frozen parameters; every flag is restored after."""
         with inference_context(self.model):
             yield
 
     def load(self, data: Dataset, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Float images (B×C×H×W in [0, 1]) and labels (B) of these rows, where the model is."""
+        """Float images (B×C×H×W in [0, 1]) and labels (B) of these rows, on the model's device."""
         x = to_float(data.images[rows].to(self.device)).to(self.dtype).contiguous(memory_format=self.layout)
         return x, data.labels[rows].to(self.device)
 
     def predict(self, x: Tensor, y: Tensor) -> Prediction:
-        """What the model says to images `x` whose labels are `y`. The caller holds `ready()`.
+        """The predictions for images `x` with labels `y`, inside `ready()`.
 
         Raises `InputError` where the model does not take the images, or does not give one logit per class.
         """
@@ -99,13 +101,14 @@ class Classifier:
 def prepare(model: nn.Module, data: Dataset, *, precision: Precision = "fast") -> Classifier:
     """Make `model` (float images in [0, 1] → logits) ready to be measured on `data`; it is left as it was.
 
-    With `precision="fast"` attacks craft on a quicker copy (`fast`), which is used only where its outputs on images of
-    `data` equal the model's; with `"exact"` on the model itself. Raises `InputError` for another precision.
+    With `precision="fast"` attacks craft on a faster copy (see `fast`) if its outputs on images of `data` equal the
+    model's; with `"exact"`, and otherwise, on the model itself. Raises `InputError` for another precision.
     """
     require_one_of(("fast", "exact"), precision=precision)
     model = original(model)
     device, dtype = device_of(model), dtype_for(model)
+    images = to_float(data.images[:VERIFICATION_IMAGES].to(device)).to(dtype)
     with torch.inference_mode(False), inference_context(model):
-        layout = memory_format_for(model, to_float(data.images[:1].to(device)).to(dtype))
-    crafting = fast(model) if precision == "fast" else model
+        layout = memory_format_for(model, images[:1])
+    crafting = verified(fast(model), images) if precision == "fast" else model
     return Classifier(model, crafting, len(data.classes), device, dtype, layout)

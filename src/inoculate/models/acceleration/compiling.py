@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,14 +21,15 @@ def compiled(model: nn.Module, wanted: bool = True) -> Iterator[nn.Module]:
     if not wanted:
         yield model
         return
-    from torch._dynamo.exc import TorchDynamoException
+    from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 
     before = model._compiled_call_impl
     compile_in_place(model)
     try:
         yield model
     except TorchDynamoException as error:
-        cause = getattr(error, "inner_exception", error)  # of what the compiler said, not of what dynamo says of it
+        # What the compiler said, not what dynamo says about it.
+        cause = error.inner_exception if isinstance(error, BackendCompilerFailed) else error
         raise InputError(
             f"the network cannot be compiled here ({one_line(cause)}): leave compile out, or install a C++ compiler "
             "(on a GPU: Triton)"
@@ -39,6 +41,29 @@ def compiled(model: nn.Module, wanted: bool = True) -> Iterator[nn.Module]:
 def is_compiled(model: nn.Module) -> bool:
     """Whether `model` was compiled in place."""
     return model._compiled_call_impl is not None
+
+
+@contextmanager
+def eager(model: nn.Module) -> Iterator[nn.Module]:
+    """Inside, a model that was compiled in place runs as it was before, and nothing is compiled."""
+    if not is_compiled(model):  # and no attribute is set, which TorchScript would compile
+        yield model
+        return
+    before, model._compiled_call_impl = model._compiled_call_impl, None
+    try:
+        yield model
+    finally:
+        model._compiled_call_impl = before
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The model inside what `torch.compile(model)` returned; any other model itself."""
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled, and the import takes long
+        return model
+    from torch._dynamo.eval_frame import OptimizedModule
+
+    inner: nn.Module = model._orig_mod if isinstance(model, OptimizedModule) else model
+    return inner
 
 
 def compile_in_place(model: nn.Module) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from inoculate.core.errors import InputError
@@ -18,7 +19,7 @@ from inoculate.models.loading.factories import call_factory
 from inoculate.models.loading.onnx import OnnxModel
 from inoculate.models.loading.outputs import Declared
 from inoculate.models.loading.specs import ONNX, TORCHSCRIPT, kind_of
-from inoculate.models.loading.torchscript import load_torchscript
+from inoculate.models.loading.torchscript import ScriptedModel, load_torchscript
 from inoculate.models.normalize import MeanStd, check_channels, parse_normalize
 
 ModelLike: TypeAlias = nn.Module | Callable[[Tensor], Any] | str | Path
@@ -68,9 +69,11 @@ def load_model(
 def as_module(model: ModelLike, data: Dataset | None = None) -> nn.Module:
     """`model` as an `nn.Module`: a SPEC is loaded (see `load_model`), a function from images to logits is wrapped.
 
-    An `nn.Module` is returned as it is. Gradients pass through a wrapped function. Raises `InputError` for anything
-    else.
+    An `nn.Module` is returned as it is, a TorchScript module inside one. Gradients pass through a wrapped function.
+    Raises `InputError` for anything else.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        return ScriptedModel(model)
     if isinstance(model, nn.Module):
         return model
     if isinstance(model, str | Path):

@@ -62,8 +62,8 @@ class OnnxModel(nn.Module):
             (logits,) = self._session.run(None, {self._input: images.contiguous().numpy()})
         except Exception as error:  # onnxruntime's errors have no other common class
             raise InputError(
-                f"model {self.path} cannot be run on {_times(images.shape)} images ({one_line(error)}): export it again "
-                "for this image size, with a free batch size"
+                f"model {self.path} cannot be run on {_times(images.shape)} images ({one_line(error)}): export it "
+                "again for this image size, with a free batch size"
             ) from error
         return torch.from_numpy(logits)
 

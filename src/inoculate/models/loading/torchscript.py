@@ -5,14 +5,26 @@ from __future__ import annotations
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from inoculate.core.errors import InputError, one_line
 
 
-def load_torchscript(path: Path) -> nn.Module:
+class ScriptedModel(nn.Module):
+    """A TorchScript module inside an ordinary one, which takes hooks."""
+
+    def __init__(self, module: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Any:
+        return self.module(x)
+
+
+def load_torchscript(path: Path) -> ScriptedModel:
     """The module that `torch.jit.save` wrote, on the CPU; gradients pass through it.
 
     A file written by `torch.save`, which is a pickle, is recognised by its contents and never opened. Raises
@@ -26,12 +38,12 @@ def load_torchscript(path: Path) -> nn.Module:
     try:
         with warnings.catch_warnings():  # deprecated, but such files will be in use for years
             warnings.simplefilter("ignore", FutureWarning)
-            model: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+            module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"model {path} cannot be loaded ({one_line(error)}): export it again with this torch"
         ) from error
-    return model
+    return ScriptedModel(module)
 
 
 def _holds_code(path: Path) -> bool:

@@ -237,7 +237,7 @@ class AdversarialMethod:
     ) -> dict[str, float]:
         threat = replace(self.threat, eps=self.threat.eps * self.common.strength(share))
         batch = Batch(model, x, y, threat, generator, self.helpers, self.common.smoothing)
-        x_adv = self.defence.examples(replace(batch, model=self.copies.current(model)))
+        x_adv = self.defence.examples(replace(batch, model=self.copies.current(model, x)))
         return minimise(model, optimizer, y, lambda: self.defence.loss(batch, x_adv), self.common.awp)
 
 

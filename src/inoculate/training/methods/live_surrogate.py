@@ -62,13 +62,13 @@ class LiveSurrogateMethod:
     ) -> dict[str, float]:
         threat, d = replace(self.threat, eps=self.threat.eps * self.common.strength(share)), self.defence
         mine = self._optimizer_like(optimizer)
-        x_adv = PGD(d.steps, d.step)(self.copies.current(self.surrogate), x, y, threat, generator=generator)
+        x_adv = PGD(d.steps, d.step)(self.copies.current(self.surrogate, x), x, y, threat, generator=generator)
         self.surrogate.train()
         batch = Batch(model, x, y, threat, generator, smoothing=self.common.smoothing)
         minimise(self.surrogate, mine, y, lambda: replace(batch, model=self.surrogate).cross_entropy(x_adv), 0.0)
         if d.own_steps:
             x_adv = PGD(d.own_steps, d.own_step)(
-                self.copies.current(model), x, y, threat, generator=generator, start=x_adv
+                self.copies.current(model, x), x, y, threat, generator=generator, start=x_adv
             )
         return minimise(model, optimizer, y, lambda: batch.cross_entropy(x_adv), self.common.awp)
 

@@ -1,0 +1,57 @@
+"""Whether a copy of a model computes what the model computes, on given images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.core.calls import logits_of
+from inoculate.core.modes import frozen
+from inoculate.models.acceleration.compiling import eager
+
+SAMPLE = 2  # images compared
+TOLERANCE = 1e-3  # relative to each logit, and of the largest logit
+
+
+class Reference:
+    """The logits of a model for a few images, with which copies of it are compared.
+
+    There are two passes, over the images and over their mirror images: a model may write to its own weights as it runs,
+    and a copy may read what an earlier pass of the original has left.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
+        self.logits: Tensor | None = None
+        for sample in (images[:SAMPLE], images):  # all of them for a model that takes a fixed number
+            self.images = sample.detach()
+            try:
+                self.logits = _logits(model, self.images, torch.contiguous_format)
+            except Exception:  # whatever the user's code raises: the first pass that counts will report it
+                continue
+            return
+
+    def matches(self, copy: nn.Module, memory_format: torch.memory_format | None = None) -> bool:
+        """Whether `copy` gives the same logits, for images in this format, up to rounding; False where either raises."""
+        if self.logits is None:
+            return False
+        try:
+            found = _logits(copy, self.images, memory_format or torch.preserve_format)
+        except Exception:  # a copy may refuse what its original takes
+            return False
+        tolerance = TOLERANCE * float(self.logits.abs().max())
+        return found.shape == self.logits.shape and torch.allclose(self.logits, found, rtol=TOLERANCE, atol=tolerance)
+
+
+def _logits(model: nn.Module, images: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """Logits in full precision, with random numbers that do not depend on the model; the global state is untouched."""
+    device = images.device
+    with (
+        torch.random.fork_rng([device] if images.is_cuda else []),
+        torch.autocast(device.type, enabled=False),
+        eager(model),
+        frozen(model),
+        torch.no_grad(),
+    ):
+        return torch.cat(
+            [logits_of(model(x.clone(memory_format=memory_format))).float() for x in (images, images.flip(-1))]
+        )

@@ -1,0 +1,139 @@
+"""What looks wrong with a model, as findings that say what to do: each function looks for one common mistake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from inoculate.core.calls import behaviour
+from inoculate.core.stats import mcnemar
+from inoculate.models.normalize import Normalize, parse_normalize
+
+MIN_GAIN = 0.2  # of accuracy, for a finding
+MAX_P_VALUE = 0.001  # of a paired test
+NOISE = 0.01  # of the spread of the logits: rounding differs with the batch size, more so at reduced precision
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What looks wrong, and what to do; `str` gives both in one line."""
+
+    what: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.cure}"
+
+
+def training_mode(model: nn.Module) -> list[Finding]:
+    """Whether a BatchNorm layer is in train mode."""
+    if not any(_is_batchnorm(module) and module.training for module in model.modules()):
+        return []
+    return [Finding("the model is in train mode and has BatchNorm", "it is measured in eval mode, call model.eval()")]
+
+
+def output_type(model: nn.Module) -> list[Finding]:
+    """Whether the model returned something else than a tensor when it was called."""
+    returned = behaviour(model).returns
+    if issubclass(returned, Tensor):
+        return []
+    return [Finding(
+        f"the model returns {returned.__name__}, not a tensor",
+        "its entry or attribute 'logits', or the first entry of a tuple, is taken for the logits",
+    )]  # fmt: skip
+
+
+def probabilities(logits: Tensor) -> list[Finding]:
+    """Whether the outputs are probabilities."""
+    sums = logits.sum(dim=1)
+    if logits.min() < 0 or logits.max() > 1 or not torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
+        return []
+    return [Finding(
+        "the outputs are probabilities, not logits: gradients of a second softmax are weak and flatter the model",
+        "leave the model's softmax out, or declare them with --outputs probabilities (in Python: FromProbabilities)",
+    )]  # fmt: skip
+
+
+def randomness(logits: Tensor, again: Tensor) -> list[Finding]:
+    """Whether two passes over the same images differ."""
+    if not _differ(logits, again):
+        return []
+    return [Finding(
+        "predictions are random: two passes over the same images differ",
+        "attack it with autoattack_rand, which averages gradients, and compare several seeds",
+    )]  # fmt: skip
+
+
+def batch_dependence(logits: Tensor, alone: Tensor) -> list[Finding]:
+    """Whether the logits of a batch differ from those of the same images one at a time."""
+    if not _differ(logits, alone):
+        return []
+    return [Finding(
+        "a prediction depends on the other images of its batch, as with BatchNorm without running statistics",
+        "train with track_running_stats=True; as it is, every number holds for this batch size alone",
+    )]  # fmt: skip
+
+
+def preprocessing(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Finding]:
+    """Whether the model is much more accurate on images that are normalised in some usual way.
+
+    A network without its normalisation may stay far above chance (67 % instead of 91 % on MNIST), so chance is no
+    criterion; a model that is right as it is has never gained from a second normalisation.
+    """
+    plain = logits.argmax(dim=1) == y
+    threshold = _threshold(float(plain.float().mean()) + MIN_GAIN, logits, y)
+    if threshold > 1 or isinstance(dict(model.named_children()).get("normalize"), Normalize):  # it has one inside
+        return []
+    tried = {}
+    for name in (*(("imagenet", "cifar10") if x.shape[1] == 3 else ("mnist",)), "0.5/0.5", "0-255"):
+        tried[name] = model(Normalize(*parse_normalize(name))(x)).argmax(dim=1) == y
+    best = max(tried, key=lambda name: int(tried[name].sum()))
+    after = float(tried[best].float().mean())
+    if after < threshold or mcnemar(plain.cpu().numpy(), tried[best].cpu().numpy()) > MAX_P_VALUE:
+        return []
+    how = "multiplied by 255" if best == "0-255" else f"normalised ({best})"
+    return [Finding(
+        f"the model is right on {plain.float().mean():.0%} of {len(y)} sample images, and on {after:.0%} once they are "
+        f"{how}, so it expects other pixels than [0, 1]",
+        f"give --normalize {best}, or its own mean/std as in training (Normalize as the model's first layer)",
+    )]  # fmt: skip
+
+
+def class_order(logits: Tensor, y: Tensor) -> list[Finding]:
+    """Whether one renumbering of the classes makes the model right; this needs images of each."""
+    from scipy.optimize import linear_sum_assignment
+
+    classes, plain = logits.shape[1], float((logits.argmax(dim=1) == y).float().mean())
+    if len(y) < 6 * classes:
+        return []
+    counts = torch.bincount(logits.argmax(dim=1) * classes + y, minlength=classes**2).view(classes, classes).cpu()
+    rows, columns = linear_sum_assignment(counts.numpy(), maximize=True)
+    after = float(counts[rows, columns].sum()) / len(y)
+    if after < _threshold(plain + 0.5, logits, y):
+        return []
+    swaps = ", ".join(f"{r}→{c}" for r, c in zip(rows, columns, strict=True) if r != c)
+    return [Finding(
+        f"the model numbers the classes otherwise: right on {plain:.0%} of {len(y)} sample images, and on {after:.0%} "
+        f"once its outputs are renumbered ({swaps[:60]})",
+        "give the model its outputs in the order of the data's classes, or rename the class folders",
+    )]  # fmt: skip
+
+
+def _is_batchnorm(module: nn.Module) -> bool:
+    name = module.original_name if isinstance(module, torch.jit.ScriptModule) else type(module).__name__
+    return "BatchNorm" in name
+
+
+def _threshold(least: float, logits: Tensor, y: Tensor) -> float:
+    """The accuracy from which a change counts: `least`, above the majority-class baseline, and not by chance.
+
+    An untrained network may give similar images one answer, and so be right on a whole class: at least half of what
+    chance (1/K) leaves is required.
+    """
+    return max(least, float(y.bincount().max()) / len(y) + MIN_GAIN, (1 + 1 / logits.shape[1]) / 2)
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    return bool((one - other).abs().max() > NOISE * (one.max() - one.min()))
