@@ -66,7 +66,7 @@ def test_function_evaluate_is_not_shadowed_by_its_module():
 
 
 def test_report_does_not_import_torch():
-    code = "import sys, inoculate.report.write, inoculate.report.claims; sys.exit('torch' in sys.modules)"
+    code = "import sys, inoculate.report.write; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

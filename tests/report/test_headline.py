@@ -5,10 +5,10 @@ from report_samples import clean, row
 
 from inoculate.core.row import Row
 from inoculate.report.headline import headline
-from inoculate.report.heat import ANEW, transfers
-from inoculate.report.latex import to_latex
-from inoculate.report.select import collect
-from inoculate.report.tables import paper_tables
+from inoculate.report.results import collect
+from inoculate.report.tables.latex import to_latex
+from inoculate.report.tables.paper import paper_tables
+from inoculate.report.tables.transfer import ANEW, transfer_heatmaps
 
 REPLAYED = "transfer:resnet50/standard"
 
@@ -73,12 +73,12 @@ def test_who_fools_whom_before_and_after() -> None:
         row("b", "transferred", correct=40), row("b", "transferred", correct=90, protocol="transfer:a/standard"),
         row("b", "transferred", correct=95, protocol="transfer:b/standard"),
     ]  # fmt: skip
-    before, after = transfers(collect(rows)[0])
+    before, after = transfer_heatmaps(collect(rows)[0])
     assert before.columns == after.columns == ("a", "b")
     assert before.rows == [("a", [0.1, 0.6]), ("b", [None, 0.2])]
     assert after.rows == [("a", [0.8, 0.9]), ("b", [None, 0.95]), (ANEW, [0.3, 0.4])]
-    assert transfers(collect(rows[:2])[0]) == []
-    assert transfers(collect([clean("a", "standard", 3)])[0]) == []
+    assert transfer_heatmaps(collect(rows[:2])[0]) == []
+    assert transfer_heatmaps(collect([clean("a", "standard", 3)])[0]) == []
 
 
 def test_tables_for_papers_are_latex() -> None:

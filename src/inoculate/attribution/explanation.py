@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inoculate.artifacts.files import read_json, write_json
+from inoculate.artifacts.names import file_name
 from inoculate.core.errors import InputError
 
 FACTS, ARRAYS = "explain.json", "explain.npz"
+EXPLANATIONS = "explanations"  # the folder of a run that holds one folder per network and arm
 FORMAT = 1
 _WANTED = {"dataset", "model", "arm", "seed", "norm", "eps", "attack", "classes", "image_size", "images", "drift"}
 
@@ -71,3 +74,17 @@ class Explained:
         if any(len(array) != shown for array in arrays.values()) or not {"clean", "perturbation"} <= set(arrays):
             raise InputError(f"{folder / ARRAYS} does not fit {FACTS}: delete both and run again")
         return cls(facts, arrays)
+
+
+def collect_explanations(folder: Path, sources: Sequence[Path]) -> None:
+    """Copy explanations from the folders `sources` into a run's folder, in place of those of an earlier run."""
+    place = folder / EXPLANATIONS
+    wanted = {file_name(*Explained.load(source).key): source for source in sources}
+    for old in place.glob(f"*/{FACTS}"):
+        if old.parent.name not in wanted:
+            shutil.rmtree(old.parent)
+    for name, source in wanted.items():
+        target = place / name
+        target.mkdir(parents=True, exist_ok=True)
+        for file in (ARRAYS, FACTS):
+            shutil.copyfile(source / file, target / file)

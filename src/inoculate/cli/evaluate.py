@@ -174,15 +174,19 @@ def _write_folder(
     explanations: list[Path],
 ) -> None:
     """What `inoculate report` reads, and the page."""
-    from inoculate.report.folder import gather, read_run, write_trust
-    from inoculate.report.page import write_page
+    from inoculate.artifacts.files import write_json
+    from inoculate.artifacts.rows import write_records, write_rows
+    from inoculate.attribution.explanation import collect_explanations
     from inoculate.report.write import write_report
 
-    whole = {key: verdict.right.numpy() for key, verdict in verdicts.items() if verdict.known is None}
-    write_report(out, rows, whole)
-    write_trust(out, asdict(threat), [asdict(check) for check in checks])
-    gather(out, explanations)
-    write_page(out / "report.html", read_run(out), out / "figures")
+    write_rows(out / "results.json", rows)
+    write_records(out / "records.npz", {k: v.right.numpy() for k, v in verdicts.items() if v.known is None})
+    (out / "checks.json").unlink(missing_ok=True)
+    if checks:
+        listed = [asdict(check) for check in checks]
+        write_json(out / "checks.json", {"threat": asdict(threat), "checks": listed})
+    collect_explanations(out, explanations)
+    write_report(out)
 
 
 def load_images(

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-from inoculate.report.layout import Table
-from inoculate.report.tables import paper_tables
+from inoculate.report.tables.paper import paper_tables
+from inoculate.report.tables.table import Table
 from inoculate.study.cell import Cell
 from inoculate.study.estimate import TimeLeft
 from inoculate.study.measurements import Measurements

@@ -1,4 +1,4 @@
-"""`inoculate report`: one HTML page from what a run left."""
+"""`inoculate report`: an HTML page from what a job left."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from typing import Annotated
 
 import typer
 
-from inoculate.cli.common import writable
+from inoculate.cli.options import OUTPUT
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or a file that evaluate --json wrote.")],
-    out: Annotated[Path | None, typer.Option(help="The page [RUN/report.html, or beside the file].")] = None,
-    figures: Annotated[Path | None, typer.Option(help="Write every figure as a PNG to this folder too.")] = None,
+    source: Annotated[Path, typer.Argument(help="A folder that a job wrote, or a file that --json wrote.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page [SOURCE/report.html, or beside the file].", rich_help_panel=OUTPUT)
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder that receives every figure as a PNG.", rich_help_panel=OUTPUT)
+    ] = None,
 ) -> None:
-    """Write one self-contained HTML page: findings, tables, figures, images. Nothing is computed again."""
-    from inoculate.report.folder import read_run
-    from inoculate.report.page import write_page
+    """Write one self-contained HTML page: findings, tables, figures, images. Nothing is computed again.
 
-    measured = read_run(run)
-    page = out or (run.with_suffix(".html") if run.is_file() else run / "report.html")
-    writable(page.parent)
-    if figures is not None:
-        writable(figures)
-    write_page(page, measured, figures)
-    typer.echo(f"{page}: {page.stat().st_size / 1e6:.1f} MB, opens in any browser")
+    Example: inoculate report runs/demo
+    """
+    from inoculate.report.write import write_report
+
+    page = write_report(source, out, figures=figures)
+    typer.echo(f"{page}: {page.stat().st_size / 1e6:.1f} MB (open it in a browser)")

@@ -39,8 +39,9 @@ def study_run(
     from rich.console import Console
 
     from inoculate.cli.progress import Screen
+    from inoculate.report.write import write_report
     from inoculate.study.load import load_study
-    from inoculate.study.result import RESULTS, StudyRun
+    from inoculate.study.result import RESULTS
     from inoculate.study.run import run_study
 
     study, terminal = load_study(file), sys.stdout.isatty()
@@ -54,9 +55,9 @@ def study_run(
     except BaseException:  # Ctrl-C too: what has been measured is reported
         screen.close()
         if (folder / RESULTS).is_file():
-            _write_report(StudyRun.load(folder))
+            write_report(folder)
         raise
-    page = _write_report(run)
+    page = write_report(folder)
     _print(run, screen)
     screen.console.print(
         f"Results: {page} (open it in a browser), tables.md, results.json, figures/",
@@ -97,23 +98,10 @@ def study_list() -> None:
 def _print(run: StudyRun, screen: Screen) -> None:
     """Print the tables and what they say."""
     from inoculate.report.claims import claims
-    from inoculate.report.tables import paper_tables
+    from inoculate.report.tables.paper import paper_tables
 
     screen.show(paper_tables(run.rows, run.surrogates))
     for claim in claims(run.rows, run.records, run.surrogates, run.parameters):
         screen.console.print(f"• {claim.sentence}", markup=False, highlight=False, soft_wrap=True)
     if not run.made:
         screen.console.print("Everything was already there: nothing was computed again.")
-
-
-def _write_report(run: StudyRun) -> Path:
-    """Write the tables, figures and the page into the run's folder; returns the page."""
-    from inoculate.report.folder import read_run
-    from inoculate.report.page import write_page
-    from inoculate.report.write import write_report
-
-    assert run.folder is not None
-    write_report(run.folder, run.rows, run.records, run.surrogates, run.parameters)
-    page = run.folder / "report.html"
-    write_page(page, read_run(run.folder), run.folder / "figures")
-    return page

@@ -1,57 +1,97 @@
-"""A whole report in a run's folder."""
+"""Write a report: an HTML page, and for whole runs tables and figures as files."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from inoculate.artifacts.files import write_text
-from inoculate.artifacts.rows import Records, write_records, write_rows
-from inoculate.core.row import Row
+from inoculate.core.errors import InputError
 from inoculate.report.claims import Claim, claims
-from inoculate.report.figures import accuracy_against_eps
-from inoculate.report.latex import write_latex
-from inoculate.report.layout import Table, to_markdown, write_csv
-from inoculate.report.select import READINGS
-from inoculate.report.tables import paper_tables
+from inoculate.report.html.page import render
+from inoculate.report.plots.accuracy_files import write_accuracy_figures
+from inoculate.report.results import READINGS
+from inoculate.report.run import MODEL, RESULTS, RunRecord, read_run
+from inoculate.report.tables.latex import to_latex
+from inoculate.report.tables.long_form import to_csv
+from inoculate.report.tables.markdown import to_markdown
+from inoculate.report.tables.paper import paper_tables
+from inoculate.report.tables.table import Table
 
+PAGE, FIGURES = "report.html", "figures"
 _KEY = f"""\
-The three readings of "accuracy on adversarial images": *{READINGS[0]}*, crafted anew on the network as it is now;
+Three readings of "accuracy on adversarial images": *{READINGS[0]}*, crafted anew on the network as it is now;
 *{READINGS[1]}*, the images that had been crafted on the same network before retraining; *{READINGS[2]}*, the images
 that had been crafted on the surrogate before retraining. Differences are in percentage points with a 95 % interval
-over images; the luck of training shows only across seeds.
+over images; the variation between trainings shows only across seeds.
 """
 _VERDICT = re.compile(r": (supported|contradicted|not decided)\. ")
 
 
+@runtime_checkable
+class Result(Protocol):
+    """What a job returns: it can be written into a folder."""
+
+    def save(self, folder: Path, /) -> Any: ...
+
+
 def write_report(
-    folder: str | Path,
-    rows: Sequence[Row],
-    records: Records | None = None,
-    surrogate: Mapping[str, str] | None = None,
-    parameters: Mapping[str, int] | None = None,
-) -> list[Path]:
-    """Write results.json, records.npz (where there are any), tables.md, .csv and .tex, figures/; return their paths.
+    source: str | Path | Result, path: str | Path | None = None, *, figures: str | Path | None = None
+) -> Path:
+    """Write one self-contained HTML page of `source` and return its path. Nothing is computed again.
+
+    Args:
+        source: a folder that a job wrote, a file of rows, or the result of a job.
+        path: the page. By default `report.html` in the folder, or beside the file of rows with the ending `.html`.
+            Required for a result.
+        figures: folder that receives every figure as a PNG.
+
+    A folder of an evaluation or a study, given without a `path`, also receives `tables.md`, `tables.csv`, `tables.tex`
+    and `figures/`. Raises `InputError` where there is nothing to report, or where a file cannot be read.
+    """
+    figures = None if figures is None else Path(figures)
+    if isinstance(source, str | Path):
+        return _report_of_path(Path(source), None if path is None else Path(path), figures)
+    if not isinstance(source, Result):
+        raise InputError(f"cannot report on {type(source).__name__}: give a folder, a file of rows or a job's result")
+    if path is None:
+        raise InputError("write_report needs a path for the page of a result: write_report(result, 'report.html')")
+    with tempfile.TemporaryDirectory() as folder:
+        source.save(Path(folder))
+        return write_text(Path(path), render(read_run(Path(folder)), figures))
+
+
+def _report_of_path(source: Path, path: Path | None, figures: Path | None) -> Path:
+    run = read_run(source)
+    if path is None and (source / RESULTS).is_file() and not (source / MODEL).is_file():
+        write_tables(source, run)
+        figures = figures or source / FIGURES
+    page = source.with_suffix(".html") if source.is_file() else source / PAGE
+    return write_text(path or page, render(run, figures))
+
+
+def write_tables(folder: Path, run: RunRecord) -> list[Path]:
+    """Write tables.md, tables.csv, tables.tex and the figures for papers into `folder`; return their paths.
 
     Each file is replaced as a whole. Any subset of a study's rows will do.
     """
-    folder = Path(folder)
-    written = [write_rows(folder / "results.json", rows)]
-    if records:
-        written.append(write_records(folder / "records.npz", records))
-    tables = paper_tables(rows, surrogate)
-    found = claims(rows, records, surrogate, parameters)
-    written.append(write_text(folder / "tables.md", tables_page(tables, found)))
-    written.append(write_csv(folder / "tables.csv", tables))
-    written.append(write_latex(folder / "tables.tex", tables))
-    for dataset in dict.fromkeys(row.dataset for row in rows):
-        written += accuracy_against_eps(rows, dataset, folder / "figures", surrogate)
+    tables = paper_tables(run.rows, run.surrogates)
+    found = claims(run.rows, run.records, run.surrogates, run.parameters)
+    written = [
+        write_text(folder / "tables.md", tables_page(tables, found)),
+        write_text(folder / "tables.csv", to_csv(tables)),
+        write_text(folder / "tables.tex", to_latex(tables)),
+    ]
+    for dataset in dict.fromkeys(row.dataset for row in run.rows):
+        written += write_accuracy_figures(run.rows, dataset, folder / FIGURES, run.surrogates)
     return written
 
 
 def tables_page(tables: Sequence[Table], found: Sequence[Claim]) -> str:
-    """Return the markdown page: what the numbers say, then the tables."""
-    said = "\n".join("- " + _VERDICT.sub(r": **\1**. ", claim.sentence, count=1) for claim in found)
-    head = f"## What the numbers say\n\n{_KEY}\n{said}\n\n" if said else ""
+    """The markdown page: the claims with their verdicts, then the tables."""
+    sentences = "\n".join("- " + _VERDICT.sub(r": **\1**. ", claim.sentence, count=1) for claim in found)
+    head = f"## What the numbers say\n\n{_KEY}\n{sentences}\n\n" if sentences else ""
     return f"# Results\n\n{head}## Tables\n\n{to_markdown(tables)}"

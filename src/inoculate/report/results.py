@@ -1,4 +1,4 @@
-"""Finding numbers among rows: the three readings, seeds put together, the surrogate inferred."""
+"""Rows grouped by dataset and norm, and looked up by network, arm, attack, eps and reading."""
 
 from __future__ import annotations
 
@@ -6,18 +6,30 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from inoculate.core.row import Row
 from inoculate.core.stats import wilson
 
 READINGS = ("white-box", "replayed", "surrogate's")
-ARMS = ("standard", "duplicates", "noise", "augmented", "transferred")
+BEFORE, AFTER = "before", "after"  # arms of a hardened network; AFTER where no method changed the weights
+_ARMS = (BEFORE, "standard", "duplicates", "noise", "augmented", "transferred")
 _Key = tuple[str, str, str, str, str]
 
 
+class View(NamedTuple):
+    """An attack under a reading of "accuracy on adversarial images"; `none` is clean accuracy."""
+
+    attack: str
+    reading: str
+
+
+CLEAN = View("none", "white-box")
+
+
 @dataclass(frozen=True)
-class Number:
-    """One accuracy over its seeds, one row per seed."""
+class Measurement:
+    """One accuracy, measured once per seed."""
 
     rows: tuple[Row, ...]
 
@@ -28,25 +40,28 @@ class Number:
 
     @property
     def correct(self) -> int:
+        """Correct predictions, summed over seeds."""
         return sum(row.correct for row in self.rows)
 
     @property
     def n(self) -> int:
+        """Images, summed over seeds."""
         return sum(row.n for row in self.rows)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson interval of the counts pooled over seeds."""
+        """95 % Wilson interval of the counts pooled over seeds."""
         return wilson(self.correct, self.n)
 
     @property
     def seeds(self) -> tuple[int, ...]:
+        """The seeds it was measured with."""
         return tuple(row.seed for row in self.rows)
 
 
 @dataclass(frozen=True)
 class Results:
-    """The rows of one dataset under one norm, looked up by what they measure."""
+    """The rows of one dataset under one norm."""
 
     dataset: str
     norm: str
@@ -56,12 +71,13 @@ class Results:
 
     @property
     def models(self) -> list[str]:
-        return sorted({row.model for row in self.rows}, key=natural)
+        """Every network, by name."""
+        return sorted({row.model for row in self.rows}, key=natural_order)
 
     @property
     def arms(self) -> list[str]:
-        """The known arms in the order of the paper's argument, then any other."""
-        return sorted({row.arm for row in self.rows}, key=in_order)
+        """The known arms in the paper's order, then any other."""
+        return sorted({row.arm for row in self.rows}, key=arm_order)
 
     @property
     def attacks(self) -> list[str]:
@@ -71,41 +87,42 @@ class Results:
 
     @property
     def seeds(self) -> list[int]:
+        """Every seed, ascending."""
         return sorted({row.seed for row in self.rows})
 
     def epsilons(self, attack: str) -> list[float]:
-        """Return every eps measured under an attack, ascending."""
+        """Every eps measured under an attack, ascending."""
         return sorted({f"{row.eps:g}": row.eps for row in self.rows if row.attack == attack and row.eps > 0}.values())
 
-    def narrower(self, attack: str) -> str:
-        """Where an attack was made, in words, if not on every network and at every eps of the main attack; else ''."""
+    def restriction(self, attack: str) -> str:
+        """The networks and eps of an attack that covers fewer of them than the main attack, in words; else ''."""
         cells = {(row.attack, row.model, f"{row.eps:g}") for row in self.rows}
-        usual, own = ({cell[1:] for cell in cells if cell[0] == name} for name in (self.attacks[0], attack))
-        if usual <= own:
+        main, own = ({cell[1:] for cell in cells if cell[0] == name} for name in (self.attacks[0], attack))
+        if main <= own:
             return ""
-        models = sorted({model for model, _ in own}, key=natural)
+        models = sorted({model for model, _ in own}, key=natural_order)
         eps = ", ".join(f"{eps:.3g}" for eps in self.epsilons(attack))
         return f"{', '.join(models)} at eps {eps}" if models != self.models else f"at eps {eps}"
 
-    def find(self, model: str, arm: str, attack: str, eps: float, reading: str) -> Number | None:
-        """Return the accuracy of a network under a reading, or None where it has not been measured."""
+    def find(self, model: str, arm: str, attack: str, eps: float, reading: str) -> Measurement | None:
+        """The accuracy of a network under a reading, or None where it has not been measured."""
         protocol = protocol_of(reading, model, arm, self.surrogate)
-        return self.under(protocol, model, arm, attack, eps) if protocol else None
+        return self.find_protocol(protocol, model, arm, attack, eps) if protocol else None
 
-    def under(self, protocol: str, model: str, arm: str, attack: str, eps: float) -> Number | None:
-        """Return the accuracy of a network under a row protocol, or None where it has not been measured."""
+    def find_protocol(self, protocol: str, model: str, arm: str, attack: str, eps: float) -> Measurement | None:
+        """The accuracy of a network under a row protocol, or None where it has not been measured."""
         found = self.cells.get(_key(model, arm, attack, eps, protocol))
-        return Number(tuple(found[seed] for seed in sorted(found))) if found else None
+        return Measurement(tuple(found[seed] for seed in sorted(found))) if found else None
 
-    def clean(self, model: str, arm: str) -> Number | None:
-        """Return the accuracy of a network on clean images, or None where it has not been measured."""
+    def clean(self, model: str, arm: str) -> Measurement | None:
+        """The accuracy of a network on clean images, or None where it has not been measured."""
         return self.find(model, arm, "none", 0.0, "white-box")
 
 
 def protocol_of(reading: str, model: str, arm: str, surrogate: str | None) -> str | None:
-    """Return the row protocol of a reading; None when it needs a surrogate and none is known.
+    """The row protocol of a reading; None where it needs a surrogate and none is known.
 
-    A network's own examples replayed on itself are white-box: `standard` has no separate replayed row.
+    A network's own examples replayed on itself are white-box, so that `standard` has no separate replayed row.
     """
     if reading == "white-box":
         return "white-box"
@@ -134,7 +151,7 @@ def collect(rows: Iterable[Row], surrogate: Mapping[str, str] | None = None) -> 
 
 
 def infer_surrogate(rows: Sequence[Row]) -> str | None:
-    """Return the network whose `standard` examples are replayed on other networks, or None where there is none."""
+    """The network whose `standard` examples are replayed on other networks, or None where there is none."""
     sources: Counter[str] = Counter()
     for row in rows:
         match = re.fullmatch(r"transfer:(.+)/standard", row.protocol)
@@ -143,13 +160,13 @@ def infer_surrogate(rows: Sequence[Row]) -> str | None:
     return min(sources, key=lambda name: (-sources[name], name)) if sources else None
 
 
-def in_order(arm: str) -> tuple[int, str]:
-    """Sort key: the known arms in the order of the paper's argument, then any other."""
-    return (ARMS.index(arm), "") if arm in ARMS else (len(ARMS), arm)
+def arm_order(arm: str) -> tuple[int, str]:
+    """Sort key: the known arms in the paper's order, then any other by name."""
+    return (_ARMS.index(arm), "") if arm in _ARMS else (len(_ARMS), arm)
 
 
-def natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that counts: resnet18 before resnet101."""
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Sort key that compares numbers as numbers: resnet18 before resnet101."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 

@@ -1,4 +1,4 @@
-"""What robustness costs: clean accuracy against robust accuracy, and the seconds of training that bought them."""
+"""Clean accuracy against robust accuracy, and the seconds of training that each arm took."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from inoculate.report.figures import style_of
-from inoculate.report.layout import attack_name, percent
-from inoculate.report.panels import slug
-from inoculate.report.pictures import INK, RULE, Picture, draw
-from inoculate.report.select import Results
+from inoculate.artifacts.names import file_name
+from inoculate.report.formatting import attack_name, percent
+from inoculate.report.plots.style import INK, METHOD, RULE, style_of
+from inoculate.report.plots.svg import Caption, SvgFigure, draw
+from inoculate.report.results import BEFORE, Results
 from inoculate.training.methods.names import ARMS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIZE = (7.4, 4.2)  # inches
-METHOD = "#56B4E9"  # of every arm that is trained by a method; the names tell them apart
 LARGEST = 420.0  # area of the marker of the longest training, in square points
-APART = 0.055  # of the axis: the least distance between two names
+SPACING = 0.055  # of the axis: the least distance between two labels
 
 
 class Point(NamedTuple):
@@ -32,38 +31,39 @@ class Point(NamedTuple):
     seconds: float
 
 
-def tradeoffs(results: Results, seconds: Mapping[tuple[str, str], float], keep: Path | None = None) -> list[Picture]:
-    """A picture per network that was trained by methods of `defences`; `seconds` of training by (model, arm).
+def tradeoff_figures(
+    results: Results, seconds: Mapping[tuple[str, str], float], folder: Path | None = None
+) -> list[SvgFigure]:
+    """A figure per network trained by several methods; `seconds` of training by (model, arm).
 
-    Robust is the accuracy under the strongest of the white-box attacks that most arms were put to, at its largest eps.
-    A line joins the arms that no other beats in both.
+    Robust is the accuracy under the strongest of the white-box attacks that most arms were evaluated with, at its
+    largest eps. A line joins the Pareto front of both accuracies.
     """
-    pictures = []
-    for model in results.models if set(results.arms) - set(ARMS) else []:
+    figures = []
+    for model in results.models if set(results.arms) - {BEFORE, *ARMS} else []:
         attack, points = _strongest(results, model, seconds)
         if len(points) < 3:
             continue
-        said = "; ".join(f"{p.arm} {p.clean:.1f} and {p.robust:.1f} percent in {p.seconds:.0f} s" for p in points)
-        alt = f"{model}: accuracy on clean images and under {attack}, {said}"
-        name = slug(results.dataset, results.norm, "tradeoff", model)
-        plot = partial(_plot, points=points, attack=attack)
-        pictures.append(draw(name, model, alt, plot, keep, SIZE))
-    return pictures
+        words = "; ".join(f"{p.arm} {p.clean:.1f} and {p.robust:.1f} percent in {p.seconds:.0f} s" for p in points)
+        alt = f"{model}: accuracy on clean images and under {attack}, {words}"
+        caption = Caption(file_name(results.dataset, results.norm, "tradeoff", model), model, alt)
+        figures.append(draw(caption, partial(_plot, points=points, attack=attack), folder, size=SIZE))
+    return figures
 
 
-def front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in both accuracies, from the left."""
+def pareto_front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other exceeds in both accuracies, by clean accuracy."""
     return sorted(
-        (p for p in points if not any(_beats(other, p) for other in points)), key=lambda p: (p.clean, -p.robust)
+        (p for p in points if not any(_dominates(other, p) for other in points)), key=lambda p: (p.clean, -p.robust)
     )
 
 
-def _beats(one: Point, other: Point) -> bool:
+def _dominates(one: Point, other: Point) -> bool:
     return one[1:3] != other[1:3] and one.clean >= other.clean and one.robust >= other.robust
 
 
 def _strongest(results: Results, model: str, seconds: Mapping[tuple[str, str], float]) -> tuple[str, list[Point]]:
-    """The attack under which this network's arms keep least, of those that most of them were put to; and its points."""
+    """The attack with the lowest mean accuracy, of those that most arms were evaluated with; and its points."""
     found: list[tuple[int, float, str, list[Point]]] = []
     for attack in results.attacks:
         eps = results.epsilons(attack)[-1]
@@ -79,8 +79,9 @@ def _strongest(results: Results, model: str, seconds: Mapping[tuple[str, str], f
 
 
 def _plot(axes: Axes, points: Sequence[Point], attack: str) -> None:
-    best, longest = front(points), max(point.seconds for point in points) or 1.0
-    axes.plot([p.clean for p in best], [p.robust for p in best], color=INK, lw=1, ls=(0, (4, 3)), alpha=0.5, zorder=1)
+    front, longest = pareto_front(points), max(point.seconds for point in points) or 1.0
+    x, y = [p.clean for p in front], [p.robust for p in front]
+    axes.plot(x, y, color=INK, lw=1, ls=(0, (4, 3)), alpha=0.5, zorder=1)
     for point in points:
         color = style_of(ARMS, point.arm)["color"] if point.arm in ARMS else METHOD
         area = 30 + LARGEST * point.seconds / longest
@@ -89,11 +90,16 @@ def _plot(axes: Axes, points: Sequence[Point], attack: str) -> None:
     axes.set_ylabel(f"accuracy under {attack}, %")
     axes.margins(x=0.08, y=0.1)
     axes.grid(color=RULE, lw=0.8, zorder=0)
+    _label(axes, points)
+
+
+def _label(axes: Axes, points: Sequence[Point]) -> None:
+    """Write name, robust accuracy and minutes of every point at the right, joined to the point by a line."""
     (low, high), (below, above) = axes.get_xlim(), axes.get_ylim()
     axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= high])
-    axes.set_xlim(low, high + 0.55 * (high - low))  # room for the names
+    axes.set_xlim(low, high + 0.55 * (high - low))
     axes.set_ylim(below, above)
-    gap = APART * (above - below)
+    gap = SPACING * (above - below)
     places = spread([point.robust for point in points], gap, below + gap / 2, above - gap / 2)
     for point, place in zip(points, places, strict=True):
         time = f", {point.seconds / 60:.1f} min" if point.seconds else ""

@@ -1,12 +1,10 @@
-"""The tables for papers: LaTeX with booktabs."""
+"""Tables as LaTeX with booktabs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
-from inoculate.artifacts.files import write_text
-from inoculate.report.layout import Table
+from inoculate.report.tables.table import Table, is_summary
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -15,13 +13,8 @@ _SPECIAL = {
 
 
 def to_latex(tables: Iterable[Table]) -> str:
-    r"""Return every table as a `table` environment; the document needs `\usepackage{booktabs}`."""
+    r"""Every table as a `table` environment; the document needs `\usepackage{booktabs}`."""
     return "% \\usepackage{booktabs}\n" + "\n".join(map(_environment, tables))
-
-
-def write_latex(path: Path, tables: Iterable[Table]) -> Path:
-    """Write `to_latex` atomically."""
-    return write_text(path, to_latex(tables))
 
 
 def _environment(table: Table) -> str:
@@ -36,11 +29,6 @@ def _environment(table: Table) -> str:
         r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
     ]  # fmt: skip
     return "\n".join(lines)
-
-
-def is_summary(row: list[str]) -> bool:
-    """Whether a table's row sums up those above it."""
-    return row[0] in ("mean", "gain over standard")
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The paper's tables, and where the gain comes from, built from rows."""
+"""The paper's tables, and the gain of every control, built from rows."""
 
 from __future__ import annotations
 
@@ -6,24 +6,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from inoculate.core.row import Row
 from inoculate.report import published
-from inoculate.report.layout import (
-    MISSING,
-    Entry,
-    Table,
-    accuracy_cell,
-    accuracy_column,
-    attack_name,
-    percent,
-    points,
-    to_markdown,
-    write_csv,
-)
-from inoculate.report.select import READINGS, Number, Results, collect
+from inoculate.report.formatting import MISSING, attack_name, percent, points
+from inoculate.report.results import CLEAN, READINGS, Measurement, Results, View, collect
+from inoculate.report.tables.table import Entry, Table, accuracy_cell, accuracy_column
 
-__all__ = ["Entry", "Table", "paper_tables", "to_markdown", "write_csv"]
-_Column = tuple[str, str]  # attack, reading
 _READ = "95 % Wilson intervals; every test image counts, a clean error is an error."
 _NEVER_REPLAYED = ("white-box", "surrogate's")
+_NUMBERED = ((2, "standard"), (3, "augmented"), (4, "transferred"))
+_WHAT = {
+    "standard": "accuracy on adversarial images before",
+    "augmented": "accuracy on adversarial images after augmentation alone",
+    "transferred": "accuracy on adversarial images after transfer training",
+}
 
 
 def paper_tables(rows: Iterable[Row], surrogate: Mapping[str, str] | None = None) -> list[Table]:
@@ -38,14 +32,6 @@ def paper_tables(rows: Iterable[Row], surrogate: Mapping[str, str] | None = None
         tables.extend(_attack_table(results, number, arm) for number, arm in _NUMBERED)
         tables.append(_controls_table(results))
     return [table for table in tables if table.entries]
-
-
-_NUMBERED = ((2, "standard"), (3, "augmented"), (4, "transferred"))
-_WHAT = {
-    "standard": "accuracy on adversarial images before",
-    "augmented": "accuracy on adversarial images after augmentation alone",
-    "transferred": "accuracy on adversarial images after transfer training",
-}
 
 
 def _head(results: Results) -> str:
@@ -80,34 +66,34 @@ def _clean_table(results: Results) -> Table:
         for place, (arm, number) in enumerate((("standard", before), ("transferred", after))):
             if number:
                 given = printed[place] if printed else None
-                entries.append(_entry(results, model, arm, "none", 0.0, "white-box", number, given))
+                entries.append(_entry(results, model, arm, CLEAN, number, given))
     columns = ["network", "before (standard)", "after (transferred)", "difference"]
     columns += ["paper before", "paper after", "paper difference"] if paper else []
     title = f"{_head(results)}, Table 1: clean accuracy before and after transfer training"
     return Table(title, _note(results, _READ), (*columns, "n", "seeds"), lines, tuple(entries))
 
 
-def _either(before: Number | None, after: Number | None, text: Callable[[Number], str]) -> str:
+def _either(before: Measurement | None, after: Measurement | None, text: Callable[[Measurement], str]) -> str:
     found = list(dict.fromkeys(text(number) for number in (before, after) if number))
     return " / ".join(found) or MISSING
 
 
-def _seeds(number: Number) -> str:
+def _seeds(number: Measurement) -> str:
     return ", ".join(map(str, number.seeds))
 
 
-def _columns(results: Results, readings: Sequence[str]) -> list[_Column]:
+def _columns(results: Results, readings: Sequence[str]) -> list[View]:
     """The main attack under each reading, then every other attack white-box."""
     main, *others = results.attacks or ["fgsm"]
-    return [(main, reading) for reading in readings] + [(other, "white-box") for other in others]
+    return [View(main, reading) for reading in readings] + [View(other, "white-box") for other in others]
 
 
-def _name(column: _Column) -> str:
-    return f"{attack_name(column[0])} {column[1]}"
+def _name(view: View) -> str:
+    return f"{attack_name(view.attack)} {view.reading}"
 
 
 def _own_eps(results: Results, attack: str) -> str:
-    """For an attack that was not made at every eps of the main one: at which, as a part of a header."""
+    """The eps of an attack that does not cover all of the main one's, as a part of a header; else ''."""
     own, usual = results.epsilons(attack), results.epsilons((results.attacks or [attack])[0])
     return "" if own in ([], usual) else f" at eps {', '.join(f'{eps:.4g}' for eps in own)}"
 
@@ -123,20 +109,20 @@ def _attack_table(results: Results, number: int, arm: str) -> Table:
     body = [[model for model, _ in places] + ["mean"], [f"{eps:.4g}" for _, eps in places] + [""]]
     headers = ["network", "eps"]
     entries: list[Entry] = []
-    for attack, reading in columns:
-        numbers = [results.find(model, arm, attack, eps, reading) for model, eps in places]
-        wanted = len(results.models) * len(results.epsilons(attack))
-        header, cells = accuracy_column(_name((attack, reading)), numbers)
+    for view in columns:
+        numbers = [results.find(model, arm, view.attack, eps, view.reading) for model, eps in places]
+        wanted = len(results.models) * len(results.epsilons(view.attack))
+        header, cells = accuracy_column(_name(view), numbers)
         headers.append(header)
         body.append([*cells, _mean(numbers, wanted)])
-        for (model, eps), found in zip(places, numbers, strict=True):
-            if found:
-                entries.append(_entry(results, model, arm, attack, eps, reading, found))
+        entries += [
+            _entry(results, model, arm, view, found) for (model, _), found in zip(places, numbers, strict=True) if found
+        ]
         if wanted == sum(found is not None for found in numbers):
-            entries.extend(_mean_entry(results, arm, attack, reading, numbers))
+            entries += _mean_entry(results, "mean", arm, view, numbers)
     lines = [list(line) for line in zip(*body, strict=True)]
     if arm != "standard":
-        lines.append(["gain over standard", "", *(_gain(results, arm, places, column) for column in columns)])
+        lines.append(["gain over standard", "", *(_gain(results, arm, places, view) for view in columns)])
     printed = _published_column(results, arm, lines)
     title = f"{_head(results)}, Table {number}: {_WHAT[arm]} ({arm})"
     return Table(title, _note(results, _READ), tuple(headers + printed), lines, tuple(entries))
@@ -157,12 +143,12 @@ def _published_column(results: Results, arm: str, lines: list[list[str]]) -> lis
     return ["paper"]
 
 
-def _mean(numbers: Sequence[Number | None], wanted: int) -> str:
+def _mean(numbers: Sequence[Measurement | None], wanted: int) -> str:
     return _averaged([number.accuracy for number in numbers if number], wanted, percent)
 
 
-def _gain(results: Results, arm: str, places: Sequence[tuple[str, float]], column: _Column) -> str:
-    attack, reading = column
+def _gain(results: Results, arm: str, places: Sequence[tuple[str, float]], view: View) -> str:
+    attack, reading = view
     pairs = [
         (results.find(model, "standard", attack, eps, reading), results.find(model, arm, attack, eps, reading))
         for model, eps in places
@@ -183,18 +169,19 @@ def _averaged(found: Sequence[float], wanted: int, text: Callable[[float], str])
 def _controls_table(results: Results) -> Table:
     """Mean accuracy over eps of every arm: what duplicates and noise do without any adversarial example."""
     columns = _columns(results, READINGS)
-    lines, entries = [], []
+    lines: list[list[str]] = []
+    entries: list[Entry] = []
     for model in [*results.models, "mean"]:
         models = results.models if model == "mean" else [model]
         for arm in results.arms:
             clean = [results.clean(name, arm) for name in models]
             line = [model, arm, _mean(clean, len(models))]
-            for attack, reading in columns:
-                places = [(name, eps) for name in models for eps in results.epsilons(attack)]
-                numbers = [results.find(name, arm, attack, eps, reading) for name, eps in places]
+            for view in columns:
+                places = [(name, eps) for name in models for eps in results.epsilons(view.attack)]
+                numbers = [results.find(name, arm, view.attack, eps, view.reading) for name, eps in places]
                 line.append(_mean(numbers, len(places)))
                 if all(numbers):
-                    entries.extend(_mean_entry(results, arm, attack, reading, numbers, model))
+                    entries += _mean_entry(results, model, arm, view, numbers)
             if any(cell != MISSING for cell in line[2:]):
                 lines.append(line)
     note = _note(
@@ -202,32 +189,25 @@ def _controls_table(results: Results) -> Table:
         "Means over eps. duplicates: clean copies with the same sample count; noise: random ±eps instead of an attack.",
         "What transferred adds over these is the method's own share.",
     )
-    headers = ("network", "arm", "clean", *(_name(column) + _own_eps(results, column[0]) for column in columns))
+    headers = ("network", "arm", "clean", *(_name(view) + _own_eps(results, view.attack) for view in columns))
     return Table(f"{_head(results)}: where the gain comes from", note, headers, lines, tuple(entries))
 
 
 def _entry(
-    results: Results,
-    model: str,
-    arm: str,
-    attack: str,
-    eps: float,
-    reading: str,
-    number: Number,
-    given: float | None = None,
+    results: Results, model: str, arm: str, view: View, number: Measurement, printed: float | None = None
 ) -> Entry:
-    return Entry(
-        results.dataset, model, arm, attack, results.norm, f"{eps:.6g}", reading, number.accuracy, number, given
-    )
+    eps = f"{number.rows[0].eps:.6g}"
+    place = (results.dataset, model, arm, view.attack, results.norm, eps, view.reading)
+    return Entry(*place, number.accuracy, number, printed)
 
 
 def _mean_entry(
-    results: Results, arm: str, attack: str, reading: str, numbers: Sequence[Number | None], model: str = "mean"
+    results: Results, model: str, arm: str, view: View, numbers: Sequence[Measurement | None]
 ) -> list[Entry]:
     found = [number.accuracy for number in numbers if number]
     if not found:
         return []
-    given = published.adversarial_before(results.dataset) if (arm, model) == ("standard", "mean") else None
-    given = given if (attack, reading) == ("fgsm", "white-box") else None
-    mean = sum(found) / len(found)
-    return [Entry(results.dataset, model, arm, attack, results.norm, "mean", reading, mean, None, given)]
+    printed = published.adversarial_before(results.dataset) if (arm, model) == ("standard", "mean") else None
+    printed = printed if view == ("fgsm", "white-box") else None
+    place = (results.dataset, model, arm, view.attack, results.norm, "mean", view.reading)
+    return [Entry(*place, sum(found) / len(found), None, printed)]

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
+import io
 
 import pytest
 from report_samples import clean, row
 
 from inoculate.core.row import Row
 from inoculate.report import published
+from inoculate.report.formatting import points
 from inoculate.report.headline import headline
-from inoculate.report.layout import points
-from inoculate.report.select import collect, natural
-from inoculate.report.tables import paper_tables, to_markdown, write_csv
+from inoculate.report.results import collect, natural_order
+from inoculate.report.tables.long_form import to_csv
+from inoculate.report.tables.markdown import to_markdown
+from inoculate.report.tables.paper import paper_tables
 
 
 def mnist() -> list[Row]:
@@ -94,8 +96,8 @@ def test_an_attack_made_in_fewer_places_says_where() -> None:
     tables = paper_tables(wide + few)
     assert tables[-1].columns[-1] == "AutoAttack white-box at eps 0.03"
     (results,) = collect(wide + few)
-    assert results.narrower("autoattack") == "resnet18 at eps 0.03"
-    assert results.narrower("fgsm") == ""
+    assert results.restriction("autoattack") == "resnet18 at eps 0.03"
+    assert results.restriction("fgsm") == ""
     said = headline(results)
     assert any("(resnet18 at eps 0.03)" in sentence for sentence in said.rest)
     assert "AutoAttack" not in said.lead, "one network does not decide what is said of two"
@@ -139,10 +141,8 @@ def test_every_part_of_a_study_prints(size: int) -> None:
     assert (size == 0) == (to_markdown(paper_tables(mnist()[:size])) == "")
 
 
-def test_the_csv_has_one_line_per_number(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "tables.csv", paper_tables(mnist()))
-    with path.open(newline="") as stream:
-        lines = list(csv.DictReader(stream))
+def test_the_csv_has_one_line_per_number() -> None:
+    lines = list(csv.DictReader(io.StringIO(to_csv(paper_tables(mnist())))))
     first = lines[0]
     assert first.pop("table") == "MNIST, Table 1: clean accuracy before and after transfer training"
     assert list(first.values()) == [
@@ -162,7 +162,7 @@ def test_the_surrogate_is_read_off_the_protocols() -> None:
 
 
 def test_networks_sort_by_the_number_in_their_names() -> None:
-    assert sorted(["resnet101", "vgg16", "resnet50", "resnet18"], key=natural) == [
+    assert sorted(["resnet101", "vgg16", "resnet50", "resnet18"], key=natural_order) == [
         "resnet18", "resnet50", "resnet101", "vgg16",
     ]  # fmt: skip
 

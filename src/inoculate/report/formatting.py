@@ -1,0 +1,31 @@
+"""Names and numbers as they are printed."""
+
+from __future__ import annotations
+
+MISSING = "–"
+_ATTACKS = {
+    "fgsm": "FGSM", "pgd": "PGD", "bim": "BIM", "mifgsm": "MI-FGSM", "apgd_ce": "APGD-CE", "apgd_dlr": "APGD-DLR",
+    "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square", "deepfool": "DeepFool", "carlini_wagner": "C&W",
+    "fmn": "FMN", "autoattack": "AutoAttack", "autoattack_binary": "AutoAttack (binary)",
+}  # fmt: skip
+_NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+
+
+def attack_name(attack: str) -> str:
+    """The name to print for an attack of the registry."""
+    return _ATTACKS.get(attack, attack)
+
+
+def norm_name(norm: str) -> str:
+    """The name to print for a norm."""
+    return _NORMS.get(norm, norm)
+
+
+def percent(value: float) -> str:
+    """A fraction in percent, with one decimal."""
+    return f"{100 * value:.1f}"
+
+
+def points(value: float) -> str:
+    """A difference of fractions in signed percentage points, with one decimal."""
+    return f"{100 * value + 0.0:+.1f}".replace("-0.0", "+0.0")

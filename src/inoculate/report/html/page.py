@@ -1,0 +1,50 @@
+"""One self-contained HTML page from everything that a run left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from inoculate.attribution.explanation import Explained
+from inoculate.report.formatting import attack_name, norm_name
+from inoculate.report.html.sections import sections
+from inoculate.report.plots.landscape import landscape_figure
+from inoculate.report.plots.style import legend
+from inoculate.report.run import RunRecord
+from inoculate.report.tables.costs import cost_table, step_table
+from inoculate.report.tables.fragility import image_size_table
+from inoculate.report.tables.table import is_summary
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def render(run: RunRecord, folder: Path | None = None) -> str:
+    """The page's HTML; with a `folder`, every figure is written there as a PNG too. What is missing is left out."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.tests["summary"] = is_summary
+    return environment.get_template("report.html").render(
+        run=run,
+        sections=sections(run, folder),
+        landscape=landscape_figure(run.explanations, folder),
+        explained_arms=legend(list(dict.fromkeys(each.key[2] for each in run.explanations))),
+        image_sizes=image_size_table(run),
+        costs=cost_table(run),
+        steps=step_table(run),
+        versions=run.manifest.get("versions", {}),
+        machine=run.manifest.get("machine", {}),
+        stability_measure=next((each.facts["drift"]["measure"] for each in run.explanations), ""),
+        attacked_with=_attacked_with(run.explanations),
+    )
+
+
+def _attacked_with(explanations: Sequence[Explained]) -> str:
+    """The attacks under which images are explained, each with its norm and eps."""
+    names = (
+        f"{attack_name(each.facts['attack'])}, {norm_name(each.facts['norm'])}, eps {each.facts['eps']:.3g}"
+        for each in explanations
+    )
+    return "; ".join(dict.fromkeys(names))

@@ -1,0 +1,283 @@
+"""The page in a real browser: Debian's chromium, or Chrome, driven by playwright."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from page_samples import explain_into, explained, whole_run
+from report_samples import clean, row
+
+from inoculate.artifacts.rows import write_rows
+from inoculate.report.write import write_report
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
+WIDTHS, SCHEMES = (390, 1400), ("light", "dark")
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = whole_run(tmp_path_factory.mktemp("run"))
+    return write_report(folder, folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: Any, page_file: Path) -> Iterator[Any]:
+    """Opens the page with given options; notes what goes wrong in `page.complaints` and `page.requested`."""
+    contexts = []
+
+    def opening(width: int = 1400, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.complaints, page.requested = [], []
+        page.on("console", lambda message: page.complaints.append(message.text))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on("request", lambda request: page.requested.append(request.url))
+        page.goto(page_file.as_uri())
+        return page
+
+    yield opening
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_opens_without_a_complaint_and_fits(opened: Any, page_file: Path, width: int, scheme: str) -> None:
+    page = opened(width, color_scheme=scheme)
+    assert page.complaints == []
+    assert [url for url in page.requested if not url.startswith("data:")] == [page_file.as_uri()]
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(OVERLAPS) == []
+    assert page.evaluate(OUTSIDE) == []
+
+
+def test_long_names_break_rather_than_push(opened: Any, tmp_path: Path) -> None:
+    name = "/home/somebody/networks/" + "resnet18-with-a-long-name-" * 12 + "final.safetensors"
+    rows = [clean(name, "standard", 95), row(name), row(name, attack="pgd", correct=3)]
+    write_rows(tmp_path / "results.json", rows)
+    explain_into(tmp_path, explained("mnist", name, "standard"), explained("mnist", name, "hardened"))
+    page = opened(390)
+    page.goto(write_report(tmp_path, tmp_path / "page.html").as_uri())
+    assert page.locator(".case:visible").count() == 3
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate(OUTSIDE) == []
+
+
+def test_every_figure_and_picture_is_drawn(opened: Any) -> None:
+    page = opened()
+    figures = page.evaluate(
+        """[...document.querySelectorAll('main svg')].map((svg) => {
+             const box = svg.getBoundingClientRect();
+             return [box.width, box.height, svg.querySelectorAll('path, use, rect').length]; })"""
+    )
+    assert len(figures) > 30
+    assert all(width > 200 and height > 60 and marks > 5 for width, height, marks in figures)
+    page.select_option("select[data-filter=model] >> nth=0", "")
+    loaded = page.evaluate("[...document.images].map((image) => [image.complete, image.naturalWidth])")
+    assert len(loaded) > 100
+    assert all(complete and size == 16 for complete, size in loaded)
+
+
+def column(page: Any, table: int, number: int) -> list[str]:
+    cells = page.locator("table.sortable").nth(table).locator(f"tbody tr > :nth-child({number})")
+    return list(cells.all_inner_texts())
+
+
+def test_tables_sort_by_click_and_by_keyboard(opened: Any) -> None:
+    page = opened()
+    tables = page.locator("table.sortable")
+    foot = tables.nth(1).locator("tfoot").inner_text()
+    before = column(page, 1, 3)
+    button = tables.nth(1).locator("thead th").nth(2).get_by_role("button")
+    button.click()
+    up = column(page, 1, 3)
+    assert [float(cell.split()[0]) for cell in up] == sorted(float(cell.split()[0]) for cell in before)
+    assert up != before
+    assert tables.nth(1).locator("thead th").nth(2).get_attribute("aria-sort") == "ascending"
+    button.focus()
+    page.keyboard.press("Enter")
+    assert [float(cell.split()[0]) for cell in column(page, 1, 3)] == sorted(
+        (float(cell.split()[0]) for cell in before), reverse=True
+    )
+    page.keyboard.press("Space")
+    assert column(page, 1, 3) == up
+    assert tables.nth(1).locator("tfoot").inner_text() == foot
+    names = tables.nth(1).locator("thead th").nth(0)
+    names.get_by_role("button").click()
+    assert column(page, 1, 1) == sorted(column(page, 1, 1))
+    assert page.locator("[aria-sort]").count() == 1
+
+
+def test_the_images_of_a_network_and_an_arm_are_chosen_by_keyboard(opened: Any) -> None:
+    page = opened()
+    form = page.locator("form.controls").first
+    cases, arms = page.locator(".cases").first.locator(".case:visible"), page.locator(".cases").first
+    assert cases.count() == 3  # the first network's
+    form.locator("select").nth(0).focus()
+    page.keyboard.press("ArrowDown")
+    assert form.locator("select").nth(0).input_value() == "resnet50"
+    assert all(text.startswith("resnet50") for text in cases.locator("h4").all_inner_texts())
+    page.keyboard.press("Home")
+    assert cases.count() == 6
+    assert form.locator("output").inner_text() == "6 images"
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowDown")
+    assert set(arms.locator(".arm:visible strong").all_inner_texts()) == {"standard"}
+
+
+def test_everything_can_be_reached_by_keyboard_and_the_focus_is_seen(opened: Any) -> None:
+    page = opened()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    seen = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("document.activeElement.tagName"))
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none"
+    assert {"A", "BUTTON", "DIV"} <= seen
+    cannot = page.evaluate(
+        """[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth && e.tabIndex < 0)"""
+    )
+    assert cannot == []
+
+
+def test_without_javascript_all_is_readable(opened: Any) -> None:
+    page = opened(390, java_script_enabled=False)
+    assert page.locator(".case:visible").count() == 12
+    assert page.locator("form.controls:visible").count() == 0
+    assert page.locator("thead button").count() == 0
+    assert page.locator("table:visible").count() > 10
+
+
+def test_printed_it_shows_every_image_and_no_controls(opened: Any) -> None:
+    page = opened()
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.locator(".case:visible").count() == 12
+    assert page.locator("form.controls:visible, nav:visible").count() == 0
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert len(page.pdf(format="A4")) > 10_000
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_contrast_is_enough_to_read(opened: Any, scheme: str) -> None:
+    """WCAG 2.2 AA: text 4.5 to 1, large text 3 to 1; lines and marks of figures 3 to 1 against the page."""
+    page = opened(1400, color_scheme=scheme)
+    assert page.evaluate(POOR_TEXT) == []
+    assert page.evaluate(POOR_MARKS) == []
+
+
+def test_it_is_in_order_for_those_who_do_not_see_it(opened: Any) -> None:
+    page = opened()
+    assert page.title() == "both sizes: robustness report"
+    assert page.locator("html").get_attribute("lang") == "en"
+    levels = [
+        int(tag[1]) for tag in page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map((h) => h.tagName)")
+    ]
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert page.evaluate("[...document.images].every((image) => image.alt.trim().length > 3)")
+    assert page.evaluate(
+        "[...document.querySelectorAll('svg')].every((svg) => svg.getAttribute('role') === 'img' "
+        "&& svg.getAttribute('aria-label').length > 20)"
+    )
+    assert page.evaluate("[...document.querySelectorAll('select')].every((each) => each.labels.length === 1)")
+    assert page.evaluate("[...document.querySelectorAll('th')].every((each) => each.scope)")
+    for landmark in ("main", "nav", "header"):
+        assert page.locator(landmark).count() == 1
+    small = page.evaluate(
+        """[...document.querySelectorAll('nav a, button, select, summary')].filter((each) => {
+             const box = each.getBoundingClientRect(); return box.height > 0 && box.height < 18; })"""
+    )
+    assert small == []
+
+
+# Elements that lie side by side must not cover one another.
+OVERLAPS = """
+(() => {
+  const found = [];
+  for (const parent of document.querySelectorAll(
+      'body, main, section, .figures, .strip, .cases, .case, .arms, .arm, .heatmaps, .key, .controls, nav ol, .table')) {
+    const boxes = [...parent.children].filter((e) => !e.matches('.skip, script'))
+      .map((e) => [e, e.getBoundingClientRect()]).filter(([, b]) => b.width && b.height);
+    boxes.forEach(([one, a], i) => boxes.slice(i + 1).forEach(([other, b]) => {
+      const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      if (wide > 1 && high > 1) found.push(`${one.className || one.tagName} / ${other.className || other.tagName}`);
+    }));
+  }
+  return found;
+})()
+"""
+# Nothing reaches beyond the page's edge, apart from what scrolls in a box of its own.
+OUTSIDE = """
+[...document.querySelectorAll('main *, header *, nav *')]
+  .filter((e) => !e.closest('.scroll') && !e.closest('svg') && e.getBoundingClientRect().width)
+  .filter((e) => { const b = e.getBoundingClientRect(); return b.right > innerWidth + 1 || b.left < -1; })
+  .map((e) => e.tagName + ' ' + e.textContent.slice(0, 30))
+"""
+_LUMINANCE = """
+  const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
+  const pen = canvas.getContext('2d', { willReadFrequently: true });
+  const over = (color, below) => {  // a colour as it looks on another, 0 to 255
+    pen.fillStyle = `rgb(${below.join(',')})`; pen.fillRect(0, 0, 1, 1);
+    pen.fillStyle = color; pen.fillRect(0, 0, 1, 1);
+    return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const light = (rgb) => { const [r, g, b] = rgb.map((v) => { v /= 255;
+    return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const contrast = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p);
+    return (x + 0.05) / (y + 0.05); };
+  const ground = (e) => { const chain = []; for (let n = e; n instanceof Element; n = n.parentElement) chain.unshift(n);
+    return chain.reduce((below, n) => over(getComputedStyle(n).backgroundColor, below), [255, 255, 255]); };
+"""
+POOR_TEXT = (
+    "(() => {"
+    + _LUMINANCE
+    + """
+  const found = new Set();
+  for (const e of document.querySelectorAll('body *')) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !e.getClientRects().length || e.matches('script, style, option')) continue;
+    const style = getComputedStyle(e), below = ground(e), inFigure = e.closest('svg');
+    const color = over(inFigure ? (style.fill === 'none' ? style.color : style.fill) : style.color, below);
+    const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.66 && style.fontWeight >= 700);
+    const ratio = contrast(color, below);
+    if (ratio < (large ? 3 : 4.5)) found.add(`${e.tagName} ${e.textContent.slice(0, 20)} ${ratio.toFixed(2)}`);
+  }
+  return [...found];
+})()"""
+)
+POOR_MARKS = (
+    "(() => {"
+    + _LUMINANCE
+    + """
+  const below = ground(document.body), found = new Set();
+  const names = ['standard', 'augmented', 'transferred', 'duplicates', 'noise',
+    ...[0, 1, 2, 3].map((n) => `spare-${n}`)];
+  for (const name of names) {
+    const color = getComputedStyle(document.documentElement).getPropertyValue(`--${name}`);
+    const ratio = contrast(over(color, below), below);
+    if (!color || ratio < 3) found.add(`${name} ${ratio.toFixed(2)}`);
+  }
+  return [...found];
+})()"""
+)
