@@ -270,18 +270,18 @@ def test_evaluate_leaves_a_report(capsys, tmp_path, trained, monkeypatch):
     assert call(*EVALUATE, *quick, "--out", out) == 0
     assert "report.html" in capsys.readouterr().out
     html = (out / "report.html").read_text()
-    for part in ("Accuracy, %", "Can it be believed?", "Seeing the attack", "Why it is fragile"):
+    for part in ("Accuracy, %", ">Checks<", "Attacked images", "Margin and gradient norm"):
         assert part in html
     assert {path.name for path in out.iterdir()} == {
-        *("results.json", "records.npz", "tables.md", "tables.csv", "tables.tex", "trust.json"),
+        *("results.json", "records.npz", "tables.md", "tables.csv", "tables.tex", "checks.json"),
         *("explanations", "figures", "report.html"),
     }
     assert call("report", out) == 0
     assert (out / "report.html").read_text() == html
     assert call(*EVALUATE, *quick, "--out", out, "--no-explain", "--no-trust") == 0
     html = (out / "report.html").read_text()
-    assert "Seeing the attack" not in html
-    assert "Can it be believed?" not in html
+    assert "Attacked images" not in html
+    assert ">Checks<" not in html
 
 
 def test_a_report_of_a_file_of_rows(capsys, tmp_path, trained):
@@ -305,7 +305,7 @@ def test_a_report_on_a_model_without_gradients_explains_nothing(capsys, tmp_path
     arguments = [*EVALUATE, "--model", f"{tmp_path}/mine.py:net", "--attack", "square", "--no-trust"]
     assert call(*arguments, "--out", tmp_path / "out") == 0
     assert "explains nothing" in capsys.readouterr().err
-    assert "Seeing the attack" not in (tmp_path / "out" / "report.html").read_text()
+    assert "Attacked images" not in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_train_never_sees_the_test_part(tmp_path, monkeypatch):

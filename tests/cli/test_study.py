@@ -45,7 +45,7 @@ def test_run_prints_the_tables_and_writes_the_whole_folder(finished, tmp_path, c
     assert read_rows(out / "results.json") == list(StudyRun.load(finished / "out"))
     html = (out / "report.html").read_text()
     assert '<article class="case"' in html
-    assert "How near the errors are" in html
+    assert "Smallest eps per network" in html
 
 
 def test_report_needs_no_store(finished, tmp_path):
