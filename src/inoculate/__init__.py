@@ -40,6 +40,7 @@ _ROOMS = {
     "InputError": "core.errors",
     "run_study": "study.run",
     "StudyRun": "study.result",
+    "write_report": "report.write",
 }
 __all__ = sorted(_ROOMS)
 
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from inoculate.models.acceleration.fast import fast as fast
     from inoculate.models.build import build_model as build_model
     from inoculate.models.loading.load import load_model as load_model
+    from inoculate.report.write import write_report as write_report
     from inoculate.study.result import StudyRun as StudyRun
     from inoculate.study.run import run_study as run_study
 

@@ -215,7 +215,8 @@ OVERLAPS = """
 (() => {
   const found = [];
   for (const parent of document.querySelectorAll(
-      'body, main, section, .figures, .strip, .cases, .case, .arms, .arm, .heatmaps, .key, .controls, nav ol, .table')) {
+      'body, main, section, .figures, .strip, .cases, .case, .arms, .arm, .heatmaps, .key, .controls, nav ol, ' +
+      '.table')) {
     const boxes = [...parent.children].filter((e) => !e.matches('.skip, script'))
       .map((e) => [e, e.getBoundingClientRect()]).filter(([, b]) => b.width && b.height);
     boxes.forEach(([one, a], i) => boxes.slice(i + 1).forEach(([other, b]) => {

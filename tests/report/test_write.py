@@ -41,7 +41,10 @@ def hardened(folder: Path, arm: str = "pgd_at") -> Path:
     before = [clean("before", "standard", 95), row("before", correct=10), row("before", attack="pgd", correct=1)]
     after = [clean("net", arm, 90), row("net", arm, correct=60), row("net", arm, "pgd", correct=45)]
     write_rows(folder / "results.json", [*before, *after])
-    history = [{"update": 10, "val_accuracy": 0.8, "val_robust": 0.3}, {"update": 20, "val_accuracy": 0.9, "val_robust": 0.5}]  # fmt: skip
+    history = [
+        {"update": 10, "val_accuracy": 0.8, "val_robust": 0.3},
+        {"update": 20, "val_accuracy": 0.9, "val_robust": 0.5},
+    ]
     write_json(folder / "history.json", history)
     write_json(folder / "model.json", {"model": {"name": "net"}, "method": {"method": arm}})
     return folder
@@ -57,12 +60,20 @@ class SomeResult:
         write_rows(folder / "results.json", self.rows)
 
 
+@dataclass(frozen=True)
+class StoredResult(SomeResult):
+    """The same, in a folder."""
+
+    folder: Path
+
+
 @pytest.mark.smoke
 def test_a_folder_receives_page_tables_and_figures(tmp_path: Path) -> None:
     rows = shapes()
     write_rows(tmp_path / "results.json", rows)
     write_records(tmp_path / "records.npz", {item.key: np.arange(item.n) < item.correct for item in rows})
-    write_json(tmp_path / "manifest.json", {"surrogates": {"owner/shapes": "net_a"}, "parameters": {"net_a": 2, "net_b": 1}})  # fmt: skip
+    facts = {"surrogates": {"owner/shapes": "net_a"}, "parameters": {"net_a": 2, "net_b": 1}}
+    write_json(tmp_path / "manifest.json", facts)
     for _ in range(2):  # once more over what is there
         assert write_report(tmp_path) == tmp_path / "report.html"
     names = {path.name for path in tmp_path.iterdir()}
@@ -100,6 +111,9 @@ def test_a_result_is_reported_as_its_folder_would_be(tmp_path: Path) -> None:
     write_rows(tmp_path / "run" / "results.json", rows)
     page = write_report(SomeResult(rows), tmp_path / "page.html")
     assert page.read_text() == write_report(tmp_path / "run").read_text()
+    stored = StoredResult(rows, tmp_path / "stored")
+    stored.save(tmp_path / "stored")
+    assert write_report(stored) == tmp_path / "stored" / "report.html"
     with pytest.raises(InputError, match="needs a path"):
         write_report(SomeResult(rows))
     with pytest.raises(InputError, match="cannot report on list"):

@@ -38,6 +38,14 @@ class Result(Protocol):
     def save(self, folder: Path, /) -> Any: ...
 
 
+@runtime_checkable
+class StoredResult(Result, Protocol):
+    """A result that knows the folder it lies in, if it lies in one."""
+
+    @property
+    def folder(self) -> Path | None: ...
+
+
 def write_report(
     source: str | Path | Result, path: str | Path | None = None, *, figures: str | Path | None = None
 ) -> Path:
@@ -45,8 +53,8 @@ def write_report(
 
     Args:
         source: a folder that a job wrote, a file of rows, or the result of a job.
-        path: the page. By default `report.html` in the folder, or beside the file of rows with the ending `.html`.
-            Required for a result.
+        path: the page. By default `report.html` in the folder (also of a result that lies in one), or beside the file
+            of rows with the ending `.html`.
         figures: folder that receives every figure as a PNG.
 
     A folder of an evaluation or a study, given without a `path`, also receives `tables.md`, `tables.csv`, `tables.tex`
@@ -57,6 +65,8 @@ def write_report(
         return _report_of_path(Path(source), None if path is None else Path(path), figures)
     if not isinstance(source, Result):
         raise InputError(f"cannot report on {type(source).__name__}: give a folder, a file of rows or a job's result")
+    if path is None and isinstance(source, StoredResult) and source.folder is not None:
+        return _report_of_path(source.folder, None, figures)
     if path is None:
         raise InputError("write_report needs a path for the page of a result: write_report(result, 'report.html')")
     with tempfile.TemporaryDirectory() as folder:
