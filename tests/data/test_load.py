@@ -169,6 +169,8 @@ def test_parts_that_are_given_are_kept() -> None:
     assert load_parts({"train": EXPECTED, "val": test, "test": test})[0] is EXPECTED
     with pytest.raises(InputError, match="need 'train' and 'test', got train"):
         load_parts({"train": EXPECTED})
+    with pytest.raises(InputError, match=r"the classes of 'test' \(2\) are not those of 'train' \(4\)"):
+        load_parts({"train": EXPECTED, "test": (PIXELS[:2], LABELS[:2])})
     with pytest.raises(InputError, match="part 'tset' is unknown: did you mean 'test'"):
         load_parts({"train": EXPECTED, "tset": test})
 

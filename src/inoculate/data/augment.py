@@ -17,13 +17,13 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Policy:
-    """Ranges of the changes; zeros and (1, 1) leave an image alone.
+    """Ranges of random changes; the defaults change nothing.
 
-    rotate, skew: degrees to either side. shift: fraction of the side. scale: factor. crop: share of the side that is
-    kept and then enlarged. flip: probability of a mirror image. brightness: 1 + the amount added to every pixel.
-    noise: standard deviation, in [0, 1] pixel units, on a random half of the images. padding: what moves in from
-    outside (`zeros`, `border` or `reflection`). whole: images move by whole pixels, nothing is resampled and nothing
-    but `shift` and `flip` is done.
+    rotate, skew: degrees to either side. shift: fraction of the side. scale: factor. crop: fraction of the side that is
+    kept and then enlarged. flip: probability of a horizontal flip. brightness: 1 + the amount added to every pixel.
+    noise: standard deviation, in [0, 1] pixel units, on a random half of the images. padding: what fills pixels from
+    outside the image (`zeros`, `border` or `reflection`). whole_pixels: shift by whole pixels without resampling; only
+    `shift` and `flip` apply then.
     """
 
     rotate: float = 0.0
@@ -35,12 +35,12 @@ class Policy:
     brightness: tuple[float, float] = (1.0, 1.0)
     noise: float = 0.0
     padding: str = "zeros"
-    whole: bool = False
+    whole_pixels: bool = False
 
 
 POLICIES: dict[str, Policy] = {
     "none": Policy(),
-    # no flip: a mirrored 2 is no digit; no crop: it cuts strokes off
+    # no flip: a mirrored 2 is not a digit; no crop: it would cut off strokes
     "digits": Policy(rotate=12, shift=0.1, scale=(0.85, 1.15), skew=8, brightness=(0.8, 1.2), noise=0.03),
     "photos": Policy(
         rotate=12,
@@ -53,8 +53,8 @@ POLICIES: dict[str, Policy] = {
         noise=0.02,
         padding="reflection",
     ),
-    # what small photographs are usually trained with: 4 pixels of 32 to any side, and mirrored
-    "shifts": Policy(shift=0.125, flip=0.5, whole=True),
+    # the usual augmentation of CIFAR-10: shifts of up to 4 of 32 pixels, and flips
+    "shifts": Policy(shift=0.125, flip=0.5, whole_pixels=True),
 }
 
 
@@ -64,10 +64,10 @@ def default_policy(name: str) -> str:
 
 
 def augmenter(policy: str, image_size: int | tuple[int, int]) -> Augment:
-    """A function (images, generator) -> images that varies each image of a batch by itself.
+    """A function (images, generator) -> images that augments every image of a batch independently.
 
     Images are float B×C×H×W in [0, 1] with (H, W) = `image_size`, and stay so. The result depends on the images and
-    the generator alone: the global random state is neither read nor changed. Raises InputError for an unknown policy.
+    the generator alone: the global random state is neither read nor changed. Raises `InputError` for an unknown policy.
     """
     if policy not in POLICIES:
         raise InputError(f"unknown augmentation {policy!r}: choose one of {', '.join(POLICIES)}")
@@ -75,16 +75,16 @@ def augmenter(policy: str, image_size: int | tuple[int, int]) -> Augment:
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if chosen == Policy():
         return lambda images, generator: images
-    steps = [] if chosen.whole else _steps(chosen)
+    steps = [] if chosen.whole_pixels else _kornia_operations(chosen)
 
     def augment(images: Tensor, generator: torch.Generator) -> Tensor:
         if tuple(images.shape[-2:]) != size:
             raise InputError(f"augmentation was made for images of {size}, got {tuple(images.shape)}")
-        if chosen.whole:
-            return _moved(images, generator, chosen)
+        if chosen.whole_pixels:
+            return _shift_and_flip(images, generator, chosen)
         draw = torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device)
         devices = [images.device] if images.device.type == "cuda" else []
-        # kornia draws from the global state: lend it one of our own
+        # kornia draws from the global state, which is restored after
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
             # not torch.manual_seed, which would reseed every accelerator and not only those that the fork restores
             torch.default_generator.manual_seed(int(draw))
@@ -99,8 +99,8 @@ def augmenter(policy: str, image_size: int | tuple[int, int]) -> Augment:
 
 
 @torch.no_grad()
-def _moved(images: Tensor, generator: torch.Generator, policy: Policy) -> Tensor:
-    """Each image shifted by whole pixels and perhaps mirrored; black moves in. A few operations for the whole batch."""
+def _shift_and_flip(images: Tensor, generator: torch.Generator, policy: Policy) -> Tensor:
+    """Every image shifted by whole pixels, filled with black, and flipped at random, for the whole batch at once."""
     count, _, height, width = images.shape
     rows, columns = (round(policy.shift * side) for side in (height, width))
     draws = torch.rand(3, count, 1, generator=generator, device=generator.device).to(images.device, non_blocking=True)
@@ -112,11 +112,11 @@ def _moved(images: Tensor, generator: torch.Generator, policy: Policy) -> Tensor
     return padded.permute(0, 2, 3, 1)[every, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _steps(policy: Policy) -> list[Callable[[Tensor], Tensor]]:
-    """The fewest kornia operations: every geometric change but the mirror is one resampling."""
+def _kornia_operations(policy: Policy) -> list[Callable[[Tensor], Tensor]]:
+    """Kornia operations for a policy; all geometric changes but the flip share one resampling."""
     import kornia.augmentation as K
 
-    # cropping the share c of the side and enlarging it is a scale of 1/c whose window lies anywhere inside
+    # cropping a fraction c of the side and enlarging it is a scale of 1/c whose window may lie anywhere inside
     lower, upper = policy.scale[0] / policy.crop[1], policy.scale[1] / policy.crop[0]
     room = policy.shift + (1 - policy.crop[0]) / 2
     steps: list[Any] = [

@@ -74,7 +74,7 @@ def as_dataset(
     seed: int = 0,
     name: str | None = None,
 ) -> Dataset:
-    """`load_data` for the functions that measure: of names, hub ids and folders the test part unless told otherwise."""
+    """`load_data` for functions that measure: names, hub ids and folders give their test part by default."""
     return load_data(
         data, split, data_root=data_root, image_size=image_size, channels=channels, seed=seed, name=name
     )  # fmt: skip
@@ -96,7 +96,9 @@ def load_parts(
     mapping `{"train": …, "test": …}` keeps the given test data and takes `val` from it, else an eighth of `train`.
     """
     if isinstance(data, Mapping):
-        return _given_parts(data, image_size, channels, seed, name)
+        return _given_parts(
+            data, data_root=data_root, image_size=image_size, channels=channels, seed=seed, name=name, progress=progress
+        )
     if isinstance(data, str | os.PathLike):
         source = find_source(data, data_root)
         decoded = decode_source(source, image_size=image_size, channels=channels, progress=progress)
@@ -194,21 +196,24 @@ def _converted(data: Any, seed: int, image_size: int | None, channels: int | Non
     )
 
 
-def _given_parts(
-    data: Mapping[str, DataLike], image_size: int | None, channels: int | None, seed: int, name: str | None
-) -> tuple[Dataset, Dataset, Dataset]:
+def _given_parts(data: Mapping[str, DataLike], **options: Any) -> tuple[Dataset, Dataset, Dataset]:
     for part in data:
         require_one_of(("train", "val", "test"), part=part)
     if not {"train", "test"} <= data.keys():
         raise InputError(f"data for training need 'train' and 'test', got {', '.join(data)}: add the missing part")
-    given = {
-        part: load_data(each, part, image_size=image_size, channels=channels, seed=seed, name=name)
-        for part, each in data.items()
-    }
+    given = {part: load_data(each, part, **options) for part, each in data.items()}
     train, test = given["train"], given["test"]
+    for part, each in given.items():
+        if each.classes != train.classes:
+            raise InputError(
+                f"the classes of '{part}' ({len(each.classes)}) are not those of 'train' ({len(train.classes)}): "
+                "name all of them in both with Dataset.from_tensors(images, labels, classes)"
+            )
     if "val" in given:
         return train, given["val"], test
-    parts = partition(train.labels.cpu(), seed=seed, test_mask=np.zeros(len(train), dtype=bool), classes=train.classes)
+    parts = partition(
+        train.labels.cpu(), seed=options["seed"], test_mask=np.zeros(len(train), dtype=bool), classes=train.classes
+    )
     return train.subset(parts.train), train.subset(parts.val), test
 
 
