@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from attack_samples import CASES, RADII, RANDOM, images, seeded, small_net
-from torch import nn
+from torch import Tensor, nn
 
 from inoculate.attacks.bim import BIM
 from inoculate.attacks.craft import AdvSet, craft, perturb
@@ -168,6 +168,20 @@ def test_a_set_survives_saving(tmp_path: Path) -> None:
     assert torch.equal(loaded.images(x, rows, 0.02), stored.images(x, rows, 0.02))
 
 
+def test_any_callable_can_craft() -> None:
+    def brighten(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: object = None) -> Tensor:
+        return (x + threat.eps).clamp(0, 1)
+
+    data = split()
+    stored = craft(brighten, small_net(), data, Threat("linf", 0.1))
+    assert stored.provenance["attack"] == "brighten"
+    assert stored.provenance["options"] == {}
+    x = to_float(data.images)
+    torch.testing.assert_close(
+        stored.images(x, torch.arange(20), 0.1), (x + 0.1).clamp(0, 1), rtol=0, atol=0.1 / 127 / 2 + 1e-6
+    )
+
+
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_only_linf_directions_can_be_stored(norm: Norm) -> None:
     with pytest.raises(InputError, match="linf") as caught:
@@ -175,11 +189,11 @@ def test_only_linf_directions_can_be_stored(norm: Norm) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_crafting_tells_its_progress_and_leaves_the_model_alone() -> None:
+def test_crafting_reports_its_progress_and_leaves_the_model_alone() -> None:
     model = small_net().train()
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    seen: list[tuple[int, int]] = []
-    craft(FGSM(), model, split(), Threat(), batch_size=8, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(8, 20), (16, 20), (20, 20)]
+    seen: list[tuple[str, int, int]] = []
+    craft(FGSM(), model, split(), Threat(), batch_size=8, progress=lambda *said: seen.append(said))
+    assert seen == [("craft", 8, 20), ("craft", 16, 20), ("craft", 20, 20)]
     assert model.training
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())

@@ -1,10 +1,11 @@
-"""Craft the adversarial version of a whole split, once, and keep it small."""
+"""Adversarial examples of a whole dataset, crafted once and stored in one byte a pixel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ SCALE = 127
 
 @dataclass(frozen=True, eq=False)
 class AdvSet:
-    """L∞ perturbations of a split: an int8 `direction` q in [−127, 127] (N×C×H×W) and where it comes from.
+    """L∞ perturbations of a dataset: `direction`, int8 q in [−127, 127] (N×C×H×W), and their `provenance`.
 
     The adversarial image is `clamp(x + eps · q / 127)`. For a one-step attack q is ±127 or 0 and the same for every
     eps, so this is exact. Any other attack fixes `eps`, and q is rounded to 1/127 of it, inside the ball.
@@ -35,19 +36,22 @@ class AdvSet:
     provenance: dict[str, Any]
 
     def images(self, x: Tensor, indices: Tensor, eps: float | Tensor) -> Tensor:
-        """Adversarial versions of `x` (float B×C×H×W in [0, 1], rows `indices` of the split) at `eps` (or B of it)."""
+        """The adversarial versions of `x`, float images (B×C×H×W) in [0, 1] that are the rows `indices` of the dataset.
+
+        eps: one for all, or one per image (B). Raises `InputError` where there is no version at an eps.
+        """
         self.check_eps(eps)
         return perturb(x, self.direction[indices].to(x.device), eps)
 
     def check_eps(self, eps: float | Sequence[float] | Tensor) -> None:
-        """Raise `InputError` unless there is a version of these examples at every such eps."""
+        """Raise `InputError` unless these examples have a version at every such eps."""
         fixed = self.provenance["eps"]
         if fixed is not None and (torch.as_tensor(eps) != torch.as_tensor(fixed)).any():
             raise InputError(f"these examples were crafted at eps {fixed:g}: they have no version at eps {eps}")
 
     @property
     def zero_fraction(self) -> float:
-        """Share of images whose gradient was 0 everywhere: not attacked at all, so a sign of masked gradients."""
+        """Fraction of images whose gradient was 0 everywhere, which were not attacked: a sign of gradient masking."""
         return float((self.direction.flatten(1) == 0).all(dim=1).float().mean())
 
     def save(self, folder: Path) -> None:
@@ -72,25 +76,26 @@ def perturb(x: Tensor, direction: Tensor, eps: float | Tensor) -> Tensor:
 def craft(
     attack: Attack,
     model: nn.Module,
-    split: Dataset,
+    data: Dataset,
     threat: Threat,
     *,
     batch_size: int = 256,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> AdvSet:
-    """Attack every image of `split` on `model` (float images in [0, 1] → logits), L∞ only.
+    """Attack every image of `data` once, on `model` (float images in [0, 1] to logits), and keep the perturbations.
 
-    Raises `InputError` for another norm.
+    threat: norm linf; its eps is not used by a one-step attack. batch_size: images at a time. seed: decides the
+    attack's random numbers. progress: called with ("craft", images done, all images). Raises `InputError` for another
+    norm.
     """
     if threat.norm != "linf":
         raise InputError(f"an AdvSet stores L∞ directions: craft with norm linf, not {threat.norm}")
-    one_step = isinstance(attack, OneStep)
     device = device_of(model)
-    direction = torch.empty(split.images.shape, dtype=torch.int8)
-    for start in range(0, len(split), batch_size):
+    direction = torch.empty(data.images.shape, dtype=torch.int8)
+    for start in range(0, len(data), batch_size):
         rows = slice(start, start + batch_size)
-        x, y = to_float(split.images[rows].to(device)), split.labels[rows].to(device)
+        x, y = to_float(data.images[rows].to(device)), data.labels[rows].to(device)
         g = generator(seed, "craft", start, device=device)
         if isinstance(attack, OneStep):
             unit = attack.direction(model, x, y, threat.norm, generator=g)
@@ -98,10 +103,18 @@ def craft(
             unit = (attack(model, x, y, threat, generator=g) - x) / max(threat.eps, 1e-12)
         direction[rows] = (unit * SCALE).round().clamp(-SCALE, SCALE).to("cpu", torch.int8)
         if progress:
-            progress(min(start + batch_size, len(split)), len(split))
-    name, options = type(attack).__name__, asdict(attack)  # type: ignore[call-overload]
-    return AdvSet(
-        direction,
-        {"attack": name, "options": options, "norm": threat.norm, "eps": None if one_step else threat.eps}
-        | {"split": split.digest, "seed": seed},
-    )
+            progress("craft", min(start + batch_size, len(data)), len(data))
+    provenance = _described(attack) | {
+        "norm": threat.norm,
+        "eps": None if isinstance(attack, OneStep) else threat.eps,
+        "split": data.digest,
+        "seed": seed,
+    }
+    return AdvSet(direction, provenance)
+
+
+def _described(attack: Attack) -> dict[str, Any]:
+    """The name of an attack and its options; those of a dataclass are its fields, any other callable has none."""
+    if is_dataclass(attack) and not isinstance(attack, type):
+        return {"attack": type(attack).__name__, "options": asdict(attack)}
+    return {"attack": attack.__name__ if isinstance(attack, FunctionType) else type(attack).__name__, "options": {}}

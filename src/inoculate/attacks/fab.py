@@ -98,14 +98,9 @@ class _Runs:
 
     def select(self, keep: Tensor) -> _Runs:
         return _Runs(
-            self.rows[keep],
-            self.x[keep],
-            self.x_adv[keep],
-            self.objective.select(keep),
-            self.expected[keep],
-            self.nearest,
-            self.images,
-        )
+            self.rows[keep], self.x[keep], self.x_adv[keep], self.objective.select(keep), self.expected[keep],
+            self.nearest, self.images,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from inoculate.attacks.apgd import APGD
@@ -23,6 +23,7 @@ from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError, suggest
+from inoculate.core.options import require_one_of
 
 ATTACKS: dict[str, Any] = {
     "fgsm": FGSM(),
@@ -49,9 +50,11 @@ LIBRARIES: dict[str, Any] = {"foolbox": FoolboxAttack, "torchattacks": Torchatta
 
 
 def get_attack(name: str, **options: Any) -> Attack:
-    """The attack of this registry name, or of another library (`foolbox:PGD`), with some options changed.
+    """The attack of a registry name, such as `pgd`, or of another library, such as `foolbox:PGD`.
 
-    Raises `InputError` for an unknown name, naming the nearest known one.
+    name: a key of `ATTACKS`, or `foolbox:Name`, `torchattacks:Name` or `art:Name` with that library's class name.
+    options: fields of the attack to change, such as `steps=20`. Raises `InputError` for an unknown name or option,
+    naming the nearest known one, and for an option out of its range.
     """
     library, colon, theirs = name.partition(":")
     if colon:
@@ -61,5 +64,8 @@ def get_attack(name: str, **options: Any) -> Attack:
         return peer
     if name not in ATTACKS:
         raise InputError(f"attack '{name}' is unknown: {suggest(name, tuple(ATTACKS))}")
+    known = tuple(field.name for field in fields(ATTACKS[name]))
+    for option in options:
+        require_one_of(known, **{f"option of attack {name}": option})
     attack: Attack = replace(ATTACKS[name], **options)
     return attack
