@@ -38,6 +38,9 @@ _ROOMS = {
     "build_model": "models.build",
     "load_model": "models.loading.load",
     "InputError": "core.errors",
+    "harden": "hardening.harden",
+    "Hardened": "hardening.result",
+    "HardeningOptions": "hardening.options",
     "run_study": "study.run",
     "StudyRun": "study.result",
     "write_report": "report.write",
@@ -69,6 +72,9 @@ if TYPE_CHECKING:
     from inoculate.evaluation.evaluate import evaluate as evaluate
     from inoculate.evaluation.evaluate import minimal_eps as minimal_eps
     from inoculate.evaluation.transfer import transfer_matrix as transfer_matrix
+    from inoculate.hardening.harden import harden as harden
+    from inoculate.hardening.options import HardeningOptions as HardeningOptions
+    from inoculate.hardening.result import Hardened as Hardened
     from inoculate.models.acceleration.fast import fast as fast
     from inoculate.models.build import build_model as build_model
     from inoculate.models.loading.load import load_model as load_model

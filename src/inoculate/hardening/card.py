@@ -1,64 +1,128 @@
-"""The robustness card: a model's README for people and for the hub, with what was measured and what was not."""
+"""The robustness card: README.md of a hardened model, with what was measured and what was not."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+import jinja2
 import yaml
 
 from inoculate.core.row import Row
+from inoculate.hardening.export import OnnxCheck
+from inoculate.models.loading.checkpoints import WEIGHTS
 
-ATTACKS = {
-    "none": "clean images",
+TEMPLATES = Path(__file__).parent / "templates"
+ATTACK_MEANING = {
     "fgsm": "one gradient step",
     "pgd": "20 gradient steps from a random start",
-    "autoattack": "four attacks, one of them without gradients (Croce and Hein 2020)",
-    "autoattack_binary": "AutoAttack for two or three classes, without the DLR loss",
+    "autoattack": "four attacks, one of them gradient-free (Croce and Hein 2020)",
+    "autoattack_binary": "AutoAttack for two or three classes, without the targeted DLR loss",
 }
-PIXELS = {"linf": "every pixel may change by up to eps", "l2": "the Euclidean length of the change is at most eps",
-          "l1": "the sum of all changes is at most eps"}  # fmt: skip
+NORM_MEANING = {
+    "linf": "every pixel may change by up to eps",
+    "l2": "the Euclidean length of the change is at most eps",
+    "l1": "the sum of all changes is at most eps",
+}
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a card says beside its rows: names, how the network was trained, and how to load it, by command and call.
+class TrainingFacts:
+    """How the weights were made. `method` holds every option; `reason` says why this method and length."""
 
-    `method` is the one that made the weights; "" where no training bettered those that the network came with.
+    method: Mapping[str, Any]
+    updates: int
+    planned_updates: int
+    batch_size: int
+    images: int
+    val_images: int
+    optimizer: str
+    lr: float
+    augment: str
+    reason: str
+    kept_original: bool
+    fallback: str | None = None
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """All that a card says beside its rows, as JSON values.
+
+    kind: how the network is rebuilt: by `build_model`, by a function of the user's (`network` is its SPEC, `declared`
+    its outputs and normalisation), or by the user, whose own module it is. baseline_epochs: of standard training before
+    the first measurement; 0 where the network was measured as given. data_arguments: how the command line loads the
+    data; empty where it cannot.
     """
 
-    title: str
+    network: str
+    kind: Literal["built", "factory", "module"]
+    declared: Mapping[str, str]
     dataset: str
     digest: str
-    network: str
-    method: str
+    image_size: int
     norm: str
     eps: float
-    training: str
-    before: str
-    load: str
-    python: str
     seed: int
+    baseline_epochs: int
+    training: TrainingFacts
     versions: Mapping[str, str | None]
-    warnings: Sequence[str] = ()
-    exported: str = ""
+    warnings: tuple[str, ...] = ()
+    data_arguments: tuple[str, ...] = ()
+    onnx: OnnxCheck | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> CardFacts:
+        """The facts of which `dataclasses.asdict` made `value`."""
+        onnx = value.get("onnx")
+        nested = {
+            "training": TrainingFacts(**value["training"]),
+            "onnx": None if onnx is None else OnnxCheck(**onnx),
+            "warnings": tuple(value["warnings"]),
+            "data_arguments": tuple(value["data_arguments"]),
+        }
+        return cls(**{**value, **nested})
 
 
-def card(facts: Facts, before: Sequence[Row], after: Sequence[Row]) -> str:
-    """Markdown with YAML front matter that the Hugging Face hub reads; every number comes from the rows."""
-    return "\n".join(
-        ["---", yaml.safe_dump(_front(facts, after), sort_keys=False, allow_unicode=True).strip(), "---", "",
-         f"# {facts.title}", "", _summary(facts, after), "", "## Measured", "", *_table(before, after), "",
-         *_how(facts, after), "", "## Training", "", facts.training, "",
-         *(f"**Warning**: {w}." for w in facts.warnings), "",
-         "## Use", "", "```", facts.load, "```", "", "```python", facts.python, "```",
-         *([facts.exported] if facts.exported else []), "", *_limits(facts, after),
-         "", *_asked_for(facts, after), ""]
+def render_card(facts: CardFacts, before: Sequence[Row], after: Sequence[Row], folder: Path) -> str:
+    """Markdown with the YAML front matter that the Hugging Face hub reads; every number comes from the rows.
+
+    `before` and `after` hold the same attacks in the same order, clean first. `folder` is where the model is saved.
+    """
+    method = "" if facts.training.kept_original else str(facts.training.method["method"])
+    title = f"{facts.network} for {facts.dataset}" + (", hardened" if method else "")
+    return _template("card.md").render(
+        facts=facts,
+        training=facts.training,
+        method=method,
+        title=title,
+        front=_front_matter(facts, title, method, after),
+        clean=after[0],
+        worst=min(reversed(after), key=lambda row: row.accuracy),
+        pairs=list(zip(before, after, strict=True)),
+        attacks=[row.attack for row in after if row.attack != "none"],
+        attack_meaning=ATTACK_MEANING,
+        norm_meaning=NORM_MEANING[facts.norm],
+        command=_command(facts, after[-1].attack, folder),
+        loading=_loading(facts, folder),
+        folder=str(folder),
+        versions=", ".join(f"{name} {version}" for name, version in facts.versions.items() if version),
+    )
+
+
+def _template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined, autoescape=False,  # Markdown
     )  # fmt: skip
+    filters: dict[str, Callable[[Any], str]] = {"percent": "{:.1%}".format, "short": "{:.4g}".format, "repr": repr}
+    environment.filters.update(filters)
+    return environment.get_template(name)
 
 
-def _front(facts: Facts, rows: Sequence[Row]) -> dict[str, Any]:
+def _front_matter(facts: CardFacts, title: str, method: str, rows: Sequence[Row]) -> str:
     metrics = [
         {
             "type": "accuracy",
@@ -66,96 +130,38 @@ def _front(facts: Facts, rows: Sequence[Row]) -> dict[str, Any]:
             "value": round(row.accuracy, 4),
         }
         for row in rows
-    ]  # fmt: skip
+    ]
     results = {
         "task": {"type": "image-classification"},
         "dataset": {"name": facts.dataset, "type": facts.dataset, "split": "test"},
         "metrics": metrics,
     }
-    return {
+    tags = ["adversarial-robustness", "image-classification", facts.network, *([method] if method else [])]
+    front = {
         "library_name": "inoculate",
         "pipeline_tag": "image-classification",
-        "tags": [
-            "adversarial-robustness",
-            "image-classification",
-            facts.network,
-            *([facts.method] if facts.method else []),
-        ],
-        "model-index": [{"name": facts.title, "results": [results]}],
+        "tags": tags,
+        "model-index": [{"name": title, "results": [results]}],
     }
+    return yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()
 
 
-def _summary(facts: Facts, rows: Sequence[Row]) -> str:
-    clean, worst = rows[0], min(reversed(rows), key=lambda row: row.accuracy)
-    made = f"hardened with `{facts.method}` against" if facts.method else "with the weights that it came with, under"
-    return (
-        f"{facts.network} for {facts.dataset}, {made} {facts.norm} eps {facts.eps:.4g} ({PIXELS[facts.norm]}, in units "
-        f"of [0, 1]). {clean.accuracy:.1%} of the clean test images are right, and "
-        f"{worst.accuracy:.1%} [{worst.ci_low:.1%}, {worst.ci_high:.1%}] under the strongest attack that was run "
-        f"({worst.attack}, {worst.n} images)."
-    )
+def _command(facts: CardFacts, attack: str, folder: Path) -> str:
+    """The command that measures the network again; empty where the command line cannot load model or data."""
+    if facts.kind == "module" or not facts.data_arguments:
+        return ""
+    model = ["--model", str(folder)]
+    if facts.kind == "factory":
+        declared = [part for name, value in facts.declared.items() for part in (f"--{name}", value)]
+        size = ["--image-size", str(facts.image_size)]
+        model = ["--model", facts.network, "--weights", str(folder / WEIGHTS), *declared, *size]
+    threat = ["--eps", f"{facts.eps:.6g}", "--norm", facts.norm]
+    return shlex.join(["inoculate", "evaluate", *model, *facts.data_arguments, "--attack", attack, *threat])
 
 
-def _table(before: Sequence[Row], after: Sequence[Row]) -> list[str]:
-    earlier = {row.attack: row for row in before}
-    lines = ["| attack | before | after | 95 % interval | images |", "|---|---|---|---|---|"]
-    for row in after:
-        old = f"{earlier[row.attack].accuracy:.1%}" if row.attack in earlier else "–"
-        interval = f"[{row.ci_low:.1%}, {row.ci_high:.1%}]"
-        name = "clean" if row.attack == "none" else row.attack
-        lines.append(f"| {name} | {old} | **{row.accuracy:.1%}** | {interval} | {row.n} |")
-    return lines
-
-
-def _how(facts: Facts, rows: Sequence[Row]) -> list[str]:
-    kinds = [f"`{row.attack}`: {ATTACKS[row.attack]}" for row in rows if row.attack in ATTACKS and row.attack != "none"]
-    return [
-        f"*Before* is {facts.before}. Attacks are white-box, crafted anew on each network, {facts.norm} eps "
-        f"{facts.eps:.4g}, pixels in [0, 1]: {'; '.join(kinds)}. An image that is wrong clean counts as an error under "
-        "every attack. Intervals are Wilson's over the test images; the luck of training (one seed) is not in them. "
-        "The test images were used for these numbers alone: this training and the choice of weights saw others.",
-    ]
-
-
-def _limits(facts: Facts, rows: Sequence[Row]) -> list[str]:
-    return [
-        "## Limits",
-        "",
-        "- A number that survives these attacks is an upper bound on robustness, not a proof."
-        + (
-            " This AutoAttack gives up runs that look hopeless; `autoattack_thorough` does not."
-            if any(row.attack.startswith("autoattack") for row in rows)
-            else ""
-        ),
-        f"- It holds for {facts.norm} changes of at most eps {facts.eps:.4g}. Rotations, patches, other norms, larger "
-        "changes and other images than the test images' kind were not measured.",
-        "- An attacker who adapts to this network in particular may do better than attacks that are the same for all.",
-    ]
-
-
-def _asked_for(facts: Facts, rows: Sequence[Row]) -> list[str]:
-    attacks = ", ".join(row.attack for row in rows if row.attack != "none")
-    versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items() if version)
-    return [
-        "## What standards ask to be measured",
-        "",
-        "Where a number on this page may serve as evidence; it is no statement of conformity. AISVS as in the drafts "
-        "of its version 1.0, whose sections have been renumbered since; the AI Act is Regulation (EU) 2024/1689.",
-        "",
-        "| asked for | on this page | not on this page |",
-        "|---|---|---|",
-        "| OWASP AISVS C11.2 (adversarial-example hardening): the model is evaluated against known attack techniques "
-        f"of its modality | {attacks}, white-box, with eps, number of images and intervals | patches, physical "
-        "attacks |",
-        "| the same: adversarial training is configured reproducibly | method, every option, "
-        f"seed {facts.seed} (`model.json`) and versions (below) | why this eps is the right one for your use |",
-        "| the same: adaptive attacks, detection in operation, certified bounds | – | all three |",
-        "| EU AI Act, article 15(1) and (3): levels of accuracy and their metrics are declared | clean accuracy, its "
-        "data and interval | whether that level is appropriate for the purpose; groups and conditions in the data |",
-        "| EU AI Act, article 15(4): resilience to errors and faults within the environment | – | sensor noise, shifts "
-        "of the data, feedback loops, fallbacks |",
-        "| EU AI Act, article 15(5): measures against inputs designed to make the model fail (adversarial examples) | "
-        "the measure taken and what it changed, under attack | data and model poisoning, confidentiality attacks |",
-        "",
-        f"Data `{facts.dataset}`, content hash `{facts.digest}`, seed {facts.seed}; {versions}.",
-    ]
+def _loading(facts: CardFacts, folder: Path) -> str:
+    """The arguments with which `load_model` makes the network again."""
+    if facts.kind == "built":
+        return repr(str(folder))
+    options = {"weights": str(folder / WEIGHTS), **facts.declared}
+    return ", ".join([repr(facts.network), *(f"{name}={value!r}" for name, value in options.items())])

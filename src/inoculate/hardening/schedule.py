@@ -1,4 +1,4 @@
-"""How to spend a given time on hardening: a method and as many updates of it as the time buys."""
+"""Method and number of updates for a training budget."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,98 +18,124 @@ from inoculate.models.acceleration.hardware import set_memory_format
 from inoculate.training.methods.adversarial import PGDAT, AdversarialMethod
 from inoculate.training.methods.registry import MethodSpec, get_method
 from inoculate.training.samples import TrainingSet
-from inoculate.training.trainer import Recipe, arithmetic, batch_indices, make_optimizer
+from inoculate.training.trainer import Recipe, arithmetic, batch_indices, make_optimizer, updates_in
 
 COMMON_OPTIONS: dict[str, Any] = {"warmup": 0.3, "average": 0.998}
-Ladder = tuple[tuple[str, dict[str, Any], float], ...]
-# From the strongest: a method, its options, and the passes over the training images below which something cheaper that
-# sees them more often serves better. The figures behind it are in docs/defences.md.
-LADDER: Ladder = (
-    ("trades", {"beta": 6.0, "steps": 10, "step": 0.25}, 20),
-    ("pgd_at", {"steps": 10, "step": 0.25}, 10),
-    ("pgd_at", {"steps": 5, "step": 0.35}, 5),
-    ("pgd_at", {"steps": 2, "step": 0.7}, 2),
-    ("fgsm_rs", {}, 0),
-)
-SMALL = 8 / 255  # L∞: beyond, training on a single step is known to collapse (Andriushchenko and Flammarion 2020)
-SMALL_LADDER: Ladder = (
-    ("fgsm_rs_then_pgd", {"awp": 0.005, "weight_decay": 0.3}, 20),
-    ("fgsm_rs", {}, 0),
-)
-# More is learnt by heart: epochs of the first ladder and of the second, and updates where images are few.
-ENOUGH_EPOCHS, ENOUGH_SMALL, ENOUGH_UPDATES = 100, 50, 700
-SPARE = 0.85  # of the time goes into updates: the rest is for validation, and for a machine that slows down
-TRIALS = 3  # updates timed after one that warms up
+SMALL_EPS = 8 / 255  # L∞: above it, one-step training is known to collapse (Andriushchenko and Flammarion 2020)
+# Beyond these epochs, or updates where images are few, robust accuracy on test images stopped growing or fell (robust
+# overfitting, Rice et al. 2020).
+MAX_EPOCHS, MAX_EPOCHS_SMALL_EPS, MIN_UPDATE_LIMIT = 100, 50, 700
+TRAINING_SHARE = 0.85  # of the budget; the rest is for validation, and for a machine that slows down
+TIMED_UPDATES = 3  # after one that warms up
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A method, and the epochs below which the cheaper methods after it reach a higher robust accuracy."""
+
+    method: MethodSpec
+    min_epochs: float
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A method, how many updates of it, and why."""
+    """A method, its number of optimiser updates, and the reason in words."""
 
-    choice: MethodSpec
+    method: MethodSpec
     updates: int
     reason: str
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Seconds per forward-backward pass over a batch, and batches per epoch."""
+
+    per_pass: float
+    updates_per_epoch: float
+
+
 def seconds_per_pass(model: nn.Module, data: TrainingSet, threat: Threat, batch_size: int, lr: float) -> float:
-    """What one forward-backward pass over a batch takes here, from a few real updates of a copy of `model`."""
-    twin, device, recipe = copy.deepcopy(model), device_of(model), Recipe(1, lr=lr)
-    layout = set_memory_format(twin, data.batch(torch.zeros(1, dtype=torch.int64))[0].to(device))
-    optimizer = make_optimizer(twin, recipe)
-    method, seconds = AdversarialMethod(PGDAT(steps=3), threat), []
-    twin.train()
-    for number in range(TRIALS + 1):
+    """The time of one forward-backward pass over a batch on this machine: the median over updates of a copy."""
+    network, device, recipe = copy.deepcopy(model), device_of(model), Recipe(1, lr=lr)
+    layout = set_memory_format(network, data.batch(torch.zeros(1, dtype=torch.int64))[0].to(device))
+    optimizer = make_optimizer(network, recipe)
+    update, seconds = AdversarialMethod(PGDAT(steps=3), threat), []
+    network.train()
+    for number in range(TIMED_UPDATES + 1):
         x, y, _ = data.batch(batch_indices(len(data), batch_size, number, 0))
         x, y = x.to(device, memory_format=layout), y.to(device)
         began = time.perf_counter()
         with arithmetic(recipe, device):
-            method(twin, optimizer, x, y, generator=torch.Generator().manual_seed(number))
+            update(network, optimizer, x, y, generator=torch.Generator().manual_seed(number))
         seconds.append(time.perf_counter() - began)
-    return sorted(seconds[1:])[TRIALS // 2] / PGDAT(steps=3).passes
+    return sorted(seconds[1:])[TIMED_UPDATES // 2] / PGDAT(steps=3).passes
 
 
-def ladder_for(threat: Threat, model: nn.Module) -> list[tuple[MethodSpec, float]]:
-    """Methods from the strongest, each with the fewest epochs that make it worth while.
+def ladder_for(threat: Threat, model: nn.Module) -> list[Rung]:
+    """The methods for a threat model, strongest first (figures: the documentation's benchmarks of defences).
 
-    Strong weight decay helps networks with BatchNorm, which do not care how large their weights are; others it harms.
+    Strong weight decay is kept for networks with BatchNorm, which are invariant to the scale of their weights; it harms
+    other networks.
     """
-    rungs = SMALL_LADDER if _small(threat) else LADDER
-    ladder = [(get_method(name, **options, **COMMON_OPTIONS), least) for name, options, least in rungs]
-    if has_batchnorm(model):
-        return ladder
-    return [(replace(each, common=replace(each.common, weight_decay=None)), least) for each, least in ladder]
+
+    def rung(min_epochs: float, name: str, **options: Any) -> Rung:
+        return Rung(get_method(name, **options, **COMMON_OPTIONS), min_epochs)
+
+    if not _has_small_eps(threat):
+        return [
+            rung(20, "trades", beta=6.0, steps=10, step=0.25),
+            rung(10, "pgd_at", steps=10, step=0.25),
+            rung(5, "pgd_at", steps=5, step=0.35),
+            rung(2, "pgd_at", steps=2, step=0.7),
+            rung(0, "fgsm_rs"),
+        ]
+    decay = {"weight_decay": 0.3} if has_batchnorm(model) else {}
+    return [rung(20, "fgsm_rs_then_pgd", awp=0.005, **decay), rung(0, "fgsm_rs")]
 
 
-def enough(threat: Threat, epoch: float) -> float:
-    """Updates beyond which more made networks no better, or worse; `epoch` as in `choose`."""
-    return max((ENOUGH_SMALL if _small(threat) else ENOUGH_EPOCHS) * epoch, ENOUGH_UPDATES)
+def max_updates(threat: Threat, updates_per_epoch: float) -> float:
+    """The number of updates beyond which longer training did not raise robust accuracy, or lowered it."""
+    epochs = MAX_EPOCHS_SMALL_EPS if _has_small_eps(threat) else MAX_EPOCHS
+    return max(epochs * updates_per_epoch, MIN_UPDATE_LIMIT)
 
 
-def choose(
-    seconds: float, per_pass: float, epoch: float, ladder: Sequence[tuple[MethodSpec, float]], most: float = math.inf
-) -> Schedule:
-    """The first method of a ladder (`ladder_for`) that `seconds` buy enough of.
+def default_method() -> MethodSpec:
+    """The method for a given number of epochs where none is named."""
+    return get_method("pgd_at", **COMMON_OPTIONS)
 
-    `per_pass` are the seconds of one forward-backward pass over a batch, `epoch` the number of batches in a pass over
-    the images. No more than `most` updates (`enough`) are made of it.
-    """
-    for choice, least in ladder:
-        updates = max(1, int(SPARE * seconds / (per_pass * choice.passes)))
-        if updates / epoch >= least:
+
+def schedule_epochs(method: MethodSpec, epochs: int, images: int, batch_size: int) -> Schedule:
+    """A given number of passes over the training images by a given method."""
+    updates = updates_in(epochs, images, batch_size)
+    return Schedule(method, updates, f"{epochs} epochs, {updates} updates")
+
+
+def schedule_budget(seconds: float, cost: Cost, ladder: Sequence[Rung], limit: float = math.inf) -> Schedule:
+    """The first method of a ladder that gets its `min_epochs` within `seconds`, with at most `limit` updates."""
+    for rung in ladder:
+        affordable = max(1, int(TRAINING_SHARE * seconds / (cost.per_pass * rung.method.passes)))
+        if affordable / cost.updates_per_epoch >= rung.min_epochs:
             break
-    why = f", the strongest method that gets at least {least:g} epochs" if least else ""
-    less = round(min(most, updates))
-    rest = "" if less == updates else f"; {less} are made ({less / epoch:.1f} epochs), more is only learnt by heart"
-    few = "" if updates >= epoch else "; that is not one pass over the images: give more time"
-    steps_each = f"{choice.defence.steps} steps, " if hasattr(choice.defence, "steps") else ""
-    return Schedule(
-        choice,
-        less,
-        f"a pass over a batch takes {1000 * per_pass:.0f} ms here, so {seconds / 60:.3g} min buy {updates} updates "
-        f"({updates / epoch:.1f} epochs) of {choice.name} ({steps_each}{choice.passes:.3g} passes an update)"
-        f"{why}{rest}{few}",
+    updates = round(min(limit, affordable))
+    return Schedule(rung.method, updates, _reason(seconds, cost, rung, affordable, updates))
+
+
+def _reason(seconds: float, cost: Cost, rung: Rung, affordable: int, updates: int) -> str:
+    method, epoch = rung.method, cost.updates_per_epoch
+    steps = f"{method.spec['steps']} steps, " if "steps" in method.spec else ""
+    reason = (
+        f"a forward-backward pass over a batch takes {1000 * cost.per_pass:.0f} ms on this machine, so "
+        f"{seconds / 60:.3g} min allow {affordable} updates ({affordable / epoch:.1f} epochs) of {method.name} "
+        f"({steps}{method.passes:.3g} passes per update)"
     )
+    if rung.min_epochs:
+        reason += f", the strongest method that gets at least {rung.min_epochs:g} epochs"
+    if updates < affordable:
+        reason += f"; limited to {updates} updates ({updates / epoch:.1f} epochs) to avoid robust overfitting"
+    if affordable < epoch:
+        reason += "; that is less than one pass over the images: give a larger budget"
+    return reason
 
 
-def _small(threat: Threat) -> bool:
-    return threat.norm == "linf" and threat.eps <= SMALL
+def _has_small_eps(threat: Threat) -> bool:
+    return threat.norm == "linf" and threat.eps <= SMALL_EPS

@@ -1,0 +1,43 @@
+"""What a hardened network is compared with."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from torch import nn
+
+from inoculate.artifacts.rows import read_rows, write_rows
+from inoculate.core.progress import Progress
+from inoculate.core.row import Row
+from inoculate.hardening.data import HardeningData
+from inoculate.hardening.measure import measure
+from inoculate.hardening.recipe import fit_progress
+from inoculate.training.methods.base import standard
+from inoculate.training.trainer import Recipe, fit, updates_in
+
+BASELINE_EPOCHS = 2  # of standard training, for a network that comes without trained weights
+BASELINE = "before"  # the baseline's model name in rows
+
+
+def measure_baseline(
+    folder: Path, model: nn.Module, trained: bool, data: HardeningData, recipe: Recipe, progress: Progress | None
+) -> list[Row]:
+    """Rows of the network as given, or where it is not `trained`, of a copy after short standard training.
+
+    `recipe` gives batch size and learning rate. The rows are kept in `folder` and read from there by a resumed run.
+    """
+    file = folder / "before.json"
+    if file.is_file():
+        return read_rows(file)
+    if not trained:
+        model = copy.deepcopy(model)
+        updates = updates_in(BASELINE_EPOCHS, len(data.train), recipe.batch_size)
+        fit(
+            model, data.samples, data.val, standard,
+            Recipe(updates, rounds=1, batch_size=recipe.batch_size, lr=recipe.lr), seed=data.seed,
+            folder=folder / "before", progress=fit_progress(progress, "before: standard training"),
+        )  # fmt: skip
+    rows = measure(model, data, name=BASELINE, arm="standard", stage="before", progress=progress).rows
+    write_rows(file, rows)
+    return rows

@@ -1,0 +1,63 @@
+"""The images that a hardening trains on, validates on and measures on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from inoculate.core.progress import Progress
+from inoculate.core.threat import Threat
+from inoculate.data.dataset import Dataset
+from inoculate.data.load import DataLike, load_parts
+from inoculate.hardening.options import HardeningOptions
+from inoculate.models.loading.load import ModelLike
+from inoculate.models.loading.specs import expected_size
+from inoculate.training.samples import TrainingSet, training_set
+
+SPEC_SEED = 0  # of the division of a data SPEC, whatever the seed of a run: so runs share the test part
+
+
+@dataclass(frozen=True, eq=False)
+class HardeningData:
+    """Disjoint images for updates (`train`), choice of weights (`val`) and measurements (`test`); threat and seed."""
+
+    train: Dataset
+    val: Dataset
+    test: Dataset
+    threat: Threat
+    seed: int
+
+    @property
+    def samples(self) -> TrainingSet:
+        """The training images as they are."""
+        return training_set("standard", self.train, (), seed=self.seed)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        return (self.train.channels, *self.train.image_size)
+
+
+def load_hardening_data(
+    data: DataLike | Mapping[str, DataLike],
+    model: ModelLike,
+    threat: Threat,
+    options: HardeningOptions,
+    progress: Progress | None = None,
+) -> HardeningData:
+    """Train, validation and test images, at the size and with the channels that a trained folder `model` expects.
+
+    A data SPEC has parts of its own, the same for every seed; other data are divided 70/10/20 %, stratified, by
+    `options.seed`. A mapping gives parts by name.
+    """
+    expected = expected_size(str(model)) if isinstance(model, str | Path) else None
+    size, channels = (options.image_size or expected[0], expected[1]) if expected else (options.image_size, None)
+    seed = SPEC_SEED if isinstance(data, str | os.PathLike) else options.seed
+    train, val, test = load_parts(
+        data, data_root=options.data_root, image_size=size, channels=channels, seed=seed, progress=progress
+    )
+    if options.limit is not None:
+        train = train.limit(options.limit, seed=options.seed)
+    return HardeningData(train, val, test.limit(options.test_images, seed=options.seed), threat, options.seed)

@@ -1,0 +1,158 @@
+"""The job `harden`: train a classifier to withstand attacks, and measure it before and after."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import nn
+
+from inoculate.artifacts.files import read_json, write_json
+from inoculate.artifacts.output import Output
+from inoculate.artifacts.versions import versions
+from inoculate.core.progress import Progress
+from inoculate.core.threat import Threat
+from inoculate.hardening.baseline import BASELINE_EPOCHS, measure_baseline
+from inoculate.hardening.card import CardFacts, TrainingFacts
+from inoculate.hardening.export import OnnxCheck, export_checked
+from inoculate.hardening.measure import measure
+from inoculate.hardening.methods import alarm_warnings
+from inoculate.hardening.options import HardeningOptions
+from inoculate.hardening.recipe import fit_progress, make_recipe, resolve_augment
+from inoculate.hardening.result import Hardened
+from inoculate.hardening.schedule import (
+    Cost,
+    Rung,
+    Schedule,
+    default_method,
+    ladder_for,
+    max_updates,
+    schedule_budget,
+    schedule_epochs,
+    seconds_per_pass,
+)
+from inoculate.hardening.selection import keep_better_weights
+from inoculate.hardening.task import Task, load_task
+from inoculate.models.loading.checkpoints import MODEL_FOLDER
+from inoculate.models.loading.load import ModelLike
+from inoculate.training.trainer import BEST, History, Recipe, fit
+
+
+def harden(
+    model: ModelLike,
+    data: Any,
+    threat: Threat = Threat(),  # noqa: B008
+    *,
+    budget: str | float = "10m",
+    method: Any = None,
+    out: str | os.PathLike[str] | None = None,
+    options: HardeningOptions = HardeningOptions(),  # noqa: B008
+    progress: Progress | None = None,
+) -> Hardened:
+    """Train a classifier to withstand attacks within `threat`, and measure it before and after on test images.
+
+    model: a model SPEC, or a module of yours (images in [0, 1] → logits), which is copied. data: a data SPEC, a
+    `Dataset`, a tuple of images and labels, a torch `Dataset` or a `DataLoader`; the test part is used by the
+    measurements alone. budget: training time, such as `"30m"` or seconds; it chooses method and number of updates, or
+    with a `method` the number of updates (`options.epochs` gives that number in its place). method: a name, a method
+    object or a `Defence` of yours. out: a folder for weights, robustness card and rows, where an interrupted run
+    resumes and a finished one is read; by default nothing is kept. progress: called as `(what, done, total)`.
+
+    A trained network is never made worse: where no validation round is better, its weights are kept (Hardened.warnings
+    says so). Raises `InputError` for a model, data or options that do not fit together, before anything is trained.
+    """
+    if out is None:
+        task = load_task(model, data, threat, method, budget, options, progress)
+        with TemporaryDirectory(prefix="inoculate-") as work:
+            return _run(task, Path(work), progress)
+    Output(Path(out), {}, MODEL_FOLDER).check(_paths(model, options), data)
+    task = load_task(model, data, threat, method, budget, options, progress)
+    output = Output(Path(out), task.spec | {"onnx": options.onnx}, MODEL_FOLDER, work_spec=task.spec)
+    if output.finished:
+        module = model if isinstance(model, nn.Module) else None
+        return replace(Hardened.load(output.folder, module), reused=True)
+    hardened = replace(_run(task, output.work(), progress), folder=output.folder, run=output.run)
+    output.publish(hardened.write, hardened.history)
+    return hardened
+
+
+def _run(task: Task, work: Path, progress: Progress | None) -> Hardened:
+    """Schedule, measure, train, choose the weights, measure again; `work` keeps what a resumed run need not repeat."""
+    model, data, options = task.network.model, task.data, task.options
+    schedule = _choose_schedule(task, work)
+    update = schedule.method.begin(data.threat, task.helpers)  # raises now if something is missing
+    recipe = _choose_recipe(task, schedule)
+    original = {name: value.clone() for name, value in model.state_dict().items()}
+    before = measure_baseline(work, model, task.trained, data, recipe, progress)
+    history = fit(
+        model, data.samples, data.val, update, recipe, seed=data.seed, folder=work / "after",
+        progress=fit_progress(progress, f"{schedule.method.name} on {data.train.name}"), threat=data.threat,
+        fallback=task.fallback,
+    )  # fmt: skip
+    failures = alarm_warnings(history, options.fallback) if recipe.stop_on_failure else []
+    kept = keep_better_weights(model, original, work / "after" / BEST, data, history) if task.trained else ""
+    arm = "standard" if kept else schedule.method.name
+    after = measure(model, data, name=task.network.name, arm=arm, stage="after", progress=progress)
+    onnx, check = (
+        export_checked(model, after.images, data.test.labels, after.rows[-1]) if options.onnx else (None, None)
+    )
+    training = _training_facts(task, schedule, recipe, history, kept_original=bool(kept))
+    warnings = (*task.warnings, *failures, *([kept] if kept else []))
+    return Hardened(
+        network=task.network, threat=data.threat, before=before, after=after.rows, history=history,
+        per_image=after.correct, facts=_card_facts(task, training, warnings, check), run="", onnx=onnx,
+    )  # fmt: skip
+
+
+def _choose_schedule(task: Task, work: Path) -> Schedule:
+    """Method and updates: as given, or what the budget allows by a timing that a resumed run finds in `work`."""
+    data, images, batch_size = task.data, len(task.data.train), task.batch_size
+    if task.options.epochs is not None:
+        return schedule_epochs(task.method or default_method(), task.options.epochs, images, batch_size)
+    file = work / "pass.json"
+    if not file.is_file():
+        seconds = seconds_per_pass(task.network.model, data.samples, data.threat, batch_size, task.lr)
+        write_json(file, {"seconds": seconds})
+    cost = Cost(float(read_json(file)["seconds"]), images / batch_size)
+    if task.method is not None:
+        return schedule_budget(task.seconds, cost, [Rung(task.method, 0)])
+    ladder = ladder_for(data.threat, task.network.model)
+    return schedule_budget(task.seconds, cost, ladder, max_updates(data.threat, cost.updates_per_epoch))
+
+
+def _choose_recipe(task: Task, schedule: Schedule) -> Recipe:
+    timed = task.options.epochs is None
+    epochs = task.options.epochs or schedule.updates * task.batch_size / len(task.data.train)
+    augment = resolve_augment(task.options.augment, task.data.train, epochs)
+    base = Recipe(schedule.updates, batch_size=task.batch_size, lr=task.lr, augment=augment)
+    return make_recipe(schedule, task.data, base, timed=timed)
+
+
+def _training_facts(
+    task: Task, schedule: Schedule, recipe: Recipe, history: History, *, kept_original: bool
+) -> TrainingFacts:
+    return TrainingFacts(
+        method=schedule.method.spec, fallback=task.options.fallback, updates=round(history[-1]["update"]),
+        planned_updates=recipe.updates, batch_size=recipe.batch_size, images=len(task.data.train),
+        val_images=min(recipe.val_images, len(task.data.val)), optimizer=recipe.optimizer, lr=recipe.lr,
+        augment=recipe.augment, reason=schedule.reason, kept_original=kept_original,
+    )  # fmt: skip
+
+
+def _card_facts(task: Task, training: TrainingFacts, warnings: tuple[str, ...], onnx: OnnxCheck | None) -> CardFacts:
+    network, data = task.network, task.data
+    return CardFacts(
+        network=network.architecture, kind=network.kind, declared=network.declared, dataset=data.train.name,
+        digest=data.train.digest, image_size=data.test.image_size[0], norm=data.threat.norm, eps=data.threat.eps,
+        seed=data.seed, baseline_epochs=0 if task.trained else BASELINE_EPOCHS, training=training,
+        versions=versions(), warnings=warnings, data_arguments=task.data_arguments, onnx=onnx,
+    )  # fmt: skip
+
+
+def _paths(model: ModelLike, options: HardeningOptions) -> list[str | os.PathLike[str]]:
+    """What the job may read files from, which an output folder must not replace."""
+    given = (model, options.weights, options.teacher, *options.surrogates)
+    return [each for each in given if isinstance(each, str | os.PathLike)]

@@ -1,0 +1,79 @@
+"""The settings of a hardening beside the model, the data and the threat."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from inoculate.core.errors import InputError
+from inoculate.core.options import require_bool, require_count, require_nonnegative, require_positive
+from inoculate.models.build import Stem
+from inoculate.models.loading.load import ModelLike
+
+MIN_TEST_IMAGES = 10
+
+
+@dataclass(frozen=True)
+class HardeningOptions:
+    """How `harden` trains and measures, where its defaults do not fit.
+
+    Training:
+        epochs: passes over the training images, in place of a budget. batch_size: images per update. lr: peak learning
+        rate (default 0.002, for `small_cnn` 0.005; a tenth of it for a network that comes trained). augment: `none`,
+        `digits`, `photos` or `shifts`; `auto` is `shifts` for colour images that are seen at least five times.
+        method_options: options of a method that is given by name. teacher, surrogates: networks that some methods need,
+        as model SPECs or modules. fallback: name of the method that continues, once, after an alarm.
+    Model:
+        weights: safetensors file to load into it. pretrained: start from timm's weights. outputs: what it returns,
+        `logits`, `probabilities` or `single-logit`. normalize: normalisation to put in front of it, such as `imagenet`
+        or `0.5/0.25`. stem: `imagenet`, or `small` for small images.
+    Data:
+        image_size: side in pixels at which a data SPEC is loaded. limit: use only this many training images.
+        test_images: how many test images are attacked. data_root: folder that is searched for a data SPEC first.
+    Run:
+        onnx: export the network to ONNX and check the export. seed: decides every random draw. device: such as `cuda`;
+        by default a module stays where it is and a model SPEC is built on the CPU.
+
+    Raises `InputError` for a value that is out of range.
+    """
+
+    epochs: int | None = None
+    batch_size: int = 128
+    lr: float | None = None
+    augment: str = "auto"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    teacher: ModelLike | None = None
+    surrogates: tuple[ModelLike, ...] = ()
+    fallback: str | None = None
+    weights: str | os.PathLike[str] | None = None
+    pretrained: bool = False
+    outputs: str = "logits"
+    normalize: str | None = None
+    stem: Stem = "imagenet"
+    image_size: int | None = None
+    limit: int | None = None
+    test_images: int = 500
+    data_root: str | os.PathLike[str] | None = None
+    onnx: bool = False
+    seed: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        require_count(batch_size=self.batch_size, test_images=self.test_images)
+        for name in ("epochs", "limit", "image_size"):
+            if getattr(self, name) is not None:
+                require_count(**{name: getattr(self, name)})
+        if self.lr is not None:
+            require_positive(lr=self.lr)
+        require_nonnegative(seed=self.seed)
+        require_bool(pretrained=self.pretrained, onnx=self.onnx)
+        if self.test_images < MIN_TEST_IMAGES:
+            raise InputError(f"test_images {self.test_images} is too few: give at least {MIN_TEST_IMAGES}")
+
+    @property
+    def declared(self) -> dict[str, str]:
+        """What has to be said of the network wherever it is loaded: `outputs` and `normalize`, where they are given."""
+        outputs = {} if self.outputs == "logits" else {"outputs": self.outputs}
+        return outputs | ({} if self.normalize is None else {"normalize": self.normalize})

@@ -1,0 +1,141 @@
+"""What `harden` returns: a hardened network, its measurements before and after, and how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from inoculate.artifacts.files import read_json, write_bytes, write_json, write_text
+from inoculate.artifacts.output import Output, remove_files
+from inoculate.artifacts.rows import read_records, read_rows, write_records, write_rows
+from inoculate.core.errors import InputError
+from inoculate.core.results import html_of, table_of
+from inoculate.core.row import Row
+from inoculate.core.threat import Threat
+from inoculate.hardening.card import CardFacts, render_card
+from inoculate.hardening.network import Network, reload_network
+from inoculate.models.loading.checkpoints import DESCRIPTION, MODEL_FOLDER
+from inoculate.training.trainer import History
+
+CARD, RESULTS, RECORDS, ONNX = "README.md", "results.json", "records.npz", "model.onnx"
+UNSAVED = Path("hardened")  # where the card of a result that was not saved says the model is
+
+
+@dataclass(frozen=True, eq=False)
+class Hardened:
+    """A hardened network with its measurements; iterates over the rows before and after.
+
+    before, after: rows of the same attacks, clean first. history: one entry per validation round of the training.
+    per_image: which test images (N, bool) the hardened network classifies correctly, by row of `after`. facts: what the
+    card says beside the rows. run: fingerprint of everything the result was made from. onnx: content of `model.onnx`,
+    where it was asked for. folder: where the result is saved, if it is. reused: whether the folder held the finished
+    result of the same call, so that nothing was computed.
+    """
+
+    network: Network
+    threat: Threat
+    before: list[Row]
+    after: list[Row]
+    history: History
+    per_image: Mapping[Row, NDArray[np.bool_]]
+    facts: CardFacts
+    run: str
+    onnx: bytes | None = field(default=None, repr=False)
+    folder: Path | None = None
+    reused: bool = False
+
+    def __iter__(self) -> Iterator[Row]:
+        yield from self.before
+        yield from self.after
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.after)
+
+    def __getitem__(self, index: int) -> Row:
+        rows: list[Row] = [*self.before, *self.after]
+        return rows[index]
+
+    @property
+    def model(self) -> nn.Module:
+        """The hardened classifier in eval mode: float images in [0, 1] → logits."""
+        return self.network.model
+
+    @property
+    def method(self) -> Mapping[str, Any]:
+        """The training method and all its options."""
+        return self.facts.training.method
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the numbers must know."""
+        return list(self.facts.warnings)
+
+    @property
+    def card(self) -> str:
+        """The robustness card in Markdown."""
+        return render_card(self.facts, self.before, self.after, self.folder or UNSAVED)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write weights, card, rows and history into `folder`, in place of an earlier model; returns the folder.
+
+        Raises `InputError` where it holds files that no job of this package wrote.
+        """
+        folder = Path(folder)
+        Output(folder, {}, MODEL_FOLDER).check()
+        remove_files(folder, (MODEL_FOLDER.completion, *MODEL_FOLDER.derived))
+        self.write(folder)
+        write_json(folder / MODEL_FOLDER.completion, self.history)
+        return folder
+
+    def write(self, folder: Path) -> None:
+        """Write all files but the history, which marks a folder as complete."""
+        facts: dict[str, Any] = {"threat": asdict(self.threat), "seed": self.facts.seed, "data": self.facts.digest}
+        if not self.facts.training.kept_original:
+            fallback = self.facts.training.fallback
+            facts |= {"method": dict(self.method)} | ({"fallback": fallback} if fallback else {})
+        self.network.save(folder, **facts, run=self.run, card=asdict(self.facts))
+        if self.onnx is not None:
+            write_bytes(folder / ONNX, self.onnx)
+        write_text(folder / CARD, render_card(self.facts, self.before, self.after, folder))
+        write_records(folder / RECORDS, {row.key: correct for row, correct in self.per_image.items()})
+        write_rows(folder / RESULTS, self)
+
+    @classmethod
+    def load(cls, folder: str | Path, model: nn.Module | None = None) -> Hardened:
+        """Read what `save`, or `harden` with `out`, wrote.
+
+        Where a module of the user's was hardened, `model` is that module, built as before; it is copied. Raises
+        `InputError` for a folder without a complete hardened model.
+        """
+        folder = Path(folder)
+        description = read_json(folder / DESCRIPTION) if MODEL_FOLDER.matches(folder) else {}
+        if "card" not in description or not (folder / MODEL_FOLDER.completion).is_file():
+            raise InputError(f"{folder} holds no complete hardened model: give a folder that harden wrote")
+        rows, records = read_rows(folder / RESULTS), read_records(folder / RECORDS)
+        before, after = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+        return cls(
+            network=reload_network(folder, after[0].model, description, model), threat=Threat(**description["threat"]),
+            before=before, after=after, history=read_json(folder / MODEL_FOLDER.completion),
+            per_image={row: records[row.key] for row in after}, facts=CardFacts.from_json(description["card"]),
+            run=description["run"], onnx=(folder / ONNX).read_bytes() if (folder / ONNX).is_file() else None,
+            folder=folder,
+        )  # fmt: skip
+
+    def table(self) -> dict[str, list[Any]]:
+        """Columns of the rows before and after, ready for `pandas.DataFrame`."""
+        return table_of([*self])
+
+    def report(self, path: str | Path) -> Path:
+        """Write an HTML report to `path`; returns the path."""
+        from inoculate import write_report  # lies above this room
+
+        return Path(write_report(self, path))
+
+    def _repr_html_(self) -> str:
+        return html_of([*self], f"{self.facts.network} for {self.facts.dataset}, before and after hardening")

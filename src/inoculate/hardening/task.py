@@ -1,0 +1,118 @@
+"""Everything that a hardening needs, loaded and checked before anything is trained or written."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from inoculate.core.duration import parse_duration
+from inoculate.core.errors import InputError
+from inoculate.core.progress import Progress
+from inoculate.core.threat import Threat, large_eps_warning
+from inoculate.hardening.data import HardeningData, load_hardening_data
+from inoculate.hardening.export import require_exportable, require_onnx
+from inoculate.hardening.methods import choose_fallback, choose_method, load_helpers
+from inoculate.hardening.network import Network, is_trained, load_network, model_identity
+from inoculate.hardening.options import HardeningOptions
+from inoculate.hardening.recipe import check_augment, peak_lr
+from inoculate.models.checks import check_training, inspect_model
+from inoculate.models.loading.load import ModelLike
+from inoculate.models.loading.specs import identity
+from inoculate.models.small_cnn import SMALL_CNN
+from inoculate.training.methods.base import Method
+from inoculate.training.methods.registry import MethodSpec
+
+INSPECTED_IMAGES = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A checked hardening. `method` is None where the budget of `seconds` chooses it; `warnings` are found so far."""
+
+    network: Network
+    trained: bool
+    data: HardeningData
+    method: MethodSpec | None
+    fallback: Method | None
+    helpers: tuple[nn.Module, ...]
+    seconds: float
+    options: HardeningOptions
+    model_id: str
+    data_arguments: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """All that decides the weights, as JSON values; its fingerprint names the folder of the checkpoints."""
+        options, data = self.options, self.data
+        helpers = [model_identity(each) for each in (options.teacher, *options.surrogates) if each is not None]
+        return {
+            "model": self.model_id, "weights": options.weights and identity(str(options.weights)),
+            "pretrained": options.pretrained, "stem": options.stem, "threat": asdict(data.threat),
+            "method": None if self.method is None else self.method.spec, "fallback": options.fallback,
+            "budget": [self.seconds, options.epochs],
+            "data": [part.digest for part in (data.train, data.val, data.test)],
+            "helpers": helpers, "batch_size": self.batch_size, "lr": self.lr, "augment": options.augment,
+            "seed": data.seed, "declared": options.declared,
+        }  # fmt: skip
+
+    @property
+    def batch_size(self) -> int:
+        """Images per update; with fewer images than that they are one batch."""
+        return min(self.options.batch_size, len(self.data.train))
+
+    @property
+    def lr(self) -> float:
+        """The peak learning rate."""
+        plain = self.network.spec is not None and self.network.spec.name == SMALL_CNN
+        return peak_lr(self.options.lr, plain=plain, trained=self.trained)
+
+
+def load_task(
+    model: ModelLike,
+    data: Any,
+    threat: Threat,
+    method: Any,
+    budget: str | float,
+    options: HardeningOptions,
+    progress: Progress | None,
+) -> Task:
+    """Load model, data, method and helpers. Raises `InputError` for whatever would fail later."""
+    if threat.eps == 0:
+        raise InputError("eps 0 is no attack: give a size such as 8/255")
+    seconds, chosen = parse_duration(budget), choose_method(method, options)
+    fallback = choose_fallback(chosen, threat, options)
+    if options.onnx:
+        require_onnx()
+    parts = load_hardening_data(data, model, threat, options, progress)
+    network, trained = load_network(model, parts.train, options)
+    large_eps, findings = large_eps_warning(threat, parts.image_shape), _findings(network.model, parts)
+    check_training(network.model, parts.train, min(options.batch_size, len(parts.train)))
+    if options.onnx:
+        require_exportable(network.model, parts.image_shape)
+    check_augment(options.augment, parts.train)
+    helpers, helper_findings = load_helpers(chosen.name if chosen else "", parts.train, options)
+    if chosen is not None:
+        chosen.begin(threat, helpers)  # raises where a helper is missing
+    return Task(
+        network=network, trained=is_trained(network.model, parts.train) if trained is None else trained, data=parts,
+        method=chosen, fallback=fallback, helpers=helpers, seconds=seconds, options=options,
+        model_id=model_identity(model), data_arguments=_data_arguments(data, options),
+        warnings=(*([large_eps] if large_eps else []), *findings, *helper_findings),
+    )  # fmt: skip
+
+
+def _findings(model: nn.Module, data: HardeningData) -> list[str]:
+    sample = data.val.limit(min(INSPECTED_IMAGES, len(data.val)), seed=data.seed)
+    return [str(each) for each in inspect_model(model, sample.images, sample.labels, len(data.val.classes))]
+
+
+def _data_arguments(data: Any, options: HardeningOptions) -> tuple[str, ...]:
+    """How the command line loads the same data; empty where they are an object."""
+    if not isinstance(data, str | os.PathLike):
+        return ()
+    root = () if options.data_root is None else ("--data-root", str(options.data_root))
+    return ("--data", str(data), *root)
