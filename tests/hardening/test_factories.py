@@ -36,7 +36,7 @@ class Five(Viewing):
 
 class Aside(Viewing):
     def forward(self, x):
-        return (super().forward(x), x) if self.training else super().forward(x)
+        return {"features": x} if self.training else super().forward(x)
 
 class Nameless(Viewing):
     def forward(self, x):
@@ -179,12 +179,12 @@ def test_what_is_declared_of_a_network_holds_wherever_it_is_loaded(name, outputs
         ("Five", "5 classes and the data has 10"),
         ("Stiff", "requires a gradient"),
         ("Locked", "cannot be copied"),
-        ("Detached", "reaches the pixels"),
+        ("Detached", "reaches the images"),
         ("leaves", "SystemExit: 3"),
         ("Long", r"model\.float\(\)"),
         ("Nameless", "no finite numbers on all"),
         ("Three", "does not take 1×12×12"),
-        ("Aside", "must return logits alone"),
+        ("Aside", "must return one logit per class"),
     ],
 )
 def test_a_network_that_cannot_be_hardened_is_refused_before_the_training(
