@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -47,8 +48,9 @@ class StoredResult(Result, Protocol):
 
 
 def write_report(
-    source: str | Path | Result, path: str | Path | None = None, *, figures: str | Path | None = None
-) -> Path:
+    source: str | PathLike[str] | Result, path: str | PathLike[str] | None = None, *,
+    figures: str | PathLike[str] | None = None,
+) -> Path:  # fmt: skip
     """Write one self-contained HTML page of `source` and return its path. Nothing is computed again.
 
     Args:
@@ -60,18 +62,18 @@ def write_report(
     A folder of an evaluation or a study, given without a `path`, also receives `tables.md`, `tables.csv`, `tables.tex`
     and `figures/`. Raises `InputError` where there is nothing to report, or where a file cannot be read.
     """
-    figures = None if figures is None else Path(figures)
-    if isinstance(source, str | Path):
-        return _report_of_path(Path(source), None if path is None else Path(path), figures)
+    figures_folder = None if figures is None else Path(figures)
+    if isinstance(source, str | PathLike):
+        return _report_of_path(Path(source), None if path is None else Path(path), figures_folder)
     if not isinstance(source, Result):
         raise InputError(f"cannot report on {type(source).__name__}: give a folder, a file of rows or a job's result")
     if path is None and isinstance(source, StoredResult) and source.folder is not None:
-        return _report_of_path(source.folder, None, figures)
+        return _report_of_path(source.folder, None, figures_folder)
     if path is None:
         raise InputError("write_report needs a path for the page of a result: write_report(result, 'report.html')")
     with tempfile.TemporaryDirectory() as folder:
         source.save(Path(folder))
-        return write_text(Path(path), render(read_run(Path(folder)), figures))
+        return write_text(Path(path), render(read_run(Path(folder)), figures_folder))
 
 
 def _report_of_path(source: Path, path: Path | None, figures: Path | None) -> Path:
