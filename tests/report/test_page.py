@@ -13,6 +13,7 @@ from page_samples import explained, rows_of, whole_run
 from report_samples import clean, row
 
 from inoculate.artifacts.rows import write_rows
+from inoculate.attribution.explanation import save_explanations
 from inoculate.core.errors import InputError
 from inoculate.report.html.images import shown_images
 from inoculate.report.html.page import render
@@ -109,10 +110,8 @@ def test_a_folder_without_rows_is_one_line(tmp_path: Path) -> None:
 
 
 def test_explanations_of_an_earlier_run_do_not_stay(folder: Path, tmp_path: Path) -> None:
-    from page_samples import explain_into
-
-    explain_into(tmp_path, explained("a", "m", "standard"), explained("a", "m", "trades"))
-    explain_into(tmp_path, explained("a", "m", "standard"))
+    save_explanations(tmp_path, [explained("a", "m", "standard"), explained("a", "m", "trades")])
+    save_explanations(tmp_path, [explained("a", "m", "standard")])
     assert [path.name for path in (tmp_path / "explanations").iterdir()] == ["a-m-standard"]
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_samples import explain_into, explained, whole_run
+from page_samples import explained, whole_run
 from report_samples import clean, row
 
 from inoculate.artifacts.rows import write_rows
+from inoculate.attribution.explanation import save_explanations
 from inoculate.report.write import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -73,7 +74,7 @@ def test_long_names_break_rather_than_push(opened: Any, tmp_path: Path) -> None:
     name = "/home/somebody/networks/" + "resnet18-with-a-long-name-" * 12 + "final.safetensors"
     rows = [clean(name, "standard", 95), row(name), row(name, attack="pgd", correct=3)]
     write_rows(tmp_path / "results.json", rows)
-    explain_into(tmp_path, explained("mnist", name, "standard"), explained("mnist", name, "hardened"))
+    save_explanations(tmp_path, [explained("mnist", name, arm) for arm in ("standard", "hardened")])
     page = opened(390)
     page.goto(write_report(tmp_path, tmp_path / "page.html").as_uri())
     assert page.locator(".case:visible").count() == 3

@@ -9,7 +9,7 @@ from report_samples import clean, row
 
 from inoculate.artifacts.files import write_json
 from inoculate.artifacts.rows import write_records, write_rows
-from inoculate.attribution.explanation import Explained, collect_explanations
+from inoculate.attribution.explanation import Explained, save_explanations
 from inoculate.core.row import Row
 
 MODELS, ARMS = ("resnet18", "resnet50"), ("standard", "augmented", "transferred", "duplicates")
@@ -63,15 +63,6 @@ def explained(dataset: str, model: str, arm: str, side: int = 16, shown: int = 3
     return Explained(facts, arrays)
 
 
-def explain_into(folder: Path, *each: Explained) -> None:
-    """As a study does: artefacts in a store, gathered into the run's folder."""
-    sources = [folder / "store" / "explain" / str(number) for number in range(len(each))]
-    for source, found in zip(sources, each, strict=True):
-        source.mkdir(parents=True, exist_ok=True)
-        found.save(source)
-    collect_explanations(folder, sources)
-
-
 def whole_run(
     folder: Path,
     shown: int = 3,
@@ -85,11 +76,11 @@ def whole_run(
     write_records(folder / "records.npz", {each.key: np.arange(each.n) < each.correct for each in rows})
     arms = [arm for arm in ARMS if arm != "duplicates"]
     found = [explained(d, m, a, side, shown) for d in datasets for m in models for a in arms]
-    explain_into(folder, *found)
+    save_explanations(folder, found)
     checks = [
-        {"name": "eps = 0", "passed": True, "says": "nothing changes"},
-        {"name": "gradients", "passed": False, "says": "masked"},
-        {"name": "transfer", "passed": None, "says": "not checked"},
+        {"name": "eps = 0", "passed": True, "message": "nothing changes"},
+        {"name": "gradients", "passed": False, "message": "masked"},
+        {"name": "transfer", "passed": None, "message": "not checked"},
     ]
     write_json(folder / "checks.json", {"threat": {"norm": "linf", "eps": 0.03}, "checks": checks})
     history = [{"update": 10, "val_accuracy": 0.5}, {"update": 20, "val_accuracy": 0.8}]

@@ -76,15 +76,13 @@ class Explained:
         return cls(facts, arrays)
 
 
-def collect_explanations(folder: Path, sources: Sequence[Path]) -> None:
-    """Copy explanations from the folders `sources` into a run's folder, in place of those of an earlier run."""
+def save_explanations(folder: Path, explanations: Sequence[Explained]) -> None:
+    """Write explanations into a run's folder, in place of those of an earlier run."""
     place = folder / EXPLANATIONS
-    wanted = {file_name(*Explained.load(source).key): source for source in sources}
-    for old in place.glob(f"*/{FACTS}"):
-        if old.parent.name not in wanted:
-            shutil.rmtree(old.parent)
-    for name, source in wanted.items():
-        target = place / name
-        target.mkdir(parents=True, exist_ok=True)
-        for file in (ARRAYS, FACTS):
-            shutil.copyfile(source / file, target / file)
+    by_name = {file_name(*explanation.key): explanation for explanation in explanations}
+    for stale in place.glob(f"*/{FACTS}"):
+        if stale.parent.name not in by_name:
+            shutil.rmtree(stale.parent)
+    for name, explanation in by_name.items():
+        (place / name).mkdir(parents=True, exist_ok=True)
+        explanation.save(place / name)

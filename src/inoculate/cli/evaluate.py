@@ -176,16 +176,16 @@ def _write_folder(
     """What `inoculate report` reads, and the page."""
     from inoculate.artifacts.files import write_json
     from inoculate.artifacts.rows import write_records, write_rows
-    from inoculate.attribution.explanation import collect_explanations
+    from inoculate.attribution.explanation import Explained, save_explanations
     from inoculate.report.write import write_report
 
     write_rows(out / "results.json", rows)
     write_records(out / "records.npz", {k: v.right.numpy() for k, v in verdicts.items() if v.known is None})
     (out / "checks.json").unlink(missing_ok=True)
     if checks:
-        listed = [asdict(check) for check in checks]
+        listed = [{"name": each.name, "passed": each.passed, "message": each.says} for each in checks]
         write_json(out / "checks.json", {"threat": asdict(threat), "checks": listed})
-    collect_explanations(out, explanations)
+    save_explanations(out, [Explained.load(folder) for folder in explanations])
     write_report(out)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inoculate.artifacts.files import read_json, write_json
-from inoculate.artifacts.names import file_name
 from inoculate.artifacts.output import require_writable
 from inoculate.artifacts.rows import Records, read_records, read_rows, write_records, write_rows
 from inoculate.artifacts.store import MANIFEST
-from inoculate.attribution.explanation import FACTS, Explained
+from inoculate.attribution.explanation import EXPLANATIONS, FACTS, Explained, save_explanations
 from inoculate.core.errors import InputError
 from inoculate.core.results import html_of, table_of
 from inoculate.core.row import Row
 
-RESULTS, RECORDS, EXPLANATIONS = "results.json", "records.npz", "explanations"
+RESULTS, RECORDS = "results.json", "records.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +86,7 @@ class StudyRun:
         if self.records:
             write_records(folder / RECORDS, self.records)
         write_json(folder / MANIFEST, self.manifest)
-        by_name = {file_name(*explanation.key): explanation for explanation in self.explanations}
-        for stale in (folder / EXPLANATIONS).glob(f"*/{FACTS}"):
-            if stale.parent.name not in by_name:
-                shutil.rmtree(stale.parent)
-        for name, explanation in by_name.items():
-            place = folder / EXPLANATIONS / name
-            place.mkdir(parents=True, exist_ok=True)
-            explanation.save(place)
+        save_explanations(folder, self.explanations)
         return folder
 
     @staticmethod
