@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +66,26 @@ DETERMINISTIC = [name for name, case in CASES.items() if not case.random]
 RANDOM = [name for name, case in CASES.items() if case.random]
 IN_NORMS = [(name, norm) for name, case in CASES.items() for norm in case.norms]
 RADII = {"linf": 0.03, "l2": 0.5, "l1": 2.0}
+
+
+def for_every(*tables: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[[], None]]:
+    """Make one test of a law: it runs for every combination of the tables' entries, and a failure names its own."""
+    combinations = list(itertools.product(*tables))
+    assert combinations
+
+    def make(law: Callable[..., None]) -> Callable[[], None]:
+        def test() -> None:
+            for combination in combinations:
+                case = [part for entry in combination for part in (entry if isinstance(entry, tuple) else (entry,))]
+                try:
+                    law(*case)
+                except (Exception, pytest.fail.Exception) as error:
+                    raise AssertionError(f"{law.__name__} does not hold for {case}: {error}") from error
+
+        test.__name__, test.__doc__ = law.__name__, law.__doc__
+        return test
+
+    return make
 
 
 def seeded(seed: int) -> torch.Generator:

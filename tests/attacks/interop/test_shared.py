@@ -1,35 +1,30 @@
-"""Attacks of foolbox, torchattacks and ART called as ours, and ours called as theirs."""
+"""Attacks of foolbox, torchattacks and ART called as ours."""
 
 from __future__ import annotations
 
-import copy
+import importlib
+import pickle
 import random
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from attack_samples import RADII, images, seeded, small_net
+from attack_samples import RADII, for_every, images, seeded, small_net
 from torch import Tensor, nn
 
-from inoculate.attacks.apgd import APGD
-from inoculate.attacks.bim import BIM
 from inoculate.attacks.fgsm import FGSM
-from inoculate.attacks.interop.art import as_art, to_art
-from inoculate.attacks.interop.foolbox import as_foolbox, to_foolbox
-from inoculate.attacks.interop.torchattacks import TorchattacksAttack, as_torchattack
-from inoculate.attacks.pgd import PGD
+from inoculate.attacks.interop.torchattacks import TorchattacksAttack
 from inoculate.attacks.registry import get_attack
 from inoculate.attacks.sweep import sweep
 from inoculate.core.errors import InputError
+from inoculate.core.extras import is_installed
 from inoculate.core.threat import Norm, Threat, distance
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.evaluate import evaluate
 from inoculate.models.acceleration.fast import fast
-from inoculate.models.normalize import Normalize
 
 ROOTS = {"foolbox": "foolbox", "torchattacks": "torchattacks", "art": "art.attacks.evasion"}
 
@@ -66,34 +61,25 @@ DRAWN = [  # from torch's, numpy's and Python's global generators
     Call("art:ProjectedGradientDescent", "l2", {"max_iter": 2, "num_random_init": 1}),
     Call("art:SquareAttack", options={"max_iter": 3}),
 ]
-every = pytest.mark.parametrize("call", FIXED + DRAWN, ids=lambda call: f"{call.name}-{call.norm}")
 
 
-@pytest.fixture(autouse=True)
-def global_state(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Adapted attacks leave the global generators alone; libraries called by hand do not."""
-    if "call" in request.fixturenames:
-        pytest.importorskip(ROOTS[request.getfixturevalue("call").name.partition(":")[0]])
-    with torch.random.fork_rng(devices=[]):
-        before = torch.get_rng_state(), np.random.get_state(), random.getstate()
-        yield
-        after = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    if "call" in request.fixturenames:
-        assert torch.equal(before[0], after[0])
-        assert str(before[1:]) == str(after[1:])
-    np.random.set_state(before[1])
+def here(name: str) -> bool:
+    """Whether the library of `library:Name` is installed."""
+    return is_installed(name.partition(":")[0])
+
+
+CALLS = [call for call in FIXED + DRAWN if here(call.name)]
 
 
 def state(model: nn.Module) -> list[Any]:
+    """Of the model and of all global generators."""
     flags = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
     grads = [None if p.grad is None else p.grad.tolist() for p in model.parameters()]
-    return [*flags, grads, {name: t.tolist() for name, t in model.state_dict().items()}]
+    generators = torch.get_rng_state().tolist(), pickle.dumps(np.random.get_state()), random.getstate()
+    return [*flags, grads, {name: t.tolist() for name, t in model.state_dict().items()}, *generators]
 
 
-# --- inbound
-
-
-@every
+@for_every(CALLS)
 def test_ball_range_shape_and_type(call: Call) -> None:
     model, (x, y) = small_net(), images()
     for eps in (0.02, 0.9):
@@ -106,18 +92,17 @@ def test_ball_range_shape_and_type(call: Call) -> None:
     assert call(model, x[:0], y[:0]).shape == x[:0].shape
 
 
-@every
+@for_every(CALLS)
 def test_the_generator_decides(call: Call) -> None:
     model, (x, y) = small_net(), images()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        first = call(model, x, y)
-        torch.manual_seed(2)
-        assert torch.equal(call(model, x, y), first)
+    torch.manual_seed(1)
+    first = call(model, x, y)
+    torch.manual_seed(2)
+    assert torch.equal(call(model, x, y), first)
     assert torch.equal(call(model, x, y, seed=10), first) == (call in FIXED)
 
 
-@every
+@for_every(CALLS)
 def test_the_model_is_left_as_it_was(call: Call) -> None:
     model, (x, y) = small_net().train(), images()
     model[1].eval()
@@ -146,7 +131,7 @@ class _Breaks(nn.Module):
         return self.net(x)
 
 
-@pytest.mark.parametrize("call", [DRAWN[0], DRAWN[1], DRAWN[3]], ids=lambda call: call.name)
+@for_every([call for call in (DRAWN[0], DRAWN[1], DRAWN[3]) if call in CALLS])
 def test_an_exception_leaves_no_trace_either(call: Call) -> None:
     model, (x, y) = _Breaks(), images()
     model.net[0].weight.grad = torch.ones_like(model.net[0].weight)
@@ -157,8 +142,8 @@ def test_an_exception_leaves_no_trace_either(call: Call) -> None:
 
 
 def theirs(library: str, model: nn.Module, x: Tensor, y: Tensor, eps: float, norm: Norm) -> dict[str, Any]:
-    """The libraries called by hand, without adapters: adapted name and options -> images."""
-    peer = pytest.importorskip(ROOTS[library])
+    """The same attacks called without our wrappers: name -> images."""
+    peer = importlib.import_module(ROOTS[library])
     if library == "foolbox":
         attack = peer.attacks.L2PGD if norm == "l2" else peer.attacks.LinfPGD
         wrapped = peer.PyTorchModel(model, bounds=(0, 1), device="cpu")
@@ -175,7 +160,7 @@ def theirs(library: str, model: nn.Module, x: Tensor, y: Tensor, eps: float, nor
             "FGSM": peer.FGSM(model, eps=eps)(x, y),
             "PGD": peer.PGD(model, eps=eps, alpha=eps / 4, steps=4, random_start=False)(x, y),
         }
-    estimators = pytest.importorskip("art.estimators.classification")
+    estimators = importlib.import_module("art.estimators.classification")
     wrapped = estimators.PyTorchClassifier(
         model, loss=nn.CrossEntropyLoss(), input_shape=x.shape[1:], nb_classes=4, clip_values=(0, 1), device_type="cpu"
     )
@@ -188,8 +173,7 @@ def theirs(library: str, model: nn.Module, x: Tensor, y: Tensor, eps: float, nor
     }
 
 
-@pytest.mark.parametrize("library", ROOTS)
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@for_every([library for library in ROOTS if is_installed(library)], ["linf", "l2"])
 def test_the_same_images_as_the_library_itself(library: str, norm: Norm) -> None:
     """Steps left to their defaults keep the library's own proportion to eps."""
     model, (x, y), eps = small_net().eval(), images(), RADII[norm]
@@ -202,10 +186,9 @@ def test_the_same_images_as_the_library_itself(library: str, norm: Norm) -> None
         assert (got - x).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["foolbox:FGSM", "torchattacks:FGSM", "art:FastGradientMethod"])
+@for_every([name for name in ("foolbox:FGSM", "torchattacks:FGSM", "art:FastGradientMethod") if here(name)])
 def test_other_ranges(name: str) -> None:
     """Images in [−1, 1]: the library sees [0, 1] and half the eps."""
-    pytest.importorskip(ROOTS[name.partition(":")[0]])
     model, (x, y) = small_net(), images()
     got = get_attack(name)(model, 2 * x - 1, y, Threat("linf", 0.06, low=-1.0))
     assert torch.allclose(got, FGSM()(model, 2 * x - 1, y, Threat("linf", 0.06, low=-1.0)), atol=1e-6)
@@ -214,7 +197,7 @@ def test_other_ranges(name: str) -> None:
     assert torch.allclose(double, FGSM()(model, x.double(), y, Threat("linf", 0.03)), atol=1e-6)
 
 
-@every
+@for_every(CALLS)
 def test_channels_last_images_and_fast_models(call: Call) -> None:
     """Some libraries `view` the gradient, which a channels-last network does not give them as they like it."""
     x, y = images()
@@ -224,9 +207,8 @@ def test_channels_last_images_and_fast_models(call: Call) -> None:
     assert distance(x_adv, x, call.norm).max() <= threat.eps * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("name", ["foolbox:PGD", "torchattacks:PGD", "art:ProjectedGradientDescent"])
+@for_every([name for name in ("foolbox:PGD", "torchattacks:PGD", "art:ProjectedGradientDescent") if here(name)])
 def test_in_sweep_and_evaluate(name: str) -> None:
-    pytest.importorskip(ROOTS[name.partition(":")[0]])
     model, (x, y) = small_net(), images(32)
     attack = get_attack(name, **({"max_iter": 2} if name.startswith("art") else {"steps": 2}))
     both = dict(sweep(attack, model, x, y, Threat(), (0.01, 0.05), generator=seeded(3)))
@@ -259,45 +241,41 @@ def test_a_library_that_is_missing(library: str, monkeypatch: pytest.MonkeyPatch
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "said"),
-    [
-        ("foolbox:LinfPDG", {}, "did you mean 'LinfPGD'"),
-        ("torchattacks:pgd", {}, "did you mean 'PGD'"),
-        ("art:ProjectedGradient", {}, "did you mean 'ProjectedGradientDescent'"),
-        ("torchattacks:PGD", {"step": 3}, "did you mean 'steps'"),
-        ("torchattacks:PGD", {"eps": 0.3}, "eps from the threat"),
-        ("art:ProjectedGradientDescent", {"targeted": True}, "targeted from the threat"),
-        ("cleverhans:PGD", {}, "foolbox:Name"),
-    ],
-)
+UNKNOWN: list[tuple[str, Any, str]] = [
+    ("foolbox:LinfPDG", {}, "did you mean 'LinfPGD'"),
+    ("torchattacks:pgd", {}, "did you mean 'PGD'"),
+    ("art:ProjectedGradient", {}, "did you mean 'ProjectedGradientDescent'"),
+    ("torchattacks:PGD", {"step": 3}, "did you mean 'steps'"),
+    ("torchattacks:PGD", {"eps": 0.3}, "eps from the threat"),
+    ("art:ProjectedGradientDescent", {"targeted": True}, "targeted from the threat"),
+    ("cleverhans:PGD", {}, "foolbox:Name"),
+]
+
+
+@for_every([row for row in UNKNOWN if here(row[0]) or row[0].partition(":")[0] not in ROOTS])
 def test_unknown_names(name: str, options: dict[str, Any], said: str) -> None:
-    library = name.partition(":")[0]
-    if library in ROOTS:
-        pytest.importorskip(ROOTS[library])
     with pytest.raises(InputError, match=said) as caught:
         get_attack(name, **options)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "norm", "said"),
-    [
-        ("foolbox:LinfPGD", "l2", "but for linf"),
-        ("foolbox:DeepFoolAttack", "l1", "but for linf or l2"),
-        ("foolbox:SpatialAttack", "linf", "but for none"),
-        ("torchattacks:PGD", "l2", "but for linf"),
-        ("torchattacks:PGDL2", "linf", "but for l2"),
-        ("torchattacks:OnePixel", "linf", "but for none"),
-        ("torchattacks:APGD", "l1", "but for linf or l2"),
-        ("art:CarliniL2Method", "linf", "but for l2"),
-        ("art:CarliniL0Method", "l1", "but for none"),
-        ("art:BasicIterativeMethod", "l1", "but for linf"),
-        ("art:Wasserstein", "linf", "refuses: Norm order"),
-    ],
-)
+MISFITS: list[tuple[str, Any, str]] = [
+    ("foolbox:LinfPGD", "l2", "but for linf"),
+    ("foolbox:DeepFoolAttack", "l1", "but for linf or l2"),
+    ("foolbox:SpatialAttack", "linf", "but for none"),
+    ("torchattacks:PGD", "l2", "but for linf"),
+    ("torchattacks:PGDL2", "linf", "but for l2"),
+    ("torchattacks:OnePixel", "linf", "but for none"),
+    ("torchattacks:APGD", "l1", "but for linf or l2"),
+    ("art:CarliniL2Method", "linf", "but for l2"),
+    ("art:CarliniL0Method", "l1", "but for none"),
+    ("art:BasicIterativeMethod", "l1", "but for linf"),
+    ("art:Wasserstein", "linf", "refuses: Norm order"),
+]
+
+
+@for_every([row for row in MISFITS if here(row[0]) or row[0].partition(":")[0] not in ROOTS])
 def test_a_norm_that_does_not_fit(name: str, norm: Norm, said: str) -> None:
-    pytest.importorskip(ROOTS[name.partition(":")[0]])
     x, y = images()
     with pytest.raises(InputError, match=said) as caught:
         get_attack(name)(small_net(), x, y, Threat(norm, 0.5))
@@ -309,102 +287,3 @@ def test_attacks_of_libraries_are_values() -> None:
     attack = get_attack("torchattacks:PGD", steps=3)
     assert attack == TorchattacksAttack("PGD", {"steps": 3}) != get_attack("torchattacks:PGD", steps=4)
     assert isinstance(hash(attack), int)
-
-
-# --- outbound
-
-
-def test_to_foolbox() -> None:
-    peer = pytest.importorskip("foolbox")
-    model, (x, y) = small_net().eval(), images()
-    wrapped = to_foolbox(model, Threat("linf", 0.03))
-    assert tuple(wrapped.bounds) == (0, 1)
-    assert torch.equal(wrapped(x), model(x))
-    assert torch.equal(peer.attacks.FGSM()(wrapped, x, y, epsilons=0.03)[0], FGSM()(model, x, y, Threat("linf", 0.03)))
-
-
-def test_to_art() -> None:
-    evasion = pytest.importorskip("art.attacks.evasion")
-    model, (x, y) = small_net().eval(), images()
-    wrapped = to_art(model, Threat("linf", 0.03), (3, 8, 8), 4)
-    assert torch.allclose(torch.from_numpy(wrapped.predict(x.numpy())), model(x), atol=1e-6)
-    got = torch.from_numpy(evasion.FastGradientMethod(wrapped, eps=0.03).generate(x.numpy(), y.numpy()))
-    assert torch.allclose(got, FGSM()(model, x, y, Threat("linf", 0.03)), atol=1e-6)
-
-
-def test_our_attacks_among_torchattacks() -> None:
-    peer = pytest.importorskip("torchattacks")
-    model, (x, y) = small_net().eval(), images()
-    threat = Threat("linf", 0.03)
-    ours = as_torchattack(BIM(steps=3), threat, model)
-    assert torch.equal(ours(x, y), BIM(steps=3)(model, x, y, threat))
-    several = peer.MultiAttack(
-        [as_torchattack(PGD(), threat, model, generator=seeded(1)), ours, peer.FGSM(model, 0.03)]
-    )
-    x_adv = several(x, y)
-    broken = (model(x_adv).argmax(1) != y).sum()
-    assert broken >= (model(ours(x, y)).argmax(1) != y).sum()
-    assert distance(x_adv, x, "linf").max() <= 0.03 + 1e-6
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_our_attacks_in_foolbox(norm: Norm) -> None:
-    peer = pytest.importorskip("foolbox")
-    model, (x, y) = small_net().eval(), images()
-    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
-    theirs = peer.PyTorchModel(model, bounds=(0, 1), device="cpu", preprocessing={"mean": mean, "std": std, "axis": -3})
-    ours = nn.Sequential(Normalize(tuple(mean.tolist()), tuple(std.tolist())), model)
-    epsilons = [0.0, RADII[norm] / 2, RADII[norm]]
-    for labels in (y, peer.criteria.Misclassification(y)):
-        raw, clipped, success = as_foolbox(BIM(steps=3), norm)(theirs, x, labels, epsilons=epsilons)
-        for eps, x_adv, same, broken in zip(epsilons, raw, clipped, success, strict=True):
-            expected = BIM(steps=3)(ours, x, y, Threat(norm, eps))
-            torch.testing.assert_close(x_adv, expected, rtol=0, atol=1e-5)
-            torch.testing.assert_close(same, x_adv, rtol=0, atol=1e-5)
-            assert torch.equal(broken, ours(x_adv).argmax(1) != y)
-    drawn = [as_foolbox(PGD(), generator=seeded(s))(theirs, x, y, epsilons=0.03)[0] for s in (1, 1, 2)]
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
-    plain = peer.criteria.Misclassification(y)
-    for criterion in (peer.criteria.TargetedMisclassification(y), plain & plain):
-        with pytest.raises(InputError, match="belongs to the attack"):
-            as_foolbox(PGD(), norm)(theirs, x, criterion, epsilons=0.03)
-    double = peer.PyTorchModel(copy.deepcopy(model).double(), bounds=(0, 1), device="cpu")
-    exact = as_foolbox(BIM(steps=3), norm)(double, x.double(), y, epsilons=RADII[norm])[0]
-    assert exact.dtype is torch.float64
-
-
-def test_our_attacks_in_art() -> None:
-    pytest.importorskip("art.attacks.evasion")
-    model, (x, y) = small_net().eval(), images()
-    threat = Threat("l2", 0.5)
-    wrapped = to_art(model, threat, (3, 8, 8), 4)
-    attack = as_art(BIM(steps=3), threat, wrapped)
-    expected = BIM(steps=3)(model, x, y, threat)
-    for labels in (y.numpy(), y.numpy()[:, None], np.eye(4, dtype=np.float32)[y.numpy()]):
-        assert torch.equal(torch.from_numpy(attack.generate(x.numpy(), labels)), expected)
-    assert torch.equal(torch.from_numpy(attack.generate(x.double().numpy(), y.numpy())), expected)
-    parts = as_art(BIM(steps=3), threat, wrapped, batch_size=2).generate(x.numpy(), y.numpy())
-    torch.testing.assert_close(torch.from_numpy(parts), expected, rtol=0, atol=1e-6)
-    predicted = model(x).argmax(1)
-    assert torch.equal(torch.from_numpy(attack.generate(x.numpy())), BIM(steps=3)(model, x, predicted, threat))
-    targeted = as_art(APGD(target=2), Threat("linf", 0.3), wrapped).generate(x.numpy(), predicted.numpy())
-    assert bool((model(torch.from_numpy(targeted)).argmax(1) == 2)[predicted != 2].all())
-
-
-def test_an_art_classifier_with_preprocessing_of_its_own_is_refused() -> None:
-    classification = pytest.importorskip("art.estimators.classification")
-    model, (x, y) = small_net().eval(), images()
-    wrapped = classification.PyTorchClassifier(
-        model, nn.CrossEntropyLoss(), (3, 8, 8), 4, clip_values=(0, 1), preprocessing=(0.5, 0.2), device_type="cpu"
-    )
-    with pytest.raises(InputError, match="into the network"):
-        as_art(BIM(), Threat(), wrapped).generate(x.numpy(), y.numpy())
-
-
-def test_a_fast_copy_stands_in_for_nothing_here() -> None:
-    """These attacks stop at the boundary: at that of a copy in bf16 the model itself would still be right."""
-    model, (x, y) = small_net(), images()
-    attack, threat = get_attack("foolbox:LinfDeepFoolAttack"), Threat("linf", 0.3)
-    found = [attack(each, x, y, threat, generator=seeded(1)) for each in (model, fast(model))]
-    assert torch.equal(*found)
