@@ -66,3 +66,9 @@ def test_a_folder_without_a_whole_result_is_refused(hardened, tmp_path):
 def test_load_model_reads_the_folder(hardened):
     images = torch.rand(3, 1, 12, 12)
     assert torch.allclose(load_model(hardened.folder)(images), hardened.model(images), atol=1e-5)
+
+
+def test_a_result_is_reported_as_a_page(hardened, tmp_path):
+    page = hardened.report(tmp_path / "page.html")
+    assert page == tmp_path / "page.html"
+    assert "small_cnn" in page.read_text()

@@ -121,7 +121,7 @@ def harden(
 def print_result(found: Hardened) -> None:
     """Print schedule, accuracies before and after, and the files; warnings go to stderr."""
     training = found.facts.training
-    typer.echo(f"{training.method['method']}: {training.reason}; augmentation {training.augment}")
+    typer.echo(f"{found.method}: {training.reason}; augmentation {training.augment}")
     print_accuracies(found.before, found.after)
     print_warnings(found.warnings)
     files = "weights, README.md (robustness card), results.json" + (", model.onnx" if found.onnx is not None else "")

@@ -67,9 +67,9 @@ class Hardened:
         return self.network.model
 
     @property
-    def method(self) -> Mapping[str, Any]:
-        """The training method and all its options."""
-        return self.facts.training.method
+    def method(self) -> str:
+        """The name of the training method; its options are in `facts.training.method`."""
+        return str(self.facts.training.method["method"])
 
     @property
     def warnings(self) -> list[str]:
@@ -98,7 +98,7 @@ class Hardened:
         facts: dict[str, Any] = {"threat": asdict(self.threat), "seed": self.facts.seed, "data": self.facts.digest}
         if not self.facts.training.kept_original:
             fallback = self.facts.training.fallback
-            facts |= {"method": dict(self.method)} | ({"fallback": fallback} if fallback else {})
+            facts |= {"method": dict(self.facts.training.method)} | ({"fallback": fallback} if fallback else {})
         self.network.save(folder, **facts, run=self.run, card=asdict(self.facts))
         if self.onnx is not None:
             write_bytes(folder / ONNX, self.onnx)
@@ -131,11 +131,11 @@ class Hardened:
         """Columns of the rows before and after, ready for `pandas.DataFrame`."""
         return table_of([*self])
 
-    def report(self, path: str | Path) -> Path:
-        """Write an HTML report to `path`; returns the path."""
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write an HTML page to `path`, by default `report.html` in the result's folder; returns the path."""
         from inoculate import write_report  # lies above this room
 
-        return Path(write_report(self, path))
+        return write_report(self, path)
 
     def _repr_html_(self) -> str:
         return html_of([*self], f"{self.facts.network} for {self.facts.dataset}, before and after hardening")
