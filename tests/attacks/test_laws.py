@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
-from attack_samples import CASES, DETERMINISTIC, IN_NORMS, RADII, images, linear_net, seeded, small_net
+from attack_samples import CASES, DETERMINISTIC, IN_NORMS, RADII, for_every, images, linear_net, seeded, small_net
 from torch import Tensor, nn
 
+from inoculate.attacks.base import Attack
 from inoculate.attacks.bim import BIM
 from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.gradients import value_and_input_grad
@@ -22,10 +23,8 @@ from inoculate.core.errors import InputError
 from inoculate.core.threat import Norm, Threat, distance
 from inoculate.models.acceleration.fast import fast
 
-every = pytest.mark.parametrize("name", CASES)
-in_norms = pytest.mark.parametrize(("name", "norm"), IN_NORMS)
-random_in_norms = pytest.mark.parametrize(("name", "norm"), [case for case in IN_NORMS if CASES[case[0]].random])
-norms = pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+RANDOM_IN_NORMS = [case for case in IN_NORMS if CASES[case[0]].random]
+NORMS: list[Norm] = ["linf", "l2", "l1"]
 
 
 def moved(name: str, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> bool:
@@ -43,14 +42,14 @@ def run(
     return CASES[name].attack(model, x, y, Threat(norm, RADII[norm] if eps is None else eps), generator=seeded(9))
 
 
-@in_norms
+@pytest.mark.smoke
+@for_every(IN_NORMS)
 def test_eps_zero_is_the_identity(name: str, norm: Norm) -> None:
     x, y = images()
     assert torch.equal(run(name, x, y, norm, eps=0.0), x)
 
 
-@in_norms
-@pytest.mark.parametrize("eps", [0.3, 1.0])
+@for_every(IN_NORMS, [0.3, 1.0])
 def test_the_result_lies_in_ball_and_range(name: str, norm: Norm, eps: float) -> None:
     x, y = images()
     x_adv = run(name, x, y, norm, eps=eps)
@@ -61,7 +60,8 @@ def test_the_result_lies_in_ball_and_range(name: str, norm: Norm, eps: float) ->
     assert moved(name, small_net(), x, y, x_adv)
 
 
-@in_norms
+@pytest.mark.smoke
+@for_every(IN_NORMS)
 def test_the_images_are_not_written_to(name: str, norm: Norm) -> None:
     x, y = images()
     before, labels = x.clone(), y.clone()
@@ -71,7 +71,7 @@ def test_the_images_are_not_written_to(name: str, norm: Norm) -> None:
     assert not torch.equal(x_adv, before)
 
 
-@in_norms
+@for_every(IN_NORMS)
 def test_the_order_of_the_batch_does_not_matter(name: str, norm: Norm) -> None:
     x, y = images(12)
     x, model = x.double(), small_net().double()
@@ -81,7 +81,7 @@ def test_the_order_of_the_batch_does_not_matter(name: str, norm: Norm) -> None:
     )
 
 
-@in_norms
+@for_every(IN_NORMS)
 def test_the_size_of_the_batch_does_not_matter(name: str, norm: Norm) -> None:
     x, y = images(5)
     x, model = x.double(), small_net().double()
@@ -89,8 +89,7 @@ def test_the_size_of_the_batch_does_not_matter(name: str, norm: Norm) -> None:
     torch.testing.assert_close(alone, run(name, x, y, norm, model=model), rtol=0, atol=1e-6)
 
 
-@in_norms
-@pytest.mark.parametrize(("channels", "size"), [(1, (8, 8)), (3, (6, 10)), (3, (9, 5))])
+@for_every(IN_NORMS, [(1, (8, 8)), (3, (6, 10)), (3, (9, 5))])
 def test_one_image_of_any_shape(name: str, norm: Norm, channels: int, size: tuple[int, int]) -> None:
     x, y = images(1, channels, size)
     x_adv = run(name, x, y, norm)
@@ -99,13 +98,13 @@ def test_one_image_of_any_shape(name: str, norm: Norm, channels: int, size: tupl
     assert moved(name, small_net(channels), x, y, x_adv)
 
 
-@in_norms
+@for_every(IN_NORMS)
 def test_no_image_at_all(name: str, norm: Norm) -> None:
     x, y = images(1)
     assert run(name, x[:0], y[:0], norm).shape == (0, *x.shape[1:])
 
 
-@in_norms
+@for_every(IN_NORMS)
 def test_two_classes(name: str, norm: Norm) -> None:
     x, y = images(classes=2)
     model = small_net(classes=2)
@@ -118,7 +117,7 @@ def test_two_classes(name: str, norm: Norm) -> None:
     assert bool(x_adv.isfinite().all())
 
 
-@in_norms
+@for_every(IN_NORMS)
 def test_double_precision_stays(name: str, norm: Norm) -> None:
     x, y = images()
     double = run(name, x.double(), y, norm, model=small_net().double())
@@ -130,9 +129,7 @@ def test_double_precision_stays(name: str, norm: Norm) -> None:
         assert (double - single).abs().gt(1e-3).float().mean() < 0.01
 
 
-@in_norms
-@pytest.mark.parametrize("of_images", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("of_model", [torch.bfloat16, torch.float32])
+@for_every(IN_NORMS, [torch.bfloat16, torch.float16, torch.float32], [torch.bfloat16, torch.float32])
 def test_half_precision_stays_in_the_ball(name: str, norm: Norm, of_images: torch.dtype, of_model: torch.dtype) -> None:
     x, y = images()
     x = x.to(of_images)
@@ -146,7 +143,7 @@ def test_half_precision_stays_in_the_ball(name: str, norm: Norm, of_images: torc
     assert torch.equal(run(name, x, y, norm, model=small_net().to(of_model), eps=0.0), x)
 
 
-@in_norms
+@for_every(IN_NORMS)
 def test_a_thousand_classes(name: str, norm: Norm) -> None:
     x, y = images(4, classes=1000)
     model = small_net(classes=1000)
@@ -157,8 +154,7 @@ def test_a_thousand_classes(name: str, norm: Norm) -> None:
     assert distance(x_adv, x, norm).max() <= RADII[norm] + 1e-6
 
 
-@in_norms
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@for_every(IN_NORMS, [torch.no_grad, torch.inference_mode])
 def test_callers_without_gradients_get_the_same(
     name: str, norm: Norm, mode: Callable[[], AbstractContextManager[None]]
 ) -> None:
@@ -171,7 +167,7 @@ def test_callers_without_gradients_get_the_same(
     torch.testing.assert_close(run(name, made_here, labels, norm, model=model), expected, rtol=0, atol=0)
 
 
-@every
+@for_every(CASES)
 def test_the_result_carries_no_graph(name: str) -> None:
     x, y = images()
     x_adv = run(name, x.requires_grad_(), y)
@@ -215,8 +211,7 @@ def prepared(training: str) -> nn.Sequential:
     return model
 
 
-@in_norms
-@pytest.mark.parametrize("training", ["train", "eval", "mixed"])
+@for_every(IN_NORMS, ["train", "eval", "mixed"])
 def test_model_and_random_state_are_untouched(name: str, norm: Norm, training: str) -> None:
     model, (x, y) = prepared(training), images()
     before = state(model)
@@ -225,8 +220,7 @@ def test_model_and_random_state_are_untouched(name: str, norm: Norm, training: s
     assert torch.equal(x_adv, run(name, x, y, norm, model=copy.deepcopy(model).eval()))  # crafted in eval mode
 
 
-@every
-@pytest.mark.parametrize("training", ["train", "mixed"])
+@for_every(CASES, ["train", "mixed"])
 def test_the_model_behind_a_fast_copy_is_judged_in_eval_mode(name: str, training: str) -> None:
     model, (x, y) = prepared(training), images()
     before = state(model)
@@ -235,8 +229,7 @@ def test_the_model_behind_a_fast_copy_is_judged_in_eval_mode(name: str, training
     assert torch.equal(x_adv, run(name, x, y, model=fast(copy.deepcopy(model).eval())))
 
 
-@every
-@pytest.mark.parametrize("at", [1, 2])
+@for_every(CASES, [1, 2])
 def test_model_and_random_state_are_untouched_after_an_exception(name: str, at: int) -> None:
     model, (x, y) = _Raises(prepared("mixed"), at), images()
     before = state(model)
@@ -250,7 +243,7 @@ def test_model_and_random_state_are_untouched_after_an_exception(name: str, at: 
     assert state(model) == before
 
 
-@random_in_norms
+@for_every(RANDOM_IN_NORMS)
 def test_the_generator_decides(name: str, norm: Norm) -> None:
     x, y = images(16)
     model, attack, threat = small_net(), CASES[name].attack, Threat(norm, RADII[norm])
@@ -259,7 +252,7 @@ def test_the_generator_decides(name: str, norm: Norm) -> None:
     assert not torch.equal(attack(model, x, y, threat, generator=seeded(2)), first)
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@for_every(DETERMINISTIC)
 def test_the_generator_is_left_alone_where_nothing_is_drawn(name: str) -> None:
     x, y = images()
     g = seeded(1)
@@ -268,7 +261,7 @@ def test_the_generator_is_left_alone_where_nothing_is_drawn(name: str) -> None:
     assert torch.equal(g.get_state(), before)
 
 
-@norms
+@for_every(NORMS)
 def test_fgsm_moves_every_image_that_has_a_gradient(norm: Norm) -> None:
     model, (x, y) = small_net(), images(64)
     x = 0.2 + 0.6 * x
@@ -290,7 +283,7 @@ def test_fgsm_leaves_an_image_without_gradient_alone() -> None:
     assert distance(FGSM(loss="margin")(net, x, y, Threat()), x, "linf").item() == pytest.approx(8 / 255)
 
 
-@in_norms
+@for_every(IN_NORMS)
 def test_the_attack_does_what_it_is_for(name: str, norm: Norm) -> None:
     """It raises the mean loss of the true class where the model is right: a wrong sign anywhere shows here."""
     model, (x, _) = small_net(), images(64)
@@ -300,9 +293,8 @@ def test_the_attack_does_what_it_is_for(name: str, norm: Norm) -> None:
         assert cross_entropy(model(x_adv), y).mean() > cross_entropy(model(x), y).mean()
 
 
-@every
-@pytest.mark.parametrize(
-    "spoil",
+@for_every(
+    CASES,
     [
         lambda x: x * 255,
         lambda x: x - 0.5,
@@ -311,7 +303,6 @@ def test_the_attack_does_what_it_is_for(name: str, norm: Norm) -> None:
         lambda x: x.masked_fill(x == x.max(), torch.nan),
         lambda x: x.masked_fill(x == x.max(), torch.inf),
     ],
-    ids=["0-255", "negative", "uint8", "int64", "nan", "inf"],
 )
 def test_images_that_are_none_are_refused_in_one_line(name: str, spoil: Callable[[Tensor], Tensor]) -> None:
     x, y = images()
@@ -320,8 +311,7 @@ def test_images_that_are_none_are_refused_in_one_line(name: str, spoil: Callable
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "options",
+@for_every(
     [
         (FGSM, {"loss": "hinge"}),
         (OneStepTarget, {"target": "likeliest"}),
@@ -332,10 +322,12 @@ def test_images_that_are_none_are_refused_in_one_line(name: str, spoil: Callable
         (PGD, {"steps": 2.5}),
         (PGD, {"step": -0.1}),
         (PGD, {"restarts": 0}),
-    ],
+    ]
 )
-def test_an_option_that_makes_no_attack_is_refused_in_one_line(options: tuple[type, dict[str, object]]) -> None:
-    (attack, values), (x, y) = options, images()
+def test_an_option_that_makes_no_attack_is_refused_in_one_line(
+    attack: Callable[..., Attack], values: dict[str, object]
+) -> None:
+    x, y = images()
     with pytest.raises(InputError) as caught:
         attack(**values)(small_net(), x, y, Threat())
     assert "\n" not in str(caught.value)
