@@ -44,6 +44,10 @@ _ROOMS = {
     "run_study": "study.run",
     "StudyRun": "study.result",
     "write_report": "report.write",
+    "Claim": "report.claims",
+    "claims": "report.claims",
+    "Table": "report.tables.table",
+    "paper_tables": "report.tables.paper",
 }
 __all__ = sorted(_ROOMS)
 
@@ -78,6 +82,10 @@ if TYPE_CHECKING:
     from inoculate.models.acceleration.fast import fast as fast
     from inoculate.models.build import build_model as build_model
     from inoculate.models.loading.load import load_model as load_model
+    from inoculate.report.claims import Claim as Claim
+    from inoculate.report.claims import claims as claims
+    from inoculate.report.tables.paper import paper_tables as paper_tables
+    from inoculate.report.tables.table import Table as Table
     from inoculate.report.write import write_report as write_report
     from inoculate.study.result import StudyRun as StudyRun
     from inoculate.study.run import run_study as run_study

@@ -108,3 +108,13 @@ def test_results_are_read_without_torch():
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_result_is_reported_as_tables_claims_and_a_page(finished, folder, tmp_path):
+    assert any("Table 1" in table.title for table in finished.tables)
+    assert {"b", "d"} <= {claim.letter for claim in finished.claims}
+    page = finished.report(tmp_path / "page.html")
+    assert page.read_text().startswith("<!doctype html>")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["page.html"]
+    assert StudyRun.load(folder).report() == folder / "report.html"
+    assert {"tables.md", "tables.csv", "tables.tex", "figures"} <= {path.name for path in folder.iterdir()}

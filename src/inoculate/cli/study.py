@@ -39,9 +39,8 @@ def study_run(
     from rich.console import Console
 
     from inoculate.cli.progress import Screen
-    from inoculate.report.write import write_report
     from inoculate.study.load import load_study
-    from inoculate.study.result import RESULTS
+    from inoculate.study.result import RESULTS, StudyRun
     from inoculate.study.run import run_study
 
     study, terminal = load_study(file), sys.stdout.isatty()
@@ -55,9 +54,9 @@ def study_run(
     except BaseException:  # Ctrl-C too: what has been measured is reported
         screen.close()
         if (folder / RESULTS).is_file():
-            write_report(folder)
+            StudyRun.load(folder).report()
         raise
-    page = write_report(folder)
+    page = run.report()
     _print(run, screen)
     screen.console.print(
         f"Results: {page} (open it in a browser), tables.md, results.json, figures/",
@@ -97,11 +96,8 @@ def study_list() -> None:
 
 def _print(run: StudyRun, screen: Screen) -> None:
     """Print the tables and what they say."""
-    from inoculate.report.claims import claims
-    from inoculate.report.tables.paper import paper_tables
-
-    screen.show(paper_tables(run.rows, run.surrogates))
-    for claim in claims(run.rows, run.records, run.surrogates, run.parameters):
+    screen.show(run.tables)
+    for claim in run.claims:
         screen.console.print(f"• {claim.sentence}", markup=False, highlight=False, soft_wrap=True)
     if not run.made:
         screen.console.print("Everything was already there: nothing was computed again.")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,13 @@ from inoculate.core.errors import InputError
 from inoculate.core.results import html_of, table_of
 from inoculate.core.row import Row
 
+if TYPE_CHECKING:
+    from inoculate import Claim, Table
+
 RESULTS, RECORDS = "results.json", "records.npz"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StudyRun:
     """What a study measured: a sequence of `Row`.
 
@@ -37,6 +40,9 @@ class StudyRun:
     manifest: Mapping[str, Any]
     explanations: tuple[Explained, ...] = ()
     folder: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"StudyRun({self.name!r}: {len(self.rows)} rows, {len(self.explanations)} explanations)"
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -103,12 +109,25 @@ class StudyRun:
         found = sorted((folder / EXPLANATIONS).glob(f"*/{FACTS}"))
         return StudyRun(rows, records, manifest, tuple(Explained.load(file.parent) for file in found), folder)
 
+    @property
+    def tables(self) -> list[Table]:
+        """The tables of the paper, and of the controls."""
+        from inoculate import paper_tables  # the report lies above the study
+
+        return paper_tables(self.rows, self.surrogates)
+
+    @property
+    def claims(self) -> list[Claim]:
+        """What the numbers say about the paper's claims, a verdict and a sentence each."""
+        from inoculate import claims
+
+        return claims(self.rows, self.records, self.surrogates, self.parameters)
+
     def report(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Write the report as one HTML page and return its path.
 
         By default the page is `report.html` in `folder`, which then also receives the tables and figures as files.
         """
-        from inoculate import write_report  # the report lies above the study
+        from inoculate import write_report
 
-        page: Path = write_report(self if path or not self.folder else self.folder, path)
-        return page
+        return write_report(self, Path(path) if path else None)
