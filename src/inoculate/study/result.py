@@ -89,8 +89,7 @@ class StudyRun:
         """Write results.json, records.npz, manifest.json and explanations/ into `folder`, in place of earlier ones."""
         folder = require_writable(Path(folder))
         write_rows(folder / RESULTS, self.rows)
-        if self.records:
-            write_records(folder / RECORDS, self.records)
+        write_records(folder / RECORDS, self.records)
         write_json(folder / MANIFEST, self.manifest)
         save_explanations(folder, self.explanations)
         return folder
@@ -130,4 +129,4 @@ class StudyRun:
         """
         from inoculate import write_report
 
-        return write_report(self, Path(path) if path else None)
+        return write_report(self, path)
