@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from inoculate.cli.methods import parse_options
 from inoculate.cli.options import (
-    MODEL,
-    OUTPUT,
-    TRAINING,
     Augment,
     BatchSize,
+    Budget,
     Data,
     DataRoot,
     Device,
@@ -25,6 +23,9 @@ from inoculate.cli.options import (
     MethodOptions,
     Norm,
     Normalize,
+    Onnx,
+    OptionalEpochs,
+    OptionalMethod,
     Out,
     Outputs,
     Pretrained,
@@ -32,6 +33,8 @@ from inoculate.cli.options import (
     Stem,
     Surrogates,
     Teacher,
+    TestImages,
+    TrainableModel,
     Weights,
     pick_device,
 )
@@ -42,38 +45,17 @@ if TYPE_CHECKING:
     from inoculate.core.row import Row
     from inoculate.hardening.result import Hardened
 
-Model = Annotated[
-    str,
-    typer.Option(
-        help="timm name or small_cnn, a trained folder, package.module:factory or file.py:factory.",
-        rich_help_panel=MODEL,
-    ),
-]
-Method = Annotated[
-    str | None, typer.Option(help="pgd_at, trades, mart, …; by default --budget chooses.", rich_help_panel=TRAINING)
-]
-Budget = Annotated[str, typer.Option(help="Training time: 90s, 30m or 1h30m.", rich_help_panel=TRAINING)]
-Epochs = Annotated[
-    int | None, typer.Option(min=1, help="Passes over the data, in place of a budget.", rich_help_panel=TRAINING)
-]
-TestImages = Annotated[
-    int, typer.Option(min=10, help="Test images that are attacked for the card.", rich_help_panel=OUTPUT)
-]
-Onnx = Annotated[
-    bool, typer.Option("--onnx", help="Write model.onnx and check it on adversarial images.", rich_help_panel=OUTPUT)
-]
-
 
 def harden(
-    model: Model,
+    model: TrainableModel,
     data: Data,
     out: Out,
     eps: Eps = "8/255",
     norm: Norm = "linf",
-    method: Method = None,
+    method: OptionalMethod = None,
     option: MethodOptions = None,
     budget: Budget = "10m",
-    epochs: Epochs = None,
+    epochs: OptionalEpochs = None,
     weights: Weights = None,
     pretrained: Pretrained = False,
     outputs: Outputs = "logits",

@@ -27,6 +27,9 @@ def _option(flag: str, topic: str, text: str, **settings: Any) -> Any:
 
 
 Model = Annotated[str, _option("--model", MODEL, MODEL_SPEC)]
+TrainableModel = Annotated[
+    str, _option("--model", MODEL, "timm name or small_cnn, a trained folder, package.module:factory, file.py:factory.")
+]
 Models = Annotated[list[str], _option("--model", MODEL, f"{MODEL_SPEC} Repeatable.")]
 Weights = Annotated[Path | None, _option("--weights", MODEL, "safetensors file or state dict to load into the model.")]
 Pretrained = Annotated[bool, _option("--pretrained/--no-pretrained", MODEL, "Download the pretrained weights.")]
@@ -70,6 +73,9 @@ OtherModels = Annotated[
 ]
 
 Method = Annotated[str, _option("--method", TRAINING, f"standard, {', '.join(METHOD_ARMS[:-1])} or {METHOD_ARMS[-1]}.")]
+OptionalMethod = Annotated[
+    str | None, _option("--method", TRAINING, "pgd_at, trades, mart, …; by default --budget chooses.")
+]
 MethodOptions = Annotated[
     list[str] | None,
     _option("--option", TRAINING, "An option of the method, such as steps=7, beta=6 or average=0.99. Repeatable."),
@@ -84,6 +90,10 @@ Fallback = Annotated[
     _option("--fallback", TRAINING, "Method to continue with, once, after an alarm: pgd_at. It may take longer."),
 ]
 Epochs = Annotated[int, _option("--epochs", TRAINING, "Passes over the training split.", min=1)]
+OptionalEpochs = Annotated[
+    int | None, _option("--epochs", TRAINING, "Passes over the training split, in place of a budget.", min=1)
+]
+Budget = Annotated[str, _option("--budget", TRAINING, "Training time: 90s, 30m or 1h30m.")]
 LearningRate = Annotated[float | None, _option("--lr", TRAINING, "Peak learning rate.", min=1e-9)]
 Augment = Annotated[str, _option("--augment", TRAINING, "Augmentation: none, digits, photos, shifts or auto.")]
 TrainingPrecision = Annotated[
@@ -97,6 +107,8 @@ Device = Annotated[str, _option("--device", RUN, "cpu, cuda, mps …; auto picks
 
 Out = Annotated[Path, _option("--out", OUTPUT, "Folder for the results.")]
 OptionalOut = Annotated[Path | None, _option("--out", OUTPUT, "Folder for the results and the page report.html.")]
+TestImages = Annotated[int, _option("--test-images", OUTPUT, "Test images that are attacked for the card.", min=10)]
+Onnx = Annotated[bool, _option("--onnx", OUTPUT, "Write model.onnx and check it on adversarial images.")]
 Json = Annotated[Path | None, _option("--json", OUTPUT, "Write the rows to this file.")]
 
 
