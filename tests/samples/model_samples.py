@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from inoculate.data.dataset import Dataset
 from inoculate.models.build import build_model
 
 
@@ -99,3 +100,35 @@ NETWORKS = {
 
 def batchnorms(model: nn.Module) -> int:
     return sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+
+
+class TutorialNet(nn.Module):
+    """As in a tutorial: BatchNorm, dropout, and feature maps flattened with `.view`; for 3×8×8 images and 4 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5)
+        self.head = nn.Linear(4 * 8 * 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(torch.relu(self.norm(self.conv(x))))
+        return self.head(x.view(x.size(0), -1))
+
+
+def tutorial_net() -> nn.Module:
+    """A `TutorialNet` with BatchNorm statistics, in eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = TutorialNet().train()
+        model(torch.rand(32, 3, 8, 8))
+    return model.eval()
+
+
+def tutorial_images(n: int = 6) -> Tensor:
+    return torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def small_data(channels: int = 3, size: int = 8, classes: Sequence[str] = "abcd") -> Dataset:
+    """A black image of each class."""
+    images = torch.zeros(len(classes), channels, size, size, dtype=torch.uint8)
+    return Dataset.from_tensors(images, torch.arange(len(classes)), classes=classes)

@@ -19,18 +19,14 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     Inside, autograd records even if the caller is under `no_grad` or `inference_mode`: attacks need input gradients.
     The model changes no input and returns logits (see `pure_calls`). fp32 means fp32: TF32, which rounds the inputs of
     convolutions to ten bits on a GPU, is off. A model in half precision takes fp32 images, because eps may be smaller
-    than what half precision resolves.
+    than what half precision resolves. A function that is not a module has nothing to freeze.
     """
-    with (
-        _eval_mode(model),
-        _no_parameter_gradients(model),
-        _images_cast(model),
-        pure_calls(model),
-        _without_tf32(),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-    ):
-        yield model
+    with _without_tf32(), torch.inference_mode(False), torch.enable_grad():
+        if not isinstance(model, nn.Module):
+            yield model
+            return
+        with _eval_mode(model), _no_parameter_gradients(model), _images_cast(model), pure_calls(model):
+            yield model
 
 
 @contextmanager
@@ -114,7 +110,7 @@ def dtype_for(model: nn.Module) -> torch.dtype:
 
 def device_of(model: nn.Module) -> torch.device:
     """The device of the model's parameters; the CPU for a model without any."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return next((parameter.device for parameter in _parameters(model)), torch.device("cpu"))
 
 
 def has_batchnorm(model: nn.Module) -> bool:
@@ -123,7 +119,11 @@ def has_batchnorm(model: nn.Module) -> bool:
 
 
 def _dtype_of(model: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return next((p.dtype for p in _parameters(model) if p.is_floating_point()), torch.float32)
+
+
+def _parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    return model.parameters() if isinstance(model, nn.Module) else iter(())
 
 
 def _is_training(module: nn.Module) -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.core.modes import frozen
+from inoculate.models.acceleration.compiling import eager, uncompiled
 
 
 def set_memory_format(model: nn.Module, image: Tensor) -> torch.memory_format:
@@ -27,8 +28,8 @@ def memory_format_for(model: nn.Module, image: Tensor) -> torch.memory_format:
     A network that flattens its feature maps with `.view` refuses it.
     """
     try:
-        with torch.no_grad():
-            model(image.contiguous(memory_format=torch.channels_last))
+        with eager(uncompiled(model)) as network, torch.no_grad():
+            network(image.contiguous(memory_format=torch.channels_last))
     except Exception as error:  # any other error will recur, and be reported, in the first pass that counts
         if "view size" in str(error):
             return torch.contiguous_format

@@ -31,15 +31,20 @@ class Reference:
             return
 
     def matches(self, copy: nn.Module, memory_format: torch.memory_format | None = None) -> bool:
-        """Whether `copy` gives the same logits, for images in this format, up to rounding; False where either raises."""
+        """Whether `copy` gives the same logits up to rounding, for images in this format.
+
+        False where either raises, or gives a logit that is not finite.
+        """
         if self.logits is None:
             return False
         try:
             found = _logits(copy, self.images, memory_format or torch.preserve_format)
         except Exception:  # a copy may refuse what its original takes
             return False
+        if found.shape != self.logits.shape or not self.logits.isfinite().all():
+            return False
         tolerance = TOLERANCE * float(self.logits.abs().max())
-        return found.shape == self.logits.shape and torch.allclose(self.logits, found, rtol=TOLERANCE, atol=tolerance)
+        return torch.allclose(self.logits, found, rtol=TOLERANCE, atol=tolerance)
 
 
 def _logits(model: nn.Module, images: Tensor, memory_format: torch.memory_format) -> Tensor:
