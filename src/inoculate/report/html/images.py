@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from inoculate.attribution.explanation import Explained
 from inoculate.report.fragility import by_model
+from inoculate.report.plots.style import page_color
 
 BUDGET = 4_500_000  # bytes of data URIs in one page
 ENLARGED = 10  # factor at which the perturbation is drawn
@@ -24,11 +25,12 @@ Pixels = NDArray[np.uint8]
 class AttackedImage:
     """One image attacked on one arm of a network.
 
-    `pictures`: alt text and data URI by what they show. `predictions`: by image, in words. `outcome`: `correct`,
+    `color`: of the arm, as CSS. `pictures`: alt text and data URI by what they show. `predictions`: by image, in words. `outcome`: `correct`,
     `fooled` or `misclassified clean`. `change`: of the attributions, from 0 (none) on; None where it is not defined.
     """
 
     arm: str
+    color: str
     pictures: Mapping[str, tuple[str, str]]
     predictions: Mapping[str, str]
     outcome: str
@@ -59,7 +61,7 @@ def _network(model: str, arms: Mapping[str, Explained]) -> list[ShownImage]:
     found = []
     for place, image in enumerate(first.facts["images"]):
         attacked = [
-            _attacked(arm, each, place)
+            _attacked(arm, page_color(list(arms), arm), each, place)
             for arm, each in arms.items()
             if place < len(each.facts["images"]) and each.facts["images"][place]["row"] == image["row"]
         ]
@@ -68,14 +70,14 @@ def _network(model: str, arms: Mapping[str, Explained]) -> list[ShownImage]:
     return found
 
 
-def _attacked(arm: str, explained: Explained, place: int) -> AttackedImage:
+def _attacked(arm: str, color: str, explained: Explained, place: int) -> AttackedImage:
     image, classes = explained.facts["images"][place], explained.facts["classes"]
     predictions = {
         name: prediction(image[name], classes) for name in ("clean", "adversarial", "replayed") if name in image
     }
     correct = {name: image[name]["predicted"] == image["label"] for name in ("clean", "adversarial")}
     outcome = "misclassified clean" if not correct["clean"] else "correct" if correct["adversarial"] else "fooled"
-    return AttackedImage(arm, _pictures(arm, explained, place), predictions, outcome, image["drift"])
+    return AttackedImage(arm, color, _pictures(arm, explained, place), predictions, outcome, image["drift"])
 
 
 def _pictures(arm: str, explained: Explained, place: int) -> dict[str, tuple[str, str]]:

@@ -16,7 +16,7 @@ from inoculate.report.html.images import BUDGET, ShownImage, shown_images
 from inoculate.report.plots.accuracy import accuracy_figures
 from inoculate.report.plots.attribution import stability_figures
 from inoculate.report.plots.fragility import fragility_figures
-from inoculate.report.plots.style import legend
+from inoculate.report.plots.style import LegendEntry, legend
 from inoculate.report.plots.svg import SvgFigure
 from inoculate.report.plots.tradeoff import tradeoff_figures
 from inoculate.report.plots.training import training_figures
@@ -36,7 +36,7 @@ class Attributions:
     """What explanations show of one dataset."""
 
     models: list[str]
-    arms: list[tuple[str, str]]
+    arms: list[LegendEntry]
     images: list[ShownImage]
     stability: list[SvgFigure]
     fragility: FigureGroups
@@ -52,7 +52,7 @@ class Section:
     headline: Headline
     claims: list[Claim]
     tables: list[Table]
-    legend: list[tuple[str, str]]
+    legend: list[LegendEntry]
     accuracy: FigureGroups
     tradeoffs: list[SvgFigure]
     transfers: list[Heatmap]

@@ -72,7 +72,7 @@ def _handles(results: Results, attack: str) -> list[Any]:
     from matplotlib.lines import Line2D
 
     arms = drawing_order(results.arms)[::-1]
-    handles = [Line2D([], [], label=label, **style_of(results.arms, arm)) for arm, label in legend(arms)]
+    handles = [Line2D([], [], label=each.label, **style_of(results.arms, each.arm)) for each in legend(arms)]
     if "pgd" in results.attacks and attack != "pgd":
         dotted: dict[str, Any] = {"color": "#444444", "marker": "o", "mfc": "white", "ls": ":", "lw": 1.2}
         sizes = sorted({row.n for row in results.rows if row.attack == "pgd"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 INK, RULE, GREY = "#1c1c1e", "#e4e4e4", "#8F8F8F"
 # The colours of Okabe and Ito, which colour-blind readers can tell apart; every arm has its own marker as well.
@@ -20,6 +20,7 @@ METHOD = _OTHERS[2]
 PAGE_COLORS = {str(style["color"]): f"var(--{arm})" for arm, style in _STYLES.items()} | {
     color: f"var(--spare-{number})" for number, color in enumerate(_OTHERS)
 }
+_STYLES["before"] = _STYLES["standard"]
 _LABELS = {
     "before": "before hardening",
     "standard": "standard training",
@@ -58,7 +59,20 @@ def drawing_order(arms: Sequence[str]) -> list[str]:
     return [arm for arm in arms if arm not in front] + front
 
 
-def legend(arms: Sequence[str]) -> list[tuple[str, str]]:
-    """Every arm shown, in the paper's order, with its label."""
-    order = [arm for arm in (*_LABELS, *arms) if arm in arms]
-    return [(arm, _LABELS.get(arm, arm)) for arm in dict.fromkeys(order)]
+def page_color(arms: Sequence[str], arm: str) -> str:
+    """The colour of an arm on the page, as CSS."""
+    return PAGE_COLORS[str(style_of(arms, arm)["color"])]
+
+
+class LegendEntry(NamedTuple):
+    """An arm with its label and its colour on the page."""
+
+    arm: str
+    label: str
+    color: str
+
+
+def legend(arms: Sequence[str]) -> list[LegendEntry]:
+    """Every arm shown, in the paper's order."""
+    order = dict.fromkeys(arm for arm in (*_LABELS, *arms) if arm in arms)
+    return [LegendEntry(arm, _LABELS.get(arm, arm), page_color(arms, arm)) for arm in order]

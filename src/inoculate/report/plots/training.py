@@ -11,7 +11,7 @@ from inoculate.report.formatting import percent
 from inoculate.report.plots.axes import percent_axis
 from inoculate.report.plots.style import drawing_order, style_of
 from inoculate.report.plots.svg import Caption, SvgFigure, draw
-from inoculate.report.results import natural_order
+from inoculate.report.results import arm_order, natural_order
 from inoculate.report.run import History
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def training_figures(
 
 
 def _plot(axes: Axes, lines: Mapping[str, History]) -> None:
-    for arm in drawing_order(list(lines)):
-        style = style_of(list(lines), arm)
+    arms = sorted(lines, key=arm_order)
+    for arm in drawing_order(arms):
+        style = style_of(arms, arm)
         dotted = {**style, "lw": 1.2, "ls": ":", "mfc": "white"}
         for key, look in (("val_accuracy", style), ("val_robust", dotted)):
             points = [(entry["update"], 100 * entry[key]) for entry in lines[arm] if key in entry]
