@@ -14,7 +14,7 @@ from PIL import Image
 import inoculate
 from inoculate import Dataset, InputError
 from inoculate.attribution.explanation import Amounts
-from inoculate.cli import _guarded, app
+from inoculate.cli import run
 from inoculate.cli.common import writable
 from inoculate.models.loading.checkpoints import ModelSpec, save_model
 
@@ -32,7 +32,7 @@ EVALUATE = ["evaluate", "--model", "test_resnet", "--data", "digits", "--limit",
 
 
 def call(*arguments):
-    return _guarded(lambda: app([str(a) for a in arguments], standalone_mode=False))
+    return run([str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")

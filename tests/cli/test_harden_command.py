@@ -6,7 +6,7 @@ import pytest
 
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.registry import ATTACKS
-from inoculate.cli import _guarded, app
+from inoculate.cli import run
 
 SMALL = ["--model", "small_cnn", "--data", "digits", "--image-size", "12", "--limit", "80", "--eps", "0.1"]
 QUICK = [*SMALL, "--test-images", "16", "--batch-size", "40", "--epochs", "1", "--method", "fgsm_rs"]
@@ -26,7 +26,7 @@ class Interrupt:
 
 
 def harden(*arguments):
-    return _guarded(lambda: app(["harden", *map(str, arguments)], standalone_mode=False))
+    return run(["harden", *map(str, arguments)])
 
 
 def refused(capsys, *arguments):

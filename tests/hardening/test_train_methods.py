@@ -8,7 +8,7 @@ from torch import nn
 
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.registry import ATTACKS
-from inoculate.cli import _guarded, app
+from inoculate.cli import run
 from inoculate.cli.evaluate import load_network
 from inoculate.cli.methods import helper_networks
 from inoculate.core.errors import InputError
@@ -26,7 +26,7 @@ METHOD = ["--method", "pgd_at", "--option", "steps=2", "--option", "average=0.9"
 
 
 def call(*arguments):
-    return _guarded(lambda: app([str(a) for a in arguments], standalone_mode=False))
+    return run([str(a) for a in arguments])
 
 
 def refused(capsys, *arguments):

@@ -1,6 +1,6 @@
 import pytest
 
-from inoculate.cli import _guarded, app
+from inoculate.cli import run
 from inoculate.core.errors import InputError
 from inoculate.training import trackers as tracking
 from inoculate.training.trackers import Tracker
@@ -22,7 +22,7 @@ def scalars(folder):
 
 def test_tensorboard_gets_what_the_history_says(tmp_path):
     pytest.importorskip("tensorboard")
-    assert _guarded(lambda: app([*TRAIN, "--out", str(tmp_path)], standalone_mode=False)) == 0
+    assert run([*TRAIN, "--out", str(tmp_path)]) == 0
     found = scalars(tmp_path / "logs")
     assert [step for step, _ in found["val_accuracy"]] == [5, 10]
     assert {"loss", "accuracy", "val_loss", "images_per_second"} <= set(found)
@@ -38,5 +38,5 @@ def test_unknown_and_missing_trackers_are_one_line(tmp_path, monkeypatch):
 
 def test_without_tensorboard_training_goes_on_untracked(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "installed", lambda name: False)
-    assert _guarded(lambda: app([*TRAIN, "--out", str(tmp_path)], standalone_mode=False)) == 0
+    assert run([*TRAIN, "--out", str(tmp_path)]) == 0
     assert not (tmp_path / "logs").exists()

@@ -42,7 +42,7 @@ Stem = Annotated[str, _option("--stem", MODEL, "First layer of a new network: im
 
 Data = Annotated[str, _option("--data", DATA, "mnist, cifar10, cats_vs_dogs, digits, a hub id owner/name or a folder.")]
 DataRoot = Annotated[
-    Path | None, _option("--data-root", DATA, "Folder searched for <name>/ before the hub.", envvar="INOCULATE_DATA")
+    Path | None, _option("--data-root", DATA, "Folder searched for NAME/ before the hub.", envvar="INOCULATE_DATA")
 ]
 Split = Annotated[str, _option("--split", DATA, "train, val, test or all.")]
 ImageSize = Annotated[int | None, _option("--image-size", DATA, "Side in pixels at which images are loaded.")]
