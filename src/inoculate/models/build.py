@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from inoculate.core.errors import InputError
+from inoculate.core.errors import InputError, one_line
 from inoculate.core.rng import seed_for
 from inoculate.models.acceleration.small_maps import use_small_map_convolutions
 from inoculate.models.normalize import IMAGENET_MEAN, IMAGENET_STD, MeanStd, normalized
@@ -48,7 +48,7 @@ def build_model(
         if stem == "small":
             _fit_small_stem(network, name)
     model = normalized(use_small_map_convolutions(network), *(normalize or _default_normalization(name, channels)))
-    _check(model, name, channels, image_size, classes)
+    _check_images(model, name, channels, image_size, classes)
     return model
 
 
@@ -77,7 +77,7 @@ def check_name(name: str) -> None:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Number of trainable scalars."""
+    """Number of scalars in all parameters."""
     return sum(p.numel() for p in model.parameters())
 
 
@@ -92,24 +92,25 @@ def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]
 
 
 def _fit_small_stem(network: nn.Module, name: str) -> None:
-    conv, pool = getattr(network, "conv1", None), getattr(network, "maxpool", None)
-    if not isinstance(conv, nn.Conv2d) or pool is None:
+    layers = dict(network.named_children())
+    conv = layers.get("conv1")
+    if not isinstance(conv, nn.Conv2d) or "maxpool" not in layers:
         raise InputError(f"stem 'small' fits ResNets, not '{name}': use stem: imagenet")
     network.conv1 = nn.Conv2d(conv.in_channels, conv.out_channels, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()
 
 
-def _check(model: nn.Module, name: str, channels: int, image_size: int, classes: int) -> None:
-    """One image through the network: a size it cannot take is found now, not after an hour."""
+def _check_images(model: nn.Module, name: str, channels: int, image_size: int, classes: int) -> None:
+    """Run the network on one image, so that a size that it cannot take is found at once."""
     training = model.training
     try:
         with torch.no_grad():
             out = model.eval()(torch.zeros(1, channels, image_size, image_size))
     except (RuntimeError, ValueError, AssertionError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"network '{name}' does not take {image_size}×{image_size} images ({first}): choose another image_size"
+            f"network '{name}' does not take {image_size}×{image_size} images ({one_line(error)}): "
+            "choose another image_size"
         ) from error
     finally:
         model.train(training)
