@@ -21,6 +21,11 @@ def print_note(message: str) -> None:
     typer.echo(f"note: {message}", err=True)
 
 
+def print_line(console: Console, text: str) -> None:
+    """Print text as it is, without markup and without breaking the line."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_table(
     console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str, note: str = ""
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inoculate.cli.options import DataRoot, Device, Limit, pick_device
+from inoculate.cli.output import print_line
 
 if TYPE_CHECKING:
     from inoculate.cli.progress import Screen
@@ -58,12 +59,7 @@ def study_run(
         raise
     page = run.report()
     _print(run, screen)
-    screen.console.print(
-        f"Results: {page} (open it in a browser), tables.md, results.json, figures/",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    print_line(screen.console, f"Results: {page} (open it in a browser), tables.md, results.json, figures/")
 
 
 @app.command("plan")
@@ -98,6 +94,6 @@ def _print(run: StudyRun, screen: Screen) -> None:
     """Print the tables and what they say."""
     screen.show(run.tables)
     for claim in run.claims:
-        screen.console.print(f"• {claim.sentence}", markup=False, highlight=False, soft_wrap=True)
+        print_line(screen.console, f"• {claim.sentence}")
     if not run.made:
         screen.console.print("Everything was already there: nothing was computed again.")
