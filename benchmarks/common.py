@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import timm
@@ -13,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate import PGD, Threat
+from inoculate import PGD, Dataset, Threat
+from inoculate.attacks.base import Attack
 from inoculate.core.errors import InputError
+from inoculate.evaluation.engine import Settings, measure_attack, measure_clean
+from inoculate.models.classifier import Precision, prepare
 from inoculate.models.normalize import Normalize
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
@@ -24,6 +27,22 @@ DEVICE = "cuda" if "cuda" in sys.argv else "cpu"
 def numbers() -> list[int]:
     """The numbers of the command line, without the word that says where to run."""
     return [int(word) for word in sys.argv[1:] if word not in ("cpu", "cuda")]
+
+
+def white_box(
+    model: nn.Module,
+    data: Dataset,
+    attack: Attack,
+    threats: Sequence[Threat],
+    batch_size: int,
+    precision: Precision = "fast",
+) -> list[float]:
+    """White-box accuracies, one per threat: what `evaluate` does, without its inspection of the model."""
+    settings = Settings(batch_size)
+    classifier = prepare(model, data, precision=precision)
+    clean = measure_clean(classifier, data, settings).right
+    results = measure_attack(classifier, data, attack, threats, clean, settings)
+    return [float(result.right.float().mean()) for result in results]
 
 
 def launch(main: Callable[[], None]) -> None:

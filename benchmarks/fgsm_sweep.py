@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.common import DEVICE, interleaved, numbers, report, seeded_images, trained_resnet18
-from inoculate import FGSM, Dataset, Threat, evaluate, fast, sweep
+from benchmarks.common import DEVICE, interleaved, numbers, report, seeded_images, trained_resnet18, white_box
+from inoculate import FGSM, Dataset, Threat, fast, sweep
+from inoculate.models.classifier import Precision
 
 EPSILONS = (0.01, 0.02, 0.03)
 COUNT, BATCH = (512, 128) if DEVICE == "cpu" else (16384, 1024)
@@ -26,10 +27,8 @@ def main(repeats: int = 5) -> None:
     split = Dataset.from_tensors(images, labels, classes=[str(i) for i in range(10)])
     batches = list(zip(x.split(BATCH), labels.to(DEVICE).split(BATCH), strict=True))
 
-    def ours(precision: str) -> Accuracies:
-        threats = [Threat("linf", eps) for eps in EPSILONS]
-        rows = evaluate(model, split, {"fgsm": FGSM()}, threats, BATCH, precision=precision)  # type: ignore[arg-type]
-        return [row.accuracy for row in rows if row.attack == "fgsm"]
+    def ours(precision: Precision) -> Accuracies:
+        return white_box(model, split, FGSM(), [Threat("linf", eps) for eps in EPSILONS], BATCH, precision)
 
     def swept() -> Accuracies:
         """Without the pass over the clean images that `evaluate` adds: what the peers do, and no more."""

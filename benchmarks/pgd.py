@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import DEVICE, interleaved, numbers, report, seeded_images, trained_resnet18
-from inoculate import PGD, Dataset, Threat, evaluate, fast
+from benchmarks.common import DEVICE, interleaved, numbers, report, seeded_images, trained_resnet18, white_box
+from inoculate import PGD, Dataset, Threat, fast
+from inoculate.models.classifier import Precision
 
 COUNT, BATCH = (256, 128) if DEVICE == "cpu" else (8192, 1024)
 EPS = 8 / 255
@@ -26,8 +27,8 @@ def main(steps: int = 10, repeats: int = 3) -> None:
     batches = list(zip(x_all.split(BATCH), y_all.split(BATCH), strict=True))
     attack = PGD(steps=steps)
 
-    def ours(precision: str) -> float:
-        return evaluate(model, split, {"pgd": attack}, [Threat("linf", EPS)], BATCH, precision=precision)[1].accuracy  # type: ignore[arg-type]
+    def ours(precision: Precision) -> float:
+        return white_box(model, split, attack, [Threat("linf", EPS)], BATCH, precision)[0]
 
     def judged(craft: Callable[[Tensor, Tensor], Tensor]) -> float:
         right = 0

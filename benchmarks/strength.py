@@ -18,11 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import launch, machine
-from inoculate import Dataset, Threat, evaluate, load_data
-from inoculate.attacks.registry import get_attack
+from inoculate import Dataset, EvaluationOptions, Threat, evaluate, load_data
 from inoculate.core.pixels import to_float
 from inoculate.core.threat import parse_eps
-from inoculate.evaluation.per_sample import Verdict
 from inoculate.models.loading.checkpoints import read_description
 from inoculate.models.loading.load import load_model
 
@@ -32,9 +30,9 @@ BATCH = 250
 
 def ours(model: nn.Module, split: Dataset, threat: Threat, attack: str, seed: int) -> Tensor:
     """Which images (N, bool) stand under our attack."""
-    records: dict[str, Verdict] = {}
-    rows = evaluate(model, split, {attack: get_attack(attack)}, [threat], BATCH, seed, records=records)
-    return records[rows[1].key].right
+    options = EvaluationOptions(checks=False)
+    found = evaluate(model, split, [attack], [threat], batch_size=BATCH, seed=seed, options=options)
+    return found.per_image[found[1]].right
 
 
 def port(model: nn.Module, split: Dataset, threat: Threat, attack: str, seed: int) -> Tensor:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.common import launch, machine
-from inoculate import PGD, Dataset, Threat, evaluate, load_data
+from inoculate import PGD, Dataset, EvaluationOptions, Threat, evaluate, load_data
 from inoculate.core.pixels import to_float
 from inoculate.models.loading.checkpoints import ModelSpec
 from inoculate.training.methods.registry import get_method
@@ -81,7 +81,8 @@ def main() -> None:
             began = time.perf_counter()
             {"ours": ours, "plain": plain}[name](model, train, recipe, seed)
             seconds = time.perf_counter() - began
-            rows = evaluate(model.eval(), test, {"pgd": PGD(steps=20, step=0.125)}, [THREAT], precision="exact")
+            options = EvaluationOptions("exact", checks=False)
+            rows = evaluate(model.eval(), test, {"pgd": PGD(steps=20, step=0.125)}, [THREAT], options=options)
             print(
                 f"  seed {seed} {name:5} {seconds:6.0f} s   clean {rows[0].accuracy:.1%}   "
                 f"PGD-20 {rows[1].accuracy:.1%} of {rows[1].n}",

@@ -29,9 +29,19 @@ _ROOMS = {
     "AdvSet": "attacks.craft",
     "fast": "models.acceleration.fast",
     "evaluate": "evaluation.evaluate",
+    "EvaluationOptions": "evaluation.evaluate",
+    "Evaluation": "evaluation.result",
+    "Check": "evaluation.checks",
+    "PerSampleResult": "evaluation.per_sample",
     "minimal_eps": "evaluation.evaluate",
-    "transfer_matrix": "evaluation.transfer",
-    "trust_panel": "evaluation.checks",
+    "transfer": "evaluation.transfer",
+    "TransferOptions": "evaluation.transfer",
+    "TransferMatrix": "evaluation.result",
+    "save_images": "evaluation.records",
+    "write_records": "evaluation.records",
+    "explain": "attribution.explain",
+    "ExplainOptions": "attribution.explain",
+    "Amounts": "attribution.explanation",
     "Row": "core.row",
     "load_data": "data.load",
     "Dataset": "data.dataset",
@@ -67,15 +77,25 @@ if TYPE_CHECKING:
     from inoculate.attacks.pgd import PGD as PGD
     from inoculate.attacks.square import Square as Square
     from inoculate.attacks.sweep import sweep as sweep
+    from inoculate.attribution.explain import ExplainOptions as ExplainOptions
+    from inoculate.attribution.explain import explain as explain
+    from inoculate.attribution.explanation import Amounts as Amounts
     from inoculate.core.errors import InputError as InputError
     from inoculate.core.row import Row as Row
     from inoculate.core.threat import Threat as Threat
     from inoculate.data.dataset import Dataset as Dataset
     from inoculate.data.load import load_data as load_data
-    from inoculate.evaluation.checks import trust_panel as trust_panel
+    from inoculate.evaluation.checks import Check as Check
+    from inoculate.evaluation.evaluate import EvaluationOptions as EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as evaluate
     from inoculate.evaluation.evaluate import minimal_eps as minimal_eps
-    from inoculate.evaluation.transfer import transfer_matrix as transfer_matrix
+    from inoculate.evaluation.per_sample import PerSampleResult as PerSampleResult
+    from inoculate.evaluation.records import save_images as save_images
+    from inoculate.evaluation.records import write_records as write_records
+    from inoculate.evaluation.result import Evaluation as Evaluation
+    from inoculate.evaluation.result import TransferMatrix as TransferMatrix
+    from inoculate.evaluation.transfer import TransferOptions as TransferOptions
+    from inoculate.evaluation.transfer import transfer as transfer
     from inoculate.hardening.harden import harden as harden
     from inoculate.hardening.options import HardeningOptions as HardeningOptions
     from inoculate.hardening.result import Hardened as Hardened

@@ -10,12 +10,14 @@ from digits_samples import trained_digits
 from torch import nn
 
 from inoculate.attacks.fgsm import FGSM
-from inoculate.attribution.explain import choose, explain, fragility
-from inoculate.attribution.explanation import ARRAYS, FACTS, Amounts, Explained
+from inoculate.attribution.explain import ExplainOptions, choose_images, explain
+from inoculate.attribution.explanation import ARRAYS, FACTS, Amounts, Explanation
+from inoculate.attribution.fragility import fragility
 from inoculate.core.errors import InputError
 from inoculate.core.pixels import to_float
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
+from inoculate.models.classifier import prepare
 
 FEW = Amounts(images=3, drift=6, fragility=8, steps=4, search=20)
 
@@ -23,15 +25,19 @@ FEW = Amounts(images=3, drift=6, fragility=8, steps=4, search=20)
 @pytest.fixture(scope="module")
 def digits():
     model, split = trained_digits()
-    return model, split, explain(model, split, FGSM(), Threat("linf", 0.1), FEW, name="cnn", attack_name="fgsm")
+    return (
+        model,
+        split,
+        explain(model, split, FGSM(), Threat("linf", 0.1), amounts=FEW, options=ExplainOptions(name="cnn")),
+    )
 
 
 def test_one_image_of_each_class_then_a_second():
     split = Dataset.from_tensors(torch.zeros(7, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 1, 2, 1, 2, 0]))
     right = torch.tensor([True, True, False, True, True, True, True])
-    assert choose(split, right, 2) == [0, 3]
-    assert choose(split, right, 4) == [0, 3, 4, 1]
-    assert choose(split, right, 99) == [0, 3, 4, 1, 5, 6]
+    assert choose_images(split, right, 2) == [0, 3]
+    assert choose_images(split, right, 4) == [0, 3, 4, 1]
+    assert choose_images(split, right, 99) == [0, 3, 4, 1, 5, 6]
 
 
 def test_what_is_shown_can_be_checked_on_the_model(digits):
@@ -55,11 +61,11 @@ def test_what_is_shown_can_be_checked_on_the_model(digits):
 
 def test_drift_is_nothing_without_an_attack_and_more_with_a_larger_one():
     model, split = trained_digits()
-    still = explain(model, split, FGSM(), Threat("linf", 0.0), FEW).facts["drift"]
+    still = explain(model, split, FGSM(), Threat("linf", 0.0), amounts=FEW).facts["drift"]
     assert still["attack"] == still["noise"] == [0.0] * 6
     assert not any(still["fooled"])
     means = [
-        np.mean(explain(model, split, FGSM(), Threat("linf", eps), FEW).facts["drift"]["attack"])
+        np.mean(explain(model, split, FGSM(), Threat("linf", eps), amounts=FEW).facts["drift"]["attack"])
         for eps in (0.02, 0.1, 0.3)
     ]
     assert 0 < means[0] < means[1] < means[2] <= 2
@@ -69,7 +75,7 @@ def test_the_same_again_and_nothing_left_behind(digits):
     model, split, found = digits
     before = [(p.requires_grad, p.grad) for p in model.parameters()], [m.training for m in model.modules()]
     state = torch.random.get_rng_state()
-    again = explain(model, split, FGSM(), Threat("linf", 0.1), FEW, name="cnn", attack_name="fgsm")
+    again = explain(model, split, FGSM(), Threat("linf", 0.1), amounts=FEW, options=ExplainOptions(name="cnn"))
     assert again.facts == found.facts
     assert all(np.array_equal(again.arrays[name], found.arrays[name]) for name in found.arrays)
     assert ([(p.requires_grad, p.grad) for p in model.parameters()], [m.training for m in model.modules()]) == before
@@ -79,11 +85,13 @@ def test_the_same_again_and_nothing_left_behind(digits):
 
 def test_a_hardened_network_also_judges_what_was_crafted_before():
     model, split = trained_digits()
-    found = explain(model, split, FGSM(), Threat("linf", 0.1), FEW, before=model, shown=[5, 1])
+    found = explain(
+        model, split, "fgsm", Threat("linf", 0.1), amounts=FEW, before=model, options=ExplainOptions(shown=[5, 1])
+    )
     assert [image["row"] for image in found.facts["images"]] == [5, 1]
     for image in found.facts["images"]:
         assert image["replayed"] == image["adversarial"]  # the same network crafted both
-    alone = explain(model, split, FGSM(), Threat("linf", 0.1), FEW, shown=[5, 1])
+    alone = explain(model, split, FGSM(), Threat("linf", 0.1), amounts=FEW, options=ExplainOptions(shown=[5, 1]))
     assert "replayed" not in alone.facts["images"][0]
 
 
@@ -97,7 +105,7 @@ def test_on_a_linear_model_the_estimate_is_exact_and_the_search_finds_it(norm, d
     with torch.no_grad():
         logits = model(to_float(images))
     split = Dataset.from_tensors(images, logits.argmax(dim=1))
-    found = fragility(model, split, norm, search=100)
+    found = fragility(prepare(model, split), split, norm, search=100)
     way = model[1].weight.data[0] - model[1].weight.data[1]
     lead = (logits[:, 0] - logits[:, 1]).abs()
     distance = lead / way.norm(p=dual)
@@ -114,7 +122,7 @@ def test_on_a_linear_model_the_estimate_is_exact_and_the_search_finds_it(norm, d
 def test_an_image_that_is_wrong_breaks_at_nothing():
     model, split = trained_digits()
     wrong = Dataset.from_tensors(split.images[:6], (split.labels[:6] + 1) % 10, [str(i) for i in range(10)])
-    found = fragility(model, wrong, search=5)
+    found = fragility(prepare(model, wrong), wrong, search=5)
     assert found["measured"] == [0.0] * 6
     assert max(found["margin"]) < 0
 
@@ -122,7 +130,7 @@ def test_an_image_that_is_wrong_breaks_at_nothing():
 def test_explanations_come_back_as_they_were(digits, tmp_path):
     _, _, found = digits
     found.save(tmp_path)
-    back = Explained.load(tmp_path)
+    back = Explanation.load(tmp_path)
     assert dict(back.facts) == json.loads(json.dumps({"format": 1, **found.facts}))
     assert back.arrays.keys() == found.arrays.keys()
     assert all(np.array_equal(back.arrays[name], found.arrays[name]) for name in found.arrays)
@@ -136,7 +144,7 @@ def test_damaged_explanations_are_one_line(digits, tmp_path, file, content):
     digits[2].save(tmp_path)
     (tmp_path / file).write_bytes(content)
     with pytest.raises(InputError, match=file) as caught:
-        Explained.load(tmp_path)
+        Explanation.load(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -144,10 +152,10 @@ def test_arrays_of_other_images_are_refused(digits, tmp_path):
     digits[2].save(tmp_path)
     np.savez(tmp_path / ARRAYS, clean=np.zeros((1, 8, 8, 1), np.uint8), perturbation=np.zeros((1, 8, 8, 1), np.int8))
     with pytest.raises(InputError, match="does not fit"):
-        Explained.load(tmp_path)
+        Explanation.load(tmp_path)
     np.savez(tmp_path / ARRAYS, clean=np.array([{}], dtype=object))
     with pytest.raises(InputError, match="cannot be read"):
-        Explained.load(tmp_path)
+        Explanation.load(tmp_path)
 
 
 def test_a_model_without_gradients_says_so():
@@ -157,4 +165,4 @@ def test_a_model_without_gradients_says_so():
 
     _, split = trained_digits()
     with pytest.raises(InputError, match="gradient"):
-        explain(Stuck(), split, FGSM(), Threat("linf", 0.1), FEW)
+        explain(Stuck(), split, FGSM(), Threat("linf", 0.1), amounts=FEW)

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 import inoculate
 from inoculate import Dataset, InputError
+from inoculate.attribution import explain as explaining
 from inoculate.attribution.explanation import Amounts
 from inoculate.cli import run
 from inoculate.cli.common import writable
@@ -84,8 +86,8 @@ def refused(capsys, *arguments):
         (["--limit", "-3"], "--limit"),
         (["--batch-size", "0"], "--batch-size"),
         (["--seed", "-1"], "--seed"),
-        (["--precision", "half"], "fast or exact"),
-        (["--split", "tests"], "train, val, test, all"),
+        (["--precision", "half"], "fast, exact"),
+        (["--split", "tests"], "did you mean 'test'"),
         (["--model", "resnet81"], "did you mean 'resnet"),
         (["--model", "no.such.package:factory"], "cannot be imported"),
         (["--model", "nowhere.py:factory"], "is not there"),
@@ -263,9 +265,8 @@ def test_own_model_file_and_own_pictures(capsys, tmp_path):
 
 def test_evaluate_leaves_a_report(capsys, tmp_path, trained, monkeypatch):
     out = tmp_path / "out"
-    monkeypatch.setattr(
-        "inoculate.attribution.explain.Amounts", lambda: Amounts(images=2, drift=4, fragility=6, steps=4, search=4)
-    )
+    few = Amounts(images=2, drift=4, fragility=6, steps=4, search=4)
+    monkeypatch.setattr(explaining, "explain", partial(explaining.explain, amounts=few))
     quick = ["--model", trained, "--attack", "fgsm", "--eps", "0.05", "--batch-size", "64"]
     assert call(*EVALUATE, *quick, "--out", out) == 0
     assert "report.html" in capsys.readouterr().out
@@ -273,12 +274,12 @@ def test_evaluate_leaves_a_report(capsys, tmp_path, trained, monkeypatch):
     for part in ("Accuracy, %", ">Checks<", "Attacked images", "Margin and gradient norm"):
         assert part in html
     assert {path.name for path in out.iterdir()} == {
-        *("results.json", "records.npz", "tables.md", "tables.csv", "tables.tex", "checks.json"),
-        *("explanations", "figures", "report.html"),
+        *("results.json", "records.npz", "per_image.npz", "evaluation.json", "checks.json"),
+        *("tables.md", "tables.csv", "tables.tex", "explanations", "figures", "report.html"),
     }
     assert call("report", out) == 0
     assert (out / "report.html").read_text() == html
-    assert call(*EVALUATE, *quick, "--out", out, "--no-explain", "--no-trust") == 0
+    assert call(*EVALUATE, *quick, "--out", out, "--no-explain", "--no-checks") == 0
     html = (out / "report.html").read_text()
     assert "Attacked images" not in html
     assert ">Checks<" not in html
@@ -286,7 +287,7 @@ def test_evaluate_leaves_a_report(capsys, tmp_path, trained, monkeypatch):
 
 def test_a_report_of_a_file_of_rows(capsys, tmp_path, trained):
     rows, page = tmp_path / "rows.json", tmp_path / "pages" / "page.html"
-    assert call(*EVALUATE, "--model", trained, "--attack", "fgsm", "--no-trust", "--json", rows) == 0
+    assert call(*EVALUATE, "--model", trained, "--attack", "fgsm", "--no-checks", "--json", rows) == 0
     assert call("report", rows) == 0
     assert call("report", rows, "--out", page, "--figures", tmp_path / "figures") == 0
     assert page.read_text() == (tmp_path / "rows.html").read_text()
@@ -302,7 +303,7 @@ def test_a_report_on_a_model_without_gradients_explains_nothing(capsys, tmp_path
         "    def forward(self, x): return torch.arange(10.0).repeat(len(x), 1)\n"
         "def net(): return Net()\n"
     )
-    arguments = [*EVALUATE, "--model", f"{tmp_path}/mine.py:net", "--attack", "square", "--no-trust"]
+    arguments = [*EVALUATE, "--model", f"{tmp_path}/mine.py:net", "--attack", "square", "--no-checks"]
     assert call(*arguments, "--out", tmp_path / "out") == 0
     assert "explains nothing" in capsys.readouterr().err
     assert "Attacked images" not in (tmp_path / "out" / "report.html").read_text()
@@ -350,7 +351,7 @@ def test_transfer_writes_its_rows_and_tells_long_names_apart(capsys, tmp_path, t
     said = capsys.readouterr().out
     assert f"A = {trained}" in said.replace("\n", "")
     assert f"B = {other}" in said.replace("\n", "")
-    assert "judged on B" in said
+    assert "evaluated on B" in said
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert {(row["model"], row["protocol"]) for row in rows if row["eps"] == 0.02} == {
         (str(trained), "white-box"),

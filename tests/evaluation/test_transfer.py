@@ -1,14 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from evaluation_samples import NotANumber, measured
 from torch import Tensor, nn
 
+from inoculate.attacks.base import Attack
 from inoculate.attacks.bim import BIM
 from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.mifgsm import MIFGSM
@@ -18,18 +21,11 @@ from inoculate.core.pixels import to_float
 from inoculate.core.row import Row
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.evaluate import evaluate
-from inoculate.evaluation.transfer import transfer_matrix
+from inoculate.evaluation.engine import Settings, measure_transfer
+from inoculate.evaluation.transfer import TransferOptions, transfer
+from inoculate.models.classifier import prepare
 
 EPSILONS = (0.05, 0.0, 0.1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +58,22 @@ def models(split: Dataset) -> dict[str, nn.Module]:
     return {"small": trained(split, 8, 0), "large": trained(split, 24, 1).eval(), "other": trained(split, 8, 2)}
 
 
+def crossed(
+    models: Mapping[str, nn.Module],
+    split: Dataset,
+    attack: Attack,
+    epsilons: Sequence[float] = EPSILONS,
+    *,
+    batch_size: int = 256,
+    **options: Any,
+) -> list[Row]:
+    """The rows of `transfer`; `seed` and `progress` go to it, all else are its options."""
+    direct = {name: options.pop(name) for name in ("seed", "progress") if name in options}
+    threats = [Threat("linf", eps) for eps in epsilons]
+    chosen = TransferOptions(**options)
+    return transfer(models, split, attack, threats, batch_size=batch_size, options=chosen, **direct).rows
+
+
 def table(rows: list[Row]) -> dict[tuple[str, str, str, float], int]:
     found = {(r.model, r.attack, r.protocol, r.eps): r.correct for r in rows}
     assert len(found) == len(rows)
@@ -69,7 +81,7 @@ def table(rows: list[Row]) -> dict[tuple[str, str, str, float], int]:
 
 
 def test_a_row_for_every_pair_and_eps(models: dict[str, nn.Module], split: Dataset) -> None:
-    rows = transfer_matrix(models, split, FGSM(), Threat(), EPSILONS, seed=3, arm="augmented", batch_size=128)
+    rows = crossed(models, split, FGSM(), seed=3, arm="augmented", batch_size=128)
     assert [(r.model, r.attack, r.protocol, r.eps) for r in rows[:3]] == [
         (name, "none", "white-box", 0.0) for name in models
     ]
@@ -84,7 +96,7 @@ def test_a_row_for_every_pair_and_eps(models: dict[str, nn.Module], split: Datas
 
 def test_equals_a_count_by_hand(models: dict[str, nn.Module], split: Dataset) -> None:
     """Every image is attacked; an error on the clean image is one under attack, whatever the example does."""
-    got = table(transfer_matrix(models, split, FGSM(), Threat(), EPSILONS, precision="exact", batch_size=77))
+    got = table(crossed(models, split, FGSM(), precision="exact", batch_size=77))
     nets = {name: model.eval() for name, model in models.items()}
     for source, eps in product(nets, EPSILONS):
         x = to_float(split.images).requires_grad_()
@@ -96,17 +108,18 @@ def test_equals_a_count_by_hand(models: dict[str, nn.Module], split: Dataset) ->
             assert abs(got[target, "fgsm", protocol, eps] - int(right.sum())) <= 1
 
 
-@pytest.mark.parametrize("attack", [FGSM(), BIM(steps=3), PGD(steps=2)], ids=["fgsm", "bim", "pgd"])
-@pytest.mark.parametrize("precision", ["exact", "fast"])
-def test_the_diagonal_is_evaluates_white_box(
-    models: dict[str, nn.Module], split: Dataset, attack: FGSM | BIM | PGD, precision: str
-) -> None:
+def test_the_diagonal_is_evaluates_white_box(models: dict[str, nn.Module], split: Dataset) -> None:
     """To within a tie: `evaluate` attacks other batches, and with `fast` may stop early where an image is broken."""
+    for attack, precision in product((FGSM(), BIM(steps=3), PGD(steps=2)), ("exact", "fast")):
+        check_diagonal(models, split, attack, precision)
+
+
+def check_diagonal(models: dict[str, nn.Module], split: Dataset, attack: Attack, precision: str) -> None:
     key = type(attack).__name__.lower()
-    got = table(transfer_matrix(models, split, attack, Threat(), EPSILONS, precision=precision))  # type: ignore[arg-type]
+    got = table(crossed(models, split, attack, precision=precision))
     threats = [Threat("linf", eps) for eps in EPSILONS]
     for name, model in models.items():
-        rows = evaluate(model, split, {key: attack}, threats, precision=precision, name=name)  # type: ignore[arg-type]
+        rows = measured(model, split, {key: attack}, threats, precision=precision, name=name).rows
         for where, expected in table(rows).items():
             assert abs(got[where] - expected) <= (12 if key == "pgd" else 3 if precision == "fast" else 1)
     assert got["small", key, "white-box", 0.1] < got["small", key, "white-box", 0.05]
@@ -114,7 +127,7 @@ def test_the_diagonal_is_evaluates_white_box(
 
 
 def test_eps_zero_is_clean_and_a_good_model_is_fooled_by_others(models: dict[str, nn.Module], split: Dataset) -> None:
-    got = table(transfer_matrix(models, split, BIM(steps=3), Threat(), EPSILONS))
+    got = table(crossed(models, split, BIM(steps=3)))
     for source, target in product(models, models):
         protocol = "white-box" if source == target else f"transfer:{source}/standard"
         clean = got[target, "none", "white-box", 0.0]
@@ -123,15 +136,12 @@ def test_eps_zero_is_clean_and_a_good_model_is_fooled_by_others(models: dict[str
         assert got[target, "bim", protocol, 0.1] < clean
 
 
-@pytest.mark.parametrize("attack", [FGSM(), PGD(steps=2)], ids=["fgsm", "pgd"])
-def test_the_order_of_the_models_does_not_matter(
-    models: dict[str, nn.Module], split: Dataset, attack: FGSM | PGD
-) -> None:
-    forwards, backwards = (
-        table(transfer_matrix(dict(order), split, attack, Threat(), (0.05,)))
-        for order in (models.items(), reversed(models.items()))
-    )
-    assert forwards == backwards
+def test_the_order_of_the_models_does_not_matter(models: dict[str, nn.Module], split: Dataset) -> None:
+    for attack in (FGSM(), PGD(steps=2)):
+        forwards, backwards = (
+            table(crossed(dict(order), split, attack, (0.05,))) for order in (models.items(), reversed(models.items()))
+        )
+        assert forwards == backwards, attack
 
 
 class _Counting(nn.Module):
@@ -163,11 +173,16 @@ class _Watched:
 
 def test_one_crafting_per_source_and_one_gradient_for_all_eps(models: dict[str, nn.Module], split: Dataset) -> None:
     counted = {name: _Counting(model) for name, model in models.items()}
-    transfer_matrix(counted, split, FGSM(), Threat(), EPSILONS, batch_size=100, precision="exact")
+    classifiers = {name: prepare(model, split, precision="exact") for name, model in counted.items()}
+    before = [model.plain for model in counted.values()]
+    threats = [Threat("linf", eps) for eps in EPSILONS]
+    for source in classifiers.values():
+        measure_transfer(source, list(classifiers.values()), split, FGSM(), threats, Settings(batch_size=100))
     assert [model.recorded for model in counted.values()] == [3, 3, 3]  # three batches, however many eps and targets
-    assert [model.plain for model in counted.values()] == [3 + 3 * 3 * 3] * 3  # clean, then batches × eps × sources
+    passes = [model.plain - plain for model, plain in zip(counted.values(), before, strict=True)]
+    assert passes == [3 * 3 * 3] * 3  # batches × eps × sources
     calls: list[tuple[nn.Module, int, float]] = []
-    rows = transfer_matrix(counted, split, _Watched(calls), Threat(), (0.1, 0.2), batch_size=200, precision="exact")
+    rows = crossed(counted, split, _Watched(calls), (0.1, 0.2), batch_size=200, precision="exact")
     sizes = [(200, 0.1), (200, 0.2), (100, 0.1), (100, 0.2)]
     assert calls == [(model, *size) for model in counted.values() for size in sizes]
     assert rows[-1].attack == "_watched"
@@ -180,7 +195,7 @@ def test_the_attack_is_called_by_its_registry_name(models: dict[str, nn.Module],
         (PGD(steps=1), None, "pgd"),
         (PGD(steps=1), "mine", "mine"),
     ]:
-        assert transfer_matrix(one, split, attack, Threat(), (0.1,), name=name)[-1].attack == expected
+        assert crossed(one, split, attack, (0.1,), name=name)[-1].attack == expected
 
 
 def test_nothing_is_left_behind(models: dict[str, nn.Module], split: Dataset) -> None:
@@ -190,35 +205,23 @@ def test_nothing_is_left_behind(models: dict[str, nn.Module], split: Dataset) ->
         values = [{n: t.tolist() for n, t in model.state_dict().items()} for model in models.values()]
         return [modes, flags, values, torch.get_rng_state().tolist()]
 
-    models["small"].train()
+    models["small"].train()  # put back as it was
     before = state()
     told: list[tuple[str, int, int]] = []
-    transfer_matrix(
-        models, split, PGD(steps=1), Threat(), (0.1,), batch_size=200, progress=lambda *each: told.append(each)
-    )
+    crossed(models, split, PGD(steps=1), (0.1,), batch_size=200, progress=lambda *each: told.append(each))
     assert state() == before
     assert told == [(name, done, 300) for name in models for done in (200, 300)]
-    with pytest.raises(InputError, match="left the ball"):
-        transfer_matrix(models, split, _Cheating(), Threat(), (0.1,))
+    with pytest.raises(InputError, match="outside the threat model"):
+        crossed(models, split, NotANumber(), (0.1,))
     assert state() == before
-
-
-@dataclass(frozen=True)
-class _Cheating:
-    """Not even numbers."""
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        return x * torch.nan
 
 
 def test_what_does_not_fit_is_refused(models: dict[str, nn.Module], split: Dataset) -> None:
     with pytest.raises(InputError, match="at least one"):
-        transfer_matrix({}, split, FGSM(), Threat(), EPSILONS)
+        crossed({}, split, FGSM())
     with pytest.raises(InputError, match="precision 'half'"):
-        transfer_matrix(models, split, FGSM(), Threat(), EPSILONS, precision="half")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="one logit per class"):
-        transfer_matrix({"nine": nn.Sequential(nn.Flatten(), nn.Linear(64, 9))}, split, FGSM(), Threat(), EPSILONS)
+        crossed(models, split, FGSM(), precision="half")
+    with pytest.raises(InputError, match="the model knows 9 classes"):
+        crossed({"nine": nn.Sequential(nn.Flatten(), nn.Linear(64, 9))}, split, FGSM())
     with pytest.raises(InputError, match="larger than the whole pixel range"):
-        transfer_matrix(models, split, FGSM(), Threat(), (8,))
+        crossed(models, split, FGSM(), (8,))

@@ -9,7 +9,7 @@ from torch import nn
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.registry import ATTACKS
 from inoculate.cli import run
-from inoculate.cli.evaluate import load_network
+from inoculate.cli.common import load_network
 from inoculate.cli.methods import helper_networks
 from inoculate.core.errors import InputError
 from inoculate.data.load import load_data

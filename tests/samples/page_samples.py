@@ -9,7 +9,7 @@ from report_samples import clean, row
 
 from inoculate.artifacts.files import write_json
 from inoculate.artifacts.rows import write_records, write_rows
-from inoculate.attribution.explanation import Explained, save_explanations
+from inoculate.attribution.explanation import Explanation, save_explanations
 from inoculate.core.row import Row
 
 MODELS, ARMS = ("resnet18", "resnet50"), ("standard", "augmented", "transferred", "duplicates")
@@ -33,7 +33,7 @@ def rows_of(dataset: str) -> list[Row]:
     return rows
 
 
-def explained(dataset: str, model: str, arm: str, side: int = 16, shown: int = 3) -> Explained:
+def explained(dataset: str, model: str, arm: str, side: int = 16, shown: int = 3) -> Explanation:
     rng = np.random.default_rng(len(dataset + model + arm))
     said = {"predicted": 1, "confidence": 0.75}
     images = [
@@ -60,7 +60,7 @@ def explained(dataset: str, model: str, arm: str, side: int = 16, shown: int = 3
         "gradients": rng.integers(-127, 128, (shown, 2, side, side), dtype=np.int8),
         "focus": rng.integers(0, 256, (shown, 2, side, side), dtype=np.uint8),
     }
-    return Explained(facts, arrays)
+    return Explanation(facts, arrays)
 
 
 def whole_run(

@@ -11,7 +11,8 @@ from inoculate.attacks.pgd import PGD
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.data.load import load_data
-from inoculate.evaluation.engine import judge_attack, judge_clean
+from inoculate.evaluation.engine import measure_attack, measure_clean
+from inoculate.models.classifier import prepare
 from inoculate.training.ema import Average
 from inoculate.training.methods.base import standard
 from inoculate.training.methods.registry import METHODS, get_method
@@ -56,8 +57,9 @@ def train(parts, folder, method, threat=THREAT, model=None, updates=120, fallbac
 
 
 def robust(model, part, threat=THREAT):
-    (verdict,) = judge_attack(model, part, PGD(20, 0.125), threat, [threat.eps], judge_clean(model, part).right)
-    return verdict.right.float().mean().item()
+    classifier = prepare(model, part)
+    (result,) = measure_attack(classifier, part, PGD(20, 0.125), [threat], measure_clean(classifier, part).right)
+    return result.right.float().mean().item()
 
 
 @pytest.fixture(scope="module")
@@ -195,12 +197,13 @@ class Waves(nn.Module):
 def test_images_that_are_wrong_clean_do_not_count_as_withstanding(parts):
     torch.manual_seed(0)
     model, part = Waves(), parts[1]
-    clean = judge_clean(model, part).right
+    classifier = prepare(model, part, precision="exact")
+    clean = measure_clean(classifier, part).right
     attack, everything = PGD(steps=10), torch.ones_like(clean)
-    (verdict,) = judge_attack(model, part, attack, THREAT, [THREAT.eps], everything, precision="exact")
-    assert (verdict.right & ~clean).any(), "some are right only under attack"
+    (result,) = measure_attack(classifier, part, attack, [THREAT], everything)
+    assert (result.right & ~clean).any(), "some are right only under attack"
     found = validate_robust(model, part, THREAT, len(part))
-    assert found == pytest.approx((verdict.right & clean).float().mean().item())
+    assert found == pytest.approx((result.right & clean).float().mean().item())
 
 
 def test_few_images_known_by_heart_are_no_leak(parts, tmp_path):

@@ -1,4 +1,4 @@
-"""What explaining a network leaves on disk: pictures as arrays, everything else as JSON. Nothing here imports torch."""
+"""The result of `explain`: images as arrays, everything else as JSON. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Amounts:
 
 
 @dataclass(frozen=True, eq=False)
-class Explained:
+class Explanation:
     """One network explained: `facts` (JSON values) and, for the shown images, `arrays`.
 
     clean: uint8, N×H×W×C. perturbation: int8, N×H×W×C, in 1/127 of each image's `scale`. gradients: int8, N×2×H×W,
@@ -60,7 +60,7 @@ class Explained:
         write_json(folder / FACTS, {"format": FORMAT, **self.facts})
 
     @classmethod
-    def load(cls, folder: Path) -> Explained:
+    def load(cls, folder: Path) -> Explanation:
         """Read what `save` wrote; raises `InputError` if it is missing, damaged or of another format."""
         facts = read_json(folder / FACTS)
         if not isinstance(facts, dict) or facts.get("format") != FORMAT or not set(facts) >= _WANTED:
@@ -76,7 +76,7 @@ class Explained:
         return cls(facts, arrays)
 
 
-def save_explanations(folder: Path, explanations: Sequence[Explained]) -> None:
+def save_explanations(folder: Path, explanations: Sequence[Explanation]) -> None:
     """Write explanations into a run's folder, in place of those of an earlier run."""
     place = folder / EXPLANATIONS
     by_name = {file_name(*explanation.key): explanation for explanation in explanations}

@@ -1,4 +1,4 @@
-"""Where a classifier finds its evidence in an image, by Captum."""
+"""Attribution maps by Captum: integrated gradients and Grad-CAM."""
 
 from __future__ import annotations
 
@@ -8,36 +8,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SMALLEST_MAP = 4  # pixels on a side: below that a map says nothing about where
+SMALLEST_MAP = 4  # pixels on a side: a smaller map has hardly any spatial resolution
 
 
 def integrated_gradients(model: nn.Module, x: Tensor, classes: Tensor, steps: int) -> Tensor:
-    """Evidence of every pixel for its image's class, summed over the channels: B×H×W (Sundararajan et al. 2017).
+    """The attribution of every pixel to the logit of its image's class (B), summed over the channels: B×H×W.
 
-    The path of `steps` points starts at black; a sum over the pixels is the class's logit minus that of black.
+    The path of `steps` points starts at black, so the sum over the pixels is the logit minus that of a black image.
+    Source: Sundararajan et al. (2017).
     """
     from captum.attr import IntegratedGradients
 
-    evidence: Tensor = IntegratedGradients(model).attribute(x, target=classes, n_steps=steps)
-    return evidence.sum(dim=1).detach()
+    attribution: Tensor = IntegratedGradients(model).attribute(x, target=classes, n_steps=steps)
+    return attribution.sum(dim=1).detach()
 
 
 def grad_cam(model: nn.Module, x: Tensor, classes: Tensor) -> Tensor | None:
-    """Where the `last_maps` hold evidence for the class (Selvaraju et al. 2017): B×H×W, ≥ 0; None without maps."""
+    """Grad-CAM for the class (B) on the last feature maps (see `last_maps`): B×H×W, ≥ 0; None for a network without.
+
+    Source: Selvaraju et al. (2017).
+    """
     from captum.attr import LayerAttribution, LayerGradCam
 
     layer = last_maps(model, x[:1])
     if layer is None:
         return None
-    focus = LayerGradCam(model, layer).attribute(x.detach().requires_grad_(), target=classes, relu_attributions=True)
-    resized: Tensor = LayerAttribution.interpolate(focus, tuple(x.shape[2:]), "bilinear")
+    cam = LayerGradCam(model, layer).attribute(x.detach().requires_grad_(), target=classes, relu_attributions=True)
+    resized: Tensor = LayerAttribution.interpolate(cam, tuple(x.shape[2:]), "bilinear")
     return resized[:, 0].detach()
 
 
 def last_maps(model: nn.Module, image: Tensor) -> nn.Module | None:
-    """The last block, in the order of execution, whose output has a sense of place: maps of 4×4 or more.
+    """The last block, in the order of execution, whose output is feature maps of 4×4 or more; None without any.
 
-    Sequences are looked into; where no block of the network qualifies, those of its largest part are tried.
+    Blocks are the network's children and those of its sequences; where none qualifies, those of its largest child.
     """
     ended: dict[nn.Module, None] = {}  # in order: a dict keeps the order of insertion
 

@@ -13,6 +13,8 @@ from inoculate.core.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from torch import nn
+
     from inoculate.core.threat import Threat
     from inoculate.data.dataset import Dataset
 
@@ -112,3 +114,60 @@ def writable_file(path: Path) -> Path:
         raise InputError(f"{path} is a folder: give the name of a file to write")
     writable(path.parent)
     return path
+
+
+def load_images(
+    data: str, part: str, data_root: Path | None, image_size: int | None, limit: int | None, seed: int, model: str
+) -> Dataset:
+    """The images to evaluate on, at the size and with the channels that a trained folder asks for."""
+    from inoculate.data.load import load_data
+    from inoculate.models.loading.specs import expected_size
+
+    expected = expected_size(model)
+    size, channels = (image_size or expected[0], expected[1]) if expected else (image_size, None)
+    images = load_data(data, part, data_root=data_root, image_size=size, channels=channels)
+    return images if limit is None else images.limit(limit, seed=seed)
+
+
+def note_random(specs: list[str]) -> None:
+    """Say which of these models would be measured with the weights that chance gave them."""
+    from inoculate.models.loading.specs import brings_weights
+
+    for spec in specs:
+        if not brings_weights(spec):
+            typer.echo(f"note: {spec} has random weights; give --weights, --pretrained or a trained folder", err=True)
+
+
+def warn_of(network: nn.Module, images: Dataset, seed: int, who: str = "") -> None:
+    """Say what looks wrong with a network on a few of the images."""
+    from inoculate.models.checks import inspect_model
+
+    sample = images.limit(min(64, len(images)), seed=seed)
+    try:
+        found = inspect_model(network, sample.images, sample.labels, len(images.classes))
+    except InputError as error:
+        raise InputError(f"{who}{error}") from error
+    for finding in found:
+        typer.echo(f"warning: {who}{finding}", err=True)
+
+
+def load_network(
+    spec: str,
+    images: Dataset,
+    device: str,
+    *,
+    weights: Path | None = None,
+    pretrained: bool = False,
+    outputs: str = "logits",
+    normalize: str | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """The classifier that a model SPEC means, for these images; in eval mode.
+
+    What weights chance gives it depends on `seed` alone.
+    """
+    from inoculate.models.loading.load import load_model
+
+    return load_model(
+        spec, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize, seed=seed
+    ).to(device)

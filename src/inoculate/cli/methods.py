@@ -112,7 +112,7 @@ def helper_networks(
 
     Those that a method does not look at were refused before (`check_help`).
     """
-    from inoculate.cli.evaluate import load_network, warn_of
+    from inoculate.cli.common import load_network, warn_of
     from inoculate.core.rng import seed_for
     from inoculate.models.loading.checkpoints import made_by_function
     from inoculate.models.loading.specs import ONNX, brings_weights

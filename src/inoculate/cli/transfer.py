@@ -4,108 +4,98 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
-from rich.table import Table
 
-from inoculate.cli.common import (
-    BatchSize,
-    Data,
-    DataRoot,
-    Device,
-    ImageSize,
-    Limit,
-    Norm,
-    Seed,
-    pick_device,
-    warn_large_eps,
-    writable_file,
-)
-from inoculate.cli.evaluate import (
-    MODEL,
-    Eps,
-    Normalization,
-    Outputs,
-    Precision,
-    load_images,
-    load_network,
-    note_random,
-    warn_of,
-)
+from inoculate.cli import options
+from inoculate.cli.output import print_table, print_warnings
 from inoculate.core.errors import InputError
+
+if TYPE_CHECKING:
+    from inoculate.evaluation.result import TransferMatrix
+
+WIDEST = 16  # characters of a model's name in a table; longer ones are given letters
 
 
 def transfer(
-    model: Annotated[list[str], typer.Option(help=MODEL + " Give it several times.")],
-    data: Data,
-    pretrained: Annotated[bool, typer.Option(help="Download timm's weights for models that are timm names.")] = False,
-    outputs: Outputs = "logits",
-    normalize: Normalization = None,
-    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
-    data_root: DataRoot = None,
-    image_size: ImageSize = None,
-    limit: Limit = None,
-    attack: Annotated[str, typer.Option(help="One attack, such as fgsm or mifgsm.")] = "mifgsm",
-    norm: Norm = "linf",
-    eps: Eps = "8/255",
-    seed: Seed = 0,
-    batch_size: BatchSize = 256,
-    precision: Precision = "fast",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
-    device: Device = "auto",
+    model: options.Models,
+    data: options.Data,
+    pretrained: options.Pretrained = False,
+    outputs: options.Outputs = "logits",
+    normalize: options.Normalize = None,
+    split: options.Split = "test",
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    limit: options.Limit = None,
+    attack: options.Attack = "mifgsm",
+    norm: options.Norm = "linf",
+    eps: options.EpsList = "8/255",
+    precision: options.Precision = "fast",
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 256,
+    device: options.Device = "auto",
+    json_file: options.Json = None,
+    out: options.OptionalOut = None,
 ) -> None:
-    """Craft on each model, judge on all: a matrix of accuracies per eps."""
-    from inoculate.artifacts.rows import write_rows
-    from inoculate.attacks.registry import get_attack
-    from inoculate.core.threat import Threat, parse_eps
-    from inoculate.evaluation.transfer import transfer_matrix
+    """Craft adversarial examples on each model and evaluate all models on them: a table per eps.
 
-    epsilons = [parse_eps(text) for text in eps.split(",")]
-    threat = Threat(norm, max(epsilons))  # type: ignore[arg-type]
-    chosen = get_attack(attack)
+    Example: inoculate transfer --model model_a --model model_b --data my_images --attack mifgsm --eps 8/255
+    """
+    from inoculate.artifacts.output import require_writable, require_writable_file
+    from inoculate.artifacts.rows import write_rows
+    from inoculate.cli.progress import Steps
+    from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attack
+    from inoculate.evaluation.transfer import TransferOptions
+    from inoculate.evaluation.transfer import transfer as run
+    from inoculate.models.loading.load import load_model
+
+    threats, chosen = options.parse_threats(norm, eps), resolve_attack(attack)[1]
     if len(set(model)) < len(model):
         raise InputError("a model is given twice: name each --model once")
     if json_file is not None:
-        writable_file(json_file)
-    images = load_images(data, split, data_root, image_size, limit, seed, model[0])
-    warn_large_eps([threat], images)
-    place, networks = pick_device(device), {}
+        require_writable_file(json_file)
+    if out is not None:
+        require_writable(out)
+    place = options.pick_device(device)
+    images = load_images(data, model[0], split, data_root=data_root, image_size=image_size, limit=limit, seed=seed)
+    networks = {}
     for spec in model:
-        trained = Path(spec).is_dir()  # brings its own
-        networks[spec] = load_network(
-            spec, images, place,
-            pretrained=pretrained, outputs="logits" if trained else outputs, normalize=None if trained else normalize,
-        )  # fmt: skip
-    if not pretrained:
-        note_random(model)
-    for spec, network in networks.items():
-        warn_of(network, images, seed, f"{spec}: ")
-    rows = transfer_matrix(
-        networks, images, chosen, threat, epsilons, batch_size=batch_size, seed=seed,
-        precision=precision, name=attack,  # type: ignore[arg-type]
-    )  # fmt: skip
-    found = {(row.protocol, row.model, row.eps): row.accuracy for row in rows}
-    console, names = Console(soft_wrap=True), _short(model)
-    for spec, letter in names.items():
-        if letter != spec:
-            console.print(f"{letter} = {spec}", markup=False, highlight=False)
-    for size in epsilons:
-        title = f"{attack} {norm} eps {size:.4g}: accuracy on {len(images)} images of {images.name} ({split})"
-        table = Table("crafted on", *(f"judged on {names[spec]}" for spec in model), title=title, title_justify="left")
-        for source in model:
-            protocols = ["white-box" if target == source else f"transfer:{source}/standard" for target in model]
-            cells = [found[protocol, target, size] for protocol, target in zip(protocols, model, strict=True)]
-            table.add_row(names[source], *(f"{cell:.1%}" for cell in cells))
-        console.print(table)
+        declared = {} if Path(spec).is_dir() else {"outputs": outputs, "normalize": normalize}  # a folder has its own
+        networks[spec] = load_model(spec, images, pretrained=pretrained, **declared).to(place)  # type: ignore[arg-type]
+        if not pretrained:
+            print_warnings(random_weights_warning(spec))
+    settings = TransferOptions(precision, name=attack)  # type: ignore[arg-type]
+    with Steps() as steps:
+        found = run(
+            networks, images, chosen, threats, batch_size=batch_size, seed=seed, options=settings, progress=steps
+        )
+    print_warnings(found.warnings)
+    _show(found, f"accuracy on {len(images)} images of {images.name} ({split})")
     if json_file is not None:
-        write_rows(json_file, rows)
+        write_rows(json_file, found.rows)
+    if out is not None:
+        found.save(out)
 
 
-def _short(models: list[str], widest: int = 16) -> dict[str, str]:
+def _show(found: TransferMatrix, title: str) -> None:
+    console, names = Console(soft_wrap=True), _short(found.models)
+    for model, letter in names.items():
+        if letter != model:
+            console.print(f"{letter} = {model}", markup=False, highlight=False)
+    for row in {(row.norm, row.eps): row for row in found if row.attack != "none"}.values():
+        matrix = found.matrix(row.eps, row.norm)  # type: ignore[arg-type]
+        cells = [
+            [names[source], *(f"{accuracies[target]:.1%}" for target in found.models)]
+            for source, accuracies in matrix.items()
+        ]
+        columns = ["crafted on", *(f"evaluated on {names[target]}" for target in found.models)]
+        print_table(console, columns, cells, title=f"{row.attack} {row.norm} eps {row.eps:.4g}: {title}")
+
+
+def _short(models: tuple[str, ...]) -> dict[str, str]:
     """What to call each model in a table: itself, or letters where a path would be cut off."""
-    if max(map(len, models)) <= widest:
-        return {spec: spec for spec in models}
+    if max(map(len, models)) <= WIDEST:
+        return {model: model for model in models}
     letters = string.ascii_uppercase
-    return {spec: letters[i] if i < len(letters) else f"M{i + 1}" for i, spec in enumerate(models)}
+    return {model: letters[i] if i < len(letters) else f"M{i + 1}" for i, model in enumerate(models)}

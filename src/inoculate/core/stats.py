@@ -98,6 +98,11 @@ def spearman(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
     return correlation
 
 
+def rounded(value: float) -> float | None:
+    """A number for JSON: to six places, None for NaN and infinity."""
+    return round(value, 6) if math.isfinite(value) else None
+
+
 def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
     """Ranks from 1, mean ranks for ties. Not scipy.stats, whose import takes longer than writing a report."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)

@@ -1,220 +1,272 @@
-"""Which images a model still gets right: clean, under an attack, under an ensemble of attacks, and replayed."""
+"""The per-image engine: which images classifiers still get right, clean, attacked, transferred and replayed."""
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from inoculate.attacks.base import Attack, EarlyStopping, Ensemble
 from inoculate.attacks.craft import AdvSet
 from inoculate.attacks.sweep import sweep
-from inoculate.core.errors import InputError
 from inoculate.core.deadline import OutOfTimeError, with_deadline
+from inoculate.core.errors import InputError
+from inoculate.core.pixels import to_float
 from inoculate.core.rng import generator
-from inoculate.core.threat import Threat
+from inoculate.core.threat import Threat, distance
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.per_sample import Outcome, Verdict, check_allowed, judge_batch, loader
-from inoculate.models.acceleration.fast import fast
-from inoculate.models.acceleration.small_maps import inference_context
+from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.models.classifier import Classifier, Prediction
 
 Progress = Callable[[int, int], None]
-Precision = Literal["fast", "exact"]
-# Receives the rows of a batch, its adversarial images and their eps, as they are judged.
-Keep = Callable[[Tensor, Tensor, float], None]
+# From images, labels and their row numbers in the data to the adversarial images at each eps, in order.
+Crafter = Callable[[Tensor, Tensor, Tensor], Iterator[tuple[float, Tensor]]]
 
 
-def check_precision(precision: str) -> None:
-    """Raise `InputError` unless this is a way to craft."""
-    if precision not in get_args(Precision):
-        raise InputError(f"precision '{precision}' is unknown: use fast or exact")
+@dataclass(frozen=True)
+class Settings:
+    """How images are measured, whatever is measured.
 
-
-@torch.inference_mode(False)  # what is made here outlives the caller's mode
-def judge_clean(model: nn.Module, split: Dataset, batch_size: int = 256, progress: Progress | None = None) -> Verdict:
-    """Which images the model gets right as they are. Raises `InputError` if its outputs do not fit the labels."""
-    began = time.perf_counter()
-    right, outcome = torch.zeros(len(split), dtype=torch.bool), Outcome.empty(len(split))
-    with inference_context(model):
-        load = loader(model, split)
-        for rows in _batches(torch.arange(len(split)), batch_size):
-            x, y = load(rows)
-            right[rows] = judge_batch(model, x, y, len(split.classes), outcome, rows)
-            if progress:
-                progress(int(rows[-1]) + 1, len(split))
-    return Verdict(0.0, right, time.perf_counter() - began, outcome)
-
-
-@torch.inference_mode(False)
-def judge_attack(
-    model: nn.Module,
-    split: Dataset,
-    attack: Attack,
-    threat: Threat,
-    epsilons: Sequence[float],
-    clean: Tensor,
-    *,
-    batch_size: int = 256,
-    seed: int = 0,
-    precision: Precision = "fast",
-    progress: Progress | None = None,
-    keep: Keep | None = None,
-    deadline: float | None = None,
-) -> list[Verdict]:
-    """White-box verdicts, one per eps. Only images right when `clean` (N, bool) are attacked: the rest are errors.
-
-    With `precision="fast"` the attack crafts on the model's `fast` copy and leaves an image alone once the model
-    itself misclassifies it; with `"exact"` it runs as it was given. `deadline` (on `time.monotonic`) ends the work:
-    images that were not finished are not `known`, and `right` unless they are already broken.
+    `seed` decides the attacks' random numbers. `deadline` (on `time.monotonic`) ends the work: images are then left
+    unfinished. `keep_images` keeps the adversarial images. `progress(done, total)` counts images.
     """
-    crafting = fast(model) if precision == "fast" else model
-    if isinstance(attack, Ensemble):
-        with with_deadline(crafting, deadline):
-            return _judge_ensemble(
-                model, crafting, split, attack, threat, epsilons, clean, batch_size, seed, progress, keep
-            )
-    if precision == "fast" and isinstance(attack, EarlyStopping):
-        attack = attack.with_early_stop()
 
-    def adversarial(x: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
-        y = split.labels[rows].to(x.device)
-        return sweep(attack, crafting, x, y, threat, epsilons, generator=generator(seed, "attack", device=x.device))
+    batch_size: int = 256
+    seed: int = 0
+    deadline: float | None = None
+    keep_images: bool = False
+    progress: Progress | None = None
 
-    with with_deadline(crafting, deadline):
-        return _judge_all(model, split, clean, threat, epsilons, adversarial, batch_size, progress, keep)
+
+@torch.inference_mode(False)  # tensors that are made here outlive the caller's mode
+def measure_clean(classifier: Classifier, data: Dataset, settings: Settings = Settings()) -> PerSampleResult:
+    """The result on the images as they are. Raises `InputError` if the outputs do not fit the labels."""
+    began, result = time.perf_counter(), PerSampleResult.empty(len(data))
+    with classifier.ready():
+        for rows in _batches(torch.arange(len(data)), settings.batch_size):
+            x, y = classifier.load(data, rows)
+            _record(result, rows, classifier.predict(x, y))
+            if settings.progress:
+                settings.progress(int(rows[-1]) + 1, len(data))
+    return replace(result, seconds=time.perf_counter() - began)
 
 
 @torch.inference_mode(False)
-def judge_replay(
-    model: nn.Module,
-    split: Dataset,
+def measure_attack(
+    classifier: Classifier,
+    data: Dataset,
+    attack: Attack,
+    threats: Sequence[Threat],
+    attacked: Tensor,
+    settings: Settings = Settings(),
+) -> list[PerSampleResult]:
+    """White-box results, one for each of `threats`, which differ in eps alone.
+
+    Only the images `attacked` (N, bool: those that are right when clean) are attacked; the rest are errors. On a
+    classifier prepared as `fast` an image is left alone once the model misclassifies it; as `exact` the attack runs as
+    it was given. An ensemble's members run one after the other on what all before them left.
+    """
+    with with_deadline(classifier.crafting, settings.deadline):
+        if isinstance(attack, Ensemble):
+            return _measure_ensemble(classifier, data, attack, threats, attacked, settings)
+        if classifier.precision == "fast" and isinstance(attack, EarlyStopping):
+            attack = attack.with_early_stop()
+        crafter = _white_box(classifier, attack, threats, settings.seed)
+        (results,) = _measure([classifier], data, crafter, threats, attacked, settings)
+    return results
+
+
+@torch.inference_mode(False)
+def measure_transfer(
+    source: Classifier,
+    targets: Sequence[Classifier],
+    data: Dataset,
+    attack: Attack,
+    threats: Sequence[Threat],
+    settings: Settings = Settings(),
+) -> list[list[PerSampleResult]]:
+    """Results of each target on examples crafted once on `source`: a list per target, in it one result per threat.
+
+    All images are attacked. `seconds` of the first target include the crafting, those of the others the evaluation
+    alone.
+    """
+    crafter = _white_box(source, attack, threats, settings.seed)
+    return _measure(targets, data, crafter, threats, torch.ones(len(data), dtype=torch.bool), settings)
+
+
+@torch.inference_mode(False)
+def measure_examples(
+    classifier: Classifier,
+    data: Dataset,
     examples: AdvSet,
     epsilons: Sequence[float],
-    clean: Tensor,
-    *,
-    batch_size: int = 256,
-    progress: Progress | None = None,
-) -> list[Verdict]:
-    """Verdicts on examples that were crafted on another model (or another version of this one), one per eps.
+    attacked: Tensor,
+    settings: Settings = Settings(),
+) -> list[PerSampleResult]:
+    """Results on stored examples, which were crafted on another model or another version of this one, one per eps.
 
-    `examples` may cover more images than `split`, as long as the split is their beginning.
+    `examples` may cover more images than `data`, as long as the data are their beginning.
     """
 
-    def adversarial(x: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
+    def crafter(x: Tensor, y: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
         return ((eps, examples.images(x, rows, eps)) for eps in epsilons)
 
-    return _judge_all(model, split, clean, Threat(), epsilons, adversarial, batch_size, progress)
+    (results,) = _measure([classifier], data, crafter, [Threat(eps=eps) for eps in epsilons], attacked, settings)
+    return results
 
 
-def _judge_ensemble(
-    model: nn.Module,
-    crafting: nn.Module,
-    split: Dataset,
+def _white_box(classifier: Classifier, attack: Attack, threats: Sequence[Threat], seed: int) -> Crafter:
+    """Crafts on a classifier at every threat."""
+    epsilons = [threat.eps for threat in threats]
+
+    def crafter(x: Tensor, y: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
+        draw = generator(seed, "attack", device=x.device)
+        return sweep(attack, classifier.crafting, x, y, threats[0], epsilons, generator=draw)
+
+    return crafter
+
+
+def _by_member(classifier: Classifier, name: str, member: Attack, threat: Threat, seed: int) -> Crafter:
+    """Crafts on a classifier by a member of an ensemble, called at its one eps: a minimum-norm attack stops there."""
+
+    def crafter(x: Tensor, y: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
+        draw = generator(seed, "attack", name, device=x.device)
+        yield threat.eps, member(classifier.crafting, x, y, threat, generator=draw)
+
+    return crafter
+
+
+def _measure_ensemble(
+    classifier: Classifier,
+    data: Dataset,
     ensemble: Ensemble,
-    threat: Threat,
-    epsilons: Sequence[float],
-    clean: Tensor,
-    batch_size: int,
-    seed: int,
-    progress: Progress | None,
-    keep: Keep | None,
-) -> list[Verdict]:
+    threats: Sequence[Threat],
+    attacked: Tensor,
+    settings: Settings,
+) -> list[PerSampleResult]:
     """One member after the other, each on full batches of the images that all before it, at any smaller eps, left."""
-    members = ensemble.members(len(split.classes))
-    found: dict[float, Verdict] = {}
-    standing, known = clean.clone(), torch.ones_like(clean)
-    outcome = Outcome.empty(len(split), members)
-    for eps in sorted(set(epsilons)):
+    members = ensemble.members(classifier.classes)
+    best = PerSampleResult.empty(len(data), 0.0, members, _clean_images(classifier, data, settings))
+    best.right.copy_(attacked)
+    found: dict[float, PerSampleResult] = {}
+    for eps, threat in sorted({threat.eps: threat for threat in threats}.items()):
         seconds = 0.0
         for number, (name, member) in enumerate(members.items()):
-
-            def adversarial(
-                x: Tensor, rows: Tensor, name: str = name, member: Attack = member, eps: float = eps
-            ) -> Iterator[tuple[float, Tensor]]:
-                y = split.labels[rows].to(x.device)
-                draw = generator(seed, "attack", name, device=x.device)
-                yield eps, member(crafting, x, y, replace(threat, eps=eps), generator=draw)
-
-            step = None if progress is None else partial(_percent, progress, number / len(members), 1 / len(members))
-            (verdict,) = _judge_all(model, split, standing, threat, [eps], adversarial, batch_size, step, keep)
-            _note(outcome, verdict, standing, number)
-            seconds += verdict.seconds
-            if verdict.known is not None:
-                known &= verdict.known
-            standing = standing & verdict.right
-        unfinished = None if known.all() else known.clone()
-        found[eps] = Verdict(eps, standing, seconds, copy.deepcopy(outcome), unfinished)
-    return [found[eps] for eps in epsilons]
+            crafter = _by_member(classifier, name, member, threat, settings.seed)
+            own = replace(settings, progress=_part(settings.progress, number, len(members)))
+            ((result,),) = _measure([classifier], data, crafter, [threat], best.right, own)
+            _merge_member(best, result, number)
+            seconds += result.seconds
+        found[eps] = best.copy(eps=eps, seconds=seconds)
+    return [found[threat.eps] for threat in threats]
 
 
-def _percent(progress: Progress, begin: float, share: float, done: int, total: int) -> None:
-    """Tell the progress of one member as that of the whole ensemble, in percent."""
-    progress(round(100 * (begin + share * done / max(total, 1))), 100)
+def _merge_member(best: PerSampleResult, result: PerSampleResult, member: int) -> None:
+    """Take over what a member found on the images that it attacked, where it is closer to an error, in place."""
+    seen = best.right & result.finished
+    best.take(result, seen & ~(result.margin <= best.margin))
+    best.broken_by[seen & ~result.right] = member
+    best.finished.logical_and_(result.finished)
+    best.right.logical_and_(result.right)
 
 
-def _note(outcome: Outcome, verdict: Verdict, attacked: Tensor, member: int) -> None:
-    """Take over what a member found on the images that it attacked, where it came closer than those before it."""
-    new = verdict.outcome
-    assert new is not None
-    seen = attacked if verdict.known is None else attacked & verdict.known
-    closer = seen & ~(new.margin <= outcome.margin)
-    for mine, found in (
-        (outcome.predicted, new.predicted),
-        (outcome.margin, new.margin),
-        (outcome.distance, new.distance),
-    ):
-        mine[closer] = found[closer]
-    outcome.broken_by[seen & ~verdict.right] = member
+def _part(progress: Progress | None, number: int, count: int) -> Progress | None:
+    """The progress of one of `count` members as that of the whole ensemble, in percent."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(round(100 * (number + done / max(total, 1)) / count), 100)
 
 
-def _judge_all(
-    model: nn.Module,
-    split: Dataset,
-    clean: Tensor,
-    threat: Threat,
-    epsilons: Sequence[float],
-    adversarial: Callable[[Tensor, Tensor], Iterator[tuple[float, Tensor]]],
-    batch_size: int,
-    progress: Progress | None = None,
-    keep: Keep | None = None,
-) -> list[Verdict]:
-    seconds = dict.fromkeys(epsilons, 0.0)
-    standing, done = clean.nonzero().squeeze(1), 0
-    known = torch.ones_like(clean)
-    right = {eps: torch.zeros(len(split), dtype=torch.bool) for eps in epsilons}
-    outcomes = {eps: Outcome.empty(len(split)) for eps in epsilons}
-    with inference_context(model):
+def _measure(
+    classifiers: Sequence[Classifier],
+    data: Dataset,
+    crafter: Crafter,
+    threats: Sequence[Threat],
+    attacked: Tensor,
+    settings: Settings,
+) -> list[list[PerSampleResult]]:
+    """Craft each batch of the images `attacked` (N, bool) once and show it to every classifier.
+
+    A list of results per classifier, in it one per threat. Raises `InputError` for an image outside the threat model.
+    """
+    first, remaining, done = classifiers[0], attacked.nonzero().squeeze(1), 0
+    images = _clean_images(first, data, settings)
+    results = [[PerSampleResult.empty(len(data), threat.eps, images=images) for threat in threats] for _ in classifiers]
+    seconds = [[0.0] * len(threats) for _ in classifiers]
+    with ExitStack() as stack:
+        for classifier in classifiers:
+            stack.enter_context(classifier.ready())
         try:
-            load = loader(model, split)
-            for rows in _batches(standing, batch_size):
-                x, y = load(rows)
+            for rows in _batches(remaining, settings.batch_size):
+                x, y = first.load(data, rows)
                 began = time.perf_counter()
-                for eps, x_adv in adversarial(x, rows):
-                    far = check_allowed(x_adv, x, replace(threat, eps=eps))
-                    right[eps][rows] = judge_batch(model, x_adv, y, len(split.classes), outcomes[eps], rows)
-                    outcomes[eps].distance[rows] = far.float().cpu()
-                    if keep:
-                        keep(rows, x_adv, eps)
-                    seconds[eps] += time.perf_counter() - began
-                    began = time.perf_counter()
+                for place, (_, x_adv) in enumerate(crafter(x, y, rows)):
+                    moved = check_allowed(x_adv, x, threats[place])
+                    for number, classifier in enumerate(classifiers):
+                        prediction = classifier.predict(*_placed(x_adv, y, first, classifier))
+                        _record(results[number][place], rows, prediction, moved, x_adv)
+                        ended = time.perf_counter()
+                        seconds[number][place] += ended - began
+                        began = ended
                 done += len(rows)
-                if progress:
-                    progress(done, len(standing))
+                if settings.progress:
+                    settings.progress(done, len(remaining))
         except torch.cuda.OutOfMemoryError as error:
-            raise InputError(f"no memory for attacking {len(rows)} images at once: lower --batch-size") from error
+            raise InputError(
+                f"not enough memory to attack {len(rows)} images at once: use a smaller batch size"
+            ) from error
         except OutOfTimeError:
-            known[standing[done:]] = False
-            for each in right.values():
-                each[standing[done:]] = True
-    unfinished = None if known.all() else known
-    return [Verdict(eps, right[eps], seconds[eps], outcomes[eps], unfinished) for eps in epsilons]
+            for result in (each for of_one in results for each in of_one):
+                result.finished[remaining[done:]] = False
+                result.right[remaining[done:]] = True
+    return [
+        [replace(result, seconds=time_) for result, time_ in zip(*pair, strict=True)]
+        for pair in zip(results, seconds, strict=True)
+    ]
 
 
-def _batches(rows: Tensor, size: int) -> Iterable[Tensor]:
+def _record(
+    result: PerSampleResult,
+    rows: Tensor,
+    prediction: Prediction,
+    moved: Tensor | None = None,
+    x_adv: Tensor | None = None,
+) -> None:
+    """Note what a classifier made of a batch, in place."""
+    result.right[rows], result.predicted[rows] = prediction.right, prediction.predicted
+    result.margin[rows] = prediction.margin
+    if moved is not None:
+        result.distance[rows] = moved.float().cpu()
+    if x_adv is not None and result.images is not None:
+        result.images[rows] = x_adv.detach().cpu()
+
+
+def _placed(x: Tensor, y: Tensor, source: Classifier, target: Classifier) -> tuple[Tensor, Tensor]:
+    """Images and labels that were loaded for `source` as `target` takes them."""
+    x, y = x.to(target.device, target.dtype), y.to(target.device)
+    return (x if target.layout is source.layout else x.contiguous(memory_format=target.layout)), y
+
+
+def check_allowed(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """Distances (B) of adversarial images; raises `InputError` for one outside the threat's ball or range."""
+    moved = distance(x_adv, x, threat.norm)
+    far, low, high = float(moved.max()), float(x_adv.min()), float(x_adv.max())
+    inside = threat.low - 1e-6 <= low and high <= threat.high + 1e-6  # false for NaN too
+    if not (inside and far <= threat.eps * (1 + 1e-4) + 1e-6):
+        raise InputError(
+            f"the attack returned an image outside the threat model ({threat.norm} distance {far:.4g} at eps "
+            f"{threat.eps:g}, pixels in [{low:.4g}, {high:.4g}]): fix the attack"
+        )
+    return moved
+
+
+def _clean_images(classifier: Classifier, data: Dataset, settings: Settings) -> Tensor | None:
+    return to_float(data.images).to(classifier.dtype) if settings.keep_images else None
+
+
+def _batches(rows: Tensor, size: int) -> Iterator[Tensor]:
     return (rows[start : start + size] for start in range(0, len(rows), size))

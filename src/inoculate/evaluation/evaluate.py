@@ -1,210 +1,196 @@
-"""Clean and adversarial accuracy, as rows."""
+"""The jobs `evaluate` and `minimal_eps`: accuracy of a classifier, clean and under attack."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from inoculate.attacks.base import Attack, MinimumNorm, shortened
+from inoculate.attacks.base import Attack, MinimumNorm
 from inoculate.attacks.fab import FAB
-from inoculate.attacks.fgsm import FGSM
+from inoculate.core.duration import parse_duration
 from inoculate.core.errors import InputError
-from inoculate.core.rng import generator, seeded
-from inoculate.core.row import Row
+from inoculate.core.options import require_bool, require_count, require_one_of
+from inoculate.core.progress import Progress
+from inoculate.core.rng import seeded
 from inoculate.core.threat import Norm, Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.engine import Keep, Precision, Progress, check_precision, judge_attack, judge_clean
-from inoculate.evaluation.per_sample import Outcome, Verdict
-from inoculate.models.acceleration.fast import original
+from inoculate.data.load import DataLike
+from inoculate.evaluation.budget import TimeBudget, check_trials, measure_trials, trials_of
+from inoculate.evaluation.checks import run_checks
+from inoculate.evaluation.engine import Settings, measure_attack, measure_clean
+from inoculate.evaluation.inputs import (
+    Attacks,
+    name_of_model,
+    prepare_checked,
+    resolve_attacks,
+    resolve_data,
+    resolve_model,
+    threat_warnings,
+)
+from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.result import Evaluation
+from inoculate.models.classifier import Classifier, Precision, prepare
+from inoculate.models.loading.load import ModelLike
 
-FIRST_CHUNK = 8  # images attacked before it is known how long one takes
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Settings of `evaluate` that are rarely changed.
+
+    precision: `fast` crafts attacks on a quicker copy of the model where its outputs equal the model's, `exact` on the
+    model itself; the results are always the model's own. time_budget: seconds, or a text such as `5m`, after which the
+    attacks end; images are then taken in random order, and a row counts those attacked to the end (its `n`). checks:
+    whether to check that the numbers can be trusted, which comes on top of the time budget. surrogates: other models of
+    the same images, whose examples must not beat the white-box ones. keep_images: whether to keep the adversarial
+    images. name, arm: labels of the rows; the name is the model SPEC by default, else `model`. device: where a model
+    SPEC is loaded.
+    """
+
+    precision: Precision = "fast"
+    time_budget: float | str | None = None
+    checks: bool = True
+    surrogates: Mapping[str, ModelLike] = field(default_factory=dict)
+    keep_images: bool = False
+    name: str | None = None
+    arm: str = "standard"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        require_one_of(("fast", "exact"), precision=self.precision)
+        require_bool(checks=self.checks, keep_images=self.keep_images)
+        if self.time_budget is not None:
+            parse_duration(self.time_budget)
 
 
 def evaluate(
-    model: nn.Module,
-    split: Dataset,
-    attacks: Mapping[str, Attack] | None = None,
+    model: ModelLike,
+    data: DataLike,
+    attacks: Attacks = ("fgsm", "pgd"),
     threats: Sequence[Threat] = (Threat(),),
+    *,
     batch_size: int = 256,
     seed: int = 0,
-    precision: Precision = "fast",
-    *,
-    name: str = "model",
-    arm: str = "standard",
-    time_budget: float | None = None,
-    records: dict[str, Verdict] | None = None,
-    keep: Callable[[str, Tensor, Tensor, Threat], None] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> list[Row]:
-    """Measure a classifier (float images in [0, 1] → logits) on a split: clean, then each attack at each threat.
+    options: EvaluationOptions = EvaluationOptions(),
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a classifier on labelled images: clean, then under each attack at each threat.
 
-    Attacks craft on the model (`white-box`), through its `fast` copy unless `precision="exact"`; the verdict is always
-    the model's own. Every image counts: one that is misclassified clean is an error under every attack. `name`
-    and `arm` label the rows. `time_budget` (seconds) ends the work early: images are then taken in random order, and a
-    row counts those that were attacked to the end (its `n`); an attack that finished none has no row.
-    `records`, if given, receives the verdict behind each row by its key; `keep(attack, rows, x_adv, threat)` every
-    batch of adversarial images; `progress(what, done, total)` counts images, under a `time_budget` percent of the
-    whole. Raises `InputError` for images or labels that the model cannot take.
+    `model` maps float images in [0, 1] (B×C×H×W) to logits: a module, a function or a model SPEC. `data`: a dataset,
+    tensors, a torch dataset or loader, or a data SPEC (its test part). `attacks`: names, attack objects, or a mapping
+    from names to either. Attacks are white-box, through a quicker copy of the model unless `options.precision` is
+    `exact`. Every image counts: one that is misclassified clean is an error under every attack. `progress(what, done,
+    total)` counts images, under a time budget percent. Raises `InputError` for what the model cannot take, and for an
+    attack that leaves the threat model.
     """
-    check_precision(precision)
-    model = original(model)
-    attacks = {"fgsm": FGSM()} if attacks is None else attacks
-    deadline = None if time_budget is None else time.monotonic() + time_budget
-    labels: dict[str, Any] = {"dataset": split.name, "model": name, "arm": arm, "protocol": "white-box", "seed": seed}
-
-    def tell(what: str, begin: float, share: float) -> Progress | None:
-        if progress is None or deadline is None:
-            return progress and partial(progress, what)
-
-        def percent(done: int, total: int) -> None:  # of the images or of the time, whichever is used up first
-            used = 1 - (deadline - time.monotonic()) / max(time_budget or 0.0, 1e-9)
-            progress(", ".join(attacks), min(100, int(100 * max(begin + share * done / max(total, 1), used))), 100)
-
-        return percent
-
-    def hold(key: str, family: Threat) -> Keep | None:
-        return None if keep is None else lambda rows, x_adv, eps: keep(key, rows, x_adv, replace(family, eps=eps))
-
-    with seeded(seed, "clean"):
-        clean = judge_clean(model, split, batch_size, progress and partial(progress, "clean"))
-    work = [(key, family, epsilons) for key in attacks for family, epsilons in _families(threats)]
-    if len(attacks) > 1:
-        _try_out(model, split, attacks, threats)
-    found: list[list[Verdict]] = [[] for _ in work]
-    covered = 0.0  # of the images, in the chunks before
-    for part, chunk in enumerate(_chunks(len(split), seed, deadline)):
-        each = float(chunk.float().mean()) / len(work)
-        for number, (key, family, epsilons) in enumerate(work):
-            with seeded(seed, key, part):
-                verdicts = judge_attack(
-                    model, split, attacks[key], family, epsilons, clean.right & chunk,
-                    batch_size=batch_size, seed=seed, precision=precision,
-                    progress=tell(key, covered + number * each, each), keep=hold(key, family), deadline=deadline,
-                )  # fmt: skip
-            fresh = [_within(verdict, chunk, clean) for verdict in verdicts]
-            before = found[number]
-            found[number] = [_merged(*pair) for pair in zip(before, fresh, strict=True)] if before else fresh
-        covered += each * len(work)
-    results = [(clean, clean.row(**labels, attack="none", norm=threats[0].norm if threats else "linf"))]
-    for (key, family, _), verdicts in zip(work, found, strict=True):
-        finished = [v for v in verdicts if v.known is None or bool(v.known.any())]
-        results += [(v, v.row(**labels, attack=key, norm=family.norm)) for v in finished]
-    if records is not None:
-        records.update({row.key: verdict for verdict, row in results})
-    return [row for _, row in results]
+    require_count(batch_size=batch_size)
+    named, threats = resolve_attacks(attacks), tuple(threats)
+    images = resolve_data(data, model)
+    warnings = threat_warnings(threats, images)
+    settings = Settings(batch_size, seed, keep_images=options.keep_images)
+    classifier, found = prepare_checked(model, images, options.precision, options.device, seed)
+    surrogates, warned = _surrogates(images, options, seed)
+    measured = _measure(classifier, images, named, threats, settings, options, progress)
+    finished = [each for each in measured if bool(each.result.finished.any())]
+    labels = {"model": options.name or name_of_model(model), "arm": options.arm, "protocol": "white-box", "seed": seed}
+    rows = [each.result.row(**labels, dataset=images.name, attack=each.attack, norm=each.norm) for each in finished]
+    missing = dict.fromkeys(each.attack for each in measured if each not in finished)
+    timeouts = [f"{name}: no image was finished within the time budget: give more time" for name in missing]
+    checked = max(threats, key=lambda threat: threat.eps, default=None) if options.checks else None
+    checks = []
+    if checked is not None:
+        if progress:
+            progress("checks", 0, 1)
+        checks = run_checks(classifier, images, named, checked, settings, surrogates)
+        if progress:
+            progress("checks", 1, 1)
+    return Evaluation(
+        rows, {row: each.result for row, each in zip(rows, finished, strict=True)}, checks,
+        [*warnings, *found, *warned, *timeouts], images.labels, images.classes, checked,
+    )  # fmt: skip
 
 
 def minimal_eps(
-    model: nn.Module,
-    split: Dataset,
-    norm: Norm = "linf",
-    attack: MinimumNorm | None = None,
+    model: ModelLike,
+    data: DataLike,
+    attack: MinimumNorm = FAB(),
+    threat: Threat = Threat(eps=1.0),
     *,
-    eps: float = 1.0,
     batch_size: int = 256,
     seed: int = 0,
     precision: Precision = "fast",
 ) -> Tensor:
-    """Per image (N) the smallest eps at which the attack (`FAB` by default) breaks it, as far as it found.
+    """Per image (N) the smallest eps at which the attack misclassifies it, as far as it found.
 
-    0 for images that are wrong as they are, infinity where nothing was found within `eps`. The share of entries above
-    some eps is the accuracy there: `(minimal_eps(...) > eps).float().mean()` is the whole curve from one search.
-    Raises `InputError` for an attack that does not look for the nearest image.
+    0 for images that are misclassified clean, infinity where nothing was found within `threat.eps`. The share of
+    entries above some eps is the accuracy there: `(minimal_eps(...) > eps).float().mean()`, for every eps.
+    Raises `InputError` for an attack that does not look for the nearest adversarial image.
     """
-    if attack is not None and not isinstance(attack, MinimumNorm):
+    require_count(batch_size=batch_size)
+    images = resolve_data(data, model)
+    with seeded(seed, "prepare"):
+        classifier = prepare(resolve_model(model, images, "cpu"), images, precision=precision)
+    return smallest_eps(classifier, images, attack, threat, Settings(batch_size, seed))
+
+
+def smallest_eps(
+    classifier: Classifier, data: Dataset, attack: MinimumNorm, threat: Threat, settings: Settings
+) -> Tensor:
+    """`minimal_eps` of a prepared classifier."""
+    if not isinstance(attack, MinimumNorm):
         raise InputError(
-            f"{type(attack).__name__} uses up its eps and does not look for the nearest image: "
+            f"{type(attack).__name__} uses up its eps and does not look for the nearest adversarial image: "
             "give FAB, DeepFool, FMN or CarliniWagner"
         )
-    model = original(model)
-    clean = judge_clean(model, split, batch_size)
-    chosen: Any = FAB() if attack is None else attack
-    (verdict,) = judge_attack(
-        model, split, chosen, Threat(norm, eps), [eps], clean.right,
-        batch_size=batch_size, seed=seed, precision=precision,
-    )  # fmt: skip
-    assert verdict.outcome is not None
-    reached = torch.where(verdict.right, torch.inf, verdict.outcome.distance)
-    return torch.where(clean.right, reached, 0.0)
+    clean = measure_clean(classifier, data, settings).right
+    (result,) = measure_attack(classifier, data, attack, [threat], clean, settings)  # type: ignore[arg-type]
+    reached = torch.where(result.right, torch.inf, result.distance)
+    return torch.where(clean, reached, 0.0)
 
 
-def _try_out(model: nn.Module, split: Dataset, attacks: Mapping[str, Attack], threats: Sequence[Threat]) -> None:
-    """Let every attack loose on one image at eps 0: one that does not fit says so before any has worked."""
-    images = split.subset([0])
-    for attack in attacks.values():
-        for threat, _ in _families(threats):
-            with seeded(0):
-                judge_attack(model, images, shortened(attack), threat, [0.0], torch.ones(1, dtype=torch.bool))
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """A result and the labels of its row."""
+
+    attack: str
+    norm: Norm
+    result: PerSampleResult
 
 
-def bounds(verdict: Verdict) -> tuple[float, float]:
-    """(lowest, highest) accuracy over all images that what was not finished leaves possible."""
-    n, sure = len(verdict.right), verdict.right if verdict.known is None else verdict.right & verdict.known
-    return int(sure.sum()) / n, int(verdict.right.sum()) / n
+def _surrogates(data: Dataset, options: EvaluationOptions, seed: int) -> tuple[dict[str, Classifier], list[str]]:
+    """The surrogates of the checks, prepared, and warnings about them."""
+    found: dict[str, Classifier] = {}
+    warnings: list[str] = []
+    for name, model in options.surrogates.items():
+        who = f"surrogate {name}: "
+        found[name], more = prepare_checked(model, data, options.precision, options.device, seed, who)
+        warnings += more
+    return found, warnings
 
 
-def _chunks(n: int, seed: int, deadline: float | None) -> Iterator[Tensor]:
-    """Masks (N, bool) of the images to attack next: all at once, or so many in random order as the time allows."""
-    if deadline is None:
-        yield torch.ones(n, dtype=torch.bool)
-        return
-    order = torch.randperm(n, generator=generator(seed, "time budget"))
-    began, done, size = time.monotonic(), 0, min(FIRST_CHUNK, n)
-    while done < n:
-        mask = torch.zeros(n, dtype=torch.bool)
-        mask[order[done : done + size]] = True
-        yield mask
-        done += size
-        now = time.monotonic()
-        affordable = int((deadline - now) / max((now - began) / done, 1e-9) * 0.9)
-        size = min(2 * size, affordable, n - done)
-        if size < 1:
-            return
-
-
-def _within(verdict: Verdict, chunk: Tensor, clean: Verdict) -> Verdict:
-    """The verdict on a chunk as one on all images: they stand as they stood clean, and count if the chunk was finished.
-
-    A part of a chunk does not count: its clean errors are known at once, so it would make the model look worse.
-    """
-    outcome, first = verdict.outcome, clean.outcome
-    assert outcome is not None
-    assert first is not None
-    wrong = chunk & ~clean.right
-    for mine, theirs in ((outcome.predicted, first.predicted), (outcome.margin, first.margin)):
-        mine[wrong] = theirs[wrong]
-    known = chunk if verdict.known is None else torch.zeros_like(chunk)
-    right = torch.where(chunk, verdict.right, clean.right)
-    return replace(verdict, right=right, known=None if bool(known.all()) else known)
-
-
-def _merged(one: Verdict, other: Verdict) -> Verdict:
-    """Two verdicts on disjoint chunks as one."""
-    assert one.known is not None
-    assert other.known is not None
-    assert one.outcome is not None
-    assert other.outcome is not None
-    a, b = one.outcome, other.outcome
-    outcome = Outcome(
-        torch.where(other.known, b.predicted, a.predicted), torch.where(other.known, b.margin, a.margin),
-        torch.where(other.known, b.distance, a.distance), torch.where(other.known, b.broken_by, a.broken_by), a.names,
-    )  # fmt: skip
-    known = one.known | other.known
-    return Verdict(
-        one.eps, one.right & other.right, one.seconds + other.seconds, outcome, None if bool(known.all()) else known
-    )
-
-
-def _families(threats: Iterable[Threat]) -> list[tuple[Threat, list[float]]]:
-    """Threats that differ in eps alone, together: a one-step attack serves them with a single gradient."""
-    families: dict[tuple[str, float, float], tuple[Threat, list[float]]] = {}
-    for threat in threats:
-        key = (threat.norm, threat.low, threat.high)
-        families.setdefault(key, (threat, []))[1].append(threat.eps)
-    return list(families.values())
+def _measure(
+    classifier: Classifier,
+    data: Dataset,
+    attacks: Mapping[str, Attack],
+    threats: Sequence[Threat],
+    settings: Settings,
+    options: EvaluationOptions,
+    progress: Progress | None,
+) -> list[_Measured]:
+    """The results on clean images, then of each attack at each threat."""
+    seconds = None if options.time_budget is None else parse_duration(options.time_budget)
+    budget = None if seconds is None else TimeBudget.start(seconds)
+    observe = None if progress is None else partial(progress, "clean")
+    with seeded(settings.seed, "clean"):
+        clean = measure_clean(classifier, data, replace(settings, progress=observe))
+    trials = trials_of(attacks, threats)
+    if len(attacks) > 1:
+        check_trials(classifier, data, trials)
+    measured = [_Measured("none", threats[0].norm if threats else "linf", clean)]
+    found = measure_trials(classifier, data, trials, clean, settings, budget, progress)
+    for trial, results in zip(trials, found, strict=True):
+        measured += [_Measured(trial.name, trial.threats[0].norm, result) for result in results]
+    return measured

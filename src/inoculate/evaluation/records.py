@@ -1,121 +1,140 @@
-"""Per-image records and adversarial images on disk."""
+"""Per-image results as a table, and adversarial images as files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from inoculate.artifacts.files import write_file
 from inoculate.core.errors import InputError
-from inoculate.core.modes import device_of, frozen
 from inoculate.core.pixels import eight_bits, to_float
 from inoculate.core.row import Row
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.per_sample import Verdict
+from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.result import Evaluation
+from inoculate.models.classifier import Classifier, prepare
+from inoculate.models.loading.load import ModelLike, as_module
+
+BATCH = 256
 
 
-def write_records(path: Path, split: Dataset, rows: Sequence[Row], verdicts: Mapping[str, Verdict]) -> None:
-    """One line per image and row of the evaluation, as a Parquet file.
+def write_records(found: Evaluation, path: str | PathLike[str]) -> Path:
+    """Write one line per image and row of the evaluation as a Parquet file; returns its path.
 
-    Columns: `image` (its place in the split), `label`, the row's `attack`, `norm`, `eps` and `seed`, `clean_predicted`,
+    Columns: `image` (its number in the data), `label`, the row's `attack`, `norm`, `eps` and `seed`, `clean_predicted`,
     `predicted` (on the adversarial image, −1 if not finished), `margin` (best wrong logit minus the true one there),
     `right`, `finished`, `distance` of the adversarial image, `broken_by` (the attack, or null) and `breaks_at`: the
-    smallest distance at which this attack broke the image at any eps (0 if it is wrong as it is, null if none did).
+    smallest distance at which this attack broke the image at any eps (0 if it is wrong clean, null if none did).
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    clean = verdicts[rows[0].key]
-    assert clean.outcome is not None
-    smallest: dict[tuple[str, str], Tensor] = {}
-    for row in rows[1:]:
-        verdict = verdicts[row.key]
-        assert verdict.outcome is not None
-        broken = ~verdict.right if verdict.known is None else ~verdict.right & verdict.known
-        at = torch.where(broken, verdict.outcome.distance, torch.inf)
-        key = (row.attack, row.norm)
-        smallest[key] = torch.minimum(smallest.get(key, at), torch.where(clean.right, at, 0.0))
-    tables = []
-    for row in rows:
-        verdict = verdicts[row.key]
-        outcome, n = verdict.outcome, len(split)
-        assert outcome is not None
-        known = torch.ones(n, dtype=torch.bool) if verdict.known is None else verdict.known
-        names = outcome.names or (row.attack,)
-        by = outcome.broken_by if outcome.names else torch.where(~verdict.right & clean.right & known, 0, -1)
-        breaks_at = smallest.get((row.attack, row.norm))
-        columns: dict[str, Any] = {
-            "image": np.arange(n), "label": split.labels.numpy(),
-            "attack": [row.attack] * n, "norm": [row.norm] * n, "eps": np.full(n, row.eps),
-            "seed": np.full(n, row.seed),
-            "clean_predicted": clean.outcome.predicted.numpy(), "predicted": outcome.predicted.numpy(),
-            "margin": outcome.margin.numpy(), "right": verdict.right.numpy(), "finished": known.numpy(),
-            "distance": outcome.distance.numpy(),
-            "broken_by": pa.array(
-                [names[i] if i >= 0 and row.attack != "none" else None for i in by.tolist()], pa.string()
-            ),
-            "breaks_at": pa.array(
-                [None] * n if breaks_at is None else [v if v < float("inf") else None for v in breaks_at.tolist()],
-                pa.float64(),
-            ),
-        }  # fmt: skip
-        tables.append(pa.table(columns))
-    pq.write_table(pa.concat_tables(tables), path)
+    path = require_parquet(Path(path))
+    smallest = _smallest_distances(found)
+    table = pa.concat_tables([pa.table(_columns(found, row, smallest)) for row in found])
+    return write_file(path, lambda stream: pq.write_table(table, stream))
 
 
-@dataclass
-class Gallery:
-    """Writes adversarial images as 8-bit PNGs that stay inside the ball, and reads them back to see if they still fool.
+def require_parquet(path: Path) -> Path:
+    """`path`; raises `InputError` unless it is the name of a Parquet file."""
+    if path.suffix != ".parquet":
+        raise InputError(f"{path}: the records are written as Parquet, give a name that ends in .parquet")
+    return path
 
-    Use it as `evaluate(..., keep=gallery.keep)`, then `gallery.verify()`. Only images that fool the model before they
-    are rounded are written: `<folder>/<attack>/<norm>-<eps>/<image>-<true class>-as-<predicted class>.png`.
+
+def _columns(found: Evaluation, row: Row, smallest: dict[tuple[str, str], Tensor]) -> dict[str, Any]:
+    import pyarrow as pa
+
+    result, n = found.per_image[row], len(found.labels)
+    at = smallest.get((row.attack, row.norm), torch.full((n,), torch.inf)).tolist()
+    return {
+        "image": np.arange(n), "label": found.labels.numpy(),
+        "attack": [row.attack] * n, "norm": [row.norm] * n, "eps": np.full(n, row.eps), "seed": np.full(n, row.seed),
+        "clean_predicted": found.per_image[found[0]].predicted.numpy(), "predicted": result.predicted.numpy(),
+        "margin": result.margin.numpy(), "right": result.right.numpy(), "finished": result.finished.numpy(),
+        "distance": result.distance.numpy(),
+        "broken_by": pa.array([result.names[i] if i >= 0 else None for i in result.broken_by.tolist()], pa.string()),
+        "breaks_at": pa.array([each if each < float("inf") else None for each in at], pa.float64()),
+    }  # fmt: skip
+
+
+def _smallest_distances(found: Evaluation) -> dict[tuple[str, str], Tensor]:
+    """By attack and norm, the smallest distance (N) at which the attack broke each image at any eps."""
+    clean, smallest = found.per_image[found[0]].right, dict[tuple[str, str], Tensor]()
+    for row in found.rows[1:]:
+        result, key = found.per_image[row], (row.attack, row.norm)
+        at = torch.where(~result.right & result.finished, result.distance, torch.inf)
+        smallest[key] = torch.minimum(smallest.get(key, at), torch.where(clean, at, 0.0))
+    return smallest
+
+
+@dataclass(frozen=True)
+class SavedImages:
+    """The images written for one row: `files` by image number, and how many still fool the model once read back."""
+
+    row: Row
+    files: dict[int, Path]
+    misclassified: int
+
+
+def save_images(found: Evaluation, model: ModelLike, data: Dataset, folder: str | PathLike[str]) -> list[SavedImages]:
+    """Write the misclassified adversarial images as 8-bit PNGs that stay inside the ball, and verify them.
+
+    `found` comes from `evaluate(model, data, ...)` with `keep_images`. Only images that an attack broke are written:
+    `<folder>/<attack>/<norm>-<eps>/<image>-<true class>-as-<predicted class>.png`. They are then read back and shown to
+    the model again. Raises `InputError` where no images were kept, and for images that are neither grey nor RGB.
     """
+    if not found.images:
+        raise InputError("the evaluation kept no images: evaluate with keep_images")
+    if data.channels not in (1, 3):
+        raise InputError(f"images with {data.channels} channels cannot be saved as PNG: they must be grey or RGB")
+    classifier = prepare(as_module(model, data), data, precision="exact")
+    saved = []
+    for row, images in found.images.items():
+        files = _write(found.per_image[row], images, data, row, Path(folder))
+        saved.append(SavedImages(row, files, _count_misclassified(classifier, data, files)))
+    return saved
 
-    folder: Path
-    model: nn.Module
-    split: Dataset
-    written: dict[tuple[str, float], list[tuple[Path, int]]] = field(default_factory=dict)
 
-    def keep(self, attack: str, rows: Tensor, x_adv: Tensor, threat: Threat) -> None:
-        """Write those images of a batch (B×C×H×W in [0, 1]) that the model gets wrong. Grey or RGB."""
-        if x_adv.shape[1] not in (1, 3):
-            raise InputError(f"images with {x_adv.shape[1]} channels cannot be saved as PNG: leave out --save-images")
-        labels = self.split.labels[rows]
-        with frozen(self.model), torch.no_grad():
-            predicted = self.model(x_adv).argmax(dim=1).cpu()
-        place = self.folder / attack / f"{threat.norm}-{threat.eps:g}"
-        place.mkdir(parents=True, exist_ok=True)
-        done = self.written.setdefault((attack, threat.eps), [])
-        pixels = eight_bits(x_adv.cpu(), self.split.images[rows], threat)
-        for i in (predicted != labels).nonzero().squeeze(1).tolist():
-            names = (_plain(self.split.classes[int(c)]) for c in (labels[i], predicted[i]))
-            path = place / f"{int(rows[i]):06}-{'-as-'.join(names)}.png"
-            array = pixels[i].permute(1, 2, 0).numpy()
-            Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(path)
-            done.append((path, int(rows[i])))
+def _write(result: PerSampleResult, images: Tensor, data: Dataset, row: Row, folder: Path) -> dict[int, Path]:
+    place = folder / row.attack / f"{row.norm}-{row.eps:g}"
+    rows = (result.broken_by >= 0).nonzero().squeeze(1)
+    pixels = eight_bits(images[rows], data.images[rows], Threat(row.norm, row.eps))  # type: ignore[arg-type]
+    files = {}
+    for number, image in zip(rows.tolist(), pixels, strict=True):
+        classes = (data.classes[int(data.labels[number])], data.classes[int(result.predicted[number])])
+        path = place / f"{number:06}-{'-as-'.join(map(_plain, classes))}.png"
+        array = image.permute(1, 2, 0).numpy()
+        picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+        files[number] = write_file(path, partial(picture.save, format="png"))
+    return files
 
-    def verify(self) -> dict[tuple[str, float], tuple[int, int]]:
-        """Per attack and eps: how many images were written, and how many still fool the model when read from disk."""
-        device = device_of(self.model)
-        found = {}
-        for key, files in self.written.items():
-            still = 0
-            for start in range(0, len(files), 256):
-                batch = files[start : start + 256]
-                pixels = torch.stack([_read(path) for path, _ in batch])
-                labels = self.split.labels[torch.tensor([row for _, row in batch])]
-                with frozen(self.model), torch.no_grad():
-                    predicted = self.model(to_float(pixels.to(device))).argmax(dim=1).cpu()
-                still += int((predicted != labels).sum())
-            found[key] = (len(files), still)
-        return found
+
+def _count_misclassified(classifier: Classifier, data: Dataset, files: dict[int, Path]) -> int:
+    """How many of the images on disk the model misclassifies."""
+    count = 0
+    with classifier.ready():
+        for numbers in _batches(list(files)):
+            pixels = torch.stack([_read(files[number]) for number in numbers])
+            labels = data.labels[torch.tensor(numbers)].to(classifier.device)
+            x = to_float(pixels.to(classifier.device)).to(classifier.dtype)
+            prediction = classifier.predict(x.contiguous(memory_format=classifier.layout), labels)
+            count += int((~prediction.right).sum())
+    return count
+
+
+def _batches(numbers: list[int]) -> Iterator[list[int]]:
+    return (numbers[start : start + BATCH] for start in range(0, len(numbers), BATCH))
 
 
 def _read(path: Path) -> Tensor:

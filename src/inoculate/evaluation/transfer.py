@@ -1,111 +1,137 @@
-"""Which examples fool which model: crafted on each, judged on all."""
+"""The job `transfer`: which model's adversarial examples fool which other model."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
-from torch import nn
 
 from inoculate.attacks.base import Attack
-from inoculate.attacks.registry import ATTACKS
-from inoculate.attacks.sweep import sweep
 from inoculate.core.errors import InputError
-from inoculate.core.rng import generator
-from inoculate.core.row import Row
+from inoculate.core.options import require_count, require_one_of
+from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.engine import Precision, Progress, check_precision, judge_clean
-from inoculate.evaluation.per_sample import Verdict, check_allowed, judge_batch, loader
-from inoculate.models.acceleration.fast import fast, original
-from inoculate.models.acceleration.small_maps import inference_context
+from inoculate.data.load import DataLike
+from inoculate.evaluation.budget import families
+from inoculate.evaluation.engine import Settings, measure_clean, measure_transfer
+from inoculate.evaluation.inputs import prepare_checked, resolve_attack, resolve_data, threat_warnings
+from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.result import TransferMatrix
+from inoculate.models.classifier import Classifier, Precision
+from inoculate.models.loading.load import ModelLike
 
 
-def transfer_matrix(
-    models: Mapping[str, nn.Module],
-    split: Dataset,
-    attack: Attack,
-    threat: Threat,
-    epsilons: Sequence[float],
+@dataclass(frozen=True)
+class TransferOptions:
+    """Settings of `transfer` that are rarely changed.
+
+    precision: `fast` crafts on quicker copies of the models where their outputs equal the models', `exact` on the
+    models themselves. name: the attack's name in the rows, by default its registry name, else its class's in lower
+    case. arm: label of the rows. device: where model SPECs are loaded.
+    """
+
+    precision: Precision = "fast"
+    name: str | None = None
+    arm: str = "standard"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        require_one_of(("fast", "exact"), precision=self.precision)
+
+
+def transfer(
+    models: Mapping[str, ModelLike] | Sequence[str],
+    data: DataLike,
+    attack: str | Attack = "mifgsm",
+    threats: Sequence[Threat] = (Threat(),),
     *,
     batch_size: int = 256,
     seed: int = 0,
-    precision: Precision = "fast",
-    arm: str = "standard",
-    name: str | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> list[Row]:
-    """Accuracies of every model (float images in [0, 1] → logits) on examples crafted on every model, at each eps.
+    options: TransferOptions = TransferOptions(),
+    progress: Progress | None = None,
+) -> TransferMatrix:
+    """Measure every model on adversarial examples crafted on every model, at each threat.
 
-    A row per model for clean accuracy, then crafted-on × evaluated-on × eps, in that order: `white-box` where the two
-    are the same model, `transfer:<crafted on>/<arm>` elsewhere. `threat` supplies norm and range.
-
-    Every image is attacked once per source, in full and whether or not that source gets it right: what no longer
-    matters to the source may still fool another model. Every image counts, and a clean error of the evaluated model is
-    an error. Crafting goes through a `fast` copy unless `precision="exact"`; the verdict is always the model's own.
-    `seconds` of a white-box row include the crafting, those of the others are for judging alone. `name` is the attack's
-    in the rows: by default its registry name, else its class's in lower case. `progress` is told (source, done, total).
-
-    Raises `InputError` for no models, for images or labels that a model cannot take, and for an attack that leaves the
-    ball or the range.
+    `models`: from names to models (see `evaluate`), or a list of model SPECs. Every image is attacked once per source
+    and threat, whether or not the source classifies it correctly: what is of no use against the source may still fool
+    another model. Every image counts, and a clean error of the evaluated model is an error. `seconds` of a white-box
+    row include the crafting, those of the others are for the evaluation alone. `progress(source, done, total)` counts
+    images. Raises `InputError` for no models, for images or labels that a model cannot take, and for an attack that
+    leaves the threat model.
     """
+    require_count(batch_size=batch_size)
+    named = _by_name(models)
+    name, chosen = resolve_attack(attack)
+    images = resolve_data(data, next(iter(named.values())))
+    warnings = threat_warnings(threats, images)
+    prepared: dict[str, Classifier] = {}
+    for key, model in named.items():
+        prepared[key], more = prepare_checked(model, images, options.precision, options.device, seed, f"{key}: ")
+        warnings += more
+    settings = Settings(batch_size, seed)
+    labels = {"dataset": images.name, "arm": options.arm, "seed": seed}
+    clean = {target: measure_clean(classifier, images, settings) for target, classifier in prepared.items()}
+    norm = threats[0].norm if threats else "linf"
+    found = [
+        (result.row(**labels, model=target, attack="none", norm=norm, protocol="white-box"), result)
+        for target, result in clean.items()
+    ]
+    attack_name = options.name or name
+    for source in prepared:
+        own = replace(settings, progress=None if progress is None else partial(progress, source))
+        results = _measure_source(source, prepared, images, chosen, threats, own)
+        for target in prepared:
+            protocol = "white-box" if target == source else f"transfer:{source}/{options.arm}"
+            for threat, result in zip(threats, results[target], strict=True):
+                counted = _counted(result, clean[target], attack_name)
+                found.append(
+                    (
+                        counted.row(**labels, model=target, attack=attack_name, norm=threat.norm, protocol=protocol),
+                        counted,
+                    )
+                )
+    return TransferMatrix([row for row, _ in found], tuple(prepared), dict(found), warnings)
+
+
+def _by_name(models: Mapping[str, ModelLike] | Sequence[str]) -> dict[str, ModelLike]:
+    """The models by name. Raises `InputError` for none, and for one that is given twice."""
     if not models:
         raise InputError("no models to compare: give at least one")
-    check_precision(precision)
-    models = {name: original(model) for name, model in models.items()}
-    name = name or next((key for key, known in ATTACKS.items() if known == attack), type(attack).__name__.lower())
-    labels: dict[str, Any] = {"dataset": split.name, "arm": arm, "norm": threat.norm, "seed": seed}
-    clean = {target: judge_clean(model, split, batch_size) for target, model in models.items()}
-    rows = [v.row(**labels, model=m, attack="none", protocol="white-box") for m, v in clean.items()]
-    for source, model in models.items():
-        crafting = fast(model) if precision == "fast" else model
-        # The source is judged first, so that the time it took to craft is on its account.
-        order = {source: model, **models}
-        told = None if progress is None else partial(progress, source)
-        verdicts = _judge_all(order, crafting, split, attack, threat, epsilons, batch_size, seed, told)
-        for target in models:
-            protocol = "white-box" if target == source else f"transfer:{source}/{arm}"
-            for verdict in verdicts[target]:
-                counted = replace(verdict, right=verdict.right & clean[target].right)
-                rows.append(counted.row(**labels, model=target, attack=name, protocol=protocol))
-    return rows
+    if isinstance(models, Mapping):
+        return dict(models)
+    if isinstance(models, str):
+        raise InputError(f"models '{models}' is a single SPEC: give a list, ['{models}']")
+    if twice := [model for place, model in enumerate(models) if model in models[:place]]:
+        raise InputError(f"model {twice[0]} is given twice: name each model once")
+    return {str(model): model for model in models}
 
 
-def _judge_all(
-    models: Mapping[str, nn.Module],
-    crafting: nn.Module,
-    split: Dataset,
+def _measure_source(
+    source: str,
+    classifiers: Mapping[str, Classifier],
+    data: Dataset,
     attack: Attack,
-    threat: Threat,
-    epsilons: Sequence[float],
-    batch_size: int,
-    seed: int,
-    progress: Progress | None,
-) -> dict[str, list[Verdict]]:
-    """Craft each batch once on `crafting` and show it to every model: per model, one verdict per eps."""
-    right = {(target, eps): torch.zeros(len(split), dtype=torch.bool) for target in models for eps in epsilons}
-    seconds = dict.fromkeys(right, 0.0)
-    with ExitStack() as held:
-        for model in models.values():
-            held.enter_context(inference_context(model))
-        load = loader(crafting, split)
-        for start in range(0, len(split), batch_size):
-            rows = torch.arange(start, min(start + batch_size, len(split)))
-            x, y = load(rows)
-            draws = generator(seed, "attack", device=x.device)
-            began = time.perf_counter()
-            for eps, x_adv in sweep(attack, crafting, x, y, threat, epsilons, generator=draws):
-                check_allowed(x_adv, x, replace(threat, eps=eps))
-                for target, model in models.items():
-                    right[target, eps][rows] = judge_batch(model, x_adv, y, len(split.classes))
-                    ended = time.perf_counter()
-                    seconds[target, eps] += ended - began
-                    began = ended
-            if progress:
-                progress(min(start + batch_size, len(split)), len(split))
-    return {target: [Verdict(eps, right[target, eps], seconds[target, eps]) for eps in epsilons] for target in models}
+    threats: Sequence[Threat],
+    settings: Settings,
+) -> dict[str, list[PerSampleResult]]:
+    """Results of every classifier, one per threat in order, on examples crafted on `source`."""
+    order = [source, *(name for name in classifiers if name != source)]  # the first bears the time of the crafting
+    targets = [classifiers[name] for name in order]
+    found: dict[tuple[str, Threat], PerSampleResult] = {}
+    for family in families(threats):
+        results = measure_transfer(classifiers[source], targets, data, attack, family, settings)
+        found |= {
+            (name, threat): result
+            for name, of_one in zip(order, results, strict=True)
+            for threat, result in zip(family, of_one, strict=True)
+        }
+    return {name: [found[name, threat] for threat in threats] for name in order}
+
+
+def _counted(result: PerSampleResult, clean: PerSampleResult, attack: str) -> PerSampleResult:
+    """The result with clean errors as errors, and the attack's name where it broke an image."""
+    broken = torch.where(clean.right & ~result.right, 0, -1)
+    return replace(result, right=result.right & clean.right, names=(attack,), broken_by=broken)

@@ -44,7 +44,7 @@ from inoculate.training.trainer import BEST, History, Recipe, fit
 def harden(
     model: ModelLike,
     data: Any,
-    threat: Threat = Threat(),  # noqa: B008
+    threat: Threat = Threat(),
     *,
     budget: str | float = "10m",
     method: Any = None,

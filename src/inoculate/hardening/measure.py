@@ -10,12 +10,9 @@ from torch import Tensor, nn
 
 from inoculate.attacks.base import Attack
 from inoculate.attacks.registry import get_attack
-from inoculate.core.pixels import to_float
 from inoculate.core.progress import Progress
 from inoculate.core.row import Row
-from inoculate.core.threat import Threat
-from inoculate.evaluation.evaluate import evaluate
-from inoculate.evaluation.per_sample import Verdict
+from inoculate.evaluation.evaluate import EvaluationOptions, evaluate
 from inoculate.hardening.data import HardeningData
 
 
@@ -41,15 +38,10 @@ def measure(
     model: nn.Module, data: HardeningData, *, name: str, arm: str, stage: str, progress: Progress | None
 ) -> Measurement:
     """Clean and adversarial accuracy of `model` on the test images; `name` and `arm` label the rows."""
-    attacks, verdicts = attacks_for(data), dict[str, Verdict]()
-    last, images = list(attacks)[-1], to_float(data.test.images)
-
-    def keep(attack: str, rows: Tensor, x_adv: Tensor, _: Threat) -> None:
-        if attack == last:
-            images[rows] = x_adv.cpu()
-
-    rows = evaluate(
-        model, data.test, attacks, [data.threat], seed=data.seed, name=name, arm=arm, records=verdicts, keep=keep,
+    options = EvaluationOptions(checks=False, keep_images=True, name=name, arm=arm)
+    found = evaluate(
+        model, data.test, attacks_for(data), [data.threat], seed=data.seed, options=options,
         progress=None if progress is None else lambda what, done, total: progress(f"{stage}: {what}", done, total),
     )  # fmt: skip
-    return Measurement(rows, {row: verdicts[row.key].right.numpy() for row in rows}, images)
+    correct = {row: result.right.numpy() for row, result in found.per_image.items()}
+    return Measurement(found.rows, correct, found.images[found.rows[-1]])

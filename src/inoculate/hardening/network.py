@@ -14,8 +14,9 @@ from torch import nn
 
 from inoculate.core.errors import InputError, one_line
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.engine import judge_clean
+from inoculate.evaluation.engine import measure_clean
 from inoculate.hardening.options import HardeningOptions
+from inoculate.models.classifier import prepare
 from inoculate.models.loading.checkpoints import (
     WEIGHTS,
     ModelSpec,
@@ -111,7 +112,8 @@ def model_identity(model: ModelLike) -> str:
 def is_trained(model: nn.Module, images: Dataset) -> bool:
     """Whether the balanced accuracy of `model` on some of the images is clearly above chance."""
     sample = images.limit(min(TRAINED_IMAGES, len(images)), seed=0)
-    right, classes = judge_clean(model, sample).right.float(), set(sample.labels.tolist())
+    right = measure_clean(prepare(model, sample, precision="exact"), sample).right.float()
+    classes = set(sample.labels.tolist())
     balanced = sum(float(right[sample.labels == each].mean()) for each in classes) / len(classes)
     return balanced > 1 / len(classes) + TRAINED_MARGIN
 

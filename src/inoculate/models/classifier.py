@@ -40,8 +40,9 @@ class Prediction(NamedTuple):
 class Classifier:
     """A model made ready for images of one dataset, by `prepare`.
 
-    `model` gives every verdict. `crafting` is what attacks are called on: a verified faster copy, or `model` itself.
-    Images go to `device`, as `dtype`, in the memory format `layout`. The model has one output for each of `classes`.
+    `model` gives every verdict. `crafting` is what attacks are called on: with `precision` fast a verified faster copy
+    if there can be one, else `model` itself. Images go to `device`, as `dtype`, in the memory format `layout`. The
+    model has one output for each of `classes`.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class Classifier:
     device: torch.device
     dtype: torch.dtype
     layout: torch.memory_format
+    precision: Precision
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -111,4 +113,4 @@ def prepare(model: nn.Module, data: Dataset, *, precision: Precision = "fast") -
     with torch.inference_mode(False), inference_context(model):
         layout = memory_format_for(model, images[:1])
     crafting = verified(fast(model), images) if precision == "fast" else model
-    return Classifier(model, crafting, len(data.classes), device, dtype, layout)
+    return Classifier(model, crafting, len(data.classes), device, dtype, layout, precision)

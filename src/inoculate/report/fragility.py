@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inoculate.attribution.explanation import Explained
+from inoculate.attribution.explanation import Explanation
 from inoculate.core.stats import spearman
 
 Fragility = Mapping[str, Sequence[float | None]]
 
 
-def fragility_of(explained: Explained) -> Fragility | None:
+def fragility_of(explained: Explanation) -> Fragility | None:
     """The per-image values of an explanation, by kind; None where they were not measured."""
     found: Fragility | None = explained.facts.get("fragility")
     return found
@@ -51,9 +51,9 @@ def agreement(fragility: Fragility) -> float:
     return float(spearman(pairs[:, :1].T, pairs[:, 1:].T)[0]) if len(pairs) > 2 else float("nan")
 
 
-def by_model(explanations: Iterable[Explained]) -> dict[str, dict[str, Explained]]:
+def by_model(explanations: Iterable[Explanation]) -> dict[str, dict[str, Explanation]]:
     """The explanations of one dataset: per network, its arms."""
-    found: dict[str, dict[str, Explained]] = {}
+    found: dict[str, dict[str, Explanation]] = {}
     for each in explanations:
         found.setdefault(each.key[1], {})[each.key[2]] = each
     return found

@@ -10,7 +10,7 @@ from typing import Any
 from inoculate.artifacts.files import read_json
 from inoculate.artifacts.rows import Records, read_records, read_rows
 from inoculate.artifacts.store import MANIFEST
-from inoculate.attribution.explanation import EXPLANATIONS, FACTS, Explained
+from inoculate.attribution.explanation import EXPLANATIONS, FACTS, Explanation
 from inoculate.core.errors import InputError
 from inoculate.core.row import Row
 from inoculate.report.results import AFTER, BEFORE
@@ -39,7 +39,7 @@ class RunRecord:
     rows: Sequence[Row] = ()
     records: Records = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    explanations: Sequence[Explained] = ()
+    explanations: Sequence[Explanation] = ()
     checks: Mapping[str, Any] | None = None
     trainings: Sequence[TrainingRecord] = ()
 
@@ -134,11 +134,11 @@ def _method(described: Mapping[str, Any]) -> str:
     return str(method.get("method", "standard")) if isinstance(method, dict) else "standard"
 
 
-def _read_explanations(folder: Path) -> list[Explained]:
+def _read_explanations(folder: Path) -> list[Explanation]:
     """The explanations in a run's folder, or the one that the folder itself is."""
     if (folder / FACTS).is_file():
-        return [Explained.load(folder)]
-    return [Explained.load(file.parent) for file in sorted((folder / EXPLANATIONS).glob(f"*/{FACTS}"))]
+        return [Explanation.load(folder)]
+    return [Explanation.load(file.parent) for file in sorted((folder / EXPLANATIONS).glob(f"*/{FACTS}"))]
 
 
 def _read_mapping(path: Path) -> dict[str, Any] | None:
@@ -166,7 +166,7 @@ def _trainings(manifest: Mapping[str, Any]) -> Iterator[TrainingRecord]:
             yield TrainingRecord(*key, cell.get("history", ()), float(cell.get("seconds", 0.0)))
 
 
-def _title(rows: Sequence[Row], explanations: Sequence[Explained] = ()) -> str:
+def _title(rows: Sequence[Row], explanations: Sequence[Explanation] = ()) -> str:
     pairs = [(row.model, row.dataset) for row in rows] or [(each.key[1], each.key[0]) for each in explanations]
     models, datasets = (list(dict.fromkeys(pair[place] for pair in pairs)) for place in (0, 1))
     return f"{', '.join(models) or 'no model'} on {', '.join(datasets) or 'nothing'}"

@@ -15,7 +15,7 @@ from inoculate.artifacts.files import read_json, write_json
 from inoculate.artifacts.output import require_writable
 from inoculate.artifacts.rows import Records, read_records, read_rows, write_records, write_rows
 from inoculate.artifacts.store import MANIFEST
-from inoculate.attribution.explanation import EXPLANATIONS, FACTS, Explained, save_explanations
+from inoculate.attribution.explanation import EXPLANATIONS, FACTS, Explanation, save_explanations
 from inoculate.core.errors import InputError
 from inoculate.core.results import html_of, table_of
 from inoculate.core.row import Row
@@ -38,7 +38,7 @@ class StudyRun:
     rows: tuple[Row, ...]
     records: Records
     manifest: Mapping[str, Any]
-    explanations: tuple[Explained, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
     folder: Path | None = None
 
     def __repr__(self) -> str:
@@ -106,7 +106,7 @@ class StudyRun:
         if not isinstance(manifest, dict):
             raise InputError(f"{folder / MANIFEST} is not the manifest of a run: delete it")
         found = sorted((folder / EXPLANATIONS).glob(f"*/{FACTS}"))
-        return StudyRun(rows, records, manifest, tuple(Explained.load(file.parent) for file in found), folder)
+        return StudyRun(rows, records, manifest, tuple(Explanation.load(file.parent) for file in found), folder)
 
     @property
     def tables(self) -> list[Table]:

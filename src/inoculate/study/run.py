@@ -8,7 +8,7 @@ from pathlib import Path
 
 from inoculate.artifacts.output import require_writable
 from inoculate.artifacts.store import Store
-from inoculate.attribution.explanation import Explained
+from inoculate.attribution.explanation import Explanation
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_count, require_one_of
 from inoculate.study.builder import Builder
@@ -61,7 +61,7 @@ def run_study(
         execute(plan(study, only), Builder(specs, Networks(device), observer.progress), measured, observer)
     finally:
         recall(plan(study), specs, measured)
-        explanations = tuple(Explained.load(path) for path in measured.explanations)
+        explanations = tuple(Explanation.load(path) for path in measured.explanations)
         manifest = manifest_of(specs, measured, device)
         result = StudyRun(tuple(measured.rows), measured.records, manifest, explanations, folder)
         if result.rows:

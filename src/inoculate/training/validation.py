@@ -11,7 +11,8 @@ from inoculate.core.modes import device_of, frozen
 from inoculate.core.pixels import to_float
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.engine import judge_attack, judge_clean
+from inoculate.evaluation.engine import measure_attack, measure_clean
+from inoculate.models.classifier import prepare
 
 
 def passes(images: int, attacked: int) -> float:
@@ -51,6 +52,7 @@ def validate(model: nn.Module, split: Dataset, batch_size: int = 256) -> tuple[f
 def validate_robust(model: nn.Module, split: Dataset, threat: Threat, images: int) -> float:
     """Accuracy of `model` under PGD-10 on `images` of a split, always the same ones; wrong when clean is wrong."""
     part = split.limit(min(images, len(split)), seed=0)
-    clean = judge_clean(model, part).right
-    (verdict,) = judge_attack(model, part, PGD(steps=10), threat, [threat.eps], clean, precision="exact")
-    return verdict.right.float().mean().item()
+    classifier = prepare(model, part, precision="exact")
+    clean = measure_clean(classifier, part).right
+    (result,) = measure_attack(classifier, part, PGD(steps=10), [threat], clean)
+    return result.right.float().mean().item()

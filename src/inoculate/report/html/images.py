@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inoculate.attribution.explanation import Explained
+from inoculate.attribution.explanation import Explanation
 from inoculate.report.fragility import by_model
 from inoculate.report.plots.style import page_color
 
@@ -47,7 +47,7 @@ class ShownImage:
     arms: list[AttackedImage]
 
 
-def shown_images(explanations: Sequence[Explained], budget: int = BUDGET) -> list[ShownImage]:
+def shown_images(explanations: Sequence[Explanation], budget: int = BUDGET) -> list[ShownImage]:
     """The images of one dataset, network by network; as many of each network as fit the budget (in bytes)."""
     groups = [_network(model, arms) for model, arms in by_model(explanations).items()]
     most = max((len(group) for group in groups), default=0)
@@ -56,7 +56,7 @@ def shown_images(explanations: Sequence[Explained], budget: int = BUDGET) -> lis
     return [each for group in groups for each in group[:most]]
 
 
-def _network(model: str, arms: Mapping[str, Explained]) -> list[ShownImage]:
+def _network(model: str, arms: Mapping[str, Explanation]) -> list[ShownImage]:
     first = next(iter(arms.values()))
     found = []
     for place, image in enumerate(first.facts["images"]):
@@ -70,7 +70,7 @@ def _network(model: str, arms: Mapping[str, Explained]) -> list[ShownImage]:
     return found
 
 
-def _attacked(arm: str, color: str, explained: Explained, place: int) -> AttackedImage:
+def _attacked(arm: str, color: str, explained: Explanation, place: int) -> AttackedImage:
     image, classes = explained.facts["images"][place], explained.facts["classes"]
     predictions = {
         name: prediction(image[name], classes) for name in ("clean", "adversarial", "replayed") if name in image
@@ -80,7 +80,7 @@ def _attacked(arm: str, color: str, explained: Explained, place: int) -> Attacke
     return AttackedImage(arm, color, _pictures(arm, explained, place), predictions, outcome, image["drift"])
 
 
-def _pictures(arm: str, explained: Explained, place: int) -> dict[str, tuple[str, str]]:
+def _pictures(arm: str, explained: Explanation, place: int) -> dict[str, tuple[str, str]]:
     facts, arrays = explained.facts, explained.arrays
     image = facts["images"][place]
     clean = arrays["clean"][place].astype(np.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from inoculate.attribution.explanation import Explained
+from inoculate.attribution.explanation import Explanation
 from inoculate.report.formatting import attack_name, norm_name
 from inoculate.report.html.sections import sections
 from inoculate.report.plots.landscape import landscape_figure
@@ -41,7 +41,7 @@ def render(run: RunRecord, folder: Path | None = None) -> str:
     )
 
 
-def _attacked_with(explanations: Sequence[Explained]) -> str:
+def _attacked_with(explanations: Sequence[Explanation]) -> str:
     """The attacks under which images are explained, each with its norm and eps."""
     names = (
         f"{attack_name(each.facts['attack'])}, {norm_name(each.facts['norm'])}, eps {each.facts['eps']:.3g}"

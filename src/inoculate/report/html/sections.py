@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inoculate.artifacts.names import file_name
-from inoculate.attribution.explanation import Explained
+from inoculate.attribution.explanation import Explanation
 from inoculate.report import published
 from inoculate.report.claims import Claim, claims
 from inoculate.report.formatting import percent
@@ -116,7 +116,7 @@ def _tables(results: Results, paper: list[Table]) -> list[Table]:
 
 
 def _attributions(
-    results: Results, explanations: Sequence[Explained], budget: int, folder: Path | None
+    results: Results, explanations: Sequence[Explanation], budget: int, folder: Path | None
 ) -> Attributions | None:
     name = results.dataset
     chosen = [each for each in explanations if each.key[0] == name and each.facts["norm"] == results.norm]

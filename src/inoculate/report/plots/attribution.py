@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inoculate.artifacts.names import file_name
-from inoculate.attribution.explanation import Explained
+from inoculate.attribution.explanation import Explanation
 from inoculate.report.fragility import by_model, known
 from inoculate.report.plots.axes import Group, box_plot
 from inoculate.report.plots.style import GREY, style_of
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def stability_figures(dataset: str, explanations: Sequence[Explained], folder: Path | None = None) -> list[SvgFigure]:
+def stability_figures(dataset: str, explanations: Sequence[Explanation], folder: Path | None = None) -> list[SvgFigure]:
     """A figure per network with two boxes per arm: the change under attack and under random noise."""
     figures = []
     for model, arms in by_model(explanations).items():

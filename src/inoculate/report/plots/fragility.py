@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inoculate.artifacts.names import file_name
-from inoculate.attribution.explanation import Explained
+from inoculate.attribution.explanation import Explanation
 from inoculate.report.fragility import (
     Fragility,
     by_model,
@@ -47,7 +47,7 @@ class _Network:
 
 
 def fragility_figures(
-    dataset: str, explanations: Sequence[Explained], folder: Path | None = None
+    dataset: str, explanations: Sequence[Explanation], folder: Path | None = None
 ) -> list[tuple[str, list[SvgFigure]]]:
     """Per kind of value, a title and a figure for each network."""
     networks = [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from inoculate.attribution.explanation import Explained
+from inoculate.attribution.explanation import Explanation
 from inoculate.report import published
 from inoculate.report.fragility import fragility_of, median
 from inoculate.report.plots.axes import log_axis
@@ -27,7 +27,7 @@ class _Point(NamedTuple):
     margin: float
 
 
-def landscape_figure(explanations: Sequence[Explained], folder: Path | None = None) -> SvgFigure | None:
+def landscape_figure(explanations: Sequence[Explanation], folder: Path | None = None) -> SvgFigure | None:
     """Median margin against median gradient norm, with lines of equal estimated eps; None for fewer than two."""
     measured = [(each.key, values) for each in explanations if (values := fragility_of(each))]
     points = [_Point(*key, median(values, "gradient"), median(values, "margin")) for key, values in measured]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from inoculate.attribution.explanation import Explained
+from inoculate.attribution.explanation import Explanation
 from inoculate.report.formatting import MISSING
 from inoculate.report.fragility import Fragility, agreement, fragility_of, median
 from inoculate.report.run import RunRecord
@@ -16,7 +16,7 @@ from inoculate.report.tables.table import Table
 _KINDS = {"margin": "margin", "gradient": "gradient norm", "estimate": "estimated eps", "measured": "measured eps"}
 
 
-def fragility_table(explanations: Sequence[Explained]) -> Table | None:
+def fragility_table(explanations: Sequence[Explanation]) -> Table | None:
     """Medians per network and arm; None where nothing was measured."""
     rows = []
     for each in explanations:
@@ -35,7 +35,7 @@ def fragility_table(explanations: Sequence[Explained]) -> Table | None:
 
 def image_size_table(run: RunRecord) -> Table | None:
     """Medians per image size, where datasets of a study differ in nothing else; None where none do."""
-    families: dict[str, list[tuple[int, Explained]]] = defaultdict(list)
+    families: dict[str, list[tuple[int, Explanation]]] = defaultdict(list)
     for each in run.explanations:
         if (family := run.family(each.key[0])) and fragility_of(each):
             families[family[0]].append((family[1], each))

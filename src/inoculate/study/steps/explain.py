@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from inoculate.attacks.registry import get_attack
-from inoculate.attribution.explain import choose, explain
+from inoculate.attribution.explain import ExplainOptions, choose_images, explain
 from inoculate.core.threat import Threat
 from inoculate.study.cell import Cell
 from inoculate.study.inputs import Inputs
@@ -22,19 +22,22 @@ def make_explanation(folder: Path, cell: Cell, context: Context, inputs: Inputs[
     network, standard = inputs.networks
     right = correct_images(inputs.clean)
     data = context.data.test.subset(range(len(right)))
+    options = ExplainOptions(
+        seed=context.seed,
+        batch_size=study.evaluation.batch_size,
+        name=cell.model,
+        arm=cell.arm,
+        attack_name=cell.attack,
+        shown=choose_images(data, right, amounts.images),
+    )
     explanation = explain(
         context.networks.load(network),
         data,
         get_attack(config.attack, **config.options),
         Threat(study.norm, max(study.eps)),
-        amounts,
-        shown=choose(data, right, amounts.images),
+        amounts=amounts,
         before=None if cell.arm == "standard" else context.networks.load(standard),
-        batch_size=study.evaluation.batch_size,
-        seed=context.seed,
-        progress=context.count,
-        name=cell.model,
-        arm=cell.arm,
-        attack_name=cell.attack,
+        options=options,
+        progress=lambda _, done, total: context.count(done, total),
     )
     explanation.save(folder)

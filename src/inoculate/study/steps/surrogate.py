@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from inoculate.artifacts.files import write_json
-from inoculate.evaluation.engine import judge_clean
+from inoculate.evaluation.engine import Settings, measure_clean
+from inoculate.models.classifier import prepare
 from inoculate.study.cell import Cell
 from inoculate.study.inputs import Inputs
 from inoculate.study.steps.context import Context
@@ -18,8 +19,8 @@ def make_choice(folder: Path, cell: Cell, context: Context, inputs: Inputs[Path]
     val = context.data.val.limit(evaluation.limit(len(context.data.val)), seed=context.seed)
     accuracy: dict[str, float] = {}
     for model, path in zip(context.study.models, inputs.networks, strict=True):
-        network = context.networks.load(path)
-        right = judge_clean(network, val, evaluation.batch_size).right
-        results = attack_results(context, cell.attack, network, val, right)
+        classifier = prepare(context.networks.load(path), val, precision=evaluation.precision)
+        right = measure_clean(classifier, val, Settings(evaluation.batch_size)).right
+        results = attack_results(context, cell.attack, classifier, val, right)
         accuracy[model] = sum(result.right.float().mean().item() for result in results) / len(results)
     write_json(folder / "choice.json", {"surrogate": min(accuracy, key=accuracy.__getitem__), "accuracy": accuracy})

@@ -1,0 +1,130 @@
+"""What the jobs accept as model, data and attacks, and what is suspicious about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from inoculate.attacks.base import Attack
+from inoculate.attacks.registry import ATTACKS, get_attack
+from inoculate.core.errors import InputError
+from inoculate.core.rng import seeded
+from inoculate.core.threat import Threat, large_eps_warning
+from inoculate.data.dataset import Dataset
+from inoculate.data.load import DataLike, as_dataset, load_data
+from inoculate.models.checks import inspect_model
+from inoculate.models.classifier import Classifier, Precision, prepare
+from inoculate.models.loading.load import ModelLike, as_module
+from inoculate.models.loading.specs import brings_weights, expected_size
+
+Attacks = Mapping[str, Attack] | Sequence[str | Attack]
+SAMPLE = 64  # images that a model is inspected on
+
+
+def resolve_data(data: DataLike, model: ModelLike) -> Dataset:
+    """The images to measure on: of a data SPEC the test part, at the size and with the channels that `model` needs."""
+    size, channels = _expected_shape(model) if is_spec(data) else (None, None)
+    return as_dataset(data, image_size=size, channels=channels)
+
+
+def load_images(
+    data: str,
+    model: str,
+    split: str = "test",
+    *,
+    data_root: Path | None = None,
+    image_size: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """A part of what a data SPEC names, at the size (unless one is given) and with the channels that `model` needs."""
+    size, channels = _expected_shape(model)
+    images = load_data(
+        data, split, data_root=data_root, image_size=size if image_size is None else image_size, channels=channels
+    )
+    return images if limit is None else images.limit(limit, seed=seed)
+
+
+def _expected_shape(model: ModelLike) -> tuple[int | None, int | None]:
+    """Image size and channels that a model SPEC was made for, where it says so."""
+    return (expected_size(str(model)) if is_spec(model) else None) or (None, None)
+
+
+def resolve_model(model: ModelLike, data: Dataset, device: str) -> nn.Module:
+    """`model` as a module; one that a SPEC names is put on `device`, any other stays where it is."""
+    network = as_module(model, data)
+    return network.to(device) if is_spec(model) else network
+
+
+def is_spec(value: object) -> bool:
+    """Whether a model or data are given by name or path."""
+    return isinstance(value, str | os.PathLike)
+
+
+def name_of_model(model: ModelLike) -> str:
+    """The name of a model in rows: its SPEC, else `model`."""
+    return str(model) if is_spec(model) else "model"
+
+
+def resolve_attacks(attacks: Attacks) -> dict[str, Attack]:
+    """The attacks by their names in rows: a registry name, else the class's in lower case.
+
+    Raises `InputError` for an unknown name, an object that is no attack, and two attacks of one name.
+    """
+    if isinstance(attacks, Mapping):
+        return {name: resolve_attack(attack)[1] for name, attack in attacks.items()}
+    if isinstance(attacks, str):
+        raise InputError(f"attacks '{attacks}' is a single name: give a list, ['{attacks}']")
+    found: dict[str, Attack] = {}
+    for each in attacks:
+        name, attack = resolve_attack(each)
+        if name in found:
+            raise InputError(f"two attacks are called {name}: give a mapping from names of your own to attacks")
+        found[name] = attack
+    return found
+
+
+def resolve_attack(attack: str | Attack) -> tuple[str, Attack]:
+    """Name and attack of a registry name or an attack object."""
+    if isinstance(attack, str):
+        return attack, get_attack(attack)
+    if isinstance(attack, type) or not callable(attack):
+        raise InputError(f"attack {attack!r} is not an attack: give a name such as 'pgd', or an object such as PGD()")
+    known: Any = next((name for name, each in ATTACKS.items() if each == attack), None)
+    return known or type(attack).__name__.lower(), attack
+
+
+def prepare_checked(
+    model: ModelLike, data: Dataset, precision: Precision, device: str, seed: int, who: str = ""
+) -> tuple[Classifier, list[str]]:
+    """The prepared classifier, and what looks wrong with it on a few images; `who` is put before each message.
+
+    Raises `InputError` where the model cannot be measured at all.
+    """
+    network, warnings = resolve_model(model, data, device), random_weights_warning(model)
+    sample = data.limit(min(SAMPLE, len(data)), seed=seed)
+    try:
+        warnings += [
+            who + str(each) for each in inspect_model(network, sample.images, sample.labels, len(data.classes))
+        ]
+    except InputError as error:
+        raise InputError(f"{who}{error}") from error
+    with seeded(seed, "prepare"):
+        return prepare(network, data, precision=precision), warnings
+
+
+def random_weights_warning(model: ModelLike) -> list[str]:
+    """A warning where a model SPEC names an architecture alone."""
+    if not is_spec(model) or brings_weights(str(model)):
+        return []
+    return [f"{model} has random weights: load weights into it, or give a trained folder"]
+
+
+def threat_warnings(threats: Iterable[Threat], data: Dataset) -> list[str]:
+    """Threats whose eps is suspiciously large for these images."""
+    shape = (data.channels, *data.image_size)
+    return [message for threat in threats if (message := large_eps_warning(threat, shape))]

@@ -1,0 +1,157 @@
+"""The results of `evaluate` and `transfer`: rows, per-image arrays, checks; shown, saved and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html import escape
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inoculate.core.errors import InputError
+from inoculate.core.results import html_of, table_of
+from inoculate.core.row import Row
+from inoculate.core.threat import Norm, Threat
+from inoculate.evaluation.checks import Check
+from inoculate.evaluation.files import load_checks, load_results, save_checks, save_results
+from inoculate.evaluation.per_sample import PerSampleResult
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What `evaluate` measured. It can be iterated and indexed like the list of its rows, and shows itself as a table.
+
+    rows: clean accuracy first. per_image: the result on every image, by row. checks: whether the numbers can be
+    trusted, made at the threat `checked`. warnings: what looks wrong, one line each. labels (N) and classes:
+    those of the images.
+    """
+
+    rows: list[Row]
+    per_image: dict[Row, PerSampleResult]
+    checks: list[Check] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    classes: tuple[str, ...] = ()
+    checked: Threat | None = None
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> Row:
+        return self.rows[place]
+
+    @property
+    def images(self) -> dict[Row, Tensor]:
+        """The adversarial images by row (N×C×H×W in [0, 1]; clean where nothing was attacked), if they were kept."""
+        return {row: result.images for row, result in self.per_image.items() if result.images is not None}
+
+    def table(self) -> dict[str, list[Any]]:
+        """The rows as columns: `pandas.DataFrame(found.table())`."""
+        return table_of(self.rows)
+
+    def _repr_html_(self) -> str:
+        title = f"{self.rows[0].model} on {len(self.labels)} images of {self.rows[0].dataset}" if self.rows else ""
+        signs = {True: "passed", False: "FAILED", None: "not checked"}
+        lines = [f"{signs[check.passed]}: {check.name}: {check.message}" for check in self.checks]
+        lines += [f"warning: {message}" for message in self.warnings]
+        return html_of(self.rows, title) + "".join(f"<br>\n{escape(line)}" for line in lines)
+
+    def save(self, folder: str | PathLike[str]) -> Path:
+        """Write everything into `folder`, in place of an earlier evaluation; returns it."""
+        facts = {"warnings": self.warnings, "classes": list(self.classes), "labels": self.labels.tolist()}
+        save_checks(Path(folder), self.checks, self.checked)
+        save_results(Path(folder), self.rows, self.per_image, facts)
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str]) -> Evaluation:
+        """Read what `save` wrote. Raises `InputError` for a missing or damaged file."""
+        rows, per_image, facts = load_results(Path(folder))
+        checks, checked = load_checks(Path(folder))
+        labels = torch.tensor(facts.get("labels", ()), dtype=torch.int64)
+        return cls(rows, per_image, checks, facts.get("warnings", []), labels, tuple(facts.get("classes", ())), checked)
+
+    def report(self, path: str | PathLike[str]) -> Path:
+        """Write one HTML page of the results to `path`; returns it."""
+        from inoculate import write_report  # the report lies above this room
+
+        written: Path = write_report(self, path)
+        return written
+
+
+@dataclass(frozen=True, eq=False)
+class TransferMatrix:
+    """What `transfer` measured. It can be iterated and indexed like the list of its rows, and shows itself as a table.
+
+    rows: the clean accuracy of every model, then crafted on × evaluated on × threat. models: their names in order.
+    per_image: the result on every image, by row. warnings: what looks wrong with the models, one line each.
+    """
+
+    rows: list[Row]
+    models: tuple[str, ...]
+    per_image: dict[Row, PerSampleResult]
+    warnings: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> Row:
+        return self.rows[place]
+
+    def matrix(self, eps: float | None = None, norm: Norm | None = None) -> dict[str, dict[str, float]]:
+        """The accuracies at one threat: `matrix[crafted_on][evaluated_on]`. A single threat need not be named.
+
+        Raises `InputError` where the threat was not measured, or is not the only one that fits.
+        """
+        attacked = [row for row in self.rows if row.attack != "none"]
+        fitting = [row for row in attacked if eps in (None, row.eps) and norm in (None, row.norm)]
+        if len({(row.norm, row.eps) for row in fitting}) != 1:
+            known = dict.fromkeys(f"{row.norm} {row.eps:g}" for row in attacked)
+            raise InputError(f"eps {eps} does not name one of the measured threats: give one of {', '.join(known)}")
+        found: dict[str, dict[str, float]] = {source: {} for source in self.models}
+        for row in fitting:
+            found[_source_of(row)][row.model] = row.accuracy
+        return found
+
+    def table(self) -> dict[str, list[Any]]:
+        """The rows as columns: `pandas.DataFrame(found.table())`."""
+        return table_of(self.rows)
+
+    def _repr_html_(self) -> str:
+        return html_of(self.rows, "Crafted on each model (protocol), evaluated on each")
+
+    def save(self, folder: str | PathLike[str]) -> Path:
+        """Write everything into `folder`; returns it."""
+        facts = {"warnings": self.warnings, "models": list(self.models)}
+        save_results(Path(folder), self.rows, self.per_image, facts)
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str]) -> TransferMatrix:
+        """Read what `save` wrote. Raises `InputError` for a missing or damaged file."""
+        rows, per_image, facts = load_results(Path(folder))
+        return cls(rows, tuple(facts.get("models", ())), per_image, facts.get("warnings", []))
+
+    def report(self, path: str | PathLike[str]) -> Path:
+        """Write one HTML page of the results to `path`; returns it."""
+        from inoculate import write_report  # the report lies above this room
+
+        written: Path = write_report(self, path)
+        return written
+
+
+def _source_of(row: Row) -> str:
+    """The model that a row's examples were crafted on."""
+    if row.protocol == "white-box":
+        return row.model
+    return row.protocol.removeprefix("transfer:").removesuffix(f"/{row.arm}")
