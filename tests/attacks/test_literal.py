@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
 import torch
-from attack_samples import linear_net, seeded
+from attack_samples import for_every, linear_net, seeded
 from torch import Tensor, nn
 
 from inoculate.attacks.base import Attack
@@ -40,7 +39,7 @@ X = image(0.2, 0.4, 0.6, 0.8)
 NET = linear_net([[0, 0, 0, 0], [0, 3, -4, 0]])
 
 
-@pytest.mark.parametrize("attack", [FGSM(), FGSM(loss="margin"), BIM(steps=4, step=0.5), OneStepTarget(1)])
+@for_every([FGSM(), FGSM(loss="margin"), BIM(steps=4, step=0.5), OneStepTarget(1)])
 def test_one_linear_layer(attack: Attack) -> None:
     """Away from class 0 and towards class 1 are the same way; a pixel without gradient stays as it is."""
     close(attack(NET, X, ZERO, Threat("linf", 0.1)), image(0.2, 0.5, 0.5, 0.8))
@@ -79,7 +78,7 @@ def test_bim_goes_up_the_true_class_and_down_the_target() -> None:
 THREE = linear_net([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 0]])
 
 
-@pytest.mark.parametrize("target", ["least_likely", 2])
+@for_every(["least_likely", 2])
 def test_one_step_towards_a_class(target: str | int) -> None:
     """With the margin loss: raise the target's logit −c, lower the best other one, b; a does not count."""
     got = OneStepTarget(target, loss="margin")(THREE, X, ONE, Threat("linf", 0.1))
@@ -114,8 +113,7 @@ def test_losses_literally() -> None:
 DUAL = {"linf": 1, "l2": 2, "l1": float("inf")}
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["fgsm", "bim", "pgd"])
+@for_every(NORMS, ["fgsm", "bim", "pgd"])
 def test_the_best_perturbation_of_a_linear_model_is_found(norm: Norm, name: str) -> None:
     """A linear margin w·x grows by eps times the dual norm of w at most, wherever the range does not interfere."""
     weight = torch.randn(48, generator=seeded(3))
@@ -140,7 +138,7 @@ def test_the_best_linf_perturbation_where_the_range_cuts_it() -> None:
         torch.testing.assert_close(gain, best, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@for_every(NORMS)
 def test_more_pgd_steps_never_help_the_defender(norm: Norm) -> None:
     """On a convex loss from one start: the longer the walk, the higher every sample's loss."""
     net = linear_net(torch.randn(2, 48, generator=seeded(5)).tolist())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from attack_samples import CASES, RADII, RANDOM, images, seeded, small_net
+from attack_samples import CASES, RADII, RANDOM, for_every, images, seeded, small_net
 from torch import Tensor, nn
 
 from inoculate.attacks.bim import BIM
@@ -34,9 +34,7 @@ def split(n: int = 20, channels: int = 3) -> Dataset:
     return Dataset.from_tensors(shots, torch.arange(n) % 4, name="noise")
 
 
-@pytest.mark.parametrize(
-    ("attack", "passes"), [(FGSM(), 1), (OneStepTarget("least_likely"), 2), (OneStepTarget("random"), 2)]
-)
+@for_every([(FGSM(), 1), (OneStepTarget("least_likely"), 2), (OneStepTarget("random"), 2)])
 def test_one_gradient_serves_every_eps(attack: FGSM | OneStepTarget, passes: int) -> None:
     model, (x, y) = small_net(), images()
     sizes = counted(model)
@@ -51,8 +49,7 @@ def test_other_attacks_are_run_per_eps() -> None:
     assert sizes == [6] * 12
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@for_every(CASES, ["linf", "l2"])
 def test_a_sweep_equals_the_attack_at_each_eps(name: str, norm: Norm) -> None:
     model, (x, y), attack = small_net(), images(), CASES[name].attack
     epsilons = [scale * RADII[norm] for scale in (1.0, 0.25, 2.0, 0.0)]
@@ -67,7 +64,7 @@ def test_a_sweep_equals_the_attack_at_each_eps(name: str, norm: Norm) -> None:
         assert torch.equal(x_adv, x) == (eps == 0)
 
 
-@pytest.mark.parametrize("name", RANDOM)
+@for_every(RANDOM)
 def test_a_sweep_depends_on_its_generator_alone(name: str) -> None:
     model, (x, y), attack = small_net(), images(16), CASES[name].attack
 
@@ -98,7 +95,7 @@ def test_bad_input_is_refused_before_any_work() -> None:
     assert sizes == []
 
 
-@pytest.mark.parametrize("attack", [FGSM(), OneStepTarget("least_likely")])
+@for_every([FGSM(), OneStepTarget("least_likely")])
 def test_the_stored_direction_of_a_one_step_attack_is_exact_at_every_eps(attack: FGSM | OneStepTarget) -> None:
     model, data = small_net(), split()
     stored = craft(attack, model, data, Threat(), batch_size=7)
@@ -182,7 +179,7 @@ def test_any_callable_can_craft() -> None:
     )
 
 
-@pytest.mark.parametrize("norm", ["l2", "l1"])
+@for_every(["l2", "l1"])
 def test_only_linf_directions_can_be_stored(norm: Norm) -> None:
     with pytest.raises(InputError, match="linf") as caught:
         craft(FGSM(), small_net(), split(), Threat(norm, 0.5))

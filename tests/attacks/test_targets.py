@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from attack_samples import images, linear_net, seeded, small_net
+from attack_samples import for_every, images, linear_net, seeded, small_net
 from torch import Tensor
 
 from inoculate.attacks.apgd import APGD
@@ -50,7 +50,7 @@ EACH = [
     *((name, attack, norm) for name, attack in NEAREST.items() for norm in WAYS if name != "carlini_wagner"),
     ("carlini_wagner", NEAREST["carlini_wagner"], "l2"),
 ]
-each = pytest.mark.parametrize(("name", "attack", "norm"), EACH)
+EACH_NEAREST = [case for case in EACH if case[0] in NEAREST]
 
 
 def predictions(model: torch.nn.Module, x: Tensor) -> Tensor:
@@ -58,43 +58,42 @@ def predictions(model: torch.nn.Module, x: Tensor) -> Tensor:
         return model(x).argmax(dim=1)
 
 
-@each
-@pytest.mark.parametrize("copied", [False, True])
+@for_every(EACH, [False, True])
 def test_another_class_on_the_way_is_not_the_end(name: str, attack: Any, norm: Norm, copied: bool) -> None:
     model = fast(NET) if copied else NET
     found = attack(model, X, Y, Threat(norm, 1.12 * WAYS[norm]), generator=seeded(1))
     assert predictions(NET, found).tolist() == [2, 2]
 
 
-@pytest.mark.parametrize(("name", "attack", "norm"), [one for one in EACH if one[0] in NEAREST])
+@for_every(EACH_NEAREST)
 def test_the_nearest_image_of_the_target_class(name: str, attack: Any, norm: Norm) -> None:
     found = attack.closest(NET, X, Y, Threat(norm, 0.1))
     assert predictions(NET, found).tolist() == [2, 2]
     assert (1 - 1e-5) * WAYS[norm] <= distance(found, X, norm).max() <= 1.05 * WAYS[norm]
 
 
-@each
+@for_every(EACH)
 def test_an_image_of_the_target_class_is_driven_away(name: str, attack: Any, norm: Norm) -> None:
     x, y = torch.full((1, 1, 2, 2), 0.45), torch.full((1,), 2)  # s = 1.8; class 2 ends at 1.5, 0.075 away in linf
     found = attack(NET, x, y, Threat(norm, 0.9 * WAYS[norm]), generator=seeded(1))
     assert predictions(NET, found).tolist() != [2]
 
 
-@each
+@for_every(EACH)
 def test_an_image_that_is_taken_for_a_third_class_goes_on_to_the_target(name: str, attack: Any, norm: Norm) -> None:
     x = torch.full((1, 1, 2, 2), 0.32)  # s = 1.28: class 1, where 0 would be right
     found = attack(NET, x, Y[:1], Threat(norm, WAYS[norm]), generator=seeded(1))
     assert predictions(NET, found).tolist() == [2]
 
 
-@pytest.mark.parametrize(("name", "attack", "norm"), [one for one in EACH if one[0] in NEAREST])
+@for_every(EACH_NEAREST)
 def test_an_image_that_is_taken_for_its_target_already_stays(name: str, attack: Any, norm: Norm) -> None:
     x = torch.full((1, 1, 2, 2), 0.45)
     assert torch.equal(attack.closest(NET, x, Y[:1], Threat(norm, 0.1)), x)
     assert torch.equal(attack(NET, x, Y[:1], Threat(norm, 0.1)), x)
 
 
-@pytest.mark.parametrize("name", [*BALL, *NEAREST])
+@for_every([*BALL, *NEAREST])
 def test_what_a_network_is_made_to_say(name: str) -> None:
     """On a network with convolutions, at an eps that suffices for most: the target, and no matter in what batch."""
     model, (x, _) = small_net(), images(24)
@@ -136,8 +135,7 @@ def test_evaluate_tells_what_the_model_was_made_to_say() -> None:
         assert int(fell.sum()) > 0.5 * int((y != 2).sum())
 
 
-@pytest.mark.parametrize("make", [APGD, FAB, Square, DeepFool])
-@pytest.mark.parametrize("target", ["likeliest", -1, 4])
+@for_every([APGD, FAB, Square, DeepFool], ["likeliest", -1, 4])
 def test_a_target_that_does_not_exist_is_refused_in_one_line(make: Any, target: Any) -> None:
     with pytest.raises(InputError, match="target") as caught:
         make(target=target)(NET, X, Y, Threat("linf", 0.1))
