@@ -1,1 +1,0 @@
-"""Rows on disk -> tables, figures and claims; never imports torch."""
