@@ -11,59 +11,67 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "Threat": "core.threat",
-    "FGSM": "attacks.fgsm",
-    "OneStepTarget": "attacks.one_step_target",
-    "BIM": "attacks.bim",
-    "PGD": "attacks.pgd",
-    "MIFGSM": "attacks.mifgsm",
     "APGD": "attacks.apgd",
-    "FAB": "attacks.fab",
-    "DeepFool": "attacks.deepfool",
-    "CarliniWagner": "attacks.carlini_wagner",
-    "FMN": "attacks.fmn",
-    "Square": "attacks.square",
     "AutoAttack": "attacks.autoattack",
-    "sweep": "attacks.sweep",
-    "craft": "attacks.craft",
+    "Attack": "attacks.base",
+    "BIM": "attacks.bim",
+    "CarliniWagner": "attacks.carlini_wagner",
     "AdvSet": "attacks.craft",
-    "fast": "models.acceleration.fast",
-    "evaluate": "evaluation.evaluate",
-    "EvaluationOptions": "evaluation.evaluate",
-    "Evaluation": "evaluation.result",
+    "craft": "attacks.craft",
+    "DeepFool": "attacks.deepfool",
+    "FAB": "attacks.fab",
+    "FGSM": "attacks.fgsm",
+    "FMN": "attacks.fmn",
+    "MIFGSM": "attacks.mifgsm",
+    "OneStepTarget": "attacks.one_step_target",
+    "PGD": "attacks.pgd",
+    "get_attack": "attacks.registry",
+    "Square": "attacks.square",
+    "sweep": "attacks.sweep",
+    "ExplainOptions": "attribution.explain",
+    "explain": "attribution.explain",
+    "Amounts": "attribution.explanation",
+    "Explanation": "attribution.explanation",
+    "InputError": "core.errors",
+    "Row": "core.row",
+    "Threat": "core.threat",
+    "Dataset": "data.dataset",
+    "load_data": "data.load",
     "Check": "evaluation.checks",
-    "PerSampleResult": "evaluation.per_sample",
+    "EvaluationOptions": "evaluation.evaluate",
+    "evaluate": "evaluation.evaluate",
     "minimal_eps": "evaluation.evaluate",
-    "transfer": "evaluation.transfer",
-    "TransferOptions": "evaluation.transfer",
-    "TransferMatrix": "evaluation.result",
+    "PerSampleResult": "evaluation.per_sample",
     "save_images": "evaluation.records",
     "write_records": "evaluation.records",
-    "explain": "attribution.explain",
-    "ExplainOptions": "attribution.explain",
-    "Amounts": "attribution.explanation",
-    "Row": "core.row",
-    "load_data": "data.load",
-    "Dataset": "data.dataset",
+    "Evaluation": "evaluation.result",
+    "TransferMatrix": "evaluation.result",
+    "TransferOptions": "evaluation.transfer",
+    "transfer": "evaluation.transfer",
+    "harden": "hardening.harden",
+    "HardeningOptions": "hardening.options",
+    "Hardened": "hardening.result",
+    "fast": "models.acceleration.fast",
     "build_model": "models.build",
     "load_model": "models.loading.load",
-    "InputError": "core.errors",
-    "harden": "hardening.harden",
-    "Hardened": "hardening.result",
-    "HardeningOptions": "hardening.options",
-    "run_study": "study.run",
-    "StudyRun": "study.result",
-    "write_report": "report.write",
     "Claim": "report.claims",
     "claims": "report.claims",
-    "Table": "report.tables.table",
     "paper_tables": "report.tables.paper",
+    "Table": "report.tables.table",
+    "write_report": "report.write",
+    "Study": "study.config",
+    "load_study": "study.load",
+    "StudyRun": "study.result",
+    "run_study": "study.run",
+    "Defence": "training.methods.adversarial",
+    "get_method": "training.methods.registry",
 }
 __all__ = sorted(_ROOMS)
 
 if TYPE_CHECKING:
     from inoculate.attacks.apgd import APGD as APGD
     from inoculate.attacks.autoattack import AutoAttack as AutoAttack
+    from inoculate.attacks.base import Attack as Attack
     from inoculate.attacks.bim import BIM as BIM
     from inoculate.attacks.carlini_wagner import CarliniWagner as CarliniWagner
     from inoculate.attacks.craft import AdvSet as AdvSet
@@ -75,11 +83,13 @@ if TYPE_CHECKING:
     from inoculate.attacks.mifgsm import MIFGSM as MIFGSM
     from inoculate.attacks.one_step_target import OneStepTarget as OneStepTarget
     from inoculate.attacks.pgd import PGD as PGD
+    from inoculate.attacks.registry import get_attack as get_attack
     from inoculate.attacks.square import Square as Square
     from inoculate.attacks.sweep import sweep as sweep
     from inoculate.attribution.explain import ExplainOptions as ExplainOptions
     from inoculate.attribution.explain import explain as explain
     from inoculate.attribution.explanation import Amounts as Amounts
+    from inoculate.attribution.explanation import Explanation as Explanation
     from inoculate.core.errors import InputError as InputError
     from inoculate.core.row import Row as Row
     from inoculate.core.threat import Threat as Threat
@@ -107,8 +117,12 @@ if TYPE_CHECKING:
     from inoculate.report.tables.paper import paper_tables as paper_tables
     from inoculate.report.tables.table import Table as Table
     from inoculate.report.write import write_report as write_report
+    from inoculate.study.config import Study as Study
+    from inoculate.study.load import load_study as load_study
     from inoculate.study.result import StudyRun as StudyRun
     from inoculate.study.run import run_study as run_study
+    from inoculate.training.methods.adversarial import Defence as Defence
+    from inoculate.training.methods.registry import get_method as get_method
 
 
 def __getattr__(name: str) -> Any:

@@ -118,7 +118,7 @@ def test_yaml_blocks_are_studies(page):
             continue
         small = {"datasets": {"digits": {}}, "models": ["resnet18"], "eps": [0.1], "attacks": {"fgsm": {}}}
         surrogate = {"surrogate": "resnet18"} if "surrogate" not in value else {}
-        ino.read_study({"name": "page", **small, **surrogate, **value})
+        ino.load_study({"name": "page", **small, **surrogate, **value})
 
 
 def parse(command, words, parent=None):
@@ -136,7 +136,10 @@ def test_named_commands_can_be_parsed(page):
     for line in re.findall(r"`(inoculate (?:study )?[a-z]+ [^`]+)`", prose):
         if "…" in line or "COMMAND" in line or line.endswith("--help"):
             continue
-        parse(typer.main.get_command(app), shlex.split(line)[1:])
+        try:
+            parse(typer.main.get_command(app), shlex.split(line)[1:])
+        except Exception as error:  # prose may name a command with one of its options only
+            assert type(error).__name__ == "MissingParameter", f"{line}: {error}"
 
 
 def test_links_between_pages_lead_somewhere():
