@@ -12,6 +12,7 @@ from inoculate import __version__
 from inoculate.cli import study
 from inoculate.cli.errors import exit_code, launched_rank
 from inoculate.cli.evaluate import evaluate
+from inoculate.cli.explain import explain
 from inoculate.cli.harden import harden
 from inoculate.cli.report import report
 from inoculate.cli.train import train
@@ -20,7 +21,7 @@ from inoculate.core.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 _TOPICS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Measure": (evaluate, transfer),
+    "Measure": (evaluate, transfer, explain),
     "Train": (train, harden),
     "Report": (report,),
 }

@@ -78,12 +78,6 @@ class Steps:
             self.bar = Bar(self.console, step).__enter__()
         self.bar(done, total, {})
 
-    def __enter__(self) -> Steps:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Remove the bar that is shown, if there is one."""
         if self.bar:

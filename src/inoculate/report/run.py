@@ -135,10 +135,10 @@ def _method(described: Mapping[str, Any]) -> str:
 
 
 def _read_explanations(folder: Path) -> list[Explanation]:
-    """The explanations in a run's folder, or the one that the folder itself is."""
-    if (folder / FACTS).is_file():
-        return [Explanation.load(folder)]
-    return [Explanation.load(file.parent) for file in sorted((folder / EXPLANATIONS).glob(f"*/{FACTS}"))]
+    """The explanation that `explain` wrote into the folder, and those of a run."""
+    files = [folder / FACTS] if (folder / FACTS).is_file() else []
+    files += sorted((folder / EXPLANATIONS).glob(f"*/{FACTS}"))
+    return [Explanation.load(file.parent) for file in files]
 
 
 def _read_mapping(path: Path) -> dict[str, Any] | None:

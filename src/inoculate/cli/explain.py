@@ -1,0 +1,68 @@
+"""`inoculate explain`: attributions of a model on clean and on attacked images."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from inoculate.cli import options
+from inoculate.cli.output import print_report, print_warnings
+
+Before = Annotated[
+    str | None,
+    typer.Option(help="The model before its hardening: its examples are shown too.", rich_help_panel=options.MODEL),
+]
+Images = Annotated[int, typer.Option(help="Images that are shown.", min=1, rich_help_panel=options.DATA)]
+
+
+def explain(
+    model: options.Model,
+    data: options.Data,
+    out: options.Out,
+    weights: options.Weights = None,
+    pretrained: options.Pretrained = False,
+    outputs: options.Outputs = "logits",
+    normalize: options.Normalize = None,
+    before: Before = None,
+    split: options.Split = "test",
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    limit: options.Limit = None,
+    images: Images = 6,
+    attack: options.Attack = "pgd",
+    norm: options.Norm = "linf",
+    eps: options.Eps = "8/255",
+    batch_size: options.BatchSize = 256,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+) -> None:
+    """Show what a model looks at in clean and in attacked images, and how small a perturbation breaks each image.
+
+    Example: inoculate explain --model my_model --data my_images --out explained
+    """
+    from inoculate.artifacts.output import require_writable
+    from inoculate.attribution.explain import ExplainOptions
+    from inoculate.attribution.explain import explain as run
+    from inoculate.attribution.explanation import Amounts
+    from inoculate.cli.progress import Steps
+    from inoculate.core.threat import Threat, parse_eps
+    from inoculate.evaluation.inputs import load_images, random_weights_warning
+    from inoculate.models.loading.load import load_model
+    from inoculate.report.write import write_report
+
+    threat = Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
+    require_writable(out)
+    dataset = load_images(data, model, split, data_root=data_root, image_size=image_size, limit=limit, seed=seed)
+    network = load_model(model, dataset, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
+    if not (weights or pretrained):
+        print_warnings(random_weights_warning(model))
+    place = options.pick_device(device)
+    settings = ExplainOptions(seed=seed, batch_size=batch_size, name=model, device=place)
+    with Steps() as steps:
+        found = run(
+            network.to(place), dataset, attack, threat, amounts=Amounts(images=images), before=before,
+            options=settings, progress=steps,
+        )  # fmt: skip
+    found.save(out)
+    print_report(write_report(out))
