@@ -78,6 +78,8 @@ def harden(
     """Train a classifier to withstand attacks; write a folder that evaluate reads, with a card of what was measured.
 
     The test part is used by the measurements only. Run the same command again to continue after an interruption.
+
+    Example: inoculate harden --model resnet18 --data my_images --eps 8/255 --budget 30m --out hardened
     """
     from inoculate.core.threat import Threat, parse_eps
     from inoculate.hardening.harden import harden as run
