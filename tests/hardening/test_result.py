@@ -2,7 +2,6 @@
 
 import shutil
 
-import numpy as np
 import pytest
 import torch
 
@@ -22,10 +21,11 @@ def test_it_iterates_over_the_rows_before_and_after(hardened):
     assert "before and after hardening" in hardened._repr_html_()
 
 
-def test_per_image_results_belong_to_the_rows_after(hardened):
-    assert list(hardened.per_image) == hardened.after
-    for row, correct in hardened.per_image.items():
-        assert (len(correct), int(correct.sum())) == (row.n, row.correct)
+def test_every_row_has_per_image_results(hardened):
+    assert list(hardened.per_image) == [*hardened]
+    for row, result in hardened.per_image.items():
+        assert (len(result), int(result.right.sum())) == (row.n, row.correct)
+        assert result.images is None
 
 
 def test_save_and_load_are_inverse(hardened, tmp_path):
@@ -34,7 +34,9 @@ def test_save_and_load_are_inverse(hardened, tmp_path):
         assert getattr(hardened, name) == getattr(again, name), name
     assert again.card == (tmp_path / "copy" / "README.md").read_text()
     assert again.card == hardened.card.replace(str(hardened.folder), str(tmp_path / "copy"))
-    assert all(np.array_equal(hardened.per_image[row], again.per_image[row]) for row in hardened.after)
+    for row, result in hardened.per_image.items():
+        assert torch.equal(result.right, again.per_image[row].right)
+        assert torch.equal(result.predicted, again.per_image[row].predicted)
     images = torch.rand(3, 1, 12, 12)
     assert torch.allclose(hardened.model(images), again.model(images), atol=1e-5)
     for name in FILES:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from torch import nn
 
-from inoculate.artifacts.rows import read_rows, write_rows
 from inoculate.core.progress import Progress
-from inoculate.core.row import Row
+from inoculate.evaluation.evaluate import EvaluationOptions
+from inoculate.evaluation.files import RESULTS
+from inoculate.evaluation.result import Evaluation
 from inoculate.hardening.data import HardeningData
 from inoculate.hardening.measure import measure
 from inoculate.hardening.recipe import fit_progress
@@ -22,14 +23,14 @@ BASELINE = "before"  # the baseline's model name in rows
 
 def measure_baseline(
     folder: Path, model: nn.Module, trained: bool, data: HardeningData, recipe: Recipe, progress: Progress | None
-) -> list[Row]:
-    """Rows of the network as given, or where it is not `trained`, of a copy after short standard training.
+) -> Evaluation:
+    """Measure the network as given or, where it is not `trained`, a copy after short standard training.
 
-    `recipe` gives batch size and learning rate. The rows are kept in `folder` and read from there by a resumed run.
+    `recipe` gives batch size and learning rate. The result is kept in `folder`, where a resumed run reads it.
     """
-    file = folder / "before.json"
-    if file.is_file():
-        return read_rows(file)
+    kept = folder / "baseline"
+    if (kept / RESULTS).is_file():  # the last file of an evaluation
+        return Evaluation.load(kept)
     if not trained:
         model = copy.deepcopy(model)
         updates = updates_in(BASELINE_EPOCHS, len(data.train), recipe.batch_size)
@@ -38,6 +39,6 @@ def measure_baseline(
             Recipe(updates, rounds=1, batch_size=recipe.batch_size, lr=recipe.lr), seed=data.seed,
             folder=folder / "before", progress=fit_progress(progress, "before: standard training"),
         )  # fmt: skip
-    rows = measure(model, data, name=BASELINE, arm="standard", stage="before", progress=progress).rows
-    write_rows(file, rows)
-    return rows
+    found = measure(model, data, EvaluationOptions(checks=False, name=BASELINE), "before", progress)
+    found.save(kept)
+    return found

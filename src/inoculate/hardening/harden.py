@@ -15,6 +15,7 @@ from inoculate.artifacts.output import Output
 from inoculate.artifacts.versions import versions
 from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat
+from inoculate.evaluation.evaluate import EvaluationOptions
 from inoculate.hardening.baseline import BASELINE_EPOCHS, measure_baseline
 from inoculate.hardening.card import CardFacts, TrainingFacts
 from inoculate.hardening.export import OnnxCheck, export_checked
@@ -95,15 +96,17 @@ def _run(task: Task, work: Path, progress: Progress | None) -> Hardened:
     failures = alarm_warnings(history, options.fallback) if recipe.stop_on_failure else []
     kept = keep_better_weights(model, original, work / "after" / BEST, data, history) if task.trained else ""
     arm = "standard" if kept else schedule.method.name
-    after = measure(model, data, name=task.network.name, arm=arm, stage="after", progress=progress)
+    measuring = EvaluationOptions(checks=False, keep_images=options.onnx, name=task.network.name, arm=arm)
+    after = measure(model, data, measuring, "after", progress)
     onnx, check = (
-        export_checked(model, after.images, data.test.labels, after.rows[-1]) if options.onnx else (None, None)
+        export_checked(model, after.images[after[-1]], data.test.labels, after[-1]) if options.onnx else (None, None)
     )
     training = _training_facts(task, schedule, recipe, history, kept_original=bool(kept))
     warnings = (*task.warnings, *failures, *([kept] if kept else []))
+    per_image = {row: replace(each, images=None) for found in (before, after) for row, each in found.per_image.items()}
     return Hardened(
-        network=task.network, threat=data.threat, before=before, after=after.rows, history=history,
-        per_image=after.correct, facts=_card_facts(task, training, warnings, check), run="", onnx=onnx,
+        network=task.network, threat=data.threat, before=before.rows, after=after.rows, history=history,
+        per_image=per_image, facts=_card_facts(task, training, warnings, check), run="", onnx=onnx,
     )  # fmt: skip
 
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from inoculate.artifacts.files import read_json, write_bytes, write_json, write_text
 from inoculate.artifacts.output import Output, remove_files
-from inoculate.artifacts.rows import read_records, read_rows, write_records, write_rows
 from inoculate.core.errors import InputError
 from inoculate.core.results import html_of, table_of
 from inoculate.core.row import Row
 from inoculate.core.threat import Threat
+from inoculate.evaluation.files import load_results, save_results
+from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.hardening.card import CardFacts, render_card
 from inoculate.hardening.network import Network, reload_network
 from inoculate.models.loading.checkpoints import DESCRIPTION, MODEL_FOLDER
 from inoculate.training.trainer import History
 
-CARD, RESULTS, RECORDS, ONNX = "README.md", "results.json", "records.npz", "model.onnx"
+CARD, ONNX = "README.md", "model.onnx"
 UNSAVED = Path("hardened")  # where the card of a result that was not saved says the model is
 
 
@@ -32,10 +31,10 @@ class Hardened:
     """A hardened network with its measurements; iterates over the rows before and after.
 
     before, after: rows of the same attacks, clean first. history: one entry per validation round of the training.
-    per_image: which test images (N, bool) the hardened network classifies correctly, by row of `after`. facts: what the
-    card says beside the rows. run: fingerprint of everything the result was made from. onnx: content of `model.onnx`,
-    where it was asked for. folder: where the result is saved, if it is. reused: whether the folder held the finished
-    result of the same call, so that nothing was computed.
+    per_image: the result on every test image, by row. facts: what the card says beside the rows. run: fingerprint of
+    everything the result was made from. onnx: content of `model.onnx`, where it was asked for. folder: where the result
+    is saved, if it is. reused: whether the folder held the finished result of the same call, so that nothing was
+    computed.
     """
 
     network: Network
@@ -43,7 +42,7 @@ class Hardened:
     before: list[Row]
     after: list[Row]
     history: History
-    per_image: Mapping[Row, NDArray[np.bool_]]
+    per_image: dict[Row, PerSampleResult]
     facts: CardFacts
     run: str
     onnx: bytes | None = field(default=None, repr=False)
@@ -103,8 +102,7 @@ class Hardened:
         if self.onnx is not None:
             write_bytes(folder / ONNX, self.onnx)
         write_text(folder / CARD, render_card(self.facts, self.before, self.after, folder))
-        write_records(folder / RECORDS, {row.key: correct for row, correct in self.per_image.items()})
-        write_rows(folder / RESULTS, self)
+        save_results(folder, [*self], self.per_image, {})
 
     @classmethod
     def load(cls, folder: str | Path, model: nn.Module | None = None) -> Hardened:
@@ -117,12 +115,12 @@ class Hardened:
         description = read_json(folder / DESCRIPTION) if MODEL_FOLDER.matches(folder) else {}
         if "card" not in description or not (folder / MODEL_FOLDER.completion).is_file():
             raise InputError(f"{folder} holds no complete hardened model: give a folder that harden wrote")
-        rows, records = read_rows(folder / RESULTS), read_records(folder / RECORDS)
+        rows, per_image, _ = load_results(folder)
         before, after = rows[: len(rows) // 2], rows[len(rows) // 2 :]
         return cls(
             network=reload_network(folder, after[0].model, description, model), threat=Threat(**description["threat"]),
             before=before, after=after, history=read_json(folder / MODEL_FOLDER.completion),
-            per_image={row: records[row.key] for row in after}, facts=CardFacts.from_json(description["card"]),
+            per_image=per_image, facts=CardFacts.from_json(description["card"]),
             run=description["run"], onnx=(folder / ONNX).read_bytes() if (folder / ONNX).is_file() else None,
             folder=folder,
         )  # fmt: skip
