@@ -1,3 +1,5 @@
+"""Classifiers by timm name: normalisation inside, a stem that fits, weights from a seed."""
+
 from __future__ import annotations
 
 import pytest
@@ -26,7 +28,8 @@ def test_logits_of_the_right_shape(channels: int, size: int, stem: str) -> None:
         assert model.eval()(torch.rand(2, channels, size, size)).shape == (2, 7)
 
 
-def test_the_small_cnn_takes_small_images_and_plain_pixels() -> None:
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_small_cnn_takes_small_images_and_plain_pixels() -> None:
     for size in (12, 28, 32):
         model = build_model("small_cnn", classes=4, channels=1, image_size=size)
         assert model(torch.rand(2, 1, size, size)).shape == (2, 4)
@@ -37,7 +40,7 @@ def test_the_small_cnn_takes_small_images_and_plain_pixels() -> None:
         build_model("smal_cnn", classes=4)
 
 
-def test_weights_are_the_seeds_and_the_global_random_state_is_untouched() -> None:
+def test_weights_depend_on_the_seed_and_the_global_random_state_is_untouched() -> None:
     before = torch.get_rng_state()
     first, same, other = (build_model("resnet10t", classes=3, seed=s).state_dict() for s in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
@@ -54,7 +57,9 @@ def test_weights_are_the_seeds_and_the_global_random_state_is_untouched() -> Non
         ("inception_v3", {"image_size": 32}, "does not take"),
     ],
 )
-def test_what_cannot_be_built_is_refused_in_one_line(name: str, options: dict[str, object], message: str) -> None:
+def test_networks_that_cannot_be_built_are_refused_in_one_line(
+    name: str, options: dict[str, object], message: str
+) -> None:
     with pytest.raises(InputError, match=message) as caught:
         build_model(name, classes=3, **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)

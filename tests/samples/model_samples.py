@@ -88,7 +88,7 @@ NETWORKS = {
     "resnet18": Network(lambda: build_model("resnet18", classes=5, channels=3, image_size=32), 3, 32),
     "resnet26": Network(lambda: build_model("resnet26", classes=5, channels=3, image_size=32), 3, 32),
     "resnet10t": Network(lambda: build_model("resnet10t", classes=5, channels=1, image_size=32), 1, 32, norms_left=1),
-    "small stem": Network(lambda: build_model("resnet18", classes=5, channels=1, image_size=32, stem="small"), 1, 32),
+    "small stem": Network(lambda: build_model("resnet18", classes=5, channels=1, image_size=16, stem="small"), 1, 16),
     "plain": Network(plain_cnn, 1, 16),
     "only 28 pixels": Network(only_28_pixels, 1, 28, norms_left=1),
     "norm before conv": Network(NormBeforeConv, 3, 8, norms_left=1),

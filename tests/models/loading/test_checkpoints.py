@@ -1,3 +1,5 @@
+"""Trained folders: written, read, and refused where they are damaged."""
+
 from __future__ import annotations
 
 import json

@@ -9,7 +9,7 @@ from torch import nn
 from inoculate.attacks.fgsm import FGSM
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
-from inoculate.models.loading.outputs import OUTPUTS, FromProbabilities, FromSingleLogit
+from inoculate.models.loading.outputs import OUTPUTS, Declared, FromProbabilities, FromSingleLogit
 from inoculate.models.normalize import NORMALIZATIONS, Normalize, parse_normalize
 
 
@@ -30,7 +30,7 @@ def test_wrappers_literally() -> None:
     assert list(OUTPUTS) == ["logits", "probabilities", "single-logit"]
 
 
-def test_an_attack_through_a_wrapper_is_that_on_the_logits() -> None:
+def test_attack_through_a_wrapper_equals_that_on_the_logits() -> None:
     x = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -75,3 +75,15 @@ def test_parse_normalize_refuses(text: str, says: str) -> None:
         parse_normalize(text)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_declared_is_wrapped_and_unwrapped() -> None:
+    network, mean_std = nn.Flatten(), ((0.5,), (0.25,))
+    for outputs in OUTPUTS:
+        for normalize in (None, mean_std):
+            declared = Declared(outputs, normalize)
+            assert declared.unwrap(declared.wrap(network)) is network
+    wrapped = Declared("single-logit", mean_std).wrap(nn.Flatten())
+    assert wrapped(torch.tensor([[[[1.0]]]])).tolist() == [[-1.0, 1.0]]
+    with pytest.raises(InputError, match="use one of logits, probabilities, single-logit"):
+        Declared("softmax")
