@@ -18,6 +18,7 @@ from inoculate.attacks.fmn import FMN
 from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
+from inoculate.attacks.targets import wrong_classes
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Norm, Threat, distance
 from inoculate.data.dataset import Dataset
@@ -145,3 +146,8 @@ def test_a_target_that_does_not_exist_is_refused_in_one_line(make: Any, target: 
 def test_one_target_or_several() -> None:
     with pytest.raises(InputError, match="leave out targets=9, or the target"):
         APGD(targets=9, target=2)
+
+
+def test_wrong_classes_are_ordered_and_leave_out_the_true_one() -> None:
+    logits = torch.tensor([[3.0, 1.0, 0.0, 2.0], [3.0, 1.0, 0.0, 2.0]])
+    assert wrong_classes(logits, torch.tensor([0, 3])).tolist() == [[3, 1, 2], [0, 1, 2]]

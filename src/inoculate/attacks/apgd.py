@@ -121,8 +121,8 @@ class APGD:
         sought = None if self.target is None else objective.target
         run = Run.begin(x, objective, sought, start, self._gradient(model, start, objective), 2 * threat.eps)
         run = found.take_adversarial(run, model)
-        checkpoints = _checkpoints(self.steps)
-        first_check = min(checkpoints)
+        checks = checkpoints(self.steps)
+        first_check = min(checks)
         for number in range(1, self.steps + 1):
             if not len(run.rows):
                 break
@@ -130,8 +130,8 @@ class APGD:
             run.update(self._gradient(model, run.current.images, run.objective))
             if success.should_check_success(number, x.device) or number in (first_check, self.steps):
                 run = found.take_adversarial(run, model)  # always before runs are ended
-            if number in checkpoints:
-                run.check(self.rho * checkpoints[number])
+            if number in checks:
+                run.check(self.rho * checks[number])
                 if number == first_check and self.loss != "cross_entropy":  # whose boundary is not at 0
                     hopeless = is_hopeless(run.first_values, run.best_values, self.termination_ratio)
                     found.take_best(run.select(hopeless))
@@ -146,7 +146,7 @@ class APGD:
         return ValueAndGrad(*(torch.stack(parts).mean(dim=0) for parts in zip(*passes, strict=True)))
 
 
-def _checkpoints(steps: int) -> dict[int, int]:
+def checkpoints(steps: int) -> dict[int, int]:
     """The steps after which the step size is checked, each with the steps since the last check (section 3.1)."""
     checkpoints, period, at = {}, max(int(0.22 * steps), 1), 0
     while (at := at + period) <= steps:

@@ -1,0 +1,79 @@
+"""The Square attack: its squares written out, and a model without gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attack_samples import for_every, images, seeded, small_net
+from torch import Tensor, nn
+
+from inoculate.attacks.pgd import PGD
+from inoculate.attacks.square import Square
+from inoculate.attacks.squares import Squares, bump, size_schedule
+from inoculate.core.errors import InputError
+from inoculate.core.threat import Norm, Threat, distance
+
+
+def test_an_l2_square_takes_its_channels_mass_from_the_other_square() -> None:
+    """Algorithm 3 of Andriushchenko et al. 2020, written out: each channel keeps its own budget, sides are odd."""
+    queries, eps = 2500, 3.0
+    x = torch.full((2, 3, 28, 30), 0.5)
+    squares = Squares(queries, 0.8, x, seeded(0))
+    delta = torch.randn(x.shape, generator=seeded(1)) * torch.tensor([0.2, 1.0, 3.0])[:, None, None]
+    delta *= eps * torch.tensor([0.7, 1.0])[:, None, None, None] / delta.flatten(1).norm(dim=1)[:, None, None, None]
+    sides = set()
+    for query in (0, 11, 51, 201, 501, 2001, 2499):
+        side = max(round((0.8 * size_schedule(query) * 28 * 30) ** 0.5), 3)
+        side = min(side if side % 2 else side + 1, 28)
+        sides.add(side)
+        down, across, other_down, other_across = (
+            int(place * (size - side + 1))
+            for place, size in zip(squares.places[query, [0, 1, 2, 3]].tolist(), (28, 30, 28, 30), strict=True)
+        )
+        expected = delta.clone()
+        for image in range(2):
+            unused = max(eps**2 - float((delta[image] ** 2).sum()), 0.0)
+            for channel in range(3):
+                d = delta[image, channel]
+                covered = torch.zeros(28, 30)
+                covered[down : down + side, across : across + side] = 1
+                covered[other_down : other_down + side, other_across : other_across + side] = 1
+                available = (float((d**2 * covered).sum()) + unused / 3) ** 0.5
+                old = d[down : down + side, across : across + side]
+                pattern = bump(side, bool(squares.transposed[query])) * squares.signs[query, channel]
+                fresh = pattern + old / old.norm()
+                expected[image, channel, other_down : other_down + side, other_across : other_across + side] = 0
+                expected[image, channel, down : down + side, across : across + side] = fresh / fresh.norm() * available
+        expected *= eps / expected.flatten(1).norm(dim=1)[:, None, None, None]
+        threat = Threat("l2", eps, low=-9, high=9)
+        found = squares.l2(x, x + delta, torch.tensor([query, query]), threat)
+        assert torch.allclose(found, x + expected, atol=1e-5)
+    assert sides == {27, 19, 13, 9, 7, 3}
+
+
+class _Coarse(nn.Module):
+    """Answers in whole numbers: no gradient anywhere, yet one bright corner decides."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = (x[:, :, :2, :2].mean((1, 2, 3)) * 20).round() / 20
+        return torch.stack([0.55 - bright, bright - 0.55], dim=1) + 0 * x.sum((1, 2, 3))[:, None]
+
+
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    return float((model(x).argmax(1) == y).float().mean())
+
+
+@for_every([("linf", 0.2), ("l2", 0.8)])
+def test_square_breaks_what_has_no_gradient(norm: Norm, eps: float) -> None:
+    x, y = torch.full((20, 1, 8, 8), 0.45) + 1e-3 * torch.rand(20, 1, 8, 8, generator=seeded(0)), torch.zeros(20).long()
+    model, threat = _Coarse(), Threat(norm, eps)
+    assert accuracy(model, x, y) == 1
+    assert accuracy(model, PGD(steps=20, loss="margin")(model, x, y, Threat("linf", 0.02)), y) == 1
+    x_adv = Square(queries=300)(model, x, y, threat, generator=seeded(0))
+    assert accuracy(model, x_adv, y) < 0.2
+    assert distance(x_adv, x, norm).max() <= eps + 1e-6
+
+
+def test_square_refuses_l1() -> None:
+    with pytest.raises(InputError, match="linf and l2"):
+        Square()(small_net(), *images(), Threat("l1", 2.0))
