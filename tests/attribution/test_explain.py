@@ -19,7 +19,7 @@ from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.models.classifier import prepare
 
-FEW = Amounts(images=3, drift=6, fragility=8, steps=4, search=20)
+FEW = Amounts(images=3, stability=6, fragility=8, steps=4, search=20)
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +56,16 @@ def test_what_is_shown_can_be_checked_on_the_model(digits):
             assert label.item() == said["predicted"]
             assert sure.item() == pytest.approx(said["confidence"], abs=0.01)
         assert image["clean"]["predicted"] == image["label"]
-    assert found.arrays["gradients"].shape == found.arrays["focus"].shape == (3, 2, 8, 8)
+    assert found.arrays["attribution"].shape == found.arrays["grad_cam"].shape == (3, 2, 8, 8)
 
 
-def test_drift_is_nothing_without_an_attack_and_more_with_a_larger_one():
+def test_attributions_change_more_under_a_larger_attack():
     model, split = trained_digits()
-    still = explain(model, split, FGSM(), Threat("linf", 0.0), amounts=FEW).facts["drift"]
+    still = explain(model, split, FGSM(), Threat("linf", 0.0), amounts=FEW).facts["stability"]
     assert still["attack"] == still["noise"] == [0.0] * 6
-    assert not any(still["fooled"])
+    assert not any(still["misclassified"])
     means = [
-        np.mean(explain(model, split, FGSM(), Threat("linf", eps), amounts=FEW).facts["drift"]["attack"])
+        np.mean(explain(model, split, FGSM(), Threat("linf", eps), amounts=FEW).facts["stability"]["attack"])
         for eps in (0.02, 0.1, 0.3)
     ]
     assert 0 < means[0] < means[1] < means[2] <= 2
@@ -129,16 +129,16 @@ def test_an_image_that_is_wrong_breaks_at_nothing():
 
 def test_explanations_come_back_as_they_were(digits, tmp_path):
     _, _, found = digits
-    found.save(tmp_path)
-    back = Explanation.load(tmp_path)
-    assert dict(back.facts) == json.loads(json.dumps({"format": 1, **found.facts}))
+    assert found.save(tmp_path / "explained") == tmp_path / "explained"
+    back = Explanation.load(str(tmp_path / "explained"))
+    assert dict(back.facts) == json.loads(json.dumps(dict(found.facts)))
     assert back.arrays.keys() == found.arrays.keys()
     assert all(np.array_equal(back.arrays[name], found.arrays[name]) for name in found.arrays)
 
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [(FACTS, b"{"), (FACTS, b"[]"), (FACTS, b'{"format": 2}'), (ARRAYS, b""), (ARRAYS, b"PK\x03\x04broken")],
+    [(FACTS, b"{"), (FACTS, b"[]"), (FACTS, b'{"format": 1}'), (ARRAYS, b""), (ARRAYS, b"PK\x03\x04broken")],
 )
 def test_damaged_explanations_are_one_line(digits, tmp_path, file, content):
     digits[2].save(tmp_path)
@@ -166,3 +166,12 @@ def test_a_model_without_gradients_says_so():
     _, split = trained_digits()
     with pytest.raises(InputError, match="gradient"):
         explain(Stuck(), split, FGSM(), Threat("linf", 0.1), amounts=FEW)
+
+
+def test_an_explanation_shows_a_table_and_writes_a_page(digits, tmp_path):
+    found = digits[2]
+    table = found.table()
+    assert table["row"] == [image["row"] for image in found.facts["images"]]
+    assert {len(column) for column in table.values()} == {3}
+    assert f"<td>{table['label'][0]}</td>" in found._repr_html_()
+    assert "Attacked images" in found.report(tmp_path / "page.html").read_text()

@@ -265,7 +265,7 @@ def test_own_model_file_and_own_pictures(capsys, tmp_path):
 
 def test_evaluate_leaves_a_report(capsys, tmp_path, trained, monkeypatch):
     out = tmp_path / "out"
-    few = Amounts(images=2, drift=4, fragility=6, steps=4, search=4)
+    few = Amounts(images=2, stability=4, fragility=6, steps=4, search=4)
     monkeypatch.setattr(explaining, "explain", partial(explaining.explain, amounts=few))
     quick = ["--model", trained, "--attack", "fgsm", "--eps", "0.05", "--batch-size", "64"]
     assert call(*EVALUATE, *quick, "--out", out) == 0

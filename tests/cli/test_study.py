@@ -12,7 +12,7 @@ from inoculate.study.result import StudyRun
 
 STUDY = tiny(
     models=["small_cnn"], surrogate="small_cnn", arms=["standard", "augmented", "transferred"], limit=80,
-    explanations={"images": 2, "drift": 2, "fragility": 2, "steps": 2, "search": 2, "arms": ["standard"]},
+    explanations={"images": 2, "stability": 2, "fragility": 2, "steps": 2, "search": 2, "arms": ["standard"]},
 )  # fmt: skip
 
 

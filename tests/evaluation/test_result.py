@@ -32,6 +32,9 @@ def test_an_evaluation_is_a_sequence_of_rows_and_a_table(found):
     table = found.table()
     assert table["attack"] == ["none", "fgsm", "fgsm", "pgd", "pgd"]
     assert table["accuracy"] == [row.accuracy for row in found]
+    text = str(found).splitlines()
+    assert text[0] == "model on 40 images of digits"
+    assert "pgd linf eps 0.1" in text[4]
     html = found._repr_html_()
     assert "<td>pgd</td>" in html
     assert "passed: eps = 0" in html

@@ -37,7 +37,7 @@ def explained(dataset: str, model: str, arm: str, side: int = 16, shown: int = 3
     rng = np.random.default_rng(len(dataset + model + arm))
     said = {"predicted": 1, "confidence": 0.75}
     images = [
-        {"row": i, "label": i % 2, "scale": 0.03, "drift": 0.25, "clean": {"predicted": i % 2, "confidence": 0.99}}
+        {"row": i, "label": i % 2, "scale": 0.03, "change": 0.25, "clean": {"predicted": i % 2, "confidence": 0.99}}
         | {"adversarial": said}
         | ({} if arm == "standard" else {"replayed": {"predicted": i % 2, "confidence": 0.9}})
         for i in range(shown)
@@ -47,9 +47,9 @@ def explained(dataset: str, model: str, arm: str, side: int = 16, shown: int = 3
     facts = {
         "dataset": dataset, "model": model, "arm": arm, "seed": 0, "norm": "linf", "eps": 0.03, "attack": "fgsm",
         "classes": ["cat & <b>dog</b>", "dog"], "image_size": [side, side], "images": images, "steps": 8,
-        "drift": {"measure": "1 − rank correlation", "attack": [0.2, 0.3, None, 0.5], "noise": [0.1, 0.1, 0.2, 0.2],
-                  "fooled": [True, False, True, True]},
-        "fragility": {"margin": margin.tolist(), "gradient": gradient.tolist(),
+        "stability": {"measure": "1 − rank correlation", "attack": [0.2, 0.3, None, 0.5], "noise": [0.1, 0.1, 0.2, 0.2],
+                  "misclassified": [True, False, True, True]},
+        "fragility": {"margin": margin.tolist(), "gradient_norm": gradient.tolist(),
                       "estimate": (margin / gradient).round(6).tolist(),
                       "measured": [None if i == 3 else max(0.0, round(float(v), 6)) for i, v in
                                    enumerate(1.1 * margin / gradient)]},
@@ -57,8 +57,8 @@ def explained(dataset: str, model: str, arm: str, side: int = 16, shown: int = 3
     arrays = {
         "clean": rng.integers(0, 256, (shown, side, side, 3), dtype=np.uint8),
         "perturbation": rng.choice(np.array([-127, 127], np.int8), (shown, side, side, 3)),
-        "gradients": rng.integers(-127, 128, (shown, 2, side, side), dtype=np.int8),
-        "focus": rng.integers(0, 256, (shown, 2, side, side), dtype=np.uint8),
+        "attribution": rng.integers(-127, 128, (shown, 2, side, side), dtype=np.int8),
+        "grad_cam": rng.integers(0, 256, (shown, 2, side, side), dtype=np.uint8),
     }
     return Explanation(facts, arrays)
 

@@ -78,7 +78,7 @@ def test_fractions_are_read_as_numbers(tmp_path):
         ("name: small", "name: small\ntransfer: pgd", 2, "one-step"),
         ("name: small", "name: [small", 1, "not YAML"),
         ("name: small", "name: small\nexplanations: {image: 3}", 2, "did you mean 'images'?"),
-        ("name: small", "name: small\nexplanations: {drift: 0}", 2, "explanations.drift"),
+        ("name: small", "name: small\nexplanations: {stability: 0}", 2, "explanations.stability"),
         ("name: small", "name: small\nexplanations: {models: [resnet81]}", 2, "did you mean 'resnet18'?"),
         ("name: small", "name: small\nexplanations: {arms: [augmentd]}", 2, "did you mean 'augmented'?"),
     ],

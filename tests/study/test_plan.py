@@ -141,4 +141,4 @@ def test_explanations_can_be_left_out_or_restricted():
     assert explained(explanations=False) == []
     assert explained(explanations={"models": ["resnet18"], "arms": ["noise"]}) == [("resnet18", "noise")]
     amounts = load_study(STUDY | {"explanations": {"images": 2, "search": 9}}).explanations.amounts
-    assert (amounts.images, amounts.search, amounts.drift) == (2, 9, 32)
+    assert (amounts.images, amounts.search, amounts.stability) == (2, 9, 32)

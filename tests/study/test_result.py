@@ -17,7 +17,7 @@ from inoculate.study.result import StudyRun
 COMMITTED = sorted(path.parent for path in (Path(__file__).parents[2] / "results").glob("*/results.json"))
 EXPLAINED = tiny(
     models=["test_resnet"], surrogate="test_resnet", arms=["standard", "transferred", "duplicates"],
-    explanations={"images": 3, "drift": 4, "fragility": 6, "steps": 4, "search": 4},
+    explanations={"images": 3, "stability": 4, "fragility": 6, "steps": 4, "search": 4},
 )  # fmt: skip
 
 

@@ -75,22 +75,22 @@ def explain(
     with seeded(seed, "prepare"):
         classifier = prepare(resolve_model(model, images, options.device), images)
     earlier = None if before is None else resolve_model(before, images, options.device)
-    first = images.subset(range(min(len(images), 4 * max(amounts.drift, amounts.fragility, 32))))
+    first = images.subset(range(min(len(images), 4 * max(amounts.stability, amounts.fragility, 32))))
     right = measure_clean(classifier, first, settings).right
     rows = choose_images(first, right, amounts.images) if options.shown is None else list(options.shown)
-    drawn = right.nonzero().squeeze(1)[: amounts.drift]
+    drawn = right.nonzero().squeeze(1)[: amounts.stability]
     total = len(rows) + len(drawn) + 2
     report = progress or (lambda what, done, total: None)
     with frozen(classifier.model):
         crafting = Crafting(classifier, images, attack, threat, seed)
         shown, arrays = _shown(crafting, torch.tensor(rows, dtype=torch.long), earlier, amounts.steps)
         report("explain", len(rows), total)
-        drifts = stability(crafting, drawn, amounts.steps, options.batch_size)
+        changes = stability(crafting, drawn, amounts.steps, options.batch_size)
         report("explain", total - 2, total)
     facts: dict[str, Any] = {
         "model": options.name or name_of_model(model), "arm": options.arm, "attack": options.attack_name or attack_name,
         "dataset": images.name, "seed": seed, "norm": threat.norm, "eps": threat.eps, "classes": list(images.classes),
-        "image_size": list(images.image_size), "images": shown, "steps": amounts.steps, "drift": drifts,
+        "image_size": list(images.image_size), "images": shown, "steps": amounts.steps, "stability": changes,
     }  # fmt: skip
     if amounts.fragility:
         part = first.subset(range(min(len(first), amounts.fragility)))
@@ -130,18 +130,18 @@ def _shown(
     moved = (x_adv - x).permute(0, 2, 3, 1).cpu()
     scales = moved.flatten(1).abs().amax(dim=1).clamp_min(1e-12)
     images = [
-        {"row": row, "label": int(y[i]), "scale": float(scales[i]), "drift": change[i]}
+        {"row": row, "label": int(y[i]), "scale": float(scales[i]), "change": change[i]}
         | {name: each[i] for name, each in predictions.items()}
         for i, row in enumerate(rows.tolist())
     ]
     arrays = {
         "clean": data.images[rows].permute(0, 2, 3, 1).numpy(),
         "perturbation": (moved / per_sample(scales, moved) * SCALE).round().to(torch.int8).numpy(),
-        "gradients": _as_integers(torch.stack(attributions, dim=1), SCALE, np.int8),
+        "attribution": _as_integers(torch.stack(attributions, dim=1), SCALE, np.int8),
     }
     cams = [grad_cam(model, each, classes) for each in (x, x_adv)]
     if cams[0] is not None and cams[1] is not None:
-        arrays["focus"] = _as_integers(torch.stack([cams[0], cams[1]], dim=1), 255, np.uint8)
+        arrays["grad_cam"] = _as_integers(torch.stack([cams[0], cams[1]], dim=1), 255, np.uint8)
     return images, arrays
 
 

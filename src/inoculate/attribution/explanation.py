@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inoculate.artifacts.files import read_json, write_json
+from inoculate.artifacts.files import read_json, write_file, write_json
 from inoculate.artifacts.names import file_name
 from inoculate.core.errors import InputError
 
 FACTS, ARRAYS = "explain.json", "explain.npz"
 EXPLANATIONS = "explanations"  # the folder of a run that holds one folder per network and arm
-FORMAT = 1
-_WANTED = {"dataset", "model", "arm", "seed", "norm", "eps", "attack", "classes", "image_size", "images", "drift"}
+FORMAT = 2
+_REQUIRED = {"dataset", "model", "arm", "seed", "norm", "eps", "attack", "classes", "image_size", "images", "stability"}
 
 
 @dataclass(frozen=True)
 class Amounts:
     """How much of a network is explained.
 
-    `images` are shown, `drift` are followed from clean to adversarial, `fragility` are searched for the smallest eps
-    that breaks them; `steps` of each path integral, `search` steps of each search.
+    images: how many are shown. stability: of how many the attribution stability is measured. fragility: for how many
+    the smallest eps that breaks them is searched. steps: of each path integral. search: steps of each search.
     """
 
     images: int = 6
-    drift: int = 32
+    stability: int = 32
     fragility: int = 64
     steps: int = 16
     search: int = 30
@@ -39,10 +41,15 @@ class Amounts:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """One network explained: `facts` (JSON values) and, for the shown images, `arrays`.
+    """One network explained: `facts` (JSON values) and, for the N images shown, `arrays`.
 
-    clean: uint8, N×H×W×C. perturbation: int8, N×H×W×C, in 1/127 of each image's `scale`. gradients: int8, N×2×H×W,
-    evidence for (+) and against (−) the class on the clean and the adversarial image. focus: uint8, N×2×H×W, or absent.
+    Facts: the labels of the explanation; `images`, with predictions and attribution change; `stability`, with the
+    attribution changes under the attack and under noise; `fragility`, with margin, gradient norm, estimated and
+    measured smallest eps per image.
+
+    Arrays: `clean`, uint8, N×H×W×C. `perturbation`, int8, N×H×W×C, in 1/127 of each image's `scale`. `attribution`,
+    int8, N×2×H×W: integrated gradients for (+) and against (−) the class on the clean and on the adversarial image.
+    `grad_cam`, uint8, N×2×H×W; absent for a network without feature maps.
     """
 
     facts: Mapping[str, Any]
@@ -53,18 +60,41 @@ class Explanation:
         """Dataset, model, arm."""
         return self.facts["dataset"], self.facts["model"], self.facts["arm"]
 
-    def save(self, folder: Path) -> None:
-        """Write both files into `folder`."""
-        arrays: dict[str, Any] = dict(self.arrays)
-        np.savez_compressed(folder / ARRAYS, **arrays)
+    def table(self) -> dict[str, list[Any]]:
+        """The images shown as columns: row, label, prediction and confidence clean and adversarial, change."""
+        classes, images = self.facts["classes"], self.facts["images"]
+        columns: dict[str, list[Any]] = {
+            "row": [image["row"] for image in images],
+            "label": [classes[image["label"]] for image in images],
+        }
+        for name in ("clean", "adversarial"):
+            columns[name] = [classes[image[name]["predicted"]] for image in images]
+            columns[f"{name}_confidence"] = [image[name]["confidence"] for image in images]
+        return columns | {"attribution_change": [image["change"] for image in images]}
+
+    def _repr_html_(self) -> str:
+        facts, columns = self.facts, self.table()
+        title = f"{facts['model']} on {facts['dataset']} under {facts['attack']} {facts['norm']} eps {facts['eps']:.4g}"
+        lines = [
+            _html_line("th", columns),
+            *(_html_line("td", values) for values in zip(*columns.values(), strict=True)),
+        ]
+        return f"<table>\n<caption>{escape(title)}</caption>\n" + "\n".join(lines) + "\n</table>"
+
+    def save(self, folder: str | PathLike[str]) -> Path:
+        """Write both files into `folder`; returns it."""
+        folder, arrays = Path(folder), dict[str, Any](self.arrays)
+        write_file(folder / ARRAYS, lambda stream: np.savez_compressed(stream, **arrays))
         write_json(folder / FACTS, {"format": FORMAT, **self.facts})
+        return folder
 
     @classmethod
-    def load(cls, folder: Path) -> Explanation:
+    def load(cls, folder: str | PathLike[str]) -> Explanation:
         """Read what `save` wrote; raises `InputError` if it is missing, damaged or of another format."""
+        folder = Path(folder)
         facts = read_json(folder / FACTS)
-        if not isinstance(facts, dict) or facts.get("format") != FORMAT or not set(facts) >= _WANTED:
-            raise InputError(f"{folder / FACTS} is no explanation of this version: delete it and run again")
+        if not isinstance(facts, dict) or facts.get("format") != FORMAT or not set(facts) >= _REQUIRED:
+            raise InputError(f"{folder / FACTS} is not an explanation of this version: delete it and run again")
         try:
             with np.load(folder / ARRAYS, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
@@ -73,7 +103,18 @@ class Explanation:
         shown = len(facts["images"])
         if any(len(array) != shown for array in arrays.values()) or not {"clean", "perturbation"} <= set(arrays):
             raise InputError(f"{folder / ARRAYS} does not fit {FACTS}: delete both and run again")
-        return cls(facts, arrays)
+        return cls({name: value for name, value in facts.items() if name != "format"}, arrays)
+
+    def report(self, path: str | PathLike[str]) -> Path:
+        """Write one HTML page of the explanation to `path`; returns it."""
+        from inoculate import write_report  # the report lies above this room
+
+        written: Path = write_report(self, path)
+        return written
+
+
+def _html_line(tag: str, cells: Iterable[object]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
 
 
 def save_explanations(folder: Path, explanations: Sequence[Explanation]) -> None:

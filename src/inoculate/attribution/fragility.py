@@ -25,10 +25,10 @@ def fragility(
 ) -> dict[str, list[float | None]]:
     """How near to a misclassification each image is, as lists with one number per image.
 
-    `margin`: the logit of its class minus the best other one. `gradient`: the dual norm of the margin's gradient, by
-    which a step of size 1 in `norm` can change the margin. `estimate`: margin / gradient norm, the first-order distance
-    to the boundary. `measured`: the smallest eps at which FMN with `search` steps broke it (0 if misclassified clean,
-    None if never).
+    `margin`: the logit of its class minus the best other one. `gradient_norm`: the dual norm of the margin's gradient,
+    by which a step of size 1 in `norm` can change the margin. `estimate`: margin / gradient norm, the first-order
+    distance to the boundary. `measured`: the smallest eps at which FMN with `search` steps broke it (0 if misclassified
+    clean, None if never).
     """
     margins, norms = [], []
     with frozen(classifier.model):
@@ -37,8 +37,8 @@ def fragility(
             passed = value_and_input_grad(classifier.model, x, Objective(LOSSES["margin"], y))
             margins.append(-passed.values.float().cpu())
             norms.append(dual_norm(passed.gradient, norm).float().cpu())
-    margin, gradient = torch.cat(margins), torch.cat(norms)
+    margin, gradient_norm = torch.cat(margins), torch.cat(norms)
     everything = Threat(norm, range_diameter(Threat(norm), data.images[0].numel()))
     measured = smallest_eps(classifier, data, FMN(steps=search), everything, settings)
-    found = {"margin": margin, "gradient": gradient, "estimate": margin / gradient, "measured": measured}
+    found = {"margin": margin, "gradient_norm": gradient_norm, "estimate": margin / gradient_norm, "measured": measured}
     return {name: [rounded(value) for value in values.tolist()] for name, values in found.items()}

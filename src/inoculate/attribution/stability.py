@@ -30,7 +30,7 @@ def stability(crafting: Crafting, rows: Tensor, steps: int, batch_size: int) -> 
 
     `steps` points of each path integral make up the passes, of which `batch_size` fit into one batch.
     """
-    found: dict[str, Any] = {"measure": MEASURE, "attack": [], "noise": [], "fooled": []}
+    found: dict[str, Any] = {"measure": MEASURE, "attack": [], "noise": [], "misclassified": []}
     model = crafting.classifier.model
     for some in torch.split(rows, max(1, batch_size // steps)):
         x, y = crafting.classifier.load(crafting.data, some)
@@ -41,5 +41,5 @@ def stability(crafting: Crafting, rows: Tensor, steps: int, batch_size: int) -> 
         found["attack"] += attribution_change(clean, integrated_gradients(model, x_adv, y, steps))
         found["noise"] += attribution_change(clean, integrated_gradients(model, noisy, y, steps))
         with torch.no_grad():
-            found["fooled"] += (model(x_adv).argmax(dim=1) != y).tolist()
+            found["misclassified"] += (model(x_adv).argmax(dim=1) != y).tolist()
     return found

@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from inoculate.attribution.explain import ExplainOptions
-    from inoculate.attribution.explanation import Explanation
     from inoculate.core.threat import Threat
     from inoculate.data.dataset import Dataset
-    from inoculate.evaluation.checks import Check
     from inoculate.evaluation.result import Evaluation
 
 Records = Annotated[Path | None, typer.Option(help="Write one line per image to this .parquet file.")]
@@ -57,93 +55,74 @@ def evaluate(
 
     Example: inoculate evaluate --model my_model --data my_images --attack fgsm,pgd --eps 2/255,8/255 --out report
     """
-    from inoculate.artifacts.output import require_writable, require_writable_file
-    from inoculate.artifacts.rows import write_rows
     from inoculate.attribution.explain import ExplainOptions
     from inoculate.cli.progress import Steps
-    from inoculate.evaluation import records as files
     from inoculate.evaluation.evaluate import EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as run
     from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attacks
     from inoculate.models.loading.load import load_model
 
     threats, attacks = options.parse_threats(norm, eps), resolve_attacks(options.parse_attacks(attack))
-    place = options.pick_device(device)
+    place, others = options.pick_device(device), {spec: spec for spec in surrogate or ()}
     settings = EvaluationOptions(
-        precision, time_budget, checks, {each: each for each in surrogate or ()}, save_images is not None, model,  # type: ignore[arg-type]
-        device=place,
+        precision, time_budget, checks, others, save_images is not None, name=model, device=place  # type: ignore[arg-type]
     )  # fmt: skip
-    for file in (json_file, records):
-        if file is not None:
-            require_writable_file(file)
-    for folder in (out, save_images):
-        if folder is not None:
-            require_writable(folder)
-    if records is not None:
-        files.require_parquet(records)
+    _check_outputs(json_file, records, save_images, out)
     images = load_images(data, model, split, data_root=data_root, image_size=image_size, limit=limit, seed=seed)
-    network = load_model(
-        model, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize
-    ).to(place)
-    if not (weights or pretrained):
-        print_warnings(random_weights_warning(model))
+    loaded = load_model(model, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
+    print_warnings(random_weights_warning(model) if not (weights or pretrained) else ())
+    network = loaded.to(place)
     with Steps() as steps:
         found = run(
             network, images, attacks, threats, batch_size=batch_size, seed=seed, options=settings, progress=steps
         )
     print_warnings(found.warnings)
-    _show(found, f"{model} on {len(images)} images of {images.name} ({split})")
-    if json_file is not None:
-        write_rows(json_file, found.rows)
-    if records is not None:
-        files.write_records(found, records)
-    for saved in files.save_images(found, network, images, save_images) if save_images else ():
-        typer.echo(
-            f"  {saved.row.attack} eps {saved.row.eps:.4g}: {len(saved.files)} images saved, {saved.misclassified} of "
-            "them still misclassified when read back"
-        )
-    _show_checks(found.checks)
+    typer.echo(found)
+    _write(found, network, images, json_file, records, save_images)
     if out is not None:
         found.save(out)
-        largest, labels = max(threats, key=lambda threat: threat.eps), ExplainOptions(seed, batch_size, model)
-        _report(out, _explain(network, images, largest, labels) if explain else None)
+        largest = max(threats, key=lambda threat: threat.eps)
+        _report(out, network, images, largest, ExplainOptions(seed, batch_size, model) if explain else None)
 
 
-def _report(out: Path, explanation: Explanation | None) -> None:
-    """Add the explanation to the folder of an evaluation, and write its page."""
+def _check_outputs(rows: Path | None, records: Path | None, images: Path | None, out: Path | None) -> None:
+    from inoculate.artifacts.output import require_writable, require_writable_file
+    from inoculate.evaluation.records import require_parquet
+
+    require_parquet(records)
+    for file in filter(None, (rows, records)):
+        require_writable_file(file)
+    for folder in filter(None, (images, out)):
+        require_writable(folder)
+
+
+def _write(
+    found: Evaluation, network: nn.Module, images: Dataset, rows: Path | None, records: Path | None, folder: Path | None
+) -> None:
+    from inoculate.artifacts.rows import write_rows
+    from inoculate.evaluation.records import save_images, write_records
+
+    if rows is not None:
+        write_rows(rows, found.rows)
+    if records is not None:
+        write_records(found, records)
+    for saved in save_images(found, network, images, folder) if folder else ():
+        typer.echo(f"  {saved}")
+
+
+def _report(out: Path, network: nn.Module, images: Dataset, threat: Threat, explained: ExplainOptions | None) -> None:
+    """Write the page of an evaluation, with an explanation of the model under PGD if it is wanted and possible."""
+    from inoculate.attribution.explain import explain
     from inoculate.attribution.explanation import save_explanations
+    from inoculate.cli.progress import Steps
     from inoculate.report.write import write_report
 
-    save_explanations(out, [] if explanation is None else [explanation])
-    print_report(write_report(out))
-
-
-def _explain(network: nn.Module, images: Dataset, threat: Threat, options: ExplainOptions) -> Explanation | None:
-    """Explain the model under PGD at one threat; None, and a note, for a model without gradients."""
-    from inoculate.attribution.explain import explain
-    from inoculate.cli.progress import Steps
-
+    explanations = []
     try:
         with Steps() as steps:
-            return explain(network, images, "pgd", threat, options=options, progress=steps)
-    except InputError as error:
+            if explained is not None:
+                explanations.append(explain(network, images, "pgd", threat, options=explained, progress=steps))
+    except InputError as error:  # a model without gradients
         print_note(f"the report explains nothing ({error})")
-        return None
-
-
-def _show(found: Evaluation, title: str) -> None:
-    typer.echo(title)
-    for row in found:
-        what = "clean" if row.attack == "none" else f"{row.attack} {row.norm} eps {row.eps:.4g}"
-        line = f"  {what:28} {row.accuracy:6.1%}  [{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seconds:.1f} s"
-        if row.n < len(found.labels):
-            low, high = found.per_image[row].bounds
-            line += f"  {row.n} images in the time given; over all {len(found.labels)} in [{low:.1%}, {high:.1%}]"
-        typer.echo(line)
-
-
-def _show_checks(checks: list[Check]) -> None:
-    signs = {True: "ok   ", False: "ALARM", None: "  –  "}
-    typer.echo("Can these numbers be trusted?" if checks else "", nl=bool(checks))
-    for check in checks:
-        typer.echo(f"  {signs[check.passed]} {check.name}: {check.message}")
+    save_explanations(out, explanations)
+    print_report(write_report(out))

@@ -12,19 +12,16 @@ from torch import Tensor
 
 from inoculate.attacks.base import Attack, EarlyStopping, Ensemble
 from inoculate.attacks.craft import AdvSet
-from inoculate.attacks.sweep import sweep
 from inoculate.core.deadline import OutOfTimeError, with_deadline
 from inoculate.core.errors import InputError
 from inoculate.core.pixels import to_float
-from inoculate.core.rng import generator
-from inoculate.core.threat import Threat, distance
+from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.crafters import Crafter, by_member, stored, white_box
+from inoculate.evaluation.per_sample import PerSampleResult, distance_within
 from inoculate.models.classifier import Classifier, Prediction
 
 Progress = Callable[[int, int], None]
-# From images, labels and their row numbers in the data to the adversarial images at each eps, in order.
-Crafter = Callable[[Tensor, Tensor, Tensor], Iterator[tuple[float, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def measure_attack(
             return _measure_ensemble(classifier, data, attack, threats, attacked, settings)
         if classifier.precision == "fast" and isinstance(attack, EarlyStopping):
             attack = attack.with_early_stop()
-        crafter = _white_box(classifier, attack, threats, settings.seed)
+        crafter = white_box(classifier, attack, threats, settings.seed)
         (results,) = _measure([classifier], data, crafter, threats, attacked, settings)
     return results
 
@@ -94,7 +91,7 @@ def measure_transfer(
     All images are attacked. `seconds` of the first target include the crafting, those of the others the evaluation
     alone.
     """
-    crafter = _white_box(source, attack, threats, settings.seed)
+    crafter = white_box(source, attack, threats, settings.seed)
     return _measure(targets, data, crafter, threats, torch.ones(len(data), dtype=torch.bool), settings)
 
 
@@ -111,33 +108,9 @@ def measure_examples(
 
     `examples` may cover more images than `data`, as long as the data are their beginning.
     """
-
-    def crafter(x: Tensor, y: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
-        return ((eps, examples.images(x, rows, eps)) for eps in epsilons)
-
+    crafter = stored(examples, epsilons)
     (results,) = _measure([classifier], data, crafter, [Threat(eps=eps) for eps in epsilons], attacked, settings)
     return results
-
-
-def _white_box(classifier: Classifier, attack: Attack, threats: Sequence[Threat], seed: int) -> Crafter:
-    """Crafts on a classifier at every threat."""
-    epsilons = [threat.eps for threat in threats]
-
-    def crafter(x: Tensor, y: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
-        draw = generator(seed, "attack", device=x.device)
-        return sweep(attack, classifier.crafting, x, y, threats[0], epsilons, generator=draw)
-
-    return crafter
-
-
-def _by_member(classifier: Classifier, name: str, member: Attack, threat: Threat, seed: int) -> Crafter:
-    """Crafts on a classifier by a member of an ensemble, called at its one eps: a minimum-norm attack stops there."""
-
-    def crafter(x: Tensor, y: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
-        draw = generator(seed, "attack", name, device=x.device)
-        yield threat.eps, member(classifier.crafting, x, y, threat, generator=draw)
-
-    return crafter
 
 
 def _measure_ensemble(
@@ -156,7 +129,7 @@ def _measure_ensemble(
     for eps, threat in sorted({threat.eps: threat for threat in threats}.items()):
         seconds = 0.0
         for number, (name, member) in enumerate(members.items()):
-            crafter = _by_member(classifier, name, member, threat, settings.seed)
+            crafter = by_member(classifier, name, member, threat, settings.seed)
             own = replace(settings, progress=_part(settings.progress, number, len(members)))
             ((result,),) = _measure([classifier], data, crafter, [threat], best.right, own)
             _merge_member(best, result, number)
@@ -205,7 +178,7 @@ def _measure(
                 x, y = first.load(data, rows)
                 began = time.perf_counter()
                 for place, (_, x_adv) in enumerate(crafter(x, y, rows)):
-                    moved = check_allowed(x_adv, x, threats[place])
+                    moved = distance_within(x_adv, x, threats[place])
                     for number, classifier in enumerate(classifiers):
                         prediction = classifier.predict(*_placed(x_adv, y, first, classifier))
                         _record(results[number][place], rows, prediction, moved, x_adv)
@@ -249,19 +222,6 @@ def _placed(x: Tensor, y: Tensor, source: Classifier, target: Classifier) -> tup
     """Images and labels that were loaded for `source` as `target` takes them."""
     x, y = x.to(target.device, target.dtype), y.to(target.device)
     return (x if target.layout is source.layout else x.contiguous(memory_format=target.layout)), y
-
-
-def check_allowed(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
-    """Distances (B) of adversarial images; raises `InputError` for one outside the threat's ball or range."""
-    moved = distance(x_adv, x, threat.norm)
-    far, low, high = float(moved.max()), float(x_adv.min()), float(x_adv.max())
-    inside = threat.low - 1e-6 <= low and high <= threat.high + 1e-6  # false for NaN too
-    if not (inside and far <= threat.eps * (1 + 1e-4) + 1e-6):
-        raise InputError(
-            f"the attack returned an image outside the threat model ({threat.norm} distance {far:.4g} at eps "
-            f"{threat.eps:g}, pixels in [{low:.4g}, {high:.4g}]): fix the attack"
-        )
-    return moved
 
 
 def _clean_images(classifier: Classifier, data: Dataset, settings: Settings) -> Tensor | None:

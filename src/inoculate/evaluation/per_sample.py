@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inoculate.core.errors import InputError
 from inoculate.core.row import Row
+from inoculate.core.threat import Threat, distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,3 +82,16 @@ class PerSampleResult:
         ):
             if mine is not None and theirs is not None:
                 mine[rows] = theirs[rows]
+
+
+def distance_within(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """Distances (B) of adversarial images; raises `InputError` for one outside the threat's ball or range."""
+    moved = distance(x_adv, x, threat.norm)
+    far, low, high = float(moved.max()), float(x_adv.min()), float(x_adv.max())
+    inside = threat.low - 1e-6 <= low and high <= threat.high + 1e-6  # false for NaN too
+    if not (inside and far <= threat.eps * (1 + 1e-4) + 1e-6):
+        raise InputError(
+            f"the attack returned an image outside the threat model ({threat.norm} distance {far:.4g} at eps "
+            f"{threat.eps:g}, pixels in [{low:.4g}, {high:.4g}]): fix the attack"
+        )
+    return moved

@@ -39,17 +39,17 @@ def write_records(found: Evaluation, path: str | PathLike[str]) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = require_parquet(Path(path))
+    path = Path(path)
+    require_parquet(path)
     smallest = _smallest_distances(found)
     table = pa.concat_tables([pa.table(_columns(found, row, smallest)) for row in found])
     return write_file(path, lambda stream: pq.write_table(table, stream))
 
 
-def require_parquet(path: Path) -> Path:
-    """`path`; raises `InputError` unless it is the name of a Parquet file."""
-    if path.suffix != ".parquet":
+def require_parquet(path: Path | None) -> None:
+    """Raise `InputError` for a path that is not the name of a Parquet file."""
+    if path is not None and path.suffix != ".parquet":
         raise InputError(f"{path}: the records are written as Parquet, give a name that ends in .parquet")
-    return path
 
 
 def _columns(found: Evaluation, row: Row, smallest: dict[tuple[str, str], Tensor]) -> dict[str, Any]:
@@ -85,6 +85,10 @@ class SavedImages:
     row: Row
     files: dict[int, Path]
     misclassified: int
+
+    def __str__(self) -> str:
+        still = f"{self.misclassified} of them still misclassified when read back"
+        return f"{self.row.attack} eps {self.row.eps:.4g}: {len(self.files)} images saved, {still}"
 
 
 def save_images(found: Evaluation, model: ModelLike, data: Dataset, folder: str | PathLike[str]) -> list[SavedImages]:

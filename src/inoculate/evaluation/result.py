@@ -56,12 +56,29 @@ class Evaluation:
         """The rows as columns: `pandas.DataFrame(found.table())`."""
         return table_of(self.rows)
 
+    @property
+    def title(self) -> str:
+        """What was measured on what."""
+        return f"{self.rows[0].model} on {len(self.labels)} images of {self.rows[0].dataset}" if self.rows else ""
+
+    def __str__(self) -> str:
+        return "\n".join([self.title, *(f"  {line}" for line in (*map(self._line, self.rows), *self._check_lines()))])
+
+    def _line(self, row: Row) -> str:
+        what = "clean" if row.attack == "none" else f"{row.attack} {row.norm} eps {row.eps:.4g}"
+        line = f"{what:28} {row.accuracy:6.1%}  [{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seconds:.1f} s"
+        if row.n == len(self.labels):
+            return line
+        low, high = self.per_image[row].bounds
+        return f"{line}  {row.n} images in the time given; over all {len(self.labels)} in [{low:.1%}, {high:.1%}]"
+
+    def _check_lines(self) -> list[str]:
+        words = {True: "passed", False: "FAILED", None: "not checked"}
+        return [f"{words[check.passed]}: {check.name}: {check.message}" for check in self.checks]
+
     def _repr_html_(self) -> str:
-        title = f"{self.rows[0].model} on {len(self.labels)} images of {self.rows[0].dataset}" if self.rows else ""
-        signs = {True: "passed", False: "FAILED", None: "not checked"}
-        lines = [f"{signs[check.passed]}: {check.name}: {check.message}" for check in self.checks]
-        lines += [f"warning: {message}" for message in self.warnings]
-        return html_of(self.rows, title) + "".join(f"<br>\n{escape(line)}" for line in lines)
+        lines = [*self._check_lines(), *(f"warning: {message}" for message in self.warnings)]
+        return html_of(self.rows, self.title) + "".join(f"<br>\n{escape(line)}" for line in lines)
 
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write everything into `folder`, in place of an earlier evaluation; returns it."""

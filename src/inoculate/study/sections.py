@@ -150,7 +150,7 @@ class ExplanationConfig(Section):
     """
 
     images: int = Field(Amounts.images, ge=0)
-    drift: int = Field(Amounts.drift, ge=1)
+    stability: int = Field(Amounts.stability, ge=1)
     fragility: int = Field(Amounts.fragility, ge=1)
     steps: int = Field(Amounts.steps, ge=2)
     search: int = Field(Amounts.search, ge=1)

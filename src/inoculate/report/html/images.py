@@ -77,7 +77,7 @@ def _attacked(arm: str, color: str, explained: Explanation, place: int) -> Attac
     }
     correct = {name: image[name]["predicted"] == image["label"] for name in ("clean", "adversarial")}
     outcome = "misclassified clean" if not correct["clean"] else "correct" if correct["adversarial"] else "fooled"
-    return AttackedImage(arm, color, _pictures(arm, explained, place), predictions, outcome, image["drift"])
+    return AttackedImage(arm, color, _pictures(arm, explained, place), predictions, outcome, image["change"])
 
 
 def _pictures(arm: str, explained: Explanation, place: int) -> dict[str, tuple[str, str]]:
@@ -87,7 +87,7 @@ def _pictures(arm: str, explained: Explanation, place: int) -> dict[str, tuple[s
     moved = arrays["perturbation"][place] / 127 * image["scale"] * 255
     adversarial = (clean + moved).round().clip(0, 255).astype(np.uint8)
     name = f"{facts['attack']} image of {facts['classes'][image['label']]}, {arm}"
-    attributions = attribution_map(arrays["gradients"][place])
+    attributions = attribution_map(arrays["attribution"][place])
     pictures = {
         f"perturbation ×{ENLARGED}": (
             f"perturbation of the attack, enlarged {ENLARGED} times",
@@ -97,8 +97,8 @@ def _pictures(arm: str, explained: Explanation, place: int) -> dict[str, tuple[s
         "attribution, clean": ("attribution of the clean image", data_uri(attributions[0])),
         "attribution, adversarial": (f"attribution of the {name}", data_uri(attributions[1])),
     }
-    if "focus" in arrays:
-        maps = [grad_cam_map(arrays["focus"][place][i], pixels) for i, pixels in enumerate((clean, adversarial))]
+    if "grad_cam" in arrays:
+        maps = [grad_cam_map(arrays["grad_cam"][place][i], pixels) for i, pixels in enumerate((clean, adversarial))]
         pictures["Grad-CAM, clean"] = ("Grad-CAM of the clean image", data_uri(maps[0]))
         pictures["Grad-CAM, adversarial"] = (f"Grad-CAM of the {name}", data_uri(maps[1]))
     return pictures

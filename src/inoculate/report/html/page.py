@@ -36,7 +36,7 @@ def render(run: RunRecord, folder: Path | None = None) -> str:
         steps=step_table(run),
         versions=run.manifest.get("versions", {}),
         machine=run.manifest.get("machine", {}),
-        stability_measure=next((each.facts["drift"]["measure"] for each in run.explanations), ""),
+        stability_measure=next((each.facts["stability"]["measure"] for each in run.explanations), ""),
         attacked_with=_attacked_with(run.explanations),
     )
 

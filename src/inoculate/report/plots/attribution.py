@@ -28,7 +28,7 @@ def stability_figures(dataset: str, explanations: Sequence[Explanation], folder:
         for arm, each in arms.items():
             color = style_of(list(arms), arm)["color"]
             for what in ("attack", "noise"):
-                values = known(each.facts["drift"][what])
+                values = known(each.facts["stability"][what])
                 groups.append((f"{arm}\n{what}", list(values), color if what == "attack" else GREY))
                 words.append(f"{arm} under {what} {np.median(values):.2f}" if len(values) else f"{arm} unknown")
 

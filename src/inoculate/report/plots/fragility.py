@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 _TITLES = {
     "margin": "Logit margin of correctly classified images (higher is safer)",
-    "gradient": "Gradient norm: how much a step of size 1 can change the margin (lower is safer)",
+    "gradient_norm": "Gradient norm: how much a step of size 1 can change the margin (lower is safer)",
     "survival": "Share of images still classified correctly at each eps",
     "estimate": "Estimated eps (margin / gradient norm) against the measured eps that breaks each image",
 }
-_BOXES = {"margin": "margin", "gradient": "gradient norm"}
+_BOXES = {"margin": "margin", "gradient_norm": "gradient norm"}
 
 
 @dataclass(frozen=True)

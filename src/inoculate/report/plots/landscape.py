@@ -30,7 +30,7 @@ class _Point(NamedTuple):
 def landscape_figure(explanations: Sequence[Explanation], folder: Path | None = None) -> SvgFigure | None:
     """Median margin against median gradient norm, with lines of equal estimated eps; None for fewer than two."""
     measured = [(each.key, values) for each in explanations if (values := fragility_of(each))]
-    points = [_Point(*key, median(values, "gradient"), median(values, "margin")) for key, values in measured]
+    points = [_Point(*key, median(values, "gradient_norm"), median(values, "margin")) for key, values in measured]
     points = [point for point in points if point.gradient > 0 and point.margin > 0]
     if len(points) < 2:
         return None

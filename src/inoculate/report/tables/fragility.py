@@ -13,7 +13,7 @@ from inoculate.report.fragility import Fragility, agreement, fragility_of, media
 from inoculate.report.run import RunRecord
 from inoculate.report.tables.table import Table
 
-_KINDS = {"margin": "margin", "gradient": "gradient norm", "estimate": "estimated eps", "measured": "measured eps"}
+_KINDS = {"margin": "margin", "gradient_norm": "gradient norm", "estimate": "estimated eps", "measured": "measured eps"}
 
 
 def fragility_table(explanations: Sequence[Explanation]) -> Table | None:
