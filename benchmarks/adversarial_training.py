@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from benchmarks.common import MEAN, STD, interleaved, report, seeded_images, timm_resnet18
 from inoculate import PGD, Dataset, EvaluationOptions, Threat, build_model, evaluate, fast
 from inoculate.training.methods.registry import get_method
-from inoculate.training.samples import training_set
-from inoculate.training.trainer import Recipe, fit
+from inoculate.training.plan import TrainingPlan
+from inoculate.training.recipe import Recipe
+from inoculate.training.samples import TrainingSet
+from inoculate.training.trainer import fit
 
 BATCH, EPS, STEPS, LR = 64, 8 / 255, 10, 1e-3
 
@@ -40,11 +42,11 @@ def main(updates: int = 10, repeats: int = 3) -> None:
         model = trained["inoculate"] = build_model("resnet18", classes=10, image_size=32, normalize=(MEAN, STD))
         method = get_method("pgd_at", steps=STEPS, step=0.25).begin(threat)
         recipe = Recipe(updates, batch_size=BATCH, lr=LR, schedule="cosine", stop_on_failure=False, val_images=1)
-        data, one = training_set("standard", train, (), seed=0), held.subset(range(1))
+        plan = TrainingPlan(TrainingSet.of(train), held.subset(range(1)), method, recipe, threat=threat)
 
         def run() -> None:
             with tempfile.TemporaryDirectory() as folder:
-                fit(model, data, one, method, recipe, seed=0, folder=Path(folder), threat=threat)
+                fit(model, plan, Path(folder))
 
         return run
 

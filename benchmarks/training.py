@@ -19,8 +19,10 @@ from benchmarks.common import interleaved, report, seeded_images
 from inoculate import Dataset, build_model
 from inoculate.models.acceleration.hardware import has_native_bf16
 from inoculate.training.methods.base import standard
-from inoculate.training.samples import training_set
-from inoculate.training.trainer import Recipe, fit, make_optimizer
+from inoculate.training.plan import TrainingPlan
+from inoculate.training.recipe import Recipe, make_optimizer
+from inoculate.training.samples import TrainingSet
+from inoculate.training.trainer import fit
 
 UPDATES, BATCH = 16, 64
 
@@ -31,13 +33,13 @@ def main(repeats: int = 5) -> None:
     recipe = Recipe(updates=UPDATES, rounds=1, batch_size=BATCH)
     x, y = images[:BATCH].float() / 255, labels[:BATCH]
     ours_trained = build_model("resnet18", classes=10, image_size=32)
-    data, validation = training_set("standard", split, (), seed=0), split.subset(range(1))
+    plan = TrainingPlan(TrainingSet.of(split), split.subset(range(1)), standard, recipe)
     speeds: list[float] = []
 
     def ours() -> None:
         """All of `fit`: batches, schedule, logging, and at the end one validation image and the checkpoints."""
         with tempfile.TemporaryDirectory() as folder:
-            history = fit(ours_trained, data, validation, standard, recipe, seed=0, folder=Path(folder))
+            history = fit(ours_trained, plan, Path(folder))
             speeds.append(history[0]["images_per_second"])
 
     def bare(model: nn.Module) -> Callable[[], None]:

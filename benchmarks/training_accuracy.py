@@ -20,9 +20,12 @@ from benchmarks.common import launch, machine
 from inoculate import PGD, Dataset, EvaluationOptions, Threat, evaluate, load_data
 from inoculate.core.pixels import to_float
 from inoculate.models.loading.checkpoints import ModelSpec
+from inoculate.training.batches import batch_indices
 from inoculate.training.methods.registry import get_method
-from inoculate.training.samples import training_set
-from inoculate.training.trainer import Recipe, batch_indices, fit
+from inoculate.training.plan import TrainingPlan
+from inoculate.training.recipe import Recipe
+from inoculate.training.samples import TrainingSet
+from inoculate.training.trainer import fit
 
 THREAT, STEPS = Threat("linf", 8 / 255), 10
 
@@ -31,10 +34,8 @@ def ours(model: nn.Module, train: Dataset, recipe: Recipe, seed: int) -> None:
     """Train in place by `fit`. The only round is the last, so no validation chooses among weights."""
     method = get_method("pgd_at", steps=STEPS, step=0.25).begin(THREAT)
     with tempfile.TemporaryDirectory() as folder:
-        fit(
-            model, training_set("standard", train, (), seed=seed), train.subset(range(64)), method, recipe, seed=seed,
-            folder=Path(folder), threat=THREAT,
-        )  # fmt: skip
+        plan = TrainingPlan(TrainingSet.of(train), train.subset(range(64)), method, recipe, seed, THREAT)
+        fit(model, plan, Path(folder))
 
 
 def plain(model: nn.Module, train: Dataset, recipe: Recipe, seed: int) -> None:

@@ -18,8 +18,10 @@ from inoculate.attacks import success
 from inoculate.attacks.registry import get_attack
 from inoculate.core.rng import generator
 from inoculate.training.methods.registry import get_method
-from inoculate.training.samples import training_set
-from inoculate.training.trainer import Recipe, fit
+from inoculate.training.plan import TrainingPlan
+from inoculate.training.recipe import Recipe
+from inoculate.training.samples import TrainingSet
+from inoculate.training.trainer import fit
 
 pytestmark = [
     pytest.mark.gpu,
@@ -82,10 +84,8 @@ def test_a_gpu_and_a_processor_find_the_same_accuracy(tmp_path: Path) -> None:
     model = build_model("small_cnn", classes=10, image_size=8, channels=1)
     threat = Threat("linf", 0.1)
     method = get_method("fgsm_rs").begin(threat)
-    history = fit(
-        model.cuda(), training_set("standard", train, (), seed=0), test, method, Recipe(200, rounds=2), seed=0,
-        folder=tmp_path, threat=threat,
-    )  # fmt: skip
+    plan = TrainingPlan(TrainingSet.of(train), test, method, Recipe(200, rounds=2), threat=threat)
+    history = fit(model.cuda(), plan, tmp_path)
     assert history[-1]["val_robust"] > 0.3
     options = EvaluationOptions(checks=False)
     there = [row.accuracy for row in evaluate(model, test, [AutoAttack()], [threat], options=options)]
@@ -106,10 +106,10 @@ def test_a_compiled_training_ends_where_an_ordinary_one_does(tmp_path: Path) -> 
     for model, wanted in ((plain, False), (compiled, True)):
         folder = tmp_path / str(wanted)
         folder.mkdir()
+        how = replace(recipe, compile=wanted)
         history = fit(
-            model, training_set("standard", train, (), seed=0), train, choice.begin(threat),
-            replace(recipe, compile=wanted), seed=0, folder=folder, threat=threat,
-        )  # fmt: skip
+            model, TrainingPlan(TrainingSet.of(train), train, choice.begin(threat), how, threat=threat), folder
+        )
         losses.append([entry["loss"] for entry in history])
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
     for name, tensor in plain.state_dict().items():

@@ -309,20 +309,6 @@ def test_a_report_on_a_model_without_gradients_explains_nothing(capsys, tmp_path
     assert "Attacked images" not in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_train_never_sees_the_test_part(tmp_path, monkeypatch):
-    from inoculate.training import trainer as loop
-
-    seen = []
-    real = loop.fit
-    monkeypatch.setattr(
-        loop, "fit", lambda model, samples, *a, **k: seen.append(samples.split) or real(model, samples, *a, **k)
-    )
-    arguments = ["--model", "test_resnet", "--data", "digits", "--seed", 3, "--epochs", "1", "--out", tmp_path / "m"]
-    assert call("train", *arguments) == 0
-    test = {image.numpy().tobytes() for image in inoculate.load_data("digits", "test").images}
-    assert not test & {image.numpy().tobytes() for image in seen[0].images}
-
-
 def test_classes_in_another_order_are_refused(capsys, tmp_path):
     spec = ModelSpec("test_resnet", ("dogs", "cats"), 3, 32)
     (tmp_path / "model").mkdir()

@@ -192,7 +192,7 @@ def test_networks_are_asked_for_where_a_method_needs_them(hardened, quick_harden
         ({"method": None, "teacher": "mine"}, "takes no teacher"),
         ({"teacher": "mine"}, "fgsm_rs takes no teacher"),
         ({"method": "ard", "surrogates": ("mine",)}, "ard takes no surrogate"),
-        ({"method": "ard", "teacher": "nowhere"}, "nowhere is not there"),
+        ({"method": "ard", "teacher": "nowhere"}, "nowhere does not exist"),
         ({"method": "live_surrogate", "surrogates": ("a", "b")}, "one surrogate"),
         ({"method": "ensemble", "fallback": "pgd_at"}, "not monitored"),
         ({"fallback": "ard"}, "needs another network"),

@@ -10,8 +10,9 @@ from torch import nn
 
 from inoculate.core.errors import InputError
 from inoculate.data.dataset import Dataset
-from inoculate.hardening.network import is_trained, load_network, model_identity
+from inoculate.hardening.network import is_trained, load_network
 from inoculate.hardening.options import HardeningOptions
+from inoculate.models.loading.network import model_identity
 from inoculate.models.loading.specs import identity
 
 

@@ -7,7 +7,7 @@ from inoculate.data.dataset import Dataset
 from inoculate.hardening.data import HardeningData
 from inoculate.hardening.recipe import check_augment, make_recipe, peak_lr, resolve_augment
 from inoculate.hardening.schedule import Cost, ladder_for, schedule_budget
-from inoculate.training.trainer import Recipe
+from inoculate.training.recipe import Recipe
 
 
 def test_photographs_that_are_seen_often_are_augmented(digits):

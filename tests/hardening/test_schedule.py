@@ -12,7 +12,7 @@ from inoculate.hardening.schedule import (
     seconds_per_pass,
 )
 from inoculate.training.methods.registry import get_method
-from inoculate.training.samples import training_set
+from inoculate.training.samples import TrainingSet
 
 COST = Cost(per_pass=0.01, updates_per_epoch=100)
 NORMED, PLAIN = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.Linear(2, 2)
@@ -69,6 +69,6 @@ def test_epochs_are_passes_over_the_images():
 def test_a_pass_is_timed_on_a_copy(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(144, 10))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    data = training_set("standard", digits, (), seed=0)
+    data = TrainingSet.of(digits)
     assert seconds_per_pass(model, data, Threat("linf", 0.1), 16, 0.01) > 0
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

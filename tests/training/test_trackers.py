@@ -1,11 +1,13 @@
+"""Trackers receive what the history says."""
+
 import pytest
+from training_samples import blocks
 
-from inoculate.cli import run
 from inoculate.core.errors import InputError
-from inoculate.training import trackers as tracking
-from inoculate.training.trackers import Tracker
-
-TRAIN = ["train", "--model", "small_cnn", "--data", "digits", "--limit", "100", "--batch-size", "20", "--epochs", "2"]
+from inoculate.core.extras import is_installed
+from inoculate.training.options import TrainingOptions
+from inoculate.training.trackers import TRACKERS, Tracker, default_tracker
+from inoculate.training.train import train
 
 
 def scalars(folder):
@@ -20,23 +22,26 @@ def scalars(folder):
     return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
 
 
-def test_tensorboard_gets_what_the_history_says(tmp_path):
+def test_tensorboard_receives_the_history(tmp_path):
     pytest.importorskip("tensorboard")
-    assert run([*TRAIN, "--out", str(tmp_path)]) == 0
+    options = TrainingOptions(batch_size=20, tracker="tensorboard")
+    result = train("small_cnn", blocks(), epochs=2, out=tmp_path, options=options)
     found = scalars(tmp_path / "logs")
-    assert [step for step, _ in found["val_accuracy"]] == [5, 10]
+    expected = [(entry["update"], pytest.approx(entry["val_accuracy"])) for entry in result.history]
+    assert found["val_accuracy"] == expected
     assert {"loss", "accuracy", "val_loss", "images_per_second"} <= set(found)
 
 
-def test_unknown_and_missing_trackers_are_one_line(tmp_path, monkeypatch):
+def test_unknown_and_missing_trackers_are_one_line(tmp_path):
     with pytest.raises(InputError, match="did you mean 'tensorboard'"):
         Tracker("tensorbord", tmp_path, {})
-    monkeypatch.setattr(tracking, "installed", lambda name: False)
-    with pytest.raises(InputError, match="pip install wandb"):
-        Tracker("wandb", tmp_path, {})
+    for name in TRACKERS:
+        if not is_installed(name):
+            with pytest.raises(InputError, match=f"pip install {name}"):
+                Tracker(name, tmp_path, {})
 
 
-def test_without_tensorboard_training_goes_on_untracked(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "installed", lambda name: False)
-    assert run([*TRAIN, "--out", str(tmp_path)]) == 0
+def test_without_a_tracker_nothing_is_logged(tmp_path):
+    train("small_cnn", blocks(), epochs=1, out=tmp_path, options=TrainingOptions(batch_size=20))
     assert not (tmp_path / "logs").exists()
+    assert default_tracker() in (None, "tensorboard")

@@ -13,9 +13,10 @@ from inoculate.evaluation.files import RESULTS
 from inoculate.evaluation.result import Evaluation
 from inoculate.hardening.data import HardeningData
 from inoculate.hardening.measure import measure
-from inoculate.hardening.recipe import fit_progress
 from inoculate.training.methods.base import standard
-from inoculate.training.trainer import Recipe, fit, updates_in
+from inoculate.training.plan import TrainingPlan, observe_updates
+from inoculate.training.recipe import Recipe, updates_in
+from inoculate.training.trainer import fit
 
 BASELINE_EPOCHS = 2  # of standard training, for a network that comes without trained weights
 BASELINE = "before"  # the baseline's model name in rows
@@ -34,11 +35,9 @@ def measure_baseline(
     if not trained:
         model = copy.deepcopy(model)
         updates = updates_in(BASELINE_EPOCHS, len(data.train), recipe.batch_size)
-        fit(
-            model, data.samples, data.val, standard,
-            Recipe(updates, rounds=1, batch_size=recipe.batch_size, lr=recipe.lr), seed=data.seed,
-            folder=folder / "before", progress=fit_progress(progress, "before: standard training"),
-        )  # fmt: skip
+        short = Recipe(updates, rounds=1, batch_size=recipe.batch_size, lr=recipe.lr)
+        plan = TrainingPlan(data.samples, data.val, standard, short, data.seed)
+        fit(model, plan, folder / "before", progress=observe_updates(progress, "before: standard training"))
     found = measure(model, data, EvaluationOptions(checks=False, name=BASELINE), "before", progress)
     found.save(kept)
     return found

@@ -14,7 +14,7 @@ from inoculate.data.load import DataLike, load_parts
 from inoculate.hardening.options import HardeningOptions
 from inoculate.models.loading.load import ModelLike
 from inoculate.models.loading.specs import expected_size
-from inoculate.training.samples import TrainingSet, training_set
+from inoculate.training.samples import TrainingSet
 
 SPEC_SEED = 0  # of the division of a data SPEC, whatever the seed of a run: so runs share the test part
 
@@ -32,7 +32,7 @@ class HardeningData:
     @property
     def samples(self) -> TrainingSet:
         """The training images as they are."""
-        return training_set("standard", self.train, (), seed=self.seed)
+        return TrainingSet.of(self.train)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

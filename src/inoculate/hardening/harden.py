@@ -20,9 +20,8 @@ from inoculate.hardening.baseline import BASELINE_EPOCHS, measure_baseline
 from inoculate.hardening.card import CardFacts, TrainingFacts
 from inoculate.hardening.export import OnnxCheck, export_checked
 from inoculate.hardening.measure import measure
-from inoculate.hardening.methods import alarm_warnings
 from inoculate.hardening.options import HardeningOptions
-from inoculate.hardening.recipe import fit_progress, make_recipe, resolve_augment
+from inoculate.hardening.recipe import make_recipe, resolve_augment
 from inoculate.hardening.result import Hardened
 from inoculate.hardening.schedule import (
     Cost,
@@ -39,7 +38,11 @@ from inoculate.hardening.selection import keep_better_weights
 from inoculate.hardening.task import Task, load_task
 from inoculate.models.loading.checkpoints import MODEL_FOLDER
 from inoculate.models.loading.load import ModelLike
-from inoculate.training.trainer import BEST, History, Recipe, fit
+from inoculate.training.checkpoint import BEST, History
+from inoculate.training.monitors import failure_warnings
+from inoculate.training.plan import TrainingPlan, observe_updates
+from inoculate.training.recipe import Recipe
+from inoculate.training.trainer import fit
 
 
 def harden(
@@ -88,12 +91,10 @@ def _run(task: Task, work: Path, progress: Progress | None) -> Hardened:
     recipe = _choose_recipe(task, schedule)
     original = {name: value.clone() for name, value in model.state_dict().items()}
     before = measure_baseline(work, model, task.trained, data, recipe, progress)
-    history = fit(
-        model, data.samples, data.val, update, recipe, seed=data.seed, folder=work / "after",
-        progress=fit_progress(progress, f"{schedule.method.name} on {data.train.name}"), threat=data.threat,
-        fallback=task.fallback,
-    )  # fmt: skip
-    failures = alarm_warnings(history, options.fallback) if recipe.stop_on_failure else []
+    plan = TrainingPlan(data.samples, data.val, update, recipe, data.seed, data.threat, task.fallback)
+    observer = observe_updates(progress, f"{schedule.method.name} on {data.train.name}")
+    history = fit(model, plan, work / "after", progress=observer)
+    failures = failure_warnings(history, options.fallback) if recipe.stop_on_failure else []
     kept = keep_better_weights(model, original, work / "after" / BEST, data, history) if task.trained else ""
     arm = "standard" if kept else schedule.method.name
     measuring = EvaluationOptions(checks=False, keep_images=options.onnx, name=task.network.name, arm=arm)

@@ -73,6 +73,11 @@ class HardeningOptions:
             raise InputError(f"test_images {self.test_images} is too few: give at least {MIN_TEST_IMAGES}")
 
     @property
+    def helpers(self) -> tuple[ModelLike, ...]:
+        """The other networks that the method uses."""
+        return (*(() if self.teacher is None else (self.teacher,)), *self.surrogates)
+
+    @property
     def declared(self) -> dict[str, str]:
         """What has to be said of the network wherever it is loaded: `outputs` and `normalize`, where they are given."""
         outputs = {} if self.outputs == "logits" else {"outputs": self.outputs}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from inoculate.data.augment import augmenter, default_policy
 from inoculate.data.dataset import Dataset
 from inoculate.hardening.data import HardeningData
 from inoculate.hardening.schedule import TRAINING_SHARE, Schedule
-from inoculate.training.trainer import Progress, Recipe
+from inoculate.training.recipe import Recipe
 from inoculate.training.validation import passes
 
 PEAK_LR, PEAK_LR_PLAIN = 2e-3, 5e-3  # the second for small_cnn, which has no BatchNorm
@@ -50,8 +49,3 @@ def make_recipe(schedule: Schedule, data: HardeningData, base: Recipe, *, timed:
         affordable = (1 - TRAINING_SHARE) * schedule.updates * schedule.method.passes / round_passes
         rounds = min(rounds, int(affordable))
     return schedule.method.adapt(replace(recipe, rounds=max(1, rounds)))
-
-
-def fit_progress(progress: Callable[[str, int, int], None] | None, what: str) -> Progress | None:
-    """A progress observer of the training loop that reports to the job's."""
-    return None if progress is None else lambda done, total, _: progress(what, done, total)

@@ -18,9 +18,9 @@ from inoculate.core.threat import Threat
 from inoculate.evaluation.files import load_results, save_results
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.hardening.card import CardFacts, render_card
-from inoculate.hardening.network import Network, reload_network
 from inoculate.models.loading.checkpoints import DESCRIPTION, MODEL_FOLDER
-from inoculate.training.trainer import History
+from inoculate.models.loading.network import Network, reload_network
+from inoculate.training.checkpoint import History
 
 CARD, ONNX = "README.md", "model.onnx"
 UNSAVED = Path("hardened")  # where the card of a result that was not saved says the model is
@@ -118,7 +118,7 @@ class Hardened:
         rows, per_image, _ = load_results(folder)
         before, after = rows[: len(rows) // 2], rows[len(rows) // 2 :]
         return cls(
-            network=reload_network(folder, after[0].model, description, model), threat=Threat(**description["threat"]),
+            network=reload_network(folder, after[0].model, model), threat=Threat(**description["threat"]),
             before=before, after=after, history=read_json(folder / MODEL_FOLDER.completion),
             per_image=per_image, facts=CardFacts.from_json(description["card"]),
             run=description["run"], onnx=(folder / ONNX).read_bytes() if (folder / ONNX).is_file() else None,

@@ -15,10 +15,12 @@ from torch import nn
 from inoculate.core.modes import device_of, has_batchnorm
 from inoculate.core.threat import Threat
 from inoculate.models.acceleration.hardware import set_memory_format
-from inoculate.training.methods.adversarial import PGDAT, AdversarialMethod
+from inoculate.training.batches import batch_indices
+from inoculate.training.methods.adversarial import AdversarialMethod
+from inoculate.training.methods.pgd_at import PGDAT
 from inoculate.training.methods.registry import MethodSpec, get_method
+from inoculate.training.recipe import Recipe, autocast, make_optimizer, updates_in
 from inoculate.training.samples import TrainingSet
-from inoculate.training.trainer import Recipe, arithmetic, batch_indices, make_optimizer, updates_in
 
 COMMON_OPTIONS: dict[str, Any] = {"warmup": 0.3, "average": 0.998}
 SMALL_EPS = 8 / 255  # L∞: above it, one-step training is known to collapse (Andriushchenko and Flammarion 2020)
@@ -65,7 +67,7 @@ def seconds_per_pass(model: nn.Module, data: TrainingSet, threat: Threat, batch_
         x, y, _ = data.batch(batch_indices(len(data), batch_size, number, 0))
         x, y = x.to(device, memory_format=layout), y.to(device)
         began = time.perf_counter()
-        with arithmetic(recipe, device):
+        with autocast(recipe, device):
             update(network, optimizer, x, y, generator=torch.Generator().manual_seed(number))
         seconds.append(time.perf_counter() - began)
     return sorted(seconds[1:])[TIMED_UPDATES // 2] / PGDAT(steps=3).passes

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from inoculate.hardening.data import HardeningData
 from inoculate.models.loading.checkpoints import load_weights
-from inoculate.training.monitors import selection_key
-from inoculate.training.trainer import History, best_round
-from inoculate.training.validation import measured
+from inoculate.training.checkpoint import History
+from inoculate.training.monitors import best_round, selection_key
+from inoculate.training.validation import validate_round
 
 
 def keep_better_weights(
@@ -24,7 +24,7 @@ def keep_better_weights(
     """
     model.load_state_dict(original)
     best = history[best_round(history)]
-    before = measured(model, data.val, data.threat, round(best["val_n"]))
+    before = validate_round(model, data.val, data.threat, round(best["val_n"]))
     if selection_key(best) < selection_key(before):
         return (
             f"no round of the training was as good under PGD-10 on validation images ({best['val_robust']:.1%}, clean "

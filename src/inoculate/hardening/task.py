@@ -10,22 +10,23 @@ from torch import nn
 
 from inoculate.core.duration import parse_duration
 from inoculate.core.errors import InputError
+from inoculate.core.modes import device_of
 from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat, large_eps_warning
 from inoculate.hardening.data import HardeningData, load_hardening_data
 from inoculate.hardening.export import require_exportable, require_onnx
-from inoculate.hardening.methods import choose_fallback, choose_method, load_helpers
-from inoculate.hardening.network import Network, is_trained, load_network, model_identity
+from inoculate.hardening.methods import choose_method
+from inoculate.hardening.network import is_trained, load_network
 from inoculate.hardening.options import HardeningOptions
 from inoculate.hardening.recipe import check_augment, peak_lr
-from inoculate.models.checks import check_training, inspect_model
+from inoculate.models.checks import check_training
 from inoculate.models.loading.load import ModelLike
+from inoculate.models.loading.network import Network, model_identity
 from inoculate.models.loading.specs import identity
 from inoculate.models.small_cnn import SMALL_CNN
 from inoculate.training.methods.base import Method
+from inoculate.training.methods.helpers import fallback_for, load_helpers, model_warnings
 from inoculate.training.methods.registry import MethodSpec
-
-INSPECTED_IMAGES = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class Task:
     def spec(self) -> dict[str, Any]:
         """All that decides the weights, as JSON values; its fingerprint names the folder of the checkpoints."""
         options, data = self.options, self.data
-        helpers = [model_identity(each) for each in (options.teacher, *options.surrogates) if each is not None]
+        helpers = [model_identity(each) for each in options.helpers]
         return {
             "model": self.model_id, "weights": options.weights and identity(str(options.weights)),
             "pretrained": options.pretrained, "stem": options.stem, "threat": asdict(data.threat),
@@ -84,17 +85,23 @@ def load_task(
     if threat.eps == 0:
         raise InputError("eps 0 is no attack: give a size such as 8/255")
     seconds, chosen = parse_duration(budget), choose_method(method, options)
-    fallback = choose_fallback(chosen, threat, options)
+    fallback = fallback_for(chosen, options.fallback, threat)
     if options.onnx:
         require_onnx()
     parts = load_hardening_data(data, model, threat, options, progress)
     network, trained = load_network(model, parts.train, options)
-    large_eps, findings = large_eps_warning(threat, parts.image_shape), _findings(network.model, parts)
+    large_eps, findings = (
+        large_eps_warning(threat, parts.image_shape),
+        model_warnings(network.model, parts.val, parts.seed),
+    )
     check_training(network.model, parts.train, min(options.batch_size, len(parts.train)))
     if options.onnx:
         require_exportable(network.model, parts.image_shape)
     check_augment(options.augment, parts.train)
-    helpers, helper_findings = load_helpers(chosen.name if chosen else "", parts.train, options)
+    helpers, helper_findings = load_helpers(
+        chosen.name if chosen else "", options.helpers, parts.train, device=str(device_of(network.model)),
+        seed=options.seed,
+    )  # fmt: skip
     if chosen is not None:
         chosen.begin(threat, helpers)  # raises where a helper is missing
     return Task(
@@ -103,11 +110,6 @@ def load_task(
         model_id=model_identity(model), data_arguments=_data_arguments(data, options),
         warnings=(*([large_eps] if large_eps else []), *findings, *helper_findings),
     )  # fmt: skip
-
-
-def _findings(model: nn.Module, data: HardeningData) -> list[str]:
-    sample = data.val.limit(min(INSPECTED_IMAGES, len(data.val)), seed=data.seed)
-    return [str(each) for each in inspect_model(model, sample.images, sample.labels, len(data.val.classes))]
 
 
 def _data_arguments(data: Any, options: HardeningOptions) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ _EVALUATION = (*_CLASSIFIERS, "evaluation")
 # Rooms and modules of the package, by kind of artefact.
 CODE = {
     "split": ("core", "data", "study.steps.split"),
-    "fit": (*_EVALUATION, "training", "study.steps.context", "study.steps.fit"),
+    "fit": (*_CLASSIFIERS, "training", "study.arm_names", "study.arms", "study.steps.context", "study.steps.fit"),
     "craft": (*_CLASSIFIERS, "study.steps.context", "study.steps.craft"),
     "evaluate": (*_EVALUATION, "study.steps.context", "study.steps.evaluate"),
     "surrogate": (*_EVALUATION, "study.steps.context", "study.steps.evaluate", "study.steps.surrogate"),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from inoculate.core.threat import Norm, Threat
+from inoculate.study.arm_names import ARMS
 from inoculate.study.sections import (
     AttackConfig,
     DatasetConfig,
@@ -18,7 +19,7 @@ from inoculate.study.sections import (
     Section,
     TrainingConfig,
 )
-from inoculate.training.methods.names import ARMS, METHOD_ARMS
+from inoculate.training.methods.names import METHOD_ARMS
 
 MOST_VULNERABLE = "most_vulnerable"  # as `surrogate`: chosen by its accuracy on validation images
 

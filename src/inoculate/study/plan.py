@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from inoculate.study.arm_names import CONTROLS
 from inoculate.study.cell import ANY_SURROGATE, Cell
 from inoculate.study.config import MOST_VULNERABLE, Study
 from inoculate.study.inputs import dependencies
-from inoculate.training.methods.names import CONTROLS
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from inoculate.artifacts.files import read_json
 from inoculate.artifacts.specs import fingerprint
 from inoculate.artifacts.store import Store
 from inoculate.data.sources import Source, find_source
+from inoculate.study.arm_names import WITH_COPIES
 from inoculate.study.cell import ANY_SURROGATE, Cell
 from inoculate.study.code import code_of
 from inoculate.study.config import MOST_VULNERABLE, Study
 from inoculate.study.inputs import Inputs, inputs_of
-from inoculate.training.methods.names import NEEDS_NETWORK, WITH_COPIES
+from inoculate.training.methods.names import NEEDS_NETWORK
 
 Spec = dict[str, Any]
 

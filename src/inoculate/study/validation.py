@@ -13,9 +13,10 @@ from inoculate.attacks.base import MultiStep
 from inoculate.attacks.registry import ATTACKS, get_attack
 from inoculate.core.errors import suggest
 from inoculate.core.threat import Threat
+from inoculate.study.arm_names import ARMS
 from inoculate.study.config import MOST_VULNERABLE, Study
 from inoculate.study.sections import AttackConfig, MethodConfig, TrainingConfig
-from inoculate.training.methods.names import ARMS, METHOD_ARMS, NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER
+from inoculate.training.methods.names import METHOD_ARMS, NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER
 from inoculate.training.methods.registry import get_method, option_names
 
 RESTRICTIONS = ("eps", "datasets", "models", "arms")

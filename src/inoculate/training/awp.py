@@ -23,7 +23,7 @@ def worst_weights(model: nn.Module, loss: Callable[[], Tensor], gamma: float) ->
     state = list(model.buffers())
     before = [buffer.clone() for buffer in state]
     found = zip(weights, torch.autograd.grad(loss(), weights, allow_unused=True), strict=True)
-    used = [(w, gradient) for w, gradient in found if gradient is not None]  # a network may have weights to spare
+    used = [(w, gradient) for w, gradient in found if gradient is not None]  # a network may have unused weights
     weights, gradients = [w for w, _ in used], [gradient for _, gradient in used]
     kept = [w.detach().clone() for w in weights]
     with torch.no_grad():
@@ -39,7 +39,7 @@ def worst_weights(model: nn.Module, loss: Callable[[], Tensor], gamma: float) ->
 
 
 def _copy(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Write values over tensors, those of a type together: a GPU takes longer to be told than to do it."""
+    """Copy values into tensors, those of one dtype by a single kernel."""
     for dtype in {tensor.dtype for tensor in into}:
         pairs = [pair for pair in zip(into, values, strict=True) if pair[0].dtype is dtype]
         torch._foreach_copy_([old for old, _ in pairs], [new for _, new in pairs])

@@ -8,21 +8,25 @@ sees the statistics of a part of the batch.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from inoculate.core.errors import InputError, one_line
 
 T = TypeVar("T")
+TIMEOUT = timedelta(days=1)  # the others wait for as long as the main process decodes images, or validates
 
 
 @dataclass(frozen=True)
@@ -143,12 +147,18 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     if size == 1:
         yield ProcessGroup(device=device)
         return
-    try:  # the others wait for as long as the main process decodes images, or validates
-        dist.init_process_group("gloo" if device == "cpu" else "nccl", timeout=timedelta(days=1))
+    # Imported while a group exists, this module would keep it alive for ever, as a default argument of its functions.
+    import torch.distributed.nn.functional  # noqa: F401
+
+    try:
+        store, rank, size, number = _rendezvous()
+        store = dist.PrefixStore(f"inoculate/{next(number)}", store)  # type: ignore[attr-defined]
+        backend = "gloo" if device == "cpu" else "nccl"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"the {size} processes cannot be joined on device {device} ({one_line(error)}): start them with torchrun or "
-            "accelerate launch, on cpu or cuda"
+            f"the {size} processes cannot be joined on device {device} ({one_line(error)}): start them with torchrun "
+            "or accelerate launch, on cpu or cuda"
         ) from error
     try:
         group = _joined(device)
@@ -156,6 +166,16 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         group.barrier()  # the first to leave may hold the store through which the others are still connected
     finally:
         dist.destroy_process_group()  # joins the backend's threads
+
+
+@lru_cache
+def _rendezvous() -> tuple[Any, int, int, Iterator[int]]:
+    """The store through which this process meets the others, its rank, their number, and a count of its groups.
+
+    The store serves as long as the process: a second group that read the addresses of the first would never connect.
+    """
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    return store, rank, size, itertools.count()
 
 
 def _joined(device: str) -> ProcessGroup:

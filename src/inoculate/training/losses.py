@@ -1,4 +1,4 @@
-"""What the adversarial methods minimise: functions of logits (B×K, fp32) on clean and adversarial images."""
+"""Losses of the adversarial methods: functions of logits (B×K, fp32) on clean and adversarial images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def divergence(logits: Tensor, reference: Tensor, temperature: float = 1.0) -> T
 
 
 def trades(clean: Tensor, adversarial: Tensor, y: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy on the clean images, and `beta` times how far the adversarial ones move the prediction.
+    """Cross-entropy on the clean images plus `beta` times KL(clean ‖ adversarial prediction).
 
     Zhang et al. 2019, equation 5; the gradient passes through both terms of the divergence.
     """
@@ -24,7 +24,7 @@ def trades(clean: Tensor, adversarial: Tensor, y: Tensor, beta: float, smoothing
 
 
 def mart(clean: Tensor, adversarial: Tensor, y: Tensor, beta: float) -> Tensor:
-    """Boosted cross-entropy on the adversarial images, and a divergence that counts where the clean image is hard.
+    """Boosted cross-entropy on the adversarial images plus `beta` times a KL term weighted by clean 1 − p_y.
 
     Wang et al. 2020, equations 8 to 11. The boosted part is −log p_y − log(1 − the largest wrong p).
     """
@@ -36,7 +36,7 @@ def mart(clean: Tensor, adversarial: Tensor, y: Tensor, beta: float) -> Tensor:
 
 
 def ard(clean: Tensor, adversarial: Tensor, teacher: Tensor, y: Tensor, alpha: float, temperature: float) -> Tensor:
-    """The student's adversarial prediction towards the teacher's clean one, at a temperature (Goldblum et al. 2020, 5).
+    """KL from the teacher's clean to the student's adversarial prediction (Goldblum et al. 2020, eq. 5).
 
     `teacher` are its logits on the clean images. The rest, 1 − `alpha`, is cross-entropy on the clean images.
     """
@@ -45,5 +45,5 @@ def ard(clean: Tensor, adversarial: Tensor, teacher: Tensor, y: Tensor, alpha: f
 
 
 def rslad(clean: Tensor, adversarial: Tensor, teacher: Tensor, alpha: float) -> Tensor:
-    """Both of the student's predictions towards the teacher's clean one: no hard label at all (Zi et al. 2021, 6)."""
+    """KL from the teacher's clean to both of the student's predictions, without hard labels (Zi et al. 2021, eq. 6)."""
     return (1 - alpha) * divergence(clean, teacher).mean() + alpha * divergence(adversarial, teacher).mean()

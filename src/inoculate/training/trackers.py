@@ -1,4 +1,4 @@
-"""Experiment trackers by name, through accelerate: a training's numbers go where its user looks at them."""
+"""Experiment trackers by name, through accelerate."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inoculate.core.errors import InputError, suggest
+from inoculate.core.errors import InputError
+from inoculate.core.extras import is_installed, require
+from inoculate.core.options import require_one_of
 
 TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 
 
 class Tracker:
-    """Scalars of one run of `project`, logged by the tracker called `name`; `config` is what was asked for.
+    """Scalars of one run of `project`, logged by the tracker called `name`; `config` holds its settings.
 
-    TensorBoard writes into `folder`; the others where their own settings say. Raises `InputError` for an unknown name,
-    or if the tracker's package is not installed.
+    TensorBoard writes into `folder`, the others as they are configured. Raises `InputError` for an unknown name, or if
+    a package is not installed.
     """
 
     def __init__(self, name: str, folder: Path, config: Mapping[str, Any], project: str = "inoculate") -> None:
+        require_one_of(TRACKERS, tracker=name)
+        if not is_installed(name):
+            raise InputError(f"tracker '{name}' is not installed: pip install {name}, or leave the tracker out")
+        require("accelerate", "trackers", "logging to a tracker")
         from accelerate import Accelerator
 
-        if name not in TRACKERS:
-            raise InputError(f"tracker '{name}' is unknown: {suggest(name, TRACKERS)}")
-        if not installed(name):
-            raise InputError(f"tracker '{name}' is not installed: pip install {name}, or leave --tracker out")
         self._accelerator = Accelerator(cpu=True, log_with=name, project_dir=str(folder))
         self._accelerator.init_trackers(project, config=_flat(config))
 
@@ -34,15 +36,13 @@ class Tracker:
 
     def close(self) -> None:
         """Write out what is still in memory."""
-        for tracker in self._accelerator.trackers:  # end_training would also part this process from the others
+        for tracker in self._accelerator.trackers:  # end_training would also destroy the process group
             tracker.finish()
 
 
-def installed(name: str) -> bool:
-    """Whether the tracker's package can be imported."""
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
+def default_tracker() -> str | None:
+    """TensorBoard if it and accelerate are installed."""
+    return "tensorboard" if is_installed("tensorboard") and is_installed("accelerate") else None
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, int | float | str | bool]:

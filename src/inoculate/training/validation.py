@@ -1,58 +1,77 @@
-"""How good a network is on held images while it is being trained."""
+"""Accuracy of a network on validation images while it is being trained, clean and under PGD."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from inoculate.attacks.pgd import PGD
 from inoculate.core.modes import device_of, frozen
 from inoculate.core.pixels import to_float
+from inoculate.core.rng import generator
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.engine import measure_attack, measure_clean
 from inoculate.models.classifier import prepare
+
+BATCH_SIZE = 256
+ATTACK = PGD(steps=10)
 
 
 def passes(images: int, attacked: int) -> float:
-    """What `measured` costs in forward-backward passes of an image: PGD-10 on `attacked`, a look at all and them."""
+    """The cost of `validate_round` in forward-backward passes of an image: all `images` clean, PGD on `attacked`."""
     attacked = min(images, attacked)
-    return 10 * attacked + (images + attacked) / 3
+    return ATTACK.steps * attacked + (images + attacked) / 3
 
 
-def measured(model: nn.Module, split: Dataset, threat: Threat | None, images: int) -> dict[str, float]:
-    """What a history says of a round: val_loss, val_accuracy and what one answer for all would be right on
-    (val_majority); under a threat also val_robust on val_n `images`."""
-    loss, accuracy = validate(model, split)
-    found = {"val_loss": loss, "val_accuracy": accuracy, "val_majority": majority(split)}
+def validate_round(model: nn.Module, data: Dataset, threat: Threat | None, images: int) -> dict[str, float]:
+    """What the history holds of a round: val_loss, val_accuracy and val_majority (that of the majority-class baseline).
+
+    Under a threat also val_robust, the accuracy under PGD on val_n `images`.
+    """
+    loss, accuracy = clean_accuracy(model, data)
+    found = {"val_loss": loss, "val_accuracy": accuracy, "val_majority": majority_baseline(data)}
     if threat is not None:
-        found |= {"val_robust": validate_robust(model, split, threat, images), "val_n": min(images, len(split))}
+        found |= {"val_robust": robust_accuracy(model, data, threat, images), "val_n": min(images, len(data))}
     return found
 
 
-def majority(split: Dataset) -> float:
-    """What one answer for all images would be right on."""
-    return int(split.labels.bincount().max()) / len(split)
+def majority_baseline(data: Dataset) -> float:
+    """The accuracy of always predicting the most frequent class."""
+    return int(data.labels.bincount().max()) / len(data)
 
 
-def validate(model: nn.Module, split: Dataset, batch_size: int = 256) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of `model` on a split."""
+def clean_accuracy(model: nn.Module, data: Dataset) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of `model`."""
     loss = correct = 0.0
     device = device_of(model)
     with frozen(model), torch.no_grad():
-        for start in range(0, len(split), batch_size):
-            y = split.labels[start : start + batch_size].to(device)
-            logits = model(to_float(split.images[start : start + batch_size].to(device)))
+        for start in range(0, len(data), BATCH_SIZE):
+            batch = slice(start, start + BATCH_SIZE)
+            y = data.labels[batch].to(device)
+            logits = model(to_float(data.images[batch].to(device)))
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             correct += (logits.argmax(dim=1) == y).sum().item()
-    return loss / len(split), correct / len(split)
+    return loss / len(data), correct / len(data)
 
 
-def validate_robust(model: nn.Module, split: Dataset, threat: Threat, images: int) -> float:
-    """Accuracy of `model` under PGD-10 on `images` of a split, always the same ones; wrong when clean is wrong."""
-    part = split.limit(min(images, len(split)), seed=0)
+@torch.inference_mode(False)
+def robust_accuracy(model: nn.Module, data: Dataset, threat: Threat, images: int) -> float:
+    """Accuracy under PGD-10 on `images` of `data`, always the same ones; a clean error is an error."""
+    part = data.limit(min(images, len(data)), seed=0)
     classifier = prepare(model, part, precision="exact")
-    clean = measure_clean(classifier, part).right
-    (result,) = measure_attack(classifier, part, PGD(steps=10), [threat], clean)
-    return result.right.float().mean().item()
+    right = torch.zeros(len(part), dtype=torch.bool)
+    with classifier.ready():
+        for rows in _batches(torch.arange(len(part))):
+            right[rows] = classifier.predict(*classifier.load(part, rows)).right
+        for rows in _batches(right.nonzero().squeeze(1)):
+            x, y = classifier.load(part, rows)
+            draw = generator(0, "attack", device=x.device)
+            right[rows] = classifier.predict(ATTACK(classifier.model, x, y, threat, generator=draw), y).right
+    return right.float().mean().item()
+
+
+def _batches(rows: Tensor) -> Iterator[Tensor]:
+    return (rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE))

@@ -141,7 +141,7 @@ def read_description(folder: Path) -> Description:
     if isinstance(description, dict) and "module" in description:
         raise InputError(
             f"{folder} holds weights of your own module {description['module']}: build it as before and load it with "
-            f"inoculate.Hardened.load({str(folder)!r}, model)"
+            "Training.load or Hardened.load, to which you also give the module"
         )
     try:
         fields = dict(description["model"])

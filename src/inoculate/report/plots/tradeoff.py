@@ -12,7 +12,7 @@ from inoculate.report.formatting import attack_name, percent
 from inoculate.report.plots.style import INK, METHOD, RULE, style_of
 from inoculate.report.plots.svg import Caption, SvgFigure, draw
 from inoculate.report.results import BEFORE, Results
-from inoculate.training.methods.names import ARMS
+from inoculate.study.arm_names import ARMS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,15 +13,19 @@ from inoculate.data.augment import default_policy
 from inoculate.models.build import parameter_count
 from inoculate.models.loading.checkpoints import ModelSpec, save_model
 from inoculate.models.loading.load import load_model
+from inoculate.study.arms import training_set
 from inoculate.study.cell import Cell
 from inoculate.study.inputs import Inputs
 from inoculate.study.sections import TrainingConfig
 from inoculate.study.steps.context import Context
+from inoculate.training.checkpoint import BEST, CHECKPOINT
 from inoculate.training.methods.base import Method, standard
 from inoculate.training.methods.names import NEEDS_NETWORK
 from inoculate.training.methods.registry import get_method
-from inoculate.training.samples import TrainingSet, training_set
-from inoculate.training.trainer import BEST, CHECKPOINT, Recipe, fit
+from inoculate.training.plan import TrainingPlan
+from inoculate.training.recipe import Recipe
+from inoculate.training.samples import TrainingSet
+from inoculate.training.trainer import fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +50,8 @@ def make_fit(folder: Path, cell: Cell, context: Context, inputs: Inputs[Path]) -
     if images := context.training.val_images:
         val = val.limit(min(images, len(val)), seed=seed)
     network = spec.build(seed=seed).to(context.device)
-    history = fit(
-        network, assigned.samples, val, assigned.method, assigned.recipe, seed=seed, folder=folder,
-        progress=context.progress, threat=assigned.threat,
-    )  # fmt: skip
+    plan = TrainingPlan(assigned.samples, val, assigned.method, assigned.recipe, seed, assigned.threat)
+    history = fit(network, plan, folder, progress=context.progress)
     save_model(folder, network, spec, arm=cell.arm, seed=seed, parameters=parameter_count(network))
     write_json(folder / "history.json", history)
     for leftover in (CHECKPOINT, BEST):
@@ -84,8 +86,7 @@ def method_arm(cell: Cell, context: Context, inputs: Inputs[Path]) -> Assignment
         recipe = _at_cost(recipe, context.training, choice.passes)
     recipe = _with_updates(recipe, recipe.updates * arm.length)
     recipe = replace(choice.adapt(recipe), stop_on_failure=False)  # an alarm must not shorten one arm only
-    samples = training_set("standard", train, (), seed=context.seed)
-    return Assignment(samples, choice.begin(threat, networks), recipe, threat)
+    return Assignment(TrainingSet.of(train), choice.begin(threat, networks), recipe, threat)
 
 
 def recipe_of(config: TrainingConfig, size: int, augment: str) -> Recipe:

@@ -1,8 +1,8 @@
-"""Training updates. A `Method` is one of them; the loop around it (`fit`) is the same for all."""
+"""Training methods. A `Method` is one update; the loop around it (`fit`) is the same for all."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 class Method(Protocol):
-    """One update of `model` on float images `x` (B×C×H×W in [0, 1]) and labels `y` (B); returns what to log.
+    """One update of `model` on float images `x` (B×C×H×W in [0, 1]) and labels `y` (B); returns metrics to log.
 
-    The returned numbers are means over the batch and hold at least `loss` and `accuracy` (in [0, 1]), for an
-    adversarial method on the adversarial images. `share` is how much of the training is done, in [0, 1]. A method that
-    keeps something from one update to the next has `state_dict` and `load_state_dict`.
+    The metrics are means over the batch and hold at least `loss` and `accuracy` (in [0, 1]); an adversarial method
+    reports those of the adversarial images. `progress` is the fraction of the training that is done, from 0 to 1. A
+    method that carries state from one update to the next is also `Stateful`.
     """
 
     def __call__(
@@ -25,8 +25,17 @@ class Method(Protocol):
         y: Tensor,
         *,
         generator: torch.Generator,
-        share: float = 1.0,
+        progress: float = 1.0,
     ) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Has state that belongs into a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
 def standard(
@@ -36,19 +45,19 @@ def standard(
     y: Tensor,
     *,
     generator: torch.Generator,
-    share: float = 1.0,
+    progress: float = 1.0,
 ) -> dict[str, float]:
-    """Minimise cross-entropy on the batch as it is."""
+    """Minimise cross-entropy on the clean batch. It is a `Method`."""
     logits = model(x)
     loss = F.cross_entropy(logits.float(), y)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    return report(loss, logits, y)
+    return batch_metrics(loss, logits, y)
 
 
-def report(loss: Tensor, logits: Tensor, y: Tensor) -> dict[str, float]:
-    """What every update logs: the loss, and the accuracy of these logits (B×K)."""
+def batch_metrics(loss: Tensor, logits: Tensor, y: Tensor) -> dict[str, float]:
+    """The metrics of an update: its loss, and the accuracy of the logits (B×K)."""
     right = (logits.argmax(dim=1) == y).float().mean()
-    numbers = torch.stack([loss.detach().float(), right]).tolist()  # at once: a GPU is waited for only here
+    numbers = torch.stack([loss.detach().float(), right]).tolist()  # in one transfer: a GPU is synchronised only here
     return dict(zip(("loss", "accuracy"), numbers, strict=True))

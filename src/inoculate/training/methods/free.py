@@ -9,24 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from inoculate.core.options import require_count, require_positive
 from inoculate.core.threat import Threat, project, steepest_direction
-from inoculate.training.methods.adversarial import Batch, minimise
-from inoculate.training.methods.options import CommonOptions, check_method
+from inoculate.training.methods.adversarial import Batch, minimise, threat_at
+from inoculate.training.methods.options import CommonOptions
 
 
 @dataclass(frozen=True)
 class Free:
     """Each batch is replayed `replays` times; every replay steps both weights and images (Shafahi et al. 2019, alg. 1).
 
-    The perturbation is carried over to the next replay and the next batch. By design it is found in train mode. `step`
-    is relative to eps.
+    The perturbation is carried over to the next replay and the next batch. By design it is found in train mode.
+    step: of the perturbation, relative to eps.
     """
 
     replays: int = 4
     step: float = 1.0
 
     def __post_init__(self) -> None:
-        check_method(replays=self.replays, step=self.step)
+        require_count(replays=self.replays)
+        require_positive(step=self.step)
 
     @property
     def loss_passes(self) -> int:
@@ -36,12 +38,15 @@ class Free:
     def passes(self) -> float:
         return self.loss_passes
 
+    def begin(self, threat: Threat, helpers: tuple[nn.Module, ...], common: CommonOptions) -> FreeMethod:
+        return FreeMethod(self, threat, common)
+
 
 class FreeMethod:
-    """The update of `Free`: as many optimiser steps as replays. It is a `Method` that keeps the perturbation."""
+    """The update of `Free`: as many optimiser steps as replays. It is a `Method`, and `Stateful` (the perturbation)."""
 
-    def __init__(self, defence: Free, threat: Threat, common: CommonOptions) -> None:
-        self.defence, self.threat, self.common = defence, threat, common
+    def __init__(self, options: Free, threat: Threat, common: CommonOptions) -> None:
+        self.options, self.threat, self.common = options, threat, common
         self.delta: Tensor | None = None
 
     def __call__(
@@ -52,21 +57,20 @@ class FreeMethod:
         y: Tensor,
         *,
         generator: torch.Generator,
-        share: float = 1.0,
+        progress: float = 1.0,
     ) -> dict[str, float]:
-        threat = replace(self.threat, eps=self.threat.eps * self.common.strength(share))
-        ball = replace(threat, low=-1e3, high=1e3)  # the next images are others: their range is not this batch's
+        threat = threat_at(self.threat, self.common, progress)
+        ball = replace(threat, low=-1e3, high=1e3)  # the range of pixels is that of the next images, not of this batch
         delta = torch.zeros_like(x) if self.delta is None or self.delta.shape != x.shape else self.delta.to(x)
-        batch, measured = Batch(model, x, y, threat, generator, smoothing=self.common.smoothing), {}
-        for _ in range(self.defence.replays):
+        batch, metrics = Batch(model, x, y, threat, generator, smoothing=self.common.smoothing), {}
+        for _ in range(self.options.replays):
             x_adv = project(x + delta, x, threat).requires_grad_()
-
-            measured = minimise(model, optimizer, y, partial(batch.cross_entropy, x_adv), self.common.awp)
+            metrics = minimise(model, optimizer, y, partial(batch.cross_entropy, x_adv), self.common.awp)
             assert x_adv.grad is not None
-            moved = delta + self.defence.step * threat.eps * steepest_direction(x_adv.grad, threat.norm)
+            moved = delta + self.options.step * threat.eps * steepest_direction(x_adv.grad, threat.norm)
             delta = project(moved, torch.zeros_like(x), ball)
         self.delta = delta.detach()
-        return measured
+        return metrics
 
     def state_dict(self) -> dict[str, Any]:
         return {"delta": self.delta}

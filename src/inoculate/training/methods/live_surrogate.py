@@ -1,4 +1,4 @@
-"""Examples from a small surrogate that learns alongside, finished on the trained network itself."""
+"""Examples from a small surrogate that is trained alongside, continued on the trained network itself."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.pgd import PGD
+from inoculate.core.options import require_count, require_positive
 from inoculate.core.threat import Threat
 from inoculate.models.acceleration.folding import FoldedCopies
-from inoculate.training.methods.adversarial import Batch, minimise
-from inoculate.training.methods.options import CommonOptions, check_method
+from inoculate.training.methods.adversarial import Batch, minimise, threat_at
+from inoculate.training.methods.options import CommonOptions
 
 
 @dataclass(frozen=True)
 class LiveSurrogate:
-    """PGD of `steps` on a surrogate that is trained on the same examples alongside, then `own_steps` on the model.
+    """PGD of `steps` on a surrogate that is trained on the same examples, then `own_steps` on the network itself.
 
-    Each step is `step`·eps, each own step `own_step`·eps. With `own_steps=0` the model sees the surrogate's examples as
-    they are. The first helper is the surrogate; it is trained from where it is.
+    step, own_step: lengths relative to eps. With `own_steps` 0 the network sees the surrogate's examples as they are.
+    The first helper is the surrogate; its training starts from its present weights.
     """
 
     steps: int = 7
@@ -31,24 +32,30 @@ class LiveSurrogate:
     loss_passes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_method(steps=self.steps, step=self.step)
+        require_count(steps=self.steps)
         if self.own_steps:
-            check_method(own_steps=self.own_steps)
-        check_method(step=self.own_step)
+            require_count(own_steps=self.own_steps)
+        require_positive(step=self.step, own_step=self.own_step)
 
     @property
     def passes(self) -> float:
         return self.steps + 1 + self.own_steps + self.loss_passes
 
+    def begin(self, threat: Threat, helpers: tuple[nn.Module, ...], common: CommonOptions) -> LiveSurrogateMethod:
+        return LiveSurrogateMethod(self, threat, helpers[0], common)
+
 
 class LiveSurrogateMethod:
-    """The update of `LiveSurrogate`: one optimiser step of the surrogate, one of the model. It keeps the surrogate."""
+    """The update of `LiveSurrogate`: one optimiser step of the surrogate, one of the network.
 
-    def __init__(self, defence: LiveSurrogate, threat: Threat, surrogate: nn.Module, common: CommonOptions) -> None:
-        self.defence, self.threat, self.surrogate, self.common = defence, threat, surrogate, common
+    It is a `Method`, and `Stateful`: the surrogate and its optimiser.
+    """
+
+    def __init__(self, options: LiveSurrogate, threat: Threat, surrogate: nn.Module, common: CommonOptions) -> None:
+        self.options, self.threat, self.surrogate, self.common = options, threat, surrogate, common
         self.copies = FoldedCopies()
         self.optimizer: torch.optim.Optimizer | None = None
-        self._kept: dict[str, Any] | None = None
+        self._loaded: dict[str, Any] | None = None
 
     def __call__(
         self,
@@ -58,30 +65,31 @@ class LiveSurrogateMethod:
         y: Tensor,
         *,
         generator: torch.Generator,
-        share: float = 1.0,
+        progress: float = 1.0,
     ) -> dict[str, float]:
-        threat, d = replace(self.threat, eps=self.threat.eps * self.common.strength(share)), self.defence
-        mine = self._optimizer_like(optimizer)
-        x_adv = PGD(d.steps, d.step)(self.copies.current(self.surrogate, x), x, y, threat, generator=generator)
+        options, threat = self.options, threat_at(self.threat, self.common, progress)
+        surrogate_optimizer = self._optimizer_like(optimizer)
+        attack = PGD(options.steps, options.step)
+        x_adv = attack(self.copies.current(self.surrogate, x), x, y, threat, generator=generator)
         self.surrogate.train()
         batch = Batch(model, x, y, threat, generator, smoothing=self.common.smoothing)
-        minimise(self.surrogate, mine, y, lambda: replace(batch, model=self.surrogate).cross_entropy(x_adv), 0.0)
-        if d.own_steps:
-            x_adv = PGD(d.own_steps, d.own_step)(
-                self.copies.current(model, x), x, y, threat, generator=generator, start=x_adv
-            )
+        on_surrogate = replace(batch, model=self.surrogate)
+        minimise(self.surrogate, surrogate_optimizer, y, lambda: on_surrogate.cross_entropy(x_adv), 0.0)
+        if options.own_steps:
+            attack = PGD(options.own_steps, options.own_step)
+            x_adv = attack(self.copies.current(model, x), x, y, threat, generator=generator, start=x_adv)
         return minimise(model, optimizer, y, lambda: batch.cross_entropy(x_adv), self.common.awp)
 
     def _optimizer_like(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """The surrogate's optimiser: of the model's kind, at the learning rate of the moment."""
+        """The surrogate's optimiser: of the same class as the network's, with its present learning rate."""
         if self.optimizer is None:
             kind = type(optimizer)
             known = {k: v for k, v in optimizer.defaults.items() if k in inspect.signature(kind).parameters}
             self.optimizer = kind(self.surrogate.parameters(), **known)
-            if self._kept:
-                self.optimizer.load_state_dict(self._kept)
-        mine, theirs = self.optimizer.param_groups[0], optimizer.param_groups[0]
-        mine.update({key: value for key, value in theirs.items() if key != "params"})
+            if self._loaded:
+                self.optimizer.load_state_dict(self._loaded)
+        own, network = self.optimizer.param_groups[0], optimizer.param_groups[0]
+        own.update({key: value for key, value in network.items() if key != "params"})
         return self.optimizer
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,4 +100,4 @@ class LiveSurrogateMethod:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.surrogate.load_state_dict(state["surrogate"])
-        self._kept = state["optimizer"]
+        self._loaded = state["optimizer"]

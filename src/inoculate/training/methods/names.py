@@ -1,10 +1,7 @@
-"""Names of the study's arms, apart from the code that builds them so that reading a study file stays quick."""
+"""Names of the training methods, free of torch: study files and the command line's help are read with it."""
 
-ARMS = ("standard", "augmented", "transferred", "noise", "duplicates")
-CONTROLS = ("noise", "duplicates")
-WITH_COPIES = ("transferred", *CONTROLS)
-
-# Training methods (`registry.py`), each an arm on the clean training part, and what some need beside the network.
+STANDARD = "standard"
+# Methods of `registry.py` that train against a threat; each may be an arm of a study.
 METHOD_ARMS = (
     "pgd_at",
     "fgsm_rs",
@@ -17,6 +14,7 @@ METHOD_ARMS = (
     "rslad",
     "live_surrogate",
 )
+# Methods that need other networks.
 NEEDS_TEACHER = ("ard", "rslad")
 NEEDS_SURROGATES = ("ensemble",)
 NEEDS_NETWORK = ("live_surrogate",)

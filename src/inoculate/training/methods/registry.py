@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from torch import nn
 
 from inoculate.core.errors import InputError, suggest
 from inoculate.core.threat import Threat
-from inoculate.training.methods.adversarial import FGSMRS, MART, PGDAT, TRADES, AdversarialMethod, Ensemble
-from inoculate.training.methods.base import Method
-from inoculate.training.methods.distillation import ARD, RSLAD
-from inoculate.training.methods.free import Free, FreeMethod
-from inoculate.training.methods.live_surrogate import LiveSurrogate, LiveSurrogateMethod
-from inoculate.training.methods.names import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER
+from inoculate.training.methods.adversarial import AdversarialMethod, Defence
+from inoculate.training.methods.ard import ARD
+from inoculate.training.methods.base import Method, standard
+from inoculate.training.methods.ensemble import Ensemble
+from inoculate.training.methods.fgsm_rs import FGSMRS
+from inoculate.training.methods.fgsm_rs_then_pgd import FGSMRSThenPGD
+from inoculate.training.methods.free import Free
+from inoculate.training.methods.live_surrogate import LiveSurrogate
+from inoculate.training.methods.mart import MART
+from inoculate.training.methods.names import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER, STANDARD
 from inoculate.training.methods.options import CommonOptions
-from inoculate.training.methods.staged import FGSMRSThenPGD, StagedMethod
-from inoculate.training.trainer import Recipe
+from inoculate.training.methods.pgd_at import PGDAT
+from inoculate.training.methods.rslad import RSLAD
+from inoculate.training.methods.trades import TRADES
+from inoculate.training.recipe import Recipe
+
+
+@runtime_checkable
+class UpdateFactory(Protocol):
+    """The options of a method whose update is more than that of a `Defence`: it makes its own `Method`."""
+
+    @property
+    def loss_passes(self) -> float: ...
+
+    @property
+    def passes(self) -> float: ...
+
+    def begin(self, threat: Threat, helpers: tuple[nn.Module, ...], common: CommonOptions) -> Method: ...
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Cross-entropy on clean images."""
+
+    passes: ClassVar[int] = 1
+    loss_passes: ClassVar[int] = 1
+
+    def begin(self, threat: Threat, helpers: tuple[nn.Module, ...], common: CommonOptions) -> Method:
+        return standard
+
 
 METHODS: dict[str, Any] = {
+    STANDARD: Standard(),
     "pgd_at": PGDAT(),
     "fgsm_rs": FGSMRS(),
     "fgsm_rs_then_pgd": FGSMRSThenPGD(),
@@ -36,11 +68,16 @@ WITHOUT_HARD_LABELS = ("mart", "ard", "rslad")
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method by name, its options, and what is added to it."""
+    """A training method with its options: `defence` holds its own, `common` those that any adversarial method takes."""
 
     name: str
-    defence: Any
-    common: CommonOptions
+    defence: Defence | UpdateFactory
+    common: CommonOptions = field(default_factory=CommonOptions)
+
+    @property
+    def is_adversarial(self) -> bool:
+        """Whether it trains against a threat."""
+        return not isinstance(self.defence, Standard)
 
     @property
     def passes(self) -> float:
@@ -49,17 +86,21 @@ class MethodSpec:
 
     @property
     def is_monitored(self) -> bool:
-        """Whether the training examples are crafted on the network itself, so that `guards` can read their accuracy."""
-        return self.name != "ensemble" and getattr(self.defence, "own_steps", 1) > 0
+        """Whether examples are crafted on the trained network, so that monitors can interpret the accuracy on them."""
+        if isinstance(self.defence, LiveSurrogate):
+            return self.defence.own_steps > 0
+        return self.is_adversarial and not isinstance(self.defence, Ensemble)
 
     @property
     def spec(self) -> dict[str, Any]:
         """All options as JSON values; what is left to the recipe is absent."""
         common = {name: value for name, value in asdict(self.common).items() if value is not None}
-        return {"method": self.name, **asdict(self.defence), **common}
+        if is_dataclass(self.defence) and not isinstance(self.defence, type):
+            return {"method": self.name, **asdict(self.defence), **common}
+        return {"method": self.name, "defence": repr(self.defence), **common}
 
     def adapt(self, recipe: Recipe) -> Recipe:
-        """The recipe with what the method asks of the loop around it."""
+        """The recipe with the settings that the method asks for."""
         decay = recipe.weight_decay if self.common.weight_decay is None else self.common.weight_decay
         return replace(
             recipe,
@@ -70,36 +111,33 @@ class MethodSpec:
         )
 
     def begin(self, threat: Threat, helpers: tuple[nn.Module, ...] = ()) -> Method:
-        """The method ready to train. `helpers` are networks it needs: surrogates, a teacher, or one to train along.
+        """The update, ready to train against `threat`.
 
-        Raises `InputError` if they are missing.
+        helpers: the other networks that it needs: surrogates, a teacher, or one to train alongside. Raises `InputError`
+        if they are missing.
         """
         if not helpers and self.name in NEEDS_TEACHER:
-            raise InputError(f"method '{self.name}' needs a robust teacher: give its folder with --teacher")
-        if not helpers and (self.name in NEEDS_SURROGATES or self.name in NEEDS_NETWORK):
-            raise InputError(f"method '{self.name}' needs another network: give one with --surrogate")
-        if isinstance(self.defence, Free):
-            return FreeMethod(self.defence, threat, self.common)
-        if isinstance(self.defence, LiveSurrogate):
-            return LiveSurrogateMethod(self.defence, threat, helpers[0], self.common)
-        if isinstance(self.defence, FGSMRSThenPGD):
-            return StagedMethod(self.defence, threat, self.common)
+            raise InputError(f"method '{self.name}' needs a robust teacher: give the folder of one as teacher")
+        if not helpers and self.name in NEEDS_SURROGATES + NEEDS_NETWORK:
+            raise InputError(f"method '{self.name}' needs another network: give one as surrogate")
+        if isinstance(self.defence, UpdateFactory):
+            return self.defence.begin(threat, helpers, self.common)
         return AdversarialMethod(self.defence, threat, helpers, self.common)
 
 
-def option_names(name: str) -> tuple[str, ...]:
-    """What may be changed of the method of this registry name: its own options and those of `Extras`."""
-    return tuple(sorted({field.name for field in (*fields(METHODS[name]), *fields(CommonOptions))}))
+MethodLike: TypeAlias = str | MethodSpec | Defence | UpdateFactory
 
 
 def get_method(name: str, **options: Any) -> MethodSpec:
-    """The method of this registry name, with some options changed; those of `Extras` fit any method.
+    """The training method of this name, with some options changed; those of `CommonOptions` fit any adversarial method.
 
-    Raises `InputError` for an unknown name, option or value, naming the nearest known one.
+    Raises `InputError` for an unknown name, option or value; it names the nearest known one.
     """
     if name not in METHODS:
         raise InputError(f"method '{name}' is unknown: {suggest(name, tuple(METHODS))}")
-    own, added = {field.name for field in fields(METHODS[name])}, {field.name for field in fields(CommonOptions)}
+    if name == STANDARD and options:
+        raise InputError(f"method {STANDARD} has no options: leave them out, or choose another method")
+    own, added = {each.name for each in fields(METHODS[name])}, {each.name for each in fields(CommonOptions)}
     for option in options:
         if option not in own | added:
             raise InputError(f"method '{name}' has no option '{option}': {suggest(option, option_names(name))}")
@@ -107,3 +145,31 @@ def get_method(name: str, **options: Any) -> MethodSpec:
     if common.smoothing and name in WITHOUT_HARD_LABELS:
         raise InputError(f"method '{name}' has no plain cross-entropy to smooth: leave smoothing out")
     return MethodSpec(name, replace(METHODS[name], **{k: v for k, v in options.items() if k in own}), common)
+
+
+def as_method(method: MethodLike, **options: Any) -> MethodSpec:
+    """`method` as a `MethodSpec`: a name, the result of `get_method`, a method object such as `PGDAT(steps=3)`, or any
+    `Defence`.
+
+    options: of a named method. Raises `InputError` for anything else.
+    """
+    if isinstance(method, str):
+        return get_method(method, **options)
+    if options:
+        raise InputError("options are for a method that is given by name: put them into the method object")
+    if isinstance(method, MethodSpec):
+        return method
+    if isinstance(method, type):
+        raise InputError(f"method is the class {method.__name__}: give an instance, {method.__name__}()")
+    if isinstance(method, Defence | UpdateFactory):
+        known = {type(each): name for name, each in METHODS.items()}
+        return MethodSpec(known.get(type(method), type(method).__name__), method)
+    raise InputError(
+        f"method is {type(method).__name__}: give a method name, or an object with examples, loss, passes and "
+        "loss_passes (inoculate.Defence)"
+    )
+
+
+def option_names(name: str) -> tuple[str, ...]:
+    """The options of the method of this name: its own and those of `CommonOptions`."""
+    return tuple(sorted({each.name for each in (*fields(METHODS[name]), *fields(CommonOptions))}))

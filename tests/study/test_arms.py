@@ -4,7 +4,7 @@ import torch
 from inoculate.attacks.craft import AdvSet
 from inoculate.core.errors import InputError
 from inoculate.data.dataset import Dataset
-from inoculate.training.samples import training_set
+from inoculate.study.arms import training_set
 
 
 @pytest.fixture

@@ -1,0 +1,49 @@
+"""Adversarially robust distillation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from inoculate.attacks.pgd import PGD
+from inoculate.core.options import require_count, require_fraction, require_positive
+from inoculate.training import losses
+from inoculate.training.methods.adversarial import Batch, LossAndLogits
+from inoculate.training.methods.divergence import eval_logits
+
+
+@dataclass(frozen=True)
+class ARD:
+    """PGD on the student, a robust teacher's soft labels as targets (Goldblum et al. 2020).
+
+    The first helper is the teacher. alpha: weight of the distillation at `temperature`; the rest is cross-entropy on
+    the clean images. The loss has no smoothed form.
+    """
+
+    alpha: float = 1.0
+    temperature: float = 30.0
+    steps: int = 10
+    step: float = 0.25
+
+    def __post_init__(self) -> None:
+        require_fraction(alpha=self.alpha)
+        require_positive(temperature=self.temperature, step=self.step)
+        require_count(steps=self.steps)
+
+    @property
+    def loss_passes(self) -> int:
+        return 2 if self.alpha < 1 else 1
+
+    @property
+    def passes(self) -> float:
+        return self.steps + 1 / 3 + self.loss_passes
+
+    def examples(self, batch: Batch) -> Tensor:
+        return batch.craft(PGD(self.steps, self.step))
+
+    def loss(self, batch: Batch, x_adv: Tensor) -> LossAndLogits:
+        teacher, adversarial = eval_logits(batch.helpers[0], batch.x), batch.model(x_adv).float()
+        clean = batch.model(batch.x).float() if self.alpha < 1 else adversarial  # with weight 0
+        loss = losses.ard(clean, adversarial, teacher, batch.y, self.alpha, self.temperature)
+        return LossAndLogits(loss, adversarial)
