@@ -1,5 +1,8 @@
 """`inoculate harden`: the table, warnings, exit codes and one-line errors. tests/hardening tests the job itself."""
 
+import json
+import re
+import shlex
 from dataclasses import dataclass
 
 import pytest
@@ -47,6 +50,15 @@ def test_accuracies_are_printed_before_and_after(tmp_path, capsys):
     assert "warning" not in said.err
     assert harden(*QUICK, "--option", "step=1", "--out", tmp_path) == 0
     assert "has finished here before" in capsys.readouterr().out
+
+
+def test_the_command_on_the_card_measures_the_network_again(tmp_path, capsys):
+    assert harden(*QUICK, "--out", tmp_path) == 0
+    (line,) = re.findall(r"```\n(inoculate .*?)\n```", (tmp_path / "README.md").read_text())
+    capsys.readouterr()
+    assert run([*shlex.split(line)[1:], "--limit", "16", "--no-checks"]) == 0
+    (clean,) = (row["accuracy"] for row in json.loads((tmp_path / "results.json").read_text())[4:5])
+    assert f"{clean:.1%}" in capsys.readouterr().out
 
 
 def test_warnings_go_to_stderr(tmp_path, capsys):

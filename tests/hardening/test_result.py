@@ -65,6 +65,12 @@ def test_a_folder_without_a_whole_result_is_refused(hardened, tmp_path):
             Hardened.load(folder)
 
 
+def test_the_lines_of_the_card_load_the_network(hardened):
+    names = {"images": torch.rand(3, 1, 12, 12)}
+    exec(hardened.card.split("```python\n")[1].split("```")[0], names)
+    assert torch.allclose(names["logits"], hardened.model(names["images"]), atol=1e-5)
+
+
 def test_load_model_reads_the_folder(hardened):
     images = torch.rand(3, 1, 12, 12)
     assert torch.allclose(load_model(hardened.folder)(images), hardened.model(images), atol=1e-5)

@@ -53,7 +53,7 @@ def harden(
     budget: str | float = "10m",
     method: Any = None,
     out: str | os.PathLike[str] | None = None,
-    options: HardeningOptions = HardeningOptions(),  # noqa: B008
+    options: HardeningOptions = HardeningOptions(),
     progress: Progress | None = None,
 ) -> Hardened:
     """Train a classifier to withstand attacks within `threat`, and measure it before and after on test images.
