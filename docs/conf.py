@@ -12,7 +12,9 @@ author = "The inoculate developers"
 project_copyright = "The inoculate developers"
 version = release = inoculate.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+napoleon_custom_sections = [("Options", "params_style"), ("Fields", "params_style")]
+napoleon_numpy_docstring = False
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_generated"]

@@ -14,11 +14,11 @@ model = ino.train(model, ino.load_data("digits", split="train", image_size=16), 
 
 found = ino.evaluate(model, data, attacks=["fgsm", ino.PGD(steps=20)], threats=[ino.Threat("linf", 0.05)])
 for row in found:
-    print(f"{row.attack:6} eps {row.eps:.3f}: {row.accuracy:6.1%} [{row.ci_low:.1%}, {row.ci_high:.1%}] of {row.n} images")
+    print(f"{row.attack:6} eps {row.eps:.3f}: {row.accuracy:6.1%} [{row.ci_low:.1%}, {row.ci_high:.1%}] of {row.n}")
 
 last = found.rows[-1]
 broken = ~found.per_image[last].right & found.per_image[found.rows[0]].right
-print(f"{last.attack} breaks {int(broken.sum())} images, the first of them are {broken.nonzero().flatten()[:5].tolist()}")
+print(f"{last.attack} breaks {int(broken.sum())} images, first of all {broken.nonzero().flatten()[:5].tolist()}")
 
 for check in found.checks:
     print({True: "ok   ", False: "ALARM", None: "-    "}[check.passed], check.name, "-", check.says)

@@ -1,5 +1,6 @@
 """Every fenced command and Python snippet of README and docs runs, on small data; every named command can be parsed."""
 
+import contextlib
 import re
 import shlex
 import subprocess
@@ -18,6 +19,7 @@ from inoculate.cli import app, main
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+MISSING = typer.BadParameter.__subclasses__()[0]  # MissingParameter, of whichever copy of click this typer uses
 CODE = """\
 import torch
 from torch import nn
@@ -136,10 +138,8 @@ def test_named_commands_can_be_parsed(page):
     for line in re.findall(r"`(inoculate (?:study )?[a-z]+ [^`]+)`", prose):
         if "…" in line or "COMMAND" in line or line.endswith("--help"):
             continue
-        try:
+        with contextlib.suppress(MISSING):  # prose may name a command with one of its options only
             parse(typer.main.get_command(app), shlex.split(line)[1:])
-        except Exception as error:  # prose may name a command with one of its options only
-            assert type(error).__name__ == "MissingParameter", f"{line}: {error}"
 
 
 def test_links_between_pages_lead_somewhere():
