@@ -182,7 +182,7 @@ def test_what_is_declared_of_a_network_holds_wherever_it_is_loaded(name, outputs
         ("Detached", "reaches the images"),
         ("leaves", "SystemExit: 3"),
         ("Long", r"model\.float\(\)"),
-        ("Nameless", "no finite numbers on all"),
+        ("Nameless", "not finite on all"),
         ("Three", "does not take 1×12×12"),
         ("Aside", "must return one logit per class"),
     ],

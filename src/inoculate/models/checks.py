@@ -129,8 +129,8 @@ def _logits(model: nn.Module, x: Tensor, classes: int) -> Tensor:
         )
     if not out.isfinite().all(dim=1).any():  # where only some are not, these count as errors
         raise InputError(
-            f"the model gives outputs that are no finite numbers on all of {len(x)} plain images: "
-            "check its weights and what it does with pixels in [0, 1]"
+            f"the model gives outputs that are not finite on all of {len(x)} clean images: "
+            "check its weights and that it takes pixels in [0, 1]"
         )
     return out.float()
 

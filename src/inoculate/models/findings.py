@@ -41,7 +41,7 @@ def output_type(model: nn.Module) -> list[Finding]:
         return []
     return [Finding(
         f"the model returns {returned.__name__}, not a tensor",
-        "its entry or attribute 'logits', or the first entry of a tuple, is taken for the logits",
+        "its 'logits', or the first entry of a tuple, are used as the logits",
     )]  # fmt: skip
 
 

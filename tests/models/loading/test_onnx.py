@@ -113,7 +113,7 @@ def test_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InputError, match="cannot be run on 2×3×16×16 images") as caught:
         model(torch.rand(2, 3, 16, 16))
     assert "\n" not in str(caught.value)
-    assert "brings its own weights" in error(path, weights="w.safetensors")
+    assert "has its own weights" in error(path, weights="w.safetensors")
     assert "one output" in error(linear_file(path, outputs=2)[0])
     assert "channels × height × width" in error(linear_file(path, shape=(8, 8, 3))[0])
     assert "channels × height × width" in error(linear_file(path, shape=(192,))[0])

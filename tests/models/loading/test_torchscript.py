@@ -128,7 +128,7 @@ def test_pickle_is_refused_and_never_opened(name: str, old: bool, tmp_path: Path
 def test_damaged_files(net: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "model.ts"
     torch.jit.script(net).save(str(path))
-    assert "brings its own weights" in error(path, weights=tmp_path / "w.safetensors")
+    assert "has its own weights" in error(path, weights=tmp_path / "w.safetensors")
     path.write_bytes(path.read_bytes()[:-3000])
     assert str(path) in error(path)
     path.write_bytes(b"")

@@ -129,13 +129,13 @@ def read_description(folder: Path) -> Description:
     """
     if not (folder / DESCRIPTION).is_file():
         raise InputError(
-            f"{folder} holds no trained model ({DESCRIPTION} is missing): give a folder that training wrote"
+            f"{folder} holds no trained model ({DESCRIPTION} is missing): give a folder written by a training"
         )
     description = read_json(folder / DESCRIPTION)
     if isinstance(description, dict) and "factory" in description:
         declared = "".join(f" --{name} {value}" for name, value in dict(description.get("declared", {})).items())
         raise InputError(
-            f"{folder} holds weights of a network that your own function makes: "
+            f"{folder} holds weights of a network made by your own function: "
             f"give --model {description['factory']} --weights {folder / WEIGHTS}{declared}"
         )
     if isinstance(description, dict) and "module" in description:
@@ -168,7 +168,7 @@ def load_weights(path: Path, model: nn.Module, sha256: str | None = None) -> Non
         raise InputError(f"weights {path} cannot be read ({error.strerror}): check the path") from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(
-            f"weights {path} are not those that training wrote (checksum differs): copy or train them again"
+            f"weights {path} are not those of the training (checksum differs): copy or train them again"
         )
     try:
         state = load_file(path)

@@ -54,7 +54,7 @@ def load_model(
     if kind == "folder" and declared != Declared():
         raise InputError(f"{spec} has its normalisation inside and gives logits: leave normalize and outputs out")
     if kind in ("torchscript", "onnx") and Path(spec).is_file() and weights is not None:
-        raise InputError(f"model {spec} brings its own weights: leave out {weights}")
+        raise InputError(f"model {spec} has its own weights: leave {weights} out")
     if kind == "name":
         _require_name(spec)
         model = _build(spec, data, pretrained and weights is None, mean_std, seed)
@@ -127,7 +127,7 @@ def _require_name(spec: str) -> None:
     """Raise `InputError` for a path that is not a model."""
     path = Path(spec)
     if path.is_file() and ("/" in spec or path.suffix):
-        raise InputError(f"model {spec} is no model that can be read: give file.py:factory, and its --weights")
+        raise InputError(f"model {spec} cannot be read as a model: give file.py:factory, and its --weights")
     if "/" in spec or path.suffix in (".py", ".safetensors", *TORCHSCRIPT, *ONNX):
         raise _missing(spec)
 
@@ -135,7 +135,7 @@ def _require_name(spec: str) -> None:
 def _missing(spec: str) -> InputError:
     return InputError(
         f"model '{spec}' is not there: give a timm name, file.py:factory, a TorchScript or ONNX file, "
-        "or a folder that training wrote"
+        "or a folder written by a training"
     )
 
 

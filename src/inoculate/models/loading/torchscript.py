@@ -32,7 +32,7 @@ def load_torchscript(path: Path) -> ScriptedModel:
     """
     if not _holds_code(path):
         raise InputError(
-            f"model {path} is no TorchScript file but a pickle or damaged, and pickles are never opened: export it "
+            f"model {path} is not a TorchScript file but a pickle or damaged, and pickles are never opened: export it "
             "with torch.jit.script(model).save('model.ts'), or give file.py:factory and --weights as safetensors"
         )
     try:
