@@ -21,7 +21,7 @@ broken = ~found.per_image[last].right & found.per_image[found.rows[0]].right
 print(f"{last.attack} breaks {int(broken.sum())} images, first of all {broken.nonzero().flatten()[:5].tolist()}")
 
 for check in found.checks:
-    print({True: "ok   ", False: "ALARM", None: "-    "}[check.passed], check.name, "-", check.says)
+    print({True: "ok   ", False: "ALARM", None: "-    "}[check.passed], check.name, "-", check.message)
 
 found.save("example_evaluation")
 print(found.report("example_evaluation/report.html"))
