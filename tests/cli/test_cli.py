@@ -17,7 +17,7 @@ from inoculate import Dataset, InputError
 from inoculate.attribution import explain as explaining
 from inoculate.attribution.explanation import Amounts
 from inoculate.cli import run
-from inoculate.cli.common import writable
+from inoculate.artifacts.output import require_writable as writable
 from inoculate.models.loading.checkpoints import ModelSpec, save_model
 
 STUDY = """\
