@@ -65,6 +65,9 @@ _ROOMS = {
     "run_study": "study.run",
     "Defence": "training.methods.adversarial",
     "get_method": "training.methods.registry",
+    "TrainingOptions": "training.options",
+    "Training": "training.result",
+    "train": "training.train",
 }
 __all__ = sorted(_ROOMS)
 
@@ -123,6 +126,9 @@ if TYPE_CHECKING:
     from inoculate.study.run import run_study as run_study
     from inoculate.training.methods.adversarial import Defence as Defence
     from inoculate.training.methods.registry import get_method as get_method
+    from inoculate.training.options import TrainingOptions as TrainingOptions
+    from inoculate.training.result import Training as Training
+    from inoculate.training.train import train as train
 
 
 def __getattr__(name: str) -> Any:
