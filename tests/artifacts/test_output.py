@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -118,3 +119,9 @@ def test_a_folder_or_file_that_cannot_be_written_is_refused(tmp_path):
         require_writable_file(tmp_path)
     assert require_writable_file(tmp_path / "new" / "rows.json").parent.is_dir()
     assert not any((tmp_path / "new").iterdir())
+
+
+def test_runs_that_start_together_share_a_folder(tmp_path):
+    with ThreadPoolExecutor(8) as several:
+        assert set(several.map(require_writable, [tmp_path / "store"] * 400)) == {tmp_path / "store"}
+    assert not any((tmp_path / "store").iterdir())

@@ -110,9 +110,7 @@ def test_a_disk_that_fills_up_is_one_line(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, typer.Abort])
-def test_an_interruption_says_how_to_continue(
-    error: type[BaseException], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interruption_says_how_to_continue(error: type[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt() -> None:
         raise error
 

@@ -20,11 +20,6 @@ from inoculate.cli.transfer import transfer
 from inoculate.core.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-_TOPICS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Measure": (evaluate, transfer, explain),
-    "Train": (train, harden),
-    "Report": (report,),
-}
 
 
 def _print_version(wanted: bool) -> None:
@@ -46,10 +41,15 @@ def start(
         raise InputError(f"{command} runs in one process; only train can share its work between several")
 
 
-for _topic, _commands in _TOPICS.items():
-    for _command in _commands:
-        app.command(rich_help_panel=_topic)(_command)
+def _add(topic: str, *commands: Callable[..., None]) -> None:
+    for command in commands:
+        app.command(rich_help_panel=topic)(command)
+
+
+_add("Measure", evaluate, transfer, explain)
+_add("Harden", harden, train)
 app.add_typer(study.app, name="study", rich_help_panel="Study")
+_add("Report", report)
 
 
 def run(arguments: list[str] | None = None) -> int:

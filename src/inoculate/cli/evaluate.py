@@ -19,9 +19,16 @@ if TYPE_CHECKING:
     from inoculate.data.dataset import Dataset
     from inoculate.evaluation.result import Evaluation
 
-Records = Annotated[Path | None, typer.Option(help="Write one line per image to this .parquet file.")]
-SaveImages = Annotated[Path | None, typer.Option(help="Write adversarial images to this folder as PNG.")]
-Explain = Annotated[bool, typer.Option(help="With --out: explain the model on some of the images.")]
+Records = Annotated[
+    Path | None, options.topic_option("--records", options.OUTPUT, "Write one line per image to this .parquet file.")
+]
+SaveImages = Annotated[
+    Path | None,
+    options.topic_option("--save-images", options.OUTPUT, "Write adversarial images to this folder as PNG."),
+]
+Explain = Annotated[
+    bool, options.topic_option("--explain/--no-explain", options.OUTPUT, "With --out: explain the model too.")
+]
 
 
 def evaluate(

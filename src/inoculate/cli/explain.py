@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from inoculate.cli import options
 from inoculate.cli.output import print_report, print_warnings
 
 Before = Annotated[
     str | None,
-    typer.Option(help="The model before its hardening: its examples are shown too.", rich_help_panel=options.MODEL),
+    options.topic_option("--before", options.MODEL, "The model before its hardening: its examples are shown too."),
 ]
-Images = Annotated[int, typer.Option(help="Images that are shown.", min=1, rich_help_panel=options.DATA)]
+Images = Annotated[int, options.topic_option("--images", options.DATA, "Number of images that are shown.", min=1)]
 
 
 def explain(

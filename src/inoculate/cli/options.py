@@ -22,94 +22,116 @@ MODEL_SPEC = (
 )
 
 
-def _option(flag: str, topic: str, text: str, **settings: Any) -> Any:
+def topic_option(flag: str, topic: str, text: str, **settings: Any) -> Any:
+    """An option `flag` with a help `text`, listed under a topic of `--help`."""
     return typer.Option(flag, help=text, rich_help_panel=topic, **settings)
 
 
-Model = Annotated[str, _option("--model", MODEL, MODEL_SPEC)]
+Model = Annotated[str, topic_option("--model", MODEL, MODEL_SPEC)]
 TrainableModel = Annotated[
-    str, _option("--model", MODEL, "timm name or small_cnn, a trained folder, package.module:factory, file.py:factory.")
+    str,
+    topic_option(
+        "--model", MODEL, "timm name or small_cnn, a trained folder, package.module:factory, file.py:factory."
+    ),
 ]
-Models = Annotated[list[str], _option("--model", MODEL, f"{MODEL_SPEC} Repeatable.")]
-Weights = Annotated[Path | None, _option("--weights", MODEL, "safetensors file or state dict to load into the model.")]
-Pretrained = Annotated[bool, _option("--pretrained/--no-pretrained", MODEL, "Download the pretrained weights.")]
-Outputs = Annotated[str, _option("--outputs", MODEL, "What the model returns: logits, probabilities or single-logit.")]
+Models = Annotated[list[str], topic_option("--model", MODEL, f"{MODEL_SPEC} Repeatable.")]
+Weights = Annotated[
+    Path | None, topic_option("--weights", MODEL, "safetensors file or state dict to load into the model.")
+]
+Pretrained = Annotated[bool, topic_option("--pretrained/--no-pretrained", MODEL, "Download the pretrained weights.")]
+Outputs = Annotated[
+    str, topic_option("--outputs", MODEL, "What the model returns: logits, probabilities or single-logit.")
+]
 Normalize = Annotated[
     str | None,
-    _option("--normalize", MODEL, "Normalisation put before the model: imagenet, cifar10 or 0.5,0.5,0.5/0.2,0.2,0.2."),
+    topic_option(
+        "--normalize", MODEL, "Normalisation put before the model: imagenet, cifar10 or 0.5,0.5,0.5/0.2,0.2,0.2."
+    ),
 ]
-Stem = Annotated[str, _option("--stem", MODEL, "First layer of a new network: imagenet, or small for small images.")]
+Stem = Annotated[
+    str, topic_option("--stem", MODEL, "First layer of a new network: imagenet, or small for small images.")
+]
 
-Data = Annotated[str, _option("--data", DATA, "mnist, cifar10, cats_vs_dogs, digits, a hub id owner/name or a folder.")]
-DataRoot = Annotated[
-    Path | None, _option("--data-root", DATA, "Folder searched for NAME/ before the hub.", envvar="INOCULATE_DATA")
+Data = Annotated[
+    str, topic_option("--data", DATA, "mnist, cifar10, cats_vs_dogs, digits, a hub id owner/name or a folder.")
 ]
-Split = Annotated[str, _option("--split", DATA, "train, val, test or all.")]
-ImageSize = Annotated[int | None, _option("--image-size", DATA, "Side in pixels at which images are loaded.")]
-Limit = Annotated[int | None, _option("--limit", DATA, "Use only this many images, balanced over the classes.", min=1)]
+DataRoot = Annotated[
+    Path | None, topic_option("--data-root", DATA, "Folder searched for NAME/ before the hub.", envvar="INOCULATE_DATA")
+]
+Split = Annotated[str, topic_option("--split", DATA, "train, val, test or all.")]
+ImageSize = Annotated[int | None, topic_option("--image-size", DATA, "Side in pixels at which images are loaded.")]
+Limit = Annotated[
+    int | None, topic_option("--limit", DATA, "Use only this many images, balanced over the classes.", min=1)
+]
 
 Attacks = Annotated[
-    str, _option("--attack", ATTACK, "Attacks, separated by commas: fgsm, pgd, autoattack …, foolbox:PGD, art:…")
+    str, topic_option("--attack", ATTACK, "Attacks, separated by commas: fgsm, pgd, autoattack …, foolbox:PGD, art:…")
 ]
-Attack = Annotated[str, _option("--attack", ATTACK, "One attack, such as fgsm or mifgsm.")]
-Norm = Annotated[str, _option("--norm", ATTACK, "linf, l2 or l1.")]
+Attack = Annotated[str, topic_option("--attack", ATTACK, "One attack, such as fgsm or mifgsm.")]
+Norm = Annotated[str, topic_option("--norm", ATTACK, "linf, l2 or l1.")]
 EpsList = Annotated[
-    str, _option("--eps", ATTACK, "Perturbation sizes in units of [0, 1], separated by commas: 0.01,8/255.")
+    str, topic_option("--eps", ATTACK, "Perturbation sizes in units of [0, 1], separated by commas: 0.01,8/255.")
 ]
-Eps = Annotated[str, _option("--eps", ATTACK, "Perturbation size in units of [0, 1]: 8/255.")]
+Eps = Annotated[str, topic_option("--eps", ATTACK, "Perturbation size in units of [0, 1]: 8/255.")]
 Precision = Annotated[
-    str, _option("--precision", ATTACK, "How attacks are crafted: fast or exact. Evaluation is always exact.")
+    str, topic_option("--precision", ATTACK, "How attacks are crafted: fast or exact. Evaluation is always exact.")
 ]
 TimeBudget = Annotated[
     str | None,
-    _option("--time-budget", ATTACK, "Stop attacking after this time and report bounds: 90s, 5m, 2h. Excludes checks."),
+    topic_option(
+        "--time-budget", ATTACK, "Stop attacking after this time and report bounds: 90s, 5m, 2h. Excludes checks."
+    ),
 ]
-Checks = Annotated[bool, _option("--checks/--no-checks", ATTACK, "Check whether the numbers can be trusted.")]
+Checks = Annotated[bool, topic_option("--checks/--no-checks", ATTACK, "Check whether the numbers can be trusted.")]
 OtherModels = Annotated[
     list[str] | None,
-    _option(
+    topic_option(
         "--surrogate", ATTACK, "Another model, for a check: its examples must not beat white-box ones. Repeatable."
     ),
 ]
 
-Method = Annotated[str, _option("--method", TRAINING, f"standard, {', '.join(METHOD_ARMS[:-1])} or {METHOD_ARMS[-1]}.")]
+Method = Annotated[
+    str, topic_option("--method", TRAINING, f"standard, {', '.join(METHOD_ARMS[:-1])} or {METHOD_ARMS[-1]}.")
+]
 OptionalMethod = Annotated[
-    str | None, _option("--method", TRAINING, "pgd_at, trades, mart, …; by default --budget chooses.")
+    str | None, topic_option("--method", TRAINING, "pgd_at, trades, mart, …; by default --budget chooses.")
 ]
 MethodOptions = Annotated[
     list[str] | None,
-    _option("--option", TRAINING, "An option of the method, such as steps=7, beta=6 or average=0.99. Repeatable."),
+    topic_option("--option", TRAINING, "An option of the method, such as steps=7, beta=6 or average=0.99. Repeatable."),
 ]
-Teacher = Annotated[Path | None, _option("--teacher", TRAINING, "A robust trained folder, for ard and rslad.")]
+Teacher = Annotated[Path | None, topic_option("--teacher", TRAINING, "A robust trained folder, for ard and rslad.")]
 Surrogates = Annotated[
     list[str] | None,
-    _option("--surrogate", TRAINING, "For ensemble a trained folder (repeatable), for live_surrogate a network."),
+    topic_option("--surrogate", TRAINING, "For ensemble a trained folder (repeatable), for live_surrogate a network."),
 ]
 Fallback = Annotated[
     str | None,
-    _option("--fallback", TRAINING, "Method to continue with, once, after an alarm: pgd_at. It may take longer."),
+    topic_option("--fallback", TRAINING, "Method to continue with, once, after an alarm: pgd_at. It may take longer."),
 ]
-Epochs = Annotated[int, _option("--epochs", TRAINING, "Passes over the training split.", min=1)]
+Epochs = Annotated[int, topic_option("--epochs", TRAINING, "Passes over the training split.", min=1)]
 OptionalEpochs = Annotated[
-    int | None, _option("--epochs", TRAINING, "Passes over the training split, in place of a budget.", min=1)
+    int | None, topic_option("--epochs", TRAINING, "Passes over the training split, in place of a budget.", min=1)
 ]
-Budget = Annotated[str, _option("--budget", TRAINING, "Training time: 90s, 30m or 1h30m.")]
-LearningRate = Annotated[float | None, _option("--lr", TRAINING, "Peak learning rate.", min=1e-9)]
-Augment = Annotated[str, _option("--augment", TRAINING, "Augmentation: none, digits, photos, shifts or auto.")]
+Budget = Annotated[str, topic_option("--budget", TRAINING, "Training time: 90s, 30m or 1h30m.")]
+LearningRate = Annotated[float | None, topic_option("--lr", TRAINING, "Peak learning rate.", min=1e-9)]
+Augment = Annotated[str, topic_option("--augment", TRAINING, "Augmentation: none, digits, photos, shifts or auto.")]
 TrainingPrecision = Annotated[
-    str, _option("--precision", TRAINING, "auto (bf16 where the processor has it), bf16 or fp32.")
+    str, topic_option("--precision", TRAINING, "auto (bf16 where the processor has it), bf16 or fp32.")
 ]
-Accumulate = Annotated[int, _option("--accumulate", TRAINING, "Split each batch into this many parts.", min=1)]
+Accumulate = Annotated[int, topic_option("--accumulate", TRAINING, "Split each batch into this many parts.", min=1)]
 
-BatchSize = Annotated[int, _option("--batch-size", RUN, "Images per batch.", min=1)]
-Seed = Annotated[int, _option("--seed", RUN, "Seed of every random draw.", min=0)]
-Device = Annotated[str, _option("--device", RUN, "cpu, cuda, mps …; auto picks the fastest available.")]
+BatchSize = Annotated[int, topic_option("--batch-size", RUN, "Images per batch.", min=1)]
+Seed = Annotated[int, topic_option("--seed", RUN, "Seed of every random draw.", min=0)]
+Device = Annotated[str, topic_option("--device", RUN, "cpu, cuda, mps …; auto picks the fastest available.")]
 
-Out = Annotated[Path, _option("--out", OUTPUT, "Folder for the results.")]
-OptionalOut = Annotated[Path | None, _option("--out", OUTPUT, "Folder for the results and the page report.html.")]
-TestImages = Annotated[int, _option("--test-images", OUTPUT, "Test images that are attacked for the card.", min=10)]
-Onnx = Annotated[bool, _option("--onnx", OUTPUT, "Write model.onnx and check it on adversarial images.")]
-Json = Annotated[Path | None, _option("--json", OUTPUT, "Write the rows to this file.")]
+Out = Annotated[Path, topic_option("--out", OUTPUT, "Folder for the results.")]
+OptionalOut = Annotated[Path | None, topic_option("--out", OUTPUT, "Folder for the results and the page report.html.")]
+TestImages = Annotated[
+    int, topic_option("--test-images", OUTPUT, "Test images that are attacked for the card.", min=10)
+]
+Onnx = Annotated[bool, topic_option("--onnx", OUTPUT, "Write model.onnx and check it on adversarial images.")]
+Json = Annotated[Path | None, topic_option("--json", OUTPUT, "Write the rows to this file.")]
 
 
 def pick_device(name: str) -> str:

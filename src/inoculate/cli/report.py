@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from inoculate.cli.options import OUTPUT
+from inoculate.cli.options import OUTPUT, topic_option
+
+Source = Annotated[Path, typer.Argument(help="A folder that a job wrote, or a file that --json wrote.")]
+Out = Annotated[
+    Path | None, topic_option("--out", OUTPUT, "File for the page [default: SOURCE/report.html, or beside the file].")
+]
+Figures = Annotated[Path | None, topic_option("--figures", OUTPUT, "Folder that receives every figure as a PNG.")]
 
 
 def report(
-    source: Annotated[Path, typer.Argument(help="A folder that a job wrote, or a file that --json wrote.")],
-    out: Annotated[
-        Path | None, typer.Option(help="The page [SOURCE/report.html, or beside the file].", rich_help_panel=OUTPUT)
-    ] = None,
-    figures: Annotated[
-        Path | None, typer.Option(help="Folder that receives every figure as a PNG.", rich_help_panel=OUTPUT)
-    ] = None,
+    source: Source,
+    out: Out = None,
+    figures: Figures = None,
 ) -> None:
     """Write one self-contained HTML page: findings, tables, figures, images. Nothing is computed again.
 

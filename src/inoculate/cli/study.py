@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inoculate.cli.options import DataRoot, Device, Limit, pick_device
+from inoculate.cli.options import DATA, OUTPUT, DataRoot, Device, Limit, pick_device, topic_option
 from inoculate.cli.output import print_line
 
 if TYPE_CHECKING:
@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Run whole studies from a YAML file.")
 
 Source = Annotated[str, typer.Argument(metavar="FILE", help="A YAML file, or a shipped study such as demo or paper.")]
-Only = Annotated[str | None, typer.Option(help="Only this dataset of the study.")]
+Only = Annotated[str | None, topic_option("--only", DATA, "Only this dataset of the study.")]
+Out = Annotated[Path | None, topic_option("--out", OUTPUT, "Folder for results and artefacts [default: runs/NAME].")]
+StoreFolder = Annotated[
+    Path | None, topic_option("--store", OUTPUT, "Folder for artefacts, shared between runs [default: OUT/store].")
+]
 
 
 @app.command("run")
 def study_run(
     file: Source,
     data_root: DataRoot = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for results and artefacts [default: runs/NAME].")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Folder for artefacts, shared between runs [default: OUT/store].")
-    ] = None,
+    out: Out = None,
+    store: StoreFolder = None,
     only: Only = None,
     limit: Limit = None,
     device: Device = "auto",

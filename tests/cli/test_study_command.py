@@ -7,7 +7,6 @@ import yaml
 from study_samples import run, tiny
 
 from inoculate.artifacts.rows import read_rows
-from inoculate.cli import main
 from inoculate.study.result import StudyRun
 
 STUDY = tiny(
@@ -25,13 +24,7 @@ def finished(tmp_path_factory):
     return folder
 
 
-def call(*arguments):
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    return ended.value.code
-
-
-def test_run_prints_the_tables_and_writes_the_whole_folder(finished, tmp_path, capsys):
+def test_run_prints_the_tables_and_writes_the_whole_folder(call, finished, tmp_path, capsys):
     out = tmp_path / "out"
     assert call("study", "run", finished / "study.yaml", "--out", out, "--store", finished / "out" / "store") == 0
     printed = capsys.readouterr().out
@@ -48,7 +41,7 @@ def test_run_prints_the_tables_and_writes_the_whole_folder(finished, tmp_path, c
     assert "Smallest eps per network" in html
 
 
-def test_report_needs_no_store(finished, tmp_path):
+def test_report_needs_no_store(call, finished, tmp_path):
     out = shutil.copytree(finished / "out", tmp_path / "out", ignore=shutil.ignore_patterns("store"))
     assert call("report", out) == 0
     html = (out / "report.html").read_text()
@@ -56,7 +49,7 @@ def test_report_needs_no_store(finished, tmp_path):
     assert (out / "report.html").read_text() == html
 
 
-def test_an_interrupted_run_reports_what_was_measured(finished, tmp_path, capsys):
+def test_an_interrupted_run_reports_what_was_measured(call, finished, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(finished / "out", out)
     (out / "results.json").unlink()
@@ -67,15 +60,27 @@ def test_an_interrupted_run_reports_what_was_measured(finished, tmp_path, capsys
     assert (out / "report.html").is_file()
 
 
-def test_plan_lists_the_steps(finished, capsys):
+def test_plan_lists_the_steps(call, finished, capsys):
     assert call("study", "plan", finished / "study.yaml") == 0
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first.split(maxsplit=1) == ["1", "digits: train small_cnn (standard)"]
     assert "explain small_cnn (standard)" in last
 
 
-def test_list_shows_the_shipped_studies_with_their_first_line(capsys):
+def test_list_shows_the_shipped_studies_with_their_first_line(call, capsys):
     assert call("study", "list") == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["demo"].startswith("The paper in a few minutes")
     assert "paper" in lines
+
+
+def test_mistakes_are_one_line_before_anything_is_trained(finished, tmp_path, refused):
+    (tmp_path / "taken").write_text("")
+    run_it = ("study", "run", finished / "study.yaml", "--out", tmp_path / "out")
+    assert "only 'mnist' is unknown" in refused(*run_it, "--only", "mnist")
+    assert "--limit" in refused(*run_it, "--limit", "0")
+    assert "class" in refused(*run_it, "--limit", "12")
+    assert "taken" in refused("study", "run", finished / "study.yaml", "--out", tmp_path / "taken")
+    (tmp_path / "unknown.yaml").write_text(yaml.safe_dump(STUDY | {"models": ["small_cnn", "resnet81"]}))
+    assert "did you mean 'resnet" in refused("study", "run", tmp_path / "unknown.yaml", "--out", tmp_path / "out")
+    assert not list((tmp_path / "out").glob("store/fit/*/manifest.json"))

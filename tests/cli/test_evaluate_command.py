@@ -1,0 +1,79 @@
+"""`inoculate evaluate`: what the command prints and writes. tests/evaluation tests the job itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from inoculate.attribution import explain as explaining
+from inoculate.attribution.explanation import Amounts
+
+DIGITS = ("evaluate", "--data", "digits", "--limit", "20")
+
+
+@pytest.mark.smoke
+def test_it_prints_accuracies_and_writes_rows(
+    call: Callable[..., int], model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rows" / "out.json"
+    attacks = ("--attack", "fgsm,bim", "--eps", "0.01,8/255", "--no-checks")
+    assert call(*DIGITS, "--model", model_folder, *attacks, "--json", file) == 0
+    rows = json.loads(file.read_text())
+    assert [(row["attack"], row["eps"]) for row in rows] == [
+        ("none", 0.0), ("fgsm", 0.01), ("fgsm", 8 / 255), ("bim", 0.01), ("bim", 8 / 255),
+    ]  # fmt: skip
+    assert all(row["n"] == 20 and row["protocol"] == "white-box" for row in rows)
+    printed = capsys.readouterr().out
+    for row in rows:
+        assert f"{row['accuracy']:.1%}" in printed
+    assert "clean" in printed
+
+
+def test_a_function_in_a_file_and_a_folder_of_images(
+    call: Callable[..., int], pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))\n"
+    )
+    assert call("evaluate", "--model", f"{tmp_path}/mine.py:net", "--data", pets, "--norm", "l2", "--eps", "1.5") == 0
+    assert "pgd l2 eps 1.5" in capsys.readouterr().out
+
+
+def test_out_receives_everything_and_a_page(
+    call: Callable[..., int],
+    model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = Amounts(images=2, stability=4, fragility=6, steps=4, search=4)
+    monkeypatch.setattr(explaining, "explain", partial(explaining.explain, amounts=few))
+    arguments = (*DIGITS, "--model", model_folder, "--attack", "fgsm", "--eps", "0.05", "--out", tmp_path)
+    assert call(*arguments) == 0
+    assert "report.html" in capsys.readouterr().out
+    html = (tmp_path / "report.html").read_text()
+    for part in ("Accuracy, %", ">Checks<", "Attacked images", "Margin and gradient norm"):
+        assert part in html
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("results.json", "records.npz", "per_image.npz", "evaluation.json", "checks.json"),
+        *("tables.md", "tables.csv", "tables.tex", "explanations", "figures", "report.html"),
+    }
+    assert call("report", tmp_path) == 0
+    assert (tmp_path / "report.html").read_text() == html
+    assert call(*arguments, "--no-explain", "--no-checks") == 0
+    html = (tmp_path / "report.html").read_text()
+    assert "Attacked images" not in html
+    assert ">Checks<" not in html
+
+
+def test_a_model_without_gradients_is_measured_and_not_explained(
+    call: Callable[..., int], constant_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (*DIGITS, "--model", constant_model, "--attack", "square", "--no-checks", "--out", tmp_path / "out")
+    assert call(*arguments) == 0
+    assert "explains nothing" in capsys.readouterr().err
+    assert "Attacked images" not in (tmp_path / "out" / "report.html").read_text()

@@ -1,0 +1,30 @@
+"""`inoculate report`: where the command puts the page. tests/report tests what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from report_samples import clean, row
+
+from inoculate.artifacts.rows import write_rows
+
+
+@pytest.mark.smoke
+def test_the_page_and_the_figures_go_where_they_are_wanted(
+    call: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, page = tmp_path / "rows.json", tmp_path / "pages" / "page.html"
+    write_rows(rows, [clean("a", "standard", 95), row("a")])
+    assert call("report", rows) == 0
+    assert f"{tmp_path / 'rows.html'}: 0.0 MB" in capsys.readouterr().out
+    assert call("report", rows, "--out", page, "--figures", tmp_path / "figures") == 0
+    assert page.read_text() == (tmp_path / "rows.html").read_text()
+    assert list((tmp_path / "figures").glob("*.png"))
+
+
+def test_mistakes_are_one_line(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "results.json" in refused("report", tmp_path / "nowhere")
+    (tmp_path / "rows.json").write_text("[{}]")
+    assert "row 1: field 'dataset' is missing" in refused("report", tmp_path / "rows.json")
