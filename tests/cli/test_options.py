@@ -15,7 +15,7 @@ import typer
 
 import inoculate
 from inoculate.cli import app
-from inoculate.cli.options import parse_attacks, parse_threats, pick_device
+from inoculate.cli.parsers import parse_attacks, parse_threats, pick_device
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 
@@ -29,7 +29,7 @@ DIFFERENT = {
     "--epochs": [{"train"}, {"harden"}],
     "--precision": [{"evaluate", "transfer"}, {"train"}],
     "--surrogate": [{"evaluate"}, {"train", "harden"}],
-    "--out": [{"train", "harden", "explain"}, {"evaluate"}, {"report"}, {"study run"}],
+    "--out": [{"train", "harden", "explain"}, {"evaluate", "transfer"}, {"report"}, {"study run"}],
 }
 EXPECTED = {
     *("--model", "--weights", "--pretrained", "--outputs", "--normalize", "--data", "--data-root", "--split"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from inoculate.cli import options
 from inoculate.cli.output import print_note, print_report, print_warnings
+from inoculate.cli.parsers import parse_attacks, parse_threats, pick_device
 from inoculate.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,17 +19,6 @@ if TYPE_CHECKING:
     from inoculate.core.threat import Threat
     from inoculate.data.dataset import Dataset
     from inoculate.evaluation.result import Evaluation
-
-Records = Annotated[
-    Path | None, options.topic_option("--records", options.OUTPUT, "Write one line per image to this .parquet file.")
-]
-SaveImages = Annotated[
-    Path | None,
-    options.topic_option("--save-images", options.OUTPUT, "Write adversarial images to this folder as PNG."),
-]
-Explain = Annotated[
-    bool, options.topic_option("--explain/--no-explain", options.OUTPUT, "With --out: explain the model too.")
-]
 
 
 def evaluate(
@@ -53,10 +43,10 @@ def evaluate(
     batch_size: options.BatchSize = 256,
     device: options.Device = "auto",
     json_file: options.Json = None,
-    records: Records = None,
-    save_images: SaveImages = None,
+    records: options.Records = None,
+    save_images: options.SaveImages = None,
     out: options.OptionalOut = None,
-    explain: Explain = True,
+    explain: options.Explain = True,
 ) -> None:
     """Measure clean and adversarial accuracy of a model on a dataset, and whether to trust the numbers.
 
@@ -69,8 +59,8 @@ def evaluate(
     from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attacks
     from inoculate.models.loading.load import load_model
 
-    threats, attacks = options.parse_threats(norm, eps), resolve_attacks(options.parse_attacks(attack))
-    place, others = options.pick_device(device), {spec: spec for spec in surrogate or ()}
+    threats, attacks = parse_threats(norm, eps), resolve_attacks(parse_attacks(attack))
+    place, others = pick_device(device), {spec: spec for spec in surrogate or ()}
     settings = EvaluationOptions(
         precision, time_budget, checks, others, save_images is not None, name=model, device=place  # type: ignore[arg-type]
     )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from inoculate.cli import options
 from inoculate.cli.output import print_report, print_warnings
+from inoculate.cli.parsers import pick_device
 
 Before = Annotated[
     str | None,
@@ -55,7 +56,7 @@ def explain(
     network = load_model(model, dataset, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
     if not (weights or pretrained):
         print_warnings(random_weights_warning(model))
-    place = options.pick_device(device)
+    place = pick_device(device)
     settings = ExplainOptions(seed=seed, batch_size=batch_size, name=model, device=place)
     with Steps() as steps:
         found = run(

@@ -7,38 +7,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from inoculate.cli.methods import parse_options
-from inoculate.cli.options import (
-    Augment,
-    BatchSize,
-    Budget,
-    Data,
-    DataRoot,
-    Device,
-    Eps,
-    Fallback,
-    ImageSize,
-    LearningRate,
-    Limit,
-    MethodOptions,
-    Norm,
-    Normalize,
-    Onnx,
-    OptionalEpochs,
-    OptionalMethod,
-    Out,
-    Outputs,
-    Pretrained,
-    Seed,
-    Stem,
-    Surrogates,
-    Teacher,
-    TestImages,
-    TrainableModel,
-    Weights,
-    pick_device,
-)
+from inoculate.cli import options, training_options
 from inoculate.cli.output import print_warnings
+from inoculate.cli.parsers import parse_method_options, pick_device
 from inoculate.cli.progress import Steps
 
 if TYPE_CHECKING:
@@ -47,33 +18,33 @@ if TYPE_CHECKING:
 
 
 def harden(
-    model: TrainableModel,
-    data: Data,
-    out: Out,
-    eps: Eps = "8/255",
-    norm: Norm = "linf",
-    method: OptionalMethod = None,
-    option: MethodOptions = None,
-    budget: Budget = "10m",
-    epochs: OptionalEpochs = None,
-    weights: Weights = None,
-    pretrained: Pretrained = False,
-    outputs: Outputs = "logits",
-    normalize: Normalize = None,
-    stem: Stem = "imagenet",
-    teacher: Teacher = None,
-    surrogate: Surrogates = None,
-    fallback: Fallback = None,
-    data_root: DataRoot = None,
-    image_size: ImageSize = None,
-    limit: Limit = None,
-    test_images: TestImages = 500,
-    batch_size: BatchSize = 128,
-    lr: LearningRate = None,
-    augment: Augment = "auto",
-    onnx: Onnx = False,
-    seed: Seed = 0,
-    device: Device = "auto",
+    model: training_options.TrainableModel,
+    data: options.Data,
+    out: options.Out,
+    eps: options.Eps = "8/255",
+    norm: options.Norm = "linf",
+    method: training_options.OptionalMethod = None,
+    option: training_options.MethodOptions = None,
+    budget: training_options.Budget = "10m",
+    epochs: training_options.OptionalEpochs = None,
+    weights: options.Weights = None,
+    pretrained: options.Pretrained = False,
+    outputs: options.Outputs = "logits",
+    normalize: options.Normalize = None,
+    stem: training_options.Stem = "imagenet",
+    teacher: training_options.Teacher = None,
+    surrogate: training_options.Surrogates = None,
+    fallback: training_options.Fallback = None,
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    limit: options.Limit = None,
+    test_images: training_options.TestImages = 500,
+    batch_size: options.BatchSize = 128,
+    lr: training_options.LearningRate = None,
+    augment: training_options.Augment = "auto",
+    onnx: training_options.Onnx = False,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
 ) -> None:
     """Train a classifier to withstand attacks; write a folder that evaluate reads, with a card of what was measured.
 
@@ -85,15 +56,15 @@ def harden(
     from inoculate.hardening.harden import harden as run
     from inoculate.hardening.options import HardeningOptions
 
-    options = HardeningOptions(
-        epochs=epochs, batch_size=batch_size, lr=lr, augment=augment, method_options=parse_options(option),
+    settings = HardeningOptions(
+        epochs=epochs, batch_size=batch_size, lr=lr, augment=augment, method_options=parse_method_options(option),
         teacher=teacher, surrogates=tuple(surrogate or ()), fallback=fallback, weights=weights, pretrained=pretrained,
         outputs=outputs, normalize=normalize, stem=stem, image_size=image_size, limit=limit,  # type: ignore[arg-type]
         test_images=test_images, data_root=data_root, onnx=onnx, seed=seed, device=pick_device(device),
     )  # fmt: skip
     threat, steps = Threat(norm, parse_eps(eps)), Steps()  # type: ignore[arg-type]
     try:
-        found = run(model, data, threat, budget=budget, method=method, out=out, options=options, progress=steps)
+        found = run(model, data, threat, budget=budget, method=method, out=out, options=settings, progress=steps)
     finally:
         steps.close()
     if found.reused:

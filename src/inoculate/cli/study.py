@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inoculate.cli.options import DATA, OUTPUT, DataRoot, Device, Limit, pick_device, topic_option
+from inoculate.cli.options import DATA, OUTPUT, DataRoot, Device, Limit, topic_option
 from inoculate.cli.output import print_line
+from inoculate.cli.parsers import pick_device
 
 if TYPE_CHECKING:
     from inoculate.cli.progress import Screen

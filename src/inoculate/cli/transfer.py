@@ -10,6 +10,7 @@ from rich.console import Console
 
 from inoculate.cli import options
 from inoculate.cli.output import print_table, print_warnings
+from inoculate.cli.parsers import parse_threats, pick_device
 from inoculate.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,14 +51,14 @@ def transfer(
     from inoculate.evaluation.transfer import transfer as run
     from inoculate.models.loading.load import load_model
 
-    threats, chosen = options.parse_threats(norm, eps), resolve_attack(attack)[1]
+    threats, chosen = parse_threats(norm, eps), resolve_attack(attack)[1]
     if len(set(model)) < len(model):
         raise InputError("a model is given twice: name each --model once")
     if json_file is not None:
         require_writable_file(json_file)
     if out is not None:
         require_writable(out)
-    place = options.pick_device(device)
+    place = pick_device(device)
     images = load_images(data, model[0], split, data_root=data_root, image_size=image_size, limit=limit, seed=seed)
     networks = {}
     for spec in model:

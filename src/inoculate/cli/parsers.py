@@ -1,0 +1,60 @@
+"""Values of options: text to devices, attacks, threats and options of training methods."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from inoculate.core.errors import InputError
+
+if TYPE_CHECKING:
+    from inoculate.core.threat import Threat
+
+
+def pick_device(name: str) -> str:
+    """The device called `name`, or for `auto` the fastest available. Raises `InputError` if it cannot be used."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device '{name}' cannot be used here: choose cpu or auto") from error
+    return name
+
+
+def parse_attacks(text: str) -> list[str]:
+    """The attack names in a list separated by commas."""
+    return [name.strip() for name in text.split(",")]
+
+
+def parse_threats(norm: str, eps: str) -> list[Threat]:
+    """A `Threat` for each eps in a list separated by commas, such as `0.01,8/255`."""
+    from inoculate.core.threat import Threat, parse_eps
+
+    return [Threat(norm, parse_eps(text)) for text in eps.split(",")]  # type: ignore[arg-type]
+
+
+def parse_method_options(texts: list[str] | None) -> dict[str, Any]:
+    """Options such as `["steps=7", "own=false"]` as numbers and truth values; raises `InputError` for anything else."""
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"option '{text}' is not understood: write it like steps=7")
+        found[name.strip()] = _value(value.strip(), text)
+    return found
+
+
+def _value(value: str, text: str) -> bool | int | float:
+    from inoculate.core.threat import parse_eps
+
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if re.fullmatch(r"[+-]?[0-9]+", value):
+        return int(value)
+    try:
+        return parse_eps(value)
+    except InputError:
+        raise InputError(f"option '{text}': {value!r} is neither a number nor true or false") from None
