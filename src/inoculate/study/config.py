@@ -24,6 +24,14 @@ from inoculate.training.methods.names import METHOD_ARMS
 MOST_VULNERABLE = "most_vulnerable"  # as `surrogate`: chosen by its accuracy on validation images
 
 
+class StudyError(ValueError):
+    """A mistake in a study, and the keys that lead to it, from which `inoculate.study.load` finds the line."""
+
+    def __init__(self, message: str, location: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.location = location
+
+
 class Study(Section):
     """datasets × models × arms × attacks × eps × seeds."""
 

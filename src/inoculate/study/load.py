@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from inoculate.core.errors import InputError, suggest
-from inoculate.study.config import Study
+from inoculate.study.config import Study, StudyError
 from inoculate.study.sections import (
     AttackConfig,
     DatasetConfig,
@@ -55,7 +55,7 @@ def _read(path: Path) -> Study:
     except OSError as error:
         raise InputError(f"study file {path} cannot be read ({error.strerror}): check the path") from error
     except yaml.MarkedYAMLError as error:
-        where = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{path}{where}: this is not YAML ({error.problem}): correct the line") from error
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: this is not YAML ({error}): give a study file") from error
@@ -65,15 +65,20 @@ def _read(path: Path) -> Study:
 
 
 def validate(value: dict[str, Any], where: str, tree: Any = None) -> Study:
-    """The study that `value` describes; raises `InputError` naming `where` and, given the YAML `tree`, the line."""
+    """The study that `value` describes; raises `InputError` naming `where` and the line in the YAML `tree`."""
     try:
         return Study.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         if first["loc"][:1] == ("methods",):  # as the schema calls those of the arms that have options
             first["loc"] = ("arms", *first["loc"][1:])
-        line = "" if tree is None else f", line {_line(tree, first['loc'])}"
-        raise InputError(f"{where}{line}: {_explain(first)}") from None
+        cause = first.get("ctx", {}).get("error")
+        location = cause.location if isinstance(cause, StudyError) else first["loc"]
+        if tree is not None:
+            where = f"{where}, line {_line(tree, location)}"
+        elif isinstance(cause, StudyError):  # other messages begin with their key
+            where = f"{where}, {'.'.join(cause.location)}"
+        raise InputError(f"{where}: {_explain(first)}") from None
 
 
 def _explain(error: Any) -> str:

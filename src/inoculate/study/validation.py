@@ -1,10 +1,9 @@
-"""Checks of a study as a whole: names that must exist, options that must be valid, and keys that must agree.
-
-Each raises `ValueError`, to which `inoculate.study.load` adds the file and the line.
-"""
+"""Checks of a study as a whole: names that must exist, options that must be valid, and keys that must agree."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 
 from pydantic import ValidationError
@@ -14,7 +13,7 @@ from inoculate.attacks.registry import ATTACKS, get_attack
 from inoculate.core.errors import suggest
 from inoculate.core.threat import Threat
 from inoculate.study.arm_names import ARMS
-from inoculate.study.config import MOST_VULNERABLE, Study
+from inoculate.study.config import MOST_VULNERABLE, Study, StudyError
 from inoculate.study.sections import AttackConfig, MethodConfig, TrainingConfig
 from inoculate.training.methods.names import METHOD_ARMS, NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER
 from inoculate.training.methods.registry import get_method, option_names
@@ -23,38 +22,55 @@ RESTRICTIONS = ("eps", "datasets", "models", "arms")
 
 
 def check_study(study: Study) -> None:
-    """Raise `ValueError` for the first mistake that concerns more than one key."""
+    """Raise `StudyError` for the first mistake that concerns more than one key."""
     _check_names(study)
     for name in study.datasets:
-        _check_own_training(name, study)
-    for attack in study.attacks.values():
-        _check_attack(attack, study)
+        with _at("datasets", name):
+            _check_own_training(name, study)
+    for name, attack in study.attacks.items():
+        with _at("attacks", name):
+            _check_attack(attack, study)
     for arm, method in study.methods.items():
-        _check_method(arm, method, study)
-    _check_transfer(study)
-    for name, values in (
-        ("datasets", tuple(study.datasets)), ("models", study.models), ("arms", study.arms), ("eps", study.eps),
-        ("seeds", study.seeds),
-    ):  # fmt: skip
+        with _at("arms", arm):
+            _check_method(arm, method, study)
+    with _at("transfer"):
+        _check_transfer(study)
+    lists = {"datasets": (*study.datasets,), "models": study.models, "arms": study.arms, "seeds": study.seeds}
+    for name, values in {**lists, "eps": study.eps}.items():
         if len(set(values)) < len(values):
-            raise ValueError(f"{name} holds the same value twice")
-    for eps in study.eps:
-        Threat(study.norm, eps)
+            raise StudyError(f"{name} holds the same value twice", (name,))
+    with _at("eps"):
+        for eps in study.eps:
+            Threat(study.norm, eps)
+
+
+@contextmanager
+def _at(*location: str) -> Iterator[None]:
+    """Add the location to errors that are raised inside."""
+    try:
+        yield
+    except StudyError:
+        raise
+    except ValueError as error:
+        raise StudyError(str(error), location) from error
 
 
 def _check_names(study: Study) -> None:
-    for arm in study.arms:
-        _require_known(arm, (*ARMS, *METHOD_ARMS, *study.methods), "arm")
-    if "standard" not in study.arms:
-        raise ValueError("arms must hold 'standard': every other arm is compared with it")
-    if study.surrogate != MOST_VULNERABLE and study.surrogate not in study.models:
-        _require_known(study.surrogate, (*study.models, MOST_VULNERABLE), "surrogate")
-    if study.norm != "linf":
-        raise ValueError("examples are stored as L∞ directions: norm must be linf in a study")
-    if study.explanations:
-        for name in study.explanations.arms or ():
+    with _at("arms"):
+        for arm in study.arms:
+            _require_known(arm, (*ARMS, *METHOD_ARMS, *study.methods), "arm")
+        if "standard" not in study.arms:
+            raise ValueError("arms must hold 'standard': every other arm is compared with it")
+    with _at("surrogate"):
+        if study.surrogate != MOST_VULNERABLE and study.surrogate not in study.models:
+            _require_known(study.surrogate, (*study.models, MOST_VULNERABLE), "surrogate")
+    with _at("norm"):
+        if study.norm != "linf":
+            raise ValueError("examples are stored as L∞ directions: norm must be linf in a study")
+    with _at("explanations"):
+        for name in (study.explanations and study.explanations.arms) or ():
             _require_known(name, study.arms, "arm")
-        for name in study.explanations.models or ():
+        for name in (study.explanations and study.explanations.models) or ():
             _require_known(name, study.models, "network")
 
 
@@ -112,7 +128,8 @@ def _check_transfer(study: Study) -> None:
     _require_known(name, tuple(study.attacks), "transfer attack")
     config = study.attacks[name]
     if any(config.restrictions.values()):
-        raise ValueError(f"transfer attack '{name}' is crafted everywhere: remove its {', '.join(RESTRICTIONS)}")
+        message = f"transfer attack '{name}' is crafted everywhere: remove its {', '.join(RESTRICTIONS)}"
+        raise StudyError(message, ("attacks", name))
     if config.is_one_step:
         return
     # others may stop at the decision boundary, where rounding to 8 bits undoes the change
