@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from inoculate.artifacts.files import write_json
 from inoculate.attacks.craft import AdvSet
 from inoculate.core.rng import seed_for
-from inoculate.core.threat import Threat
 from inoculate.data.augment import default_policy
+from inoculate.data.dataset import Dataset
 from inoculate.models.build import parameter_count
 from inoculate.models.loading.checkpoints import ModelSpec, save_model
 from inoculate.models.loading.load import load_model
@@ -19,7 +19,7 @@ from inoculate.study.inputs import Inputs
 from inoculate.study.sections import TrainingConfig
 from inoculate.study.steps.context import Context
 from inoculate.training.checkpoint import BEST, CHECKPOINT
-from inoculate.training.methods.base import Method, standard
+from inoculate.training.methods.base import standard
 from inoculate.training.methods.names import NEEDS_NETWORK
 from inoculate.training.methods.registry import get_method
 from inoculate.training.plan import TrainingPlan
@@ -28,37 +28,25 @@ from inoculate.training.samples import TrainingSet
 from inoculate.training.trainer import fit
 
 
-@dataclass(frozen=True, eq=False)
-class Assignment:
-    """What a network is trained on, by which method, for how long, and against which threat (None: none)."""
-
-    samples: TrainingSet
-    method: Method
-    recipe: Recipe
-    threat: Threat | None = None
-
-
 def make_fit(folder: Path, cell: Cell, context: Context, inputs: Inputs[Path]) -> None:
     """Train the cell's network into `folder`; an interrupted training resumes from there."""
     if (folder / "history.json").is_file():  # written last: only the manifest is missing
         return
-    data, seed = context.data, context.seed
-    assigned = (
-        method_arm(cell, context, inputs) if cell.arm in context.study.methods else data_arm(cell, context, inputs)
-    )
-    spec, val = _model_spec(context, cell.model), data.val
-    if images := context.training.val_images:
-        val = val.limit(min(images, len(val)), seed=seed)
-    network = spec.build(seed=seed).to(context.device)
-    plan = TrainingPlan(assigned.samples, val, assigned.method, assigned.recipe, seed, assigned.threat)
+    spec, plan = _model_spec(context, cell.model), plan_of(cell, context, inputs)
+    network = spec.build(seed=context.seed).to(context.device)
     history = fit(network, plan, folder, progress=context.progress)
-    save_model(folder, network, spec, arm=cell.arm, seed=seed, parameters=parameter_count(network))
+    save_model(folder, network, spec, arm=cell.arm, seed=context.seed, parameters=parameter_count(network))
     write_json(folder / "history.json", history)
     for leftover in (CHECKPOINT, BEST):
         (folder / leftover).unlink(missing_ok=True)
 
 
-def data_arm(cell: Cell, context: Context, inputs: Inputs[Path]) -> Assignment:
+def plan_of(cell: Cell, context: Context, inputs: Inputs[Path]) -> TrainingPlan:
+    """The training of the cell's arm."""
+    return (_method_plan if cell.arm in context.study.methods else _data_plan)(cell, context, inputs)
+
+
+def _data_plan(cell: Cell, context: Context, inputs: Inputs[Path]) -> TrainingPlan:
     """Ordinary training on the arm's own samples."""
     train, config = context.data.train, context.training
     samples = training_set(
@@ -69,10 +57,10 @@ def data_arm(cell: Cell, context: Context, inputs: Inputs[Path]) -> Assignment:
     recipe = recipe_of(config, len(epoch), "none" if cell.arm == "standard" else _policy(context))
     if config.budget == "passes" and cell.arm != "standard":
         recipe = _at_cost(recipe, config, passes=1.0)
-    return Assignment(samples, standard, recipe)
+    return TrainingPlan(samples, _validation(context), standard, recipe, context.seed)
 
 
-def method_arm(cell: Cell, context: Context, inputs: Inputs[Path]) -> Assignment:
+def _method_plan(cell: Cell, context: Context, inputs: Inputs[Path]) -> TrainingPlan:
     """Training by a method on the clean training part, against the arm's own eps or the study's largest."""
     study, train, arm = context.study, context.data.train, context.study.methods[cell.arm]
     choice = get_method(arm.method, **arm.options)
@@ -86,7 +74,8 @@ def method_arm(cell: Cell, context: Context, inputs: Inputs[Path]) -> Assignment
         recipe = _at_cost(recipe, context.training, choice.passes)
     recipe = _with_updates(recipe, recipe.updates * arm.length)
     recipe = replace(choice.adapt(recipe), stop_on_failure=False)  # an alarm must not shorten one arm only
-    return Assignment(TrainingSet.of(train), choice.begin(threat, networks), recipe, threat)
+    method, validation = choice.begin(threat, networks), _validation(context)
+    return TrainingPlan(TrainingSet.of(train), validation, method, recipe, context.seed, threat)
 
 
 def recipe_of(config: TrainingConfig, size: int, augment: str) -> Recipe:
@@ -117,6 +106,12 @@ def _with_updates(recipe: Recipe, updates: float) -> Recipe:
     """The same training with this number of updates, rounded, at least one."""
     whole = max(1, round(updates))
     return replace(recipe, updates=whole, rounds=min(recipe.rounds, whole))
+
+
+def _validation(context: Context) -> Dataset:
+    """The images on which a network is validated while it is trained."""
+    val, images = context.data.val, context.training.val_images
+    return val.limit(min(images, len(val)), seed=context.seed) if images else val
 
 
 def _model_spec(context: Context, model: str) -> ModelSpec:
