@@ -68,3 +68,7 @@ class Context:
     def count(self, done: int, total: int) -> None:
         """Progress without facts."""
         self.progress(done, total, {})
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Progress of a job, whose steps all belong to this one."""
+        self.progress(done, total, {})

@@ -24,6 +24,6 @@ def make_examples(folder: Path, cell: Cell, context: Context, inputs: Inputs[Pat
         Threat(study.norm, max(study.eps)),
         batch_size=study.evaluation.batch_size,
         seed=context.seed,
-        progress=lambda _, done, total: context.count(done, total),
+        progress=context.report,
     )
     examples.save(folder)

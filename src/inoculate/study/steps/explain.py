@@ -38,6 +38,6 @@ def make_explanation(folder: Path, cell: Cell, context: Context, inputs: Inputs[
         amounts=amounts,
         before=None if cell.arm == "standard" else context.networks.load(standard),
         options=options,
-        progress=lambda _, done, total: context.count(done, total),
+        progress=context.report,
     )
     explanation.save(folder)
