@@ -57,9 +57,7 @@ def test_weights_depend_on_the_seed_and_the_global_random_state_is_untouched() -
         ("inception_v3", {"image_size": 32}, "does not take"),
     ],
 )
-def test_networks_that_cannot_be_built_are_refused(
-    name: str, options: dict[str, object], message: str
-) -> None:
+def test_networks_that_cannot_be_built_are_refused(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         build_model(name, classes=3, **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)

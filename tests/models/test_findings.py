@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inoculate.core.errors import InputError
-from inoculate.models.checks import inspect_model
+from inoculate.data.dataset import Dataset
+from inoculate.models.checks import inspect_model, model_warnings
 from inoculate.models.findings import Finding
 from inoculate.models.loading.outputs import FromProbabilities, FromSingleLogit
 from inoculate.models.normalize import NORMALIZATIONS, Normalize, normalized
@@ -50,15 +51,19 @@ class ExpectsPixels(nn.Module):
         return torch.where(fits[:, None], self.inner(plain), torch.zeros(len(x), CLASSES))
 
 
+def dataset(sample: tuple[Tensor, Tensor], classes: int) -> Dataset:
+    return Dataset.from_tensors(*sample, classes=[str(number) for number in range(classes)])
+
+
 def check(model: nn.Module, sample: tuple[Tensor, Tensor], classes: int = CLASSES) -> list[Finding]:
-    found = inspect_model(model, *sample, classes)
+    found = inspect_model(model, dataset(sample, classes))
     assert all("\n" not in str(f) and len(str(f)) < 300 for f in found)
     return found
 
 
 def refused(model: nn.Module, sample: tuple[Tensor, Tensor], classes: int = CLASSES) -> str:
     with pytest.raises(InputError) as caught:
-        inspect_model(model, *sample, classes)
+        inspect_model(model, dataset(sample, classes))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -76,7 +81,6 @@ def then(layer: Callable[[Tensor], Tensor]) -> nn.Module:
 @pytest.mark.smoke
 def test_correct_model_has_no_findings(sample: tuple[Tensor, Tensor]) -> None:
     assert check(Quarters(), sample) == []
-    assert check(Quarters(), (sample[0].float() / 255, sample[1])) == []
     assert check(FromProbabilities(then(lambda z: z.softmax(1))), sample) == []
     assert check(then(lambda z: z.log_softmax(1)), sample) == []
 
@@ -211,3 +215,12 @@ def test_output_that_holds_logits(sample: tuple[Tensor, Tensor]) -> None:
     for pack, name in ((lambda z: {"logits": z}, "dict"), (lambda z: (z, z), "tuple")):
         (found,) = check(then(pack), sample)  # type: ignore[arg-type]
         assert f"the model returns {name}, not a tensor" in found.what
+
+
+def test_warnings_name_their_model(sample: tuple[Tensor, Tensor]) -> None:
+    data = dataset(sample, CLASSES)
+    assert model_warnings(Quarters(), data) == []
+    (line,) = model_warnings(then(lambda z: z.softmax(1)), data, name="teacher a")
+    assert line.startswith("teacher a: the outputs are probabilities")
+    with pytest.raises(InputError, match=r"^surrogate b: the model does not take 3×8×8 images"):
+        model_warnings(nn.Linear(7, 4), data, name="surrogate b")

@@ -165,8 +165,8 @@ def _surrogates(data: Dataset, options: EvaluationOptions, seed: int) -> tuple[d
     found: dict[str, Classifier] = {}
     warnings: list[str] = []
     for name, model in options.surrogates.items():
-        who = f"surrogate {name}: "
-        found[name], more = prepare_checked(model, data, options.precision, options.device, seed, who)
+        label = f"surrogate {name}"
+        found[name], more = prepare_checked(model, data, options.precision, options.device, seed, label)
         warnings += more
     return found, warnings
 

@@ -16,13 +16,12 @@ from inoculate.core.rng import seeded
 from inoculate.core.threat import Threat, large_eps_warning
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike, as_dataset, load_data
-from inoculate.models.checks import inspect_model
+from inoculate.models.checks import model_warnings
 from inoculate.models.classifier import Classifier, Precision, prepare
 from inoculate.models.loading.load import ModelLike, as_module
 from inoculate.models.loading.specs import brings_weights, expected_size
 
 Attacks = Mapping[str, Attack] | Sequence[str | Attack]
-SAMPLE = 64  # images that a model is inspected on
 
 
 def resolve_data(data: DataLike, model: ModelLike) -> Dataset:
@@ -99,20 +98,14 @@ def resolve_attack(attack: str | Attack) -> tuple[str, Attack]:
 
 
 def prepare_checked(
-    model: ModelLike, data: Dataset, precision: Precision, device: str, seed: int, who: str = ""
+    model: ModelLike, data: Dataset, precision: Precision, device: str, seed: int, name: str = ""
 ) -> tuple[Classifier, list[str]]:
-    """The prepared classifier, and what looks wrong with it on a few images; `who` is put before each message.
+    """The prepared classifier, and what looks wrong with it on a few images; `name` says in each message which it is.
 
     Raises `InputError` where the model cannot be measured at all.
     """
     network, warnings = resolve_model(model, data, device), random_weights_warning(model)
-    sample = data.limit(min(SAMPLE, len(data)), seed=seed)
-    try:
-        warnings += [
-            who + str(each) for each in inspect_model(network, sample.images, sample.labels, len(data.classes))
-        ]
-    except InputError as error:
-        raise InputError(f"{who}{error}") from error
+    warnings += model_warnings(network, data, seed=seed, name=name)
     with seeded(seed, "prepare"):
         return prepare(network, data, precision=precision), warnings
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 from torch import nn
 
+from inoculate.core.copying import copy_module
 from inoculate.core.progress import Progress
 from inoculate.evaluation.evaluate import EvaluationOptions
 from inoculate.evaluation.files import RESULTS
@@ -33,7 +33,7 @@ def measure_baseline(
     if (kept / RESULTS).is_file():  # the last file of an evaluation
         return Evaluation.load(kept)
     if not trained:
-        model = copy.deepcopy(model)
+        model = copy_module(model)
         updates = updates_in(BASELINE_EPOCHS, len(data.train), recipe.batch_size)
         short = Recipe(updates, rounds=1, batch_size=recipe.batch_size, lr=recipe.lr)
         plan = TrainingPlan(data.samples, data.val, standard, short, data.seed)

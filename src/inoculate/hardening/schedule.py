@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from inoculate.core.copying import copy_module
 from inoculate.core.modes import device_of, has_batchnorm
 from inoculate.core.threat import Threat
 from inoculate.models.acceleration.hardware import set_memory_format
@@ -58,7 +58,7 @@ class Cost:
 
 def seconds_per_pass(model: nn.Module, data: TrainingSet, threat: Threat, batch_size: int, lr: float) -> float:
     """The time of one forward-backward pass over a batch on this machine: the median over updates of a copy."""
-    network, device, recipe = copy.deepcopy(model), device_of(model), Recipe(1, lr=lr)
+    network, device, recipe = copy_module(model), device_of(model), Recipe(1, lr=lr)
     layout = set_memory_format(network, data.batch(torch.zeros(1, dtype=torch.int64))[0].to(device))
     optimizer = make_optimizer(network, recipe)
     update, seconds = AdversarialMethod(PGDAT(steps=3), threat), []

@@ -19,13 +19,13 @@ from inoculate.hardening.methods import choose_method
 from inoculate.hardening.network import is_trained, load_network
 from inoculate.hardening.options import HardeningOptions
 from inoculate.hardening.recipe import check_augment, peak_lr
-from inoculate.models.checks import check_training
+from inoculate.models.checks import check_training, model_warnings
 from inoculate.models.loading.load import ModelLike
 from inoculate.models.loading.network import Network, model_identity
 from inoculate.models.loading.specs import identity
 from inoculate.models.small_cnn import SMALL_CNN
 from inoculate.training.methods.base import Method
-from inoculate.training.methods.helpers import fallback_for, load_helpers, model_warnings
+from inoculate.training.methods.helpers import fallback_for, load_helpers
 from inoculate.training.methods.registry import MethodSpec
 
 
@@ -92,7 +92,7 @@ def load_task(
     network, trained = load_network(model, parts.train, options)
     large_eps, findings = (
         large_eps_warning(threat, parts.image_shape),
-        model_warnings(network.model, parts.val, parts.seed),
+        model_warnings(network.model, parts.val, seed=parts.seed),
     )
     check_training(network.model, parts.train, min(options.batch_size, len(parts.train)))
     if options.onnx:

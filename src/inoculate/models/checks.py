@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inoculate.core.calls import logits_of, pure_calls
+from inoculate.core.copying import copy_module
 from inoculate.core.errors import InputError, one_line
 from inoculate.core.modes import device_of, dtype_for, frozen
 from inoculate.data.dataset import Dataset
@@ -25,19 +25,21 @@ from inoculate.models.findings import (
     training_mode,
 )
 
+INSPECTED_IMAGES = 64
 MIN_IMAGES = 32  # below, accuracies are not compared
 
 
-def inspect_model(model: nn.Module, images: Tensor, labels: Tensor, classes: int) -> list[Finding]:
-    """What looks wrong with `model` on a sample: N×C×H×W images, uint8 or floats in [0, 1], and their labels (N).
+def inspect_model(model: nn.Module, data: Dataset, *, seed: int = 0) -> list[Finding]:
+    """What looks wrong with `model` on 64 images of `data`, of all classes, which `seed` decides.
 
-    About 64 images of all classes suffice; with fewer than 32, accuracies are not compared. The model, its buffers and
-    the global random state are left as they were. Raises `InputError` where the model cannot be measured at all: it
-    does not take the images, or does not give one logit for each of `classes`.
+    With fewer than 32, accuracies are not compared. The model, its buffers and the global random state are left as they
+    were. Raises `InputError` where the model cannot be measured at all: it does not take the images, or does not give
+    one logit per class.
     """
+    sample, classes = data.limit(min(INSPECTED_IMAGES, len(data)), seed=seed), len(data.classes)
     device = device_of(model)
-    x = (images.to(torch.float32) / 255 if images.dtype is torch.uint8 else images).to(device, dtype_for(model))
-    y = labels.to(device)
+    x = (sample.images.to(torch.float32) / 255).to(device, dtype_for(model))
+    y = sample.labels.to(device)
     found = training_mode(model)
     with _without_side_effects(model, device):
         logits = _logits(model, x, classes)
@@ -48,6 +50,15 @@ def inspect_model(model: nn.Module, images: Tensor, labels: Tensor, classes: int
         if len(x) >= MIN_IMAGES:
             found += preprocessing(model, x, y, logits) or class_order(logits, y)
     return found
+
+
+def model_warnings(model: nn.Module, data: Dataset, *, seed: int = 0, name: str = "") -> list[str]:
+    """The findings of `inspect_model`, each in one line; there and in an `InputError` `name` says which model it is."""
+    prefix = f"{name}: " if name else ""
+    try:
+        return [f"{prefix}{finding}" for finding in inspect_model(model, data, seed=seed)]
+    except InputError as error:
+        raise InputError(f"{prefix}{error}") from error
 
 
 def check_trainable(model: nn.Module) -> None:
@@ -70,7 +81,7 @@ def check_training(model: nn.Module, data: Dataset, batch_size: int) -> None:
     device = device_of(model)
     batch = data.subset(torch.arange(batch_size) % len(data))
     x, y = (batch.images.to(torch.float32) / 255).requires_grad_(), batch.labels
-    network = _copy_for_training(model, x.detach()[:1].to(device))
+    network = _copy_for_training(model)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), pure_calls(network):
         try:
             logits = network(x.to(device, dtype_for(model)))
@@ -87,15 +98,10 @@ def check_training(model: nn.Module, data: Dataset, batch_size: int) -> None:
         )
 
 
-def _copy_for_training(model: nn.Module, image: Tensor) -> nn.Module:
+def _copy_for_training(model: nn.Module) -> nn.Module:
     try:
-        with torch.random.fork_rng([image.device] if image.is_cuda else []), frozen(model), torch.no_grad():
-            model(image)  # drops weights with a history, such as a weight norm's, which cannot be copied
-    except Exception:  # the pass in train mode will report it
-        pass
-    try:
-        return copy.deepcopy(model).train()
-    except Exception as error:  # a lock, an open file, a tensor with a history
+        return copy_module(model).train()
+    except Exception as error:  # a lock, an open file
         raise InputError(
             f"the network cannot be copied ({one_line(error)}), which training needs: "
             "keep what is not a layer, a weight or a number out of it"

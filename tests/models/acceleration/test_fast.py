@@ -196,19 +196,18 @@ def test_answer_of_the_original_respects_the_callers_gradient_mode() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 def test_weight_norm_after_a_pass_with_gradients() -> None:
-    """Its weight is then a tensor with a history, which cannot be copied."""
+    """Its weight is then a tensor with a history, which torch refuses to copy."""
     model = NETWORKS["plain"].with_statistics()
     nn.utils.weight_norm(model[0])
     x = NETWORKS["plain"].images(8)
     expected = FGSM()(model, x, Y, Threat())
-    model(x).sum().backward()
-    assert fast(model) is model
-    assert torch.equal(FGSM()(fast(model), x, Y, Threat()), expected)
-    model(x).sum().backward()
-    ready = prepare(model, Dataset.from_tensors((x * 255).to(torch.uint8), Y))  # it runs the model without gradients
-    assert original(ready.crafting) is model
-    got = FGSM()(ready.crafting, x, Y, Threat())
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+    data = Dataset.from_tensors((x * 255).to(torch.uint8), Y)
+    for make in (fast, lambda model: prepare(model, data).crafting):
+        model(x).sum().backward()
+        copied = make(model)
+        torch.testing.assert_close(FGSM()(copied, x, Y, Threat()), expected, rtol=0, atol=1e-6)
+        assert copied.is_verified
+        assert original(copied) is model
 
 
 def test_empty_batch_is_not_used_to_verify() -> None:
@@ -217,3 +216,9 @@ def test_empty_batch_is_not_used_to_verify() -> None:
     assert copied.is_verified is None
     copied(NETWORKS["plain"].images(1))
     assert copied.is_verified is True
+
+
+def test_model_that_cannot_be_copied_is_returned_itself() -> None:
+    model = NETWORKS["plain"].with_statistics()
+    model.session = (each for each in ())  # generators cannot be copied
+    assert fast(model) is model

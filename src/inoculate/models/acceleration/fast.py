@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.core.calls import behaviour, logits_of
+from inoculate.core.copying import copy_module
 from inoculate.core.modes import device_of, frozen
 from inoculate.models.acceleration.cached_convolutions import cache_convolutions
 from inoculate.models.acceleration.compiling import uncompiled
@@ -32,7 +32,7 @@ def fast(model: nn.Module, *, bf16: bool | None = None) -> nn.Module:
         return model
     with torch.inference_mode(False):  # autograd could not pass through tensors made under inference_mode
         try:
-            copied = copy.deepcopy(uncompiled(model))
+            copied = copy_module(uncompiled(model))
         except Exception:  # each such object refuses in its own way
             return model
         inner = fold_batchnorm(copied.eval().requires_grad_(False))

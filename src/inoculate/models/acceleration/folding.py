@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
 from inoculate.core.calls import logits_of
+from inoculate.core.copying import copy_module
 from inoculate.models.acceleration.cached_convolutions import cache_convolutions
 from inoculate.models.acceleration.compiling import compile_in_place, is_compiled, uncompiled
 from inoculate.models.acceleration.verification import Reference
@@ -28,7 +28,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     pairs = _pairs(model)
     if not pairs:
         return model
-    folded = copy.deepcopy(model).eval()
+    folded = copy_module(model).eval()
     modules = dict(folded.named_modules())
     for conv, norm in pairs:
         fused = fuse_conv_bn_eval(modules[conv], modules[norm])
@@ -50,7 +50,7 @@ class FoldedCopy:
         self._checks_left = CHECKS
         source = uncompiled(model)
         try:
-            trial = copy.deepcopy(source).eval().requires_grad_(False)
+            trial = copy_module(source).eval().requires_grad_(False)
         except Exception:  # each object that cannot be copied refuses in its own way
             return
         _randomise_batchnorm(trial)
@@ -148,7 +148,7 @@ def _same_function(model: nn.Module, folded: nn.Module) -> bool:
         )
         try:
             with torch.no_grad():
-                expected, got = (logits_of(m(x.clone())) for m in (copy.deepcopy(model).eval(), folded))
+                expected, got = (logits_of(m(x.clone())) for m in (copy_module(model).eval(), folded))
                 return torch.allclose(expected, got, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
         except Exception:  # whatever the user's code raises
             continue

@@ -167,9 +167,7 @@ def load_weights(path: Path, model: nn.Module, sha256: str | None = None) -> Non
     except OSError as error:
         raise InputError(f"weights {path} cannot be read ({error.strerror}): check the path") from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise InputError(
-            f"weights {path} are not those of the training (checksum differs): copy or train them again"
-        )
+        raise InputError(f"weights {path} are not those of the training (checksum differs): copy or train them again")
     try:
         state = load_file(path)
     except (SafetensorError, ValueError) as error:

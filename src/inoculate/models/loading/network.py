@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from inoculate.artifacts.files import read_json
+from inoculate.core.copying import copy_module
 from inoculate.core.errors import InputError, one_line
 from inoculate.models.loading.checkpoints import (
     DESCRIPTION,
@@ -84,8 +84,8 @@ def model_identity(model: ModelLike) -> str:
 def wrap_copy(module: nn.Module, declared: Mapping[str, str]) -> nn.Module:
     """A copy of a module of the user's in eval mode, as a classifier of images in [0, 1] that returns logits."""
     try:
-        network = copy.deepcopy(module)
-    except Exception as error:  # a lock, an open file, a tensor with a history
+        network = copy_module(module)
+    except Exception as error:  # a lock, an open file
         raise InputError(
             f"the network cannot be copied ({one_line(error)}), which training needs: keep only layers, "
             "weights and plain values in it"

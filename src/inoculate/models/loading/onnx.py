@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inoculate.core.copying import copy_module
 from inoculate.core.errors import InputError, one_line
 from inoculate.models.acceleration.cached_convolutions import CachedConv2d
 from inoculate.models.acceleration.small_maps import SmallMapConv2d
@@ -73,7 +73,7 @@ def export_onnx(model: nn.Module, path: Path, image_shape: tuple[int, int, int])
 
     Raises `InputError` if the network cannot be exported.
     """
-    plain = copy.deepcopy(model).cpu().eval()
+    plain = copy_module(model).cpu().eval()
     for module in plain.modules():
         if type(module) in (SmallMapConv2d, CachedConv2d):  # ONNX knows the plain layer only
             module.__class__ = nn.Conv2d

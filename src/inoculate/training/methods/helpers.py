@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
+from inoculate.core.copying import copy_module
 from inoculate.core.errors import InputError
 from inoculate.core.rng import seed_for
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.models.checks import inspect_model
+from inoculate.models.checks import model_warnings
 from inoculate.models.loading.checkpoints import made_by_function
 from inoculate.models.loading.load import ModelLike, as_module, load_model
 from inoculate.models.loading.specs import brings_weights, kind_of
 from inoculate.training.methods.base import Method
 from inoculate.training.methods.names import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER
 from inoculate.training.methods.registry import MethodSpec, get_method
-
-INSPECTED_IMAGES = 64
 
 
 def check_helpers(method: str, teacher: ModelLike | None, surrogates: Sequence[ModelLike]) -> None:
@@ -46,18 +44,9 @@ def load_helpers(
     for helper in helpers:
         name = str(helper) if isinstance(helper, str | Path) else type(helper).__name__
         network = _load(method, role, helper, data, seed).to(device)
-        try:
-            warnings += [f"{role} {name}: {each}" for each in model_warnings(network, data, seed)]
-        except InputError as error:
-            raise InputError(f"{role} {name}: {error}") from error
+        warnings += model_warnings(network, data, seed=seed, name=f"{role} {name}")
         networks.append(network)
     return tuple(networks), warnings
-
-
-def model_warnings(model: nn.Module, data: Dataset, seed: int) -> list[str]:
-    """What looks wrong with a model on a few of the images (`inspect_model`)."""
-    sample = data.limit(min(INSPECTED_IMAGES, len(data)), seed=seed)
-    return [str(each) for each in inspect_model(model, sample.images, sample.labels, len(data.classes))]
 
 
 def fallback_for(method: MethodSpec | None, fallback: str | None, threat: Threat) -> Method | None:
@@ -78,7 +67,7 @@ def fallback_for(method: MethodSpec | None, fallback: str | None, threat: Threat
 def _load(method: str, role: str, helper: ModelLike, data: Dataset, seed: int) -> nn.Module:
     if not isinstance(helper, str | Path):
         network = as_module(helper, data)
-        return copy.deepcopy(network) if method in NEEDS_NETWORK else network  # it is trained
+        return copy_module(network) if method in NEEDS_NETWORK else network  # it is trained
     path = Path(helper)
     if role == "teacher" and (not path.is_dir() or made_by_function(path)):
         why = "is not one" if path.exists() else "does not exist"
