@@ -19,10 +19,16 @@ Norm = Literal["linf", "l2", "l1"]
 
 @dataclass(frozen=True)
 class Threat:
-    """All images within distance `eps` of the original in `norm`, inside the valid range [`low`, `high`].
+    """The threat model: all images within distance `eps` of the original in `norm`, inside the valid range.
 
-    `eps` is in pixel units of [0, 1] images: write 8/255, not 8. Raises `InputError` for an eps that is negative, not
-    finite, or (L∞) larger than the whole range.
+    Options:
+        norm: `linf`, `l2` or `l1`, over all values of an image.
+        eps: the largest distance, in pixel units of [0, 1] images: 8/255, not 8.
+        low: the lowest valid pixel value.
+        high: the highest valid pixel value.
+
+    Raises `InputError` for an unknown norm, an empty range, and an eps that is negative, not finite, or (L∞) larger
+    than the whole range.
     """
 
     norm: Norm = "linf"
