@@ -25,8 +25,9 @@ Pixels = NDArray[np.uint8]
 class AttackedImage:
     """One image attacked on one arm of a network.
 
-    `color`: of the arm, as CSS. `pictures`: alt text and data URI by what they show. `predictions`: by image, in words. `outcome`: `correct`,
-    `fooled` or `misclassified clean`. `change`: of the attributions, from 0 (none) on; None where it is not defined.
+    color: of the arm, as CSS. pictures: alt text and data URI by what they show. predictions: by image, in words.
+    outcome: `correct`, `fooled` or `misclassified clean`. change: of the attributions, from 0 (none) on; None where it
+    is not defined.
     """
 
     arm: str
