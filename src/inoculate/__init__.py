@@ -64,7 +64,17 @@ _ROOMS = {
     "StudyRun": "study.result",
     "run_study": "study.run",
     "Defence": "training.methods.adversarial",
+    "ARD": "training.methods.ard",
+    "EnsembleAT": "training.methods.ensemble",
+    "FGSMRS": "training.methods.fgsm_rs",
+    "FGSMRSThenPGD": "training.methods.fgsm_rs_then_pgd",
+    "FreeAT": "training.methods.free",
+    "LiveSurrogate": "training.methods.live_surrogate",
+    "MART": "training.methods.mart",
+    "PGDAT": "training.methods.pgd_at",
     "get_method": "training.methods.registry",
+    "RSLAD": "training.methods.rslad",
+    "TRADES": "training.methods.trades",
     "TrainingOptions": "training.options",
     "Training": "training.result",
     "train": "training.train",
@@ -125,7 +135,17 @@ if TYPE_CHECKING:
     from inoculate.study.result import StudyRun as StudyRun
     from inoculate.study.run import run_study as run_study
     from inoculate.training.methods.adversarial import Defence as Defence
+    from inoculate.training.methods.ard import ARD as ARD
+    from inoculate.training.methods.ensemble import EnsembleAT as EnsembleAT
+    from inoculate.training.methods.fgsm_rs import FGSMRS as FGSMRS
+    from inoculate.training.methods.fgsm_rs_then_pgd import FGSMRSThenPGD as FGSMRSThenPGD
+    from inoculate.training.methods.free import FreeAT as FreeAT
+    from inoculate.training.methods.live_surrogate import LiveSurrogate as LiveSurrogate
+    from inoculate.training.methods.mart import MART as MART
+    from inoculate.training.methods.pgd_at import PGDAT as PGDAT
     from inoculate.training.methods.registry import get_method as get_method
+    from inoculate.training.methods.rslad import RSLAD as RSLAD
+    from inoculate.training.methods.trades import TRADES as TRADES
     from inoculate.training.options import TrainingOptions as TrainingOptions
     from inoculate.training.result import Training as Training
     from inoculate.training.train import train as train

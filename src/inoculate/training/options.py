@@ -16,19 +16,25 @@ from inoculate.models.loading.load import ModelLike
 class TrainingOptions:
     """Options of `train` beside model, data, method and threat.
 
-    batch_size: images per update. lr: peak learning rate. stem: first layer of a new network, `imagenet`, or `small`
-    for small images. augment: `none`, `digits`, `photos` or `shifts`. precision: `auto` (bf16 where the processor has
-    it natively), `bf16` or `fp32`. accumulate: pass each batch in so many parts, which saves memory.
+    Options:
+        batch_size: images per update.
+        lr: peak learning rate.
+        stem: first layer of a new network: `imagenet`, or `small` for small images.
+        augment: `none`, `digits`, `photos` or `shifts`.
+        precision: `auto` (bf16 where the processor has it natively), `bf16` or `fp32`.
+        accumulate: pass each batch in so many parts, which saves memory.
+        method_options: of a method that is given by name, such as `{"steps": 7, "average": 0.99}`.
+        teacher: a robust trained folder or module, for `ard` and `rslad`.
+        surrogates: trained folders or modules for `ensemble`, one network for `live_surrogate`.
+        fallback: name of the method with which the training continues, once, after a monitor has detected a failure.
+        image_size: side in pixels at which a data SPEC is loaded.
+        limit: use only so many training images, balanced over the classes.
+        data_root: folder that is searched for a data SPEC before the hub.
+        tracker: `tensorboard` (needs an output folder), `mlflow`, `wandb` or `trackio`.
+        seed: of every random draw.
+        device: `cpu` or `cuda`; None is the module's own, `cpu` for a new network.
 
-    method_options: of a method that is given by name, such as `{"steps": 7, "average": 0.99}`. teacher: a robust
-    trained folder or module, for `ard` and `rslad`. surrogates: trained folders or modules for `ensemble`, a network
-    for `live_surrogate`. fallback: name of the method with which the training continues, once, after a monitor has
-    detected a failure.
-
-    image_size, limit: side in pixels at which a data SPEC is loaded; use only so many training images, balanced over
-    the classes. data_root: folder that is searched for a data SPEC before the hub. tracker: `tensorboard` (needs an
-    output folder), `mlflow`, `wandb` or `trackio`. seed: of every random draw. device: `cpu` or `cuda`; None is the
-    module's own, `cpu` for a new network. Raises `InputError` for a value out of its range.
+    Raises `InputError` for a value out of its range.
     """
 
     batch_size: int = 64

@@ -25,8 +25,13 @@ _SHOWN = ("round", "update", "loss", "accuracy", "val_loss", "val_accuracy", "va
 class Training:
     """A trained classifier and how it was trained.
 
-    history: one entry per validation round (see `fit`). facts: method, threat, seed and digest of the data, as JSON
-    values. warnings: what went wrong, in words. reused: whether the folder held this very training before.
+    Fields:
+        network: the classifier, and how it is rebuilt.
+        history: one entry per validation round: round, update, loss, accuracy, val_loss, val_accuracy, and for an
+            adversarial method val_robust, the accuracy under PGD-10 on validation images.
+        facts: method, threat, seed and digest of the data, as JSON values.
+        warnings: what went wrong, in words.
+        reused: whether the output folder held this very training before.
     """
 
     network: Network

@@ -45,15 +45,21 @@ def train(
 ) -> Training:
     """Train a classifier; validation images choose the round whose weights are kept.
 
-    model: the name of a network to build (timm or `small_cnn`), or an `nn.Module` (images in [0, 1], B×C×H×W →
-    logits), of which a copy is trained. data: a data SPEC, whose test part is never used; or a `Dataset`, a pair
-    (images, labels), a torch `Dataset` or a `DataLoader`, an eighth of which becomes validation data; or a mapping
-    `{"train": …, "val": …}`. method: a name, an object such as `PGDAT(steps=3)`, or a `Defence` of yours. threat: what
-    an adversarial method trains against (by default L∞ 8/255); `standard` ignores it. epochs: passes over the training
-    data. out: a folder for weights and history, where an interrupted training resumes and a finished one is read; by
-    default nothing is kept. progress: called as `(what, updates done, updates in all)`.
-
     Under a launcher (`torchrun`, `accelerate launch`) the processes train one network together, and each returns it.
+
+    Args:
+        model: name of a network to build (timm or `small_cnn`), or an `nn.Module` (images in [0, 1], B×C×H×W → logits),
+            of which a copy is trained.
+        data: a data SPEC, whose test part is never used; or a `Dataset`, a pair (images, labels), a torch `Dataset` or
+            a `DataLoader`, an eighth of which becomes validation data; or a mapping `{"train": …, "val": …}`.
+        method: a name, an object such as `PGDAT(steps=3)`, or a `Defence` of yours.
+        threat: what an adversarial method trains against, by default L∞ 8/255; `standard` ignores it.
+        epochs: passes over the training data.
+        out: folder for weights and history, where an interrupted training resumes and a finished one is read; by
+            default nothing is kept.
+        options: everything else.
+        progress: called as `(what, updates done, updates in all)`.
+
     Raises `InputError` for a model, data or options that do not fit together, before anything is trained, and for a
     loss that is not finite.
     """
@@ -79,17 +85,30 @@ def train(
             with _shared_temporary_folder(group) as folder:
                 logs = _tracker(options.tracker, folder, task, group)
                 return _run(task, plan, folder, logs, group, observer)
-        output = Output(Path(out), task.spec, MODEL_FOLDER)
-        if group.broadcast(group.is_main and output.finished):
-            return replace(Training.load(output.folder, model if isinstance(model, nn.Module) else None), reused=True)
-        if group.is_main:
-            output.work()  # its own check
-        group.barrier()
-        logs = _tracker(options.tracker, output.folder, task, group)
-        found = _run(task, plan, output.work_folder, logs, group, observer)
-        if group.is_main:
-            output.publish(found.write, found.history)
-        return found
+        module = model if isinstance(model, nn.Module) else None
+        return _train_into(Output(Path(out), task.spec, MODEL_FOLDER), task, plan, module, options, group, observer)
+
+
+def _train_into(
+    output: Output,
+    task: TrainingTask,
+    plan: TrainingPlan,
+    module: nn.Module | None,
+    options: TrainingOptions,
+    group: ProcessGroup,
+    observer: UpdateObserver | None,
+) -> Training:
+    """Train and publish the result, or read it if this very training has finished before."""
+    if group.broadcast(group.is_main and output.finished):
+        return replace(Training.load(output.folder, module), reused=True)
+    if group.is_main:
+        output.work()  # its own check
+    group.barrier()
+    logs = _tracker(options.tracker, output.folder, task, group)
+    found = _run(task, plan, output.work_folder, logs, group, observer)
+    if group.is_main:
+        output.publish(found.write, found.history)
+    return found
 
 
 def _run(

@@ -61,7 +61,10 @@ class Batch:
 class Defence(Protocol):
     """The options of a training method, with how it crafts examples and what it minimises on them.
 
-    `examples` returns adversarial images (B×C×H×W). `loss` returns the loss (a scalar) and the logits on them (B×K).
+    `examples` and `loss` get a batch with the fields `model`, images `x` (B×C×H×W in [0, 1]), labels `y` (B), `threat`,
+    `generator` and `helpers` (the other networks that the method uses). `examples` returns adversarial images
+    (B×C×H×W); its model is in eval mode. `loss` returns the loss (a scalar) and the logits on the examples (B×K).
+
     `passes` is the cost of one update in forward-backward passes over the batch, helpers included; a forward pass alone
     counts a third. `loss_passes` are those of them that the loss on the network takes.
     """

@@ -17,8 +17,13 @@ from inoculate.training.methods.divergence import eval_logits
 class ARD:
     """PGD on the student, a robust teacher's soft labels as targets (Goldblum et al. 2020).
 
-    The first helper is the teacher. alpha: weight of the distillation at `temperature`; the rest is cross-entropy on
-    the clean images. The loss has no smoothed form.
+    The first helper is the teacher. The loss has no smoothed form.
+
+    Options:
+        alpha: weight of the distillation; the rest is cross-entropy on the clean images.
+        temperature: of the distillation.
+        steps: number of steps of the attack.
+        step: their length, relative to eps.
     """
 
     alpha: float = 1.0

@@ -16,11 +16,15 @@ from inoculate.training.methods.adversarial import Batch, LossAndLogits
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class EnsembleAT:
     """Cross-entropy on clean images and on examples of several networks, half and half (Tramèr et al. 2018).
 
-    Each update draws one source among the frozen `helpers`, and the trained network itself if `own`, and crafts anew
-    on it: FGSM, or PGD where `steps` is above 1.
+    Each update draws one source among the surrogates, and the trained network itself if `own`, and crafts anew on it.
+
+    Options:
+        own: whether the trained network is a source too.
+        steps: 1 for FGSM, more for PGD.
+        step: length of PGD's steps, relative to eps.
     """
 
     own: bool = True

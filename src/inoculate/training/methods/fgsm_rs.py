@@ -16,8 +16,10 @@ from inoculate.training.methods.adversarial import Batch, LossAndLogits
 class FGSMRS:
     """Cross-entropy on the images of one step from a random start (Wong et al. 2020, algorithm 3).
 
-    step: its length, relative to eps. random_start: with False and `step` 1 this is plain FGSM training (Goodfellow et
-    al. 2015), which is known to overfit catastrophically.
+    Options:
+        step: length of the step, relative to eps.
+        random_start: with False and `step` 1 this is plain FGSM training (Goodfellow et al. 2015), which is known to
+            overfit catastrophically.
     """
 
     step: float = 1.25

@@ -21,6 +21,11 @@ class FGSMRSThenPGD:
 
     Attacks that grow stronger during training are the idea of curriculum adversarial training (Cai et al. 2018); the
     code of Wu et al. 2020 does not perturb the weights in the first epochs either.
+
+    Options:
+        head_start: the fraction of the training that `fgsm_rs` takes.
+        steps: number of steps of PGD.
+        step: their length, relative to eps.
     """
 
     head_start: float = 0.6

@@ -16,11 +16,14 @@ from inoculate.training.methods.options import CommonOptions
 
 
 @dataclass(frozen=True)
-class Free:
+class FreeAT:
     """Each batch is replayed `replays` times; every replay steps both weights and images (Shafahi et al. 2019, alg. 1).
 
     The perturbation is carried over to the next replay and the next batch. By design it is found in train mode.
-    step: of the perturbation, relative to eps.
+
+    Options:
+        replays: passes over each batch.
+        step: length of the perturbation's steps, relative to eps.
     """
 
     replays: int = 4
@@ -43,9 +46,12 @@ class Free:
 
 
 class FreeMethod:
-    """The update of `Free`: as many optimiser steps as replays. It is a `Method`, and `Stateful` (the perturbation)."""
+    """The update of `FreeAT`: as many optimiser steps as replays.
 
-    def __init__(self, options: Free, threat: Threat, common: CommonOptions) -> None:
+    It is a `Method`, and `Stateful`: the perturbation.
+    """
+
+    def __init__(self, options: FreeAT, threat: Threat, common: CommonOptions) -> None:
         self.options, self.threat, self.common = options, threat, common
         self.delta: Tensor | None = None
 

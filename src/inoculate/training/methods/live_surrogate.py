@@ -21,8 +21,13 @@ from inoculate.training.methods.options import CommonOptions
 class LiveSurrogate:
     """PGD of `steps` on a surrogate that is trained on the same examples, then `own_steps` on the network itself.
 
-    step, own_step: lengths relative to eps. With `own_steps` 0 the network sees the surrogate's examples as they are.
     The first helper is the surrogate; its training starts from its present weights.
+
+    Options:
+        steps: number of steps on the surrogate.
+        step: their length, relative to eps.
+        own_steps: number of steps on the network; with 0 it sees the surrogate's examples as they are.
+        own_step: their length, relative to eps.
     """
 
     steps: int = 7

@@ -19,6 +19,11 @@ class MART:
     """Boosted cross-entropy on PGD images plus `beta` times a KL term weighted by 1 − p_y (Wang et al. 2020).
 
     p_y is the clean probability of the true class. PGD starts from small noise. The loss has no smoothed form.
+
+    Options:
+        beta: weight of the KL term.
+        steps: number of steps of the attack.
+        step: their length, relative to eps.
     """
 
     beta: float = 5.0

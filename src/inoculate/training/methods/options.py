@@ -12,10 +12,13 @@ from inoculate.core.options import require_fraction, require_nonnegative
 class CommonOptions:
     """Additions to any adversarial method.
 
-    awp: weights are perturbed by this fraction of their norm (Wu et al. 2020; 0.005 to 0.01). warmup: the fraction of
-    the training over which eps grows linearly. smoothing: label smoothing of the cross-entropy. average: decay of the
-    weights' exponential moving average, which is then validated and kept (0.999 and less for short trainings).
-    weight_decay: that of the optimiser; None for the recipe's.
+    Options:
+        awp: weights are perturbed by this fraction of their norm (Wu et al. 2020; 0.005 to 0.01).
+        warmup: the fraction of the training over which eps grows linearly.
+        smoothing: label smoothing of the cross-entropy.
+        average: decay of the weights' exponential moving average, which is then validated and kept (0.999 and less for
+            short trainings).
+        weight_decay: that of the optimiser; None for the recipe's.
     """
 
     awp: float = 0.0

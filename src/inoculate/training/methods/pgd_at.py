@@ -16,7 +16,9 @@ from inoculate.training.methods.adversarial import Batch, LossAndLogits
 class PGDAT:
     """Cross-entropy on the images of PGD from a random start (Madry et al. 2018, section 2.1).
 
-    steps: of the attack. step: their length, relative to eps.
+    Options:
+        steps: number of steps of the attack.
+        step: their length, relative to eps.
     """
 
     steps: int = 10

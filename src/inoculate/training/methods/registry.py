@@ -12,10 +12,10 @@ from inoculate.core.threat import Threat
 from inoculate.training.methods.adversarial import AdversarialMethod, Defence
 from inoculate.training.methods.ard import ARD
 from inoculate.training.methods.base import Method, standard
-from inoculate.training.methods.ensemble import Ensemble
+from inoculate.training.methods.ensemble import EnsembleAT
 from inoculate.training.methods.fgsm_rs import FGSMRS
 from inoculate.training.methods.fgsm_rs_then_pgd import FGSMRSThenPGD
-from inoculate.training.methods.free import Free
+from inoculate.training.methods.free import FreeAT
 from inoculate.training.methods.live_surrogate import LiveSurrogate
 from inoculate.training.methods.mart import MART
 from inoculate.training.methods.names import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER, STANDARD
@@ -55,10 +55,10 @@ METHODS: dict[str, Any] = {
     "pgd_at": PGDAT(),
     "fgsm_rs": FGSMRS(),
     "fgsm_rs_then_pgd": FGSMRSThenPGD(),
-    "free": Free(),
+    "free": FreeAT(),
     "trades": TRADES(),
     "mart": MART(),
-    "ensemble": Ensemble(),
+    "ensemble": EnsembleAT(),
     "ard": ARD(),
     "rslad": RSLAD(),
     "live_surrogate": LiveSurrogate(),
@@ -89,7 +89,7 @@ class MethodSpec:
         """Whether examples are crafted on the trained network, so that monitors can interpret the accuracy on them."""
         if isinstance(self.defence, LiveSurrogate):
             return self.defence.own_steps > 0
-        return self.is_adversarial and not isinstance(self.defence, Ensemble)
+        return self.is_adversarial and not isinstance(self.defence, EnsembleAT)
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -18,7 +18,12 @@ class RSLAD:
     """A robust teacher's soft labels in the attack and in both terms of the loss (Zi et al. 2021).
 
     The first helper is the teacher. The attack moves the student's prediction away from the teacher's clean one, from
-    small noise. alpha: weight of the adversarial term. There is no hard label to smooth.
+    small noise. There is no hard label to smooth.
+
+    Options:
+        alpha: weight of the adversarial term; the rest is that of the clean one.
+        steps: number of steps of the attack.
+        step: their length, relative to eps.
     """
 
     alpha: float = 5 / 6

@@ -17,7 +17,12 @@ from inoculate.training.methods.divergence import eval_logits, maximise_divergen
 class TRADES:
     """Clean cross-entropy plus `beta` · KL(clean ‖ adversarial prediction) (Zhang et al. 2019, algorithm 1).
 
-    The attack ascends that divergence from small noise, in `steps` of `step` · eps.
+    The attack ascends that divergence from small noise.
+
+    Options:
+        beta: weight of the divergence.
+        steps: number of steps of the attack.
+        step: their length, relative to eps.
     """
 
     beta: float = 6.0
