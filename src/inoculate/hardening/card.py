@@ -117,9 +117,15 @@ def _template(name: str) -> jinja2.Template:
         loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined, autoescape=False,  # Markdown
     )  # fmt: skip
-    filters: dict[str, Callable[[Any], str]] = {"percent": "{:.1%}".format, "short": "{:.4g}".format, "repr": repr}
+    filters: dict[str, Callable[[Any], str]] = {"percent": "{:.1%}".format, "short": _short, "repr": repr}
     environment.filters.update(filters)
     return environment.get_template(name)
+
+
+def _short(value: Any) -> str:
+    """A number to four digits, and anything else as it is."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:.4g}" if number else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _front_matter(facts: CardFacts, title: str, method: str, rows: Sequence[Row]) -> str:

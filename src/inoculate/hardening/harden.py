@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from torch import nn
 
 from inoculate.artifacts.files import read_json, write_json
 from inoculate.artifacts.output import Output
 from inoculate.artifacts.versions import versions
+from inoculate.core.modes import device_of
 from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat
+from inoculate.data.load import DataLike
 from inoculate.evaluation.evaluate import EvaluationOptions
 from inoculate.hardening.baseline import BASELINE_EPOCHS, measure_baseline
 from inoculate.hardening.card import CardFacts, TrainingFacts
@@ -39,6 +41,7 @@ from inoculate.hardening.task import Task, load_task
 from inoculate.models.loading.checkpoints import MODEL_FOLDER
 from inoculate.models.loading.load import ModelLike
 from inoculate.training.checkpoint import BEST, History
+from inoculate.training.methods.registry import MethodLike
 from inoculate.training.monitors import failure_warnings
 from inoculate.training.plan import TrainingPlan, observe_updates
 from inoculate.training.recipe import Recipe
@@ -47,26 +50,35 @@ from inoculate.training.trainer import fit
 
 def harden(
     model: ModelLike,
-    data: Any,
+    data: DataLike | Mapping[str, DataLike],
     threat: Threat = Threat(),
     *,
     budget: str | float = "10m",
-    method: Any = None,
+    method: MethodLike | None = None,
     out: str | os.PathLike[str] | None = None,
     options: HardeningOptions = HardeningOptions(),
     progress: Progress | None = None,
 ) -> Hardened:
     """Train a classifier to withstand attacks within `threat`, and measure it before and after on test images.
 
-    model: a model SPEC, or a module of yours (images in [0, 1] → logits), which is copied. data: a data SPEC, a
-    `Dataset`, a tuple of images and labels, a torch `Dataset` or a `DataLoader`; the test part is used by the
-    measurements alone. budget: training time, such as `"30m"` or seconds; it chooses method and number of updates, or
-    with a `method` the number of updates (`options.epochs` gives that number in its place). method: a name, a method
-    object or a `Defence` of yours. out: a folder for weights, robustness card and rows, where an interrupted run
-    resumes and a finished one is read; by default nothing is kept. progress: called as `(what, done, total)`.
+    Without a `method`, `budget` chooses it: the strongest one for which the time allows enough passes over the images.
+    A trained network is never made worse on validation images: where no round of the training is better, its weights
+    are kept, and `warnings` of the result say so.
 
-    A trained network is never made worse: where no validation round is better, its weights are kept (Hardened.warnings
-    says so). Raises `InputError` for a model, data or options that do not fit together, before anything is trained.
+    Args:
+        model: a model SPEC, or your own module (images in [0, 1], B×C×H×W → logits), which is copied.
+        data: a data SPEC, a `Dataset`, a pair (images, labels), a torch `Dataset` or a `DataLoader`; these are divided
+            70/10/20 %. A mapping `{"train": …, "val": …, "test": …}` gives the parts. The test part is only measured.
+        threat: what is trained against and measured; its eps is above 0.
+        budget: training time, `"30m"` or seconds. The measurements before and after come on top.
+        method: a name, an object such as `PGDAT(steps=3)`, or your own `Defence`. The budget, or `options.epochs`,
+            then decides the number of updates.
+        out: folder for weights, robustness card and rows. An interrupted run resumes there and a finished one is read.
+            By default nothing is written.
+        options: everything else.
+        progress: called as `(what, done, total)`.
+
+    Raises `InputError`, before anything is trained, for a model, data or options that do not fit together.
     """
     if out is None:
         task = load_task(model, data, threat, method, budget, options, progress)
@@ -76,8 +88,9 @@ def harden(
     task = load_task(model, data, threat, method, budget, options, progress)
     output = Output(Path(out), task.spec | {"onnx": options.onnx}, MODEL_FOLDER, work_spec=task.spec)
     if output.finished:
-        module = model if isinstance(model, nn.Module) else None
-        return replace(Hardened.load(output.folder, module), reused=True)
+        finished = Hardened.load(output.folder, model if isinstance(model, nn.Module) else None)
+        finished.model.to(device_of(task.network.model))
+        return replace(finished, reused=True)
     hardened = replace(_run(task, output.work(), progress), folder=output.folder, run=output.run)
     output.publish(hardened.write, hardened.history)
     return hardened

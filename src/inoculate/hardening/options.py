@@ -19,22 +19,28 @@ MIN_TEST_IMAGES = 10
 class HardeningOptions:
     """How `harden` trains and measures, where its defaults do not fit.
 
-    Training:
-        epochs: passes over the training images, in place of a budget. batch_size: images per update. lr: peak learning
-        rate (default 0.002, for `small_cnn` 0.005; a tenth of it for a network that comes trained). augment: `none`,
-        `digits`, `photos` or `shifts`; `auto` is `shifts` for colour images that are seen at least five times.
-        method_options: options of a method that is given by name. teacher, surrogates: networks that some methods need,
-        as model SPECs or modules. fallback: name of the method that continues, once, after an alarm.
-    Model:
-        weights: safetensors file to load into it. pretrained: start from timm's weights. outputs: what it returns,
-        `logits`, `probabilities` or `single-logit`. normalize: normalisation to put in front of it, such as `imagenet`
-        or `0.5/0.25`. stem: `imagenet`, or `small` for small images.
-    Data:
-        image_size: side in pixels at which a data SPEC is loaded. limit: use only this many training images.
-        test_images: how many test images are attacked. data_root: folder that is searched for a data SPEC first.
-    Run:
-        onnx: export the network to ONNX and check the export. seed: decides every random draw. device: such as `cuda`;
-        by default a module stays where it is and a model SPEC is built on the CPU.
+    Args:
+        epochs: passes over the training images, in place of a budget.
+        batch_size: images per update.
+        lr: peak learning rate. By default 0.002, for `small_cnn` 0.005; for a network that comes trained a tenth of it.
+        augment: `none`, `digits`, `photos` or `shifts`; `auto` is `shifts` for colour images that are seen at least
+            five times, else `none`.
+        method_options: options of a method that is given by name, such as `{"steps": 7}`.
+        teacher: a robust model for `ard` and `rslad`: a trained folder or a module.
+        surrogates: trained folders or modules for `ensemble`, one network for `live_surrogate`.
+        fallback: name of the method that continues, once, after a monitor has detected a failure.
+        weights: safetensors file to load into the model.
+        pretrained: start from timm's weights.
+        outputs: what the model returns: `logits`, `probabilities` or `single-logit`.
+        normalize: normalisation to put in front of the model, such as `imagenet` or `0.5/0.25`.
+        stem: first layer of a new network: `imagenet`, or `small` for small images.
+        image_size: side in pixels at which images are loaded.
+        limit: use only so many training images, balanced over the classes.
+        test_images: how many test images are measured, at least 10.
+        data_root: folder that is searched for a data SPEC before the hub.
+        onnx: export the network to ONNX and check the export on adversarial images.
+        seed: of every random draw.
+        device: such as `cuda`. By default a module stays where it is and a model SPEC is built on the CPU.
 
     Raises `InputError` for a value that is out of range.
     """

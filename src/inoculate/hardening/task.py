@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of
 from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat, large_eps_warning
+from inoculate.data.load import DataLike
 from inoculate.hardening.data import HardeningData, load_hardening_data
 from inoculate.hardening.export import require_exportable, require_onnx
 from inoculate.hardening.methods import choose_method
@@ -26,7 +28,7 @@ from inoculate.models.loading.specs import identity
 from inoculate.models.small_cnn import SMALL_CNN
 from inoculate.training.methods.base import Method
 from inoculate.training.methods.helpers import fallback_for, load_helpers
-from inoculate.training.methods.registry import MethodSpec
+from inoculate.training.methods.registry import MethodLike, MethodSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +76,9 @@ class Task:
 
 def load_task(
     model: ModelLike,
-    data: Any,
+    data: DataLike | Mapping[str, DataLike],
     threat: Threat,
-    method: Any,
+    method: MethodLike | None,
     budget: str | float,
     options: HardeningOptions,
     progress: Progress | None,
@@ -90,10 +92,8 @@ def load_task(
         require_onnx()
     parts = load_hardening_data(data, model, threat, options, progress)
     network, trained = load_network(model, parts.train, options)
-    large_eps, findings = (
-        large_eps_warning(threat, parts.image_shape),
-        model_warnings(network.model, parts.val, seed=parts.seed),
-    )
+    large_eps = large_eps_warning(threat, parts.image_shape)
+    findings = model_warnings(network.model, parts.val, seed=parts.seed)
     check_training(network.model, parts.train, min(options.batch_size, len(parts.train)))
     if options.onnx:
         require_exportable(network.model, parts.image_shape)

@@ -97,7 +97,9 @@ class MethodSpec:
         common = {name: value for name, value in asdict(self.common).items() if value is not None}
         if is_dataclass(self.defence) and not isinstance(self.defence, type):
             return {"method": self.name, **asdict(self.defence), **common}
-        return {"method": self.name, "defence": repr(self.defence), **common}
+        kind = type(self.defence)
+        options = {name: value for name, value in vars(self.defence).items() if isinstance(value, str | int | float)}
+        return {"method": self.name, "defence": f"{kind.__module__}.{kind.__qualname__}", **options, **common}
 
     def adapt(self, recipe: Recipe) -> Recipe:
         """The recipe with the settings that the method asks for."""
