@@ -23,8 +23,8 @@ FIRST_CHUNK = 8  # images attacked before it is known how long one takes
 
 
 @dataclass(frozen=True)
-class Trial:
-    """An attack by its name in the rows, and the threats that it is tried at, which differ in eps alone."""
+class NamedAttack:
+    """An attack by its name in the rows, and the threats that it is measured at, which differ in eps alone."""
 
     name: str
     attack: Attack
@@ -49,9 +49,9 @@ class TimeBudget:
         return 1 - (self.deadline - time.monotonic()) / self.seconds
 
 
-def trials_of(attacks: Mapping[str, Attack], threats: Sequence[Threat]) -> list[Trial]:
+def named_attacks(attacks: Mapping[str, Attack], threats: Sequence[Threat]) -> list[NamedAttack]:
     """Every attack with the threats that differ in eps alone together: a one-step attack needs one gradient for all."""
-    return [Trial(name, attack, family) for name, attack in attacks.items() for family in families(threats)]
+    return [NamedAttack(name, attack, family) for name, attack in attacks.items() for family in families(threats)]
 
 
 def families(threats: Sequence[Threat]) -> list[tuple[Threat, ...]]:
@@ -63,55 +63,55 @@ def families(threats: Sequence[Threat]) -> list[tuple[Threat, ...]]:
     return list(found.values())
 
 
-def check_trials(classifier: Classifier, data: Dataset, trials: Sequence[Trial]) -> None:
+def check_attacks(classifier: Classifier, data: Dataset, attacks: Sequence[NamedAttack]) -> None:
     """Try every attack on one image at eps 0: one that does not fit raises its `InputError` before any has worked."""
     image, attacked = data.subset([0]), torch.ones(1, dtype=torch.bool)
-    for trial in trials:
+    for each in attacks:
         with seeded(0):
-            measure_attack(classifier, image, shortened(trial.attack), [replace(trial.threats[0], eps=0.0)], attacked)
+            measure_attack(classifier, image, shortened(each.attack), [replace(each.threats[0], eps=0.0)], attacked)
 
 
-def measure_trials(
+def measure_attacks(
     classifier: Classifier,
     data: Dataset,
-    trials: Sequence[Trial],
+    attacks: Sequence[NamedAttack],
     clean: PerSampleResult,
     settings: Settings,
     budget: TimeBudget | None = None,
     observer: Progress | None = None,
 ) -> list[list[PerSampleResult]]:
-    """A list per trial with a result per threat, on images whose `clean` result is known.
+    """A list per attack with a result per threat, on images whose `clean` result is known.
 
     Within a budget the images are attacked in chunks in random order, as many as there is time for.
     `observer(what, done, total)` counts images, under a budget percent of the images or of the time.
     """
-    results: list[list[PerSampleResult]] = [[] for _ in trials]
+    results: list[list[PerSampleResult]] = [[] for _ in attacks]
     covered = 0.0  # of the images, in the chunks before
     for number, chunk in enumerate(_chunks(len(data), settings.seed, budget)):
-        portion = float(chunk.float().mean()) / max(len(trials), 1)
-        for place, trial in enumerate(trials):
-            progress = _progress(observer, trials, trial, budget, (covered + place * portion, portion))
+        portion = float(chunk.float().mean()) / max(len(attacks), 1)
+        for place, each in enumerate(attacks):
+            progress = _progress(observer, attacks, each, budget, (covered + place * portion, portion))
             own = replace(settings, progress=progress, deadline=None if budget is None else budget.deadline)
-            with seeded(settings.seed, trial.name, number):
-                found = measure_attack(classifier, data, trial.attack, trial.threats, clean.right & chunk, own)
+            with seeded(settings.seed, each.name, number):
+                found = measure_attack(classifier, data, each.attack, each.threats, clean.right & chunk, own)
             found = [_restrict(result, chunk, clean) for result in found]
             before = results[place]
             results[place] = [_merge(*pair) for pair in zip(before, found, strict=True)] if before else found
-        covered += portion * len(trials)
-    return [[_named(result, clean, trial) for result in found] for trial, found in zip(trials, results, strict=True)]
+        covered += portion * len(attacks)
+    return [[_named(result, clean, each) for result in found] for each, found in zip(attacks, results, strict=True)]
 
 
 def _progress(
     observer: Progress | None,
-    trials: Sequence[Trial],
-    trial: Trial,
+    attacks: Sequence[NamedAttack],
+    attack: NamedAttack,
     budget: TimeBudget | None,
     span: tuple[float, float],
 ) -> Callable[[int, int], None] | None:
-    """The progress of one trial on one chunk, which makes up `span` (begin, length) of the whole."""
+    """The progress of one attack on one chunk, which makes up `span` (begin, length) of the whole."""
     if observer is None or budget is None:
-        return observer and partial(observer, trial.name)
-    names, (begin, length) = ", ".join(dict.fromkeys(trial.name for trial in trials)), span
+        return observer and partial(observer, attack.name)
+    names, (begin, length) = ", ".join(dict.fromkeys(each.name for each in attacks)), span
 
     def percent(done: int, total: int) -> None:  # of the images or of the time, whichever is used up first
         observer(names, min(100, int(100 * max(begin + length * done / max(total, 1), budget.used))), 100)
@@ -162,9 +162,9 @@ def _merge(one: PerSampleResult, other: PerSampleResult) -> PerSampleResult:
     return both
 
 
-def _named(result: PerSampleResult, clean: PerSampleResult, trial: Trial) -> PerSampleResult:
+def _named(result: PerSampleResult, clean: PerSampleResult, attack: NamedAttack) -> PerSampleResult:
     """The result with the attack's name in `broken_by`, where an ensemble has not put those of its members."""
     if result.names:
         return result
     broken = ~result.right & clean.right & result.finished
-    return replace(result, names=(trial.name,), broken_by=torch.where(broken, 0, -1))
+    return replace(result, names=(attack.name,), broken_by=torch.where(broken, 0, -1))

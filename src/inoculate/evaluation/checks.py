@@ -53,29 +53,29 @@ def run_checks(
     Range and ball are enforced on every image of every evaluation. `surrogates` are other classifiers of the same
     images, from which examples are transferred. A model without gradients is checked as far as that goes.
     """
-    trial = _Trial.start(classifier, data, threat, settings)
-    if not trial.clean.any():
+    subject = _Subject.start(classifier, data, threat, settings)
+    if not subject.clean.any():
         return [Check("images", None, "the model gets none of the images right: there is nothing to attack")]
-    checks = [_check_zero_eps(trial, attacks)]
-    noise = trial.result(_Noise())
-    square = trial.right(Square(queries=200)) if threat.norm != "l1" else None
+    checks = [_check_zero_eps(subject, attacks)]
+    noise = subject.result(_Noise())
+    square = subject.right(Square(queries=200)) if threat.norm != "l1" else None
     try:
-        zero = _zero_gradients(trial)
+        zero = _zero_gradients(subject)
     except InputError:
         message = "no gradient reaches the images: only gradient-free attacks count, use square"
         return [*checks, Check("gradients", None, message)]
-    fgsm, short, long = trial.result(FGSM()), trial.right(PGD(steps=10)), trial.right(PGD(steps=50, step=0.1))
+    fgsm, short, long = subject.result(FGSM()), subject.right(PGD(steps=10)), subject.right(PGD(steps=50, step=0.1))
     checks += [
         _check_gradients(zero),
-        _check_large_eps(trial),
+        _check_large_eps(subject),
         _compare("more steps", "50 steps of PGD", long, "10 steps", short),
-        _check_noise(fgsm, noise, trial.clean),
+        _check_noise(fgsm, noise, subject.clean),
     ]
     best = short & long
     if square is not None:
         checks.append(_compare("gradient-free", "PGD", best, "Square without gradients", square))
     for name, surrogate in (surrogates or {}).items():
-        transferred = trial.right(_CraftedOn(PGD(steps=10), surrogate.model))
+        transferred = subject.right(_CraftedOn(PGD(steps=10), surrogate.model))
         checks.append(_compare(f"transfer from {name}", "PGD", best, f"examples made on {name}", transferred))
     if not surrogates:
         checks.append(Check("transfer", None, "not checked: give another model of the same images as surrogate"))
@@ -83,7 +83,7 @@ def run_checks(
 
 
 @dataclass(frozen=True, eq=False)
-class _Trial:
+class _Subject:
     """A few images of the data, those of them that the classifier gets right (N, bool), and the threat."""
 
     classifier: Classifier
@@ -93,7 +93,7 @@ class _Trial:
     clean: Tensor
 
     @classmethod
-    def start(cls, classifier: Classifier, data: Dataset, threat: Threat, settings: Settings) -> _Trial:
+    def start(cls, classifier: Classifier, data: Dataset, threat: Threat, settings: Settings) -> _Subject:
         chosen = torch.randperm(len(data), generator=generator(settings.seed, "trust panel"))[:IMAGES]
         part, settings = data.subset(chosen), replace(settings, deadline=None, keep_images=False, progress=None)
         return cls(classifier, part, threat, settings, measure_clean(classifier, part, settings).right)
@@ -132,11 +132,11 @@ class _CraftedOn:
         return self.attack(self.surrogate, x, y, threat, generator=generator)
 
 
-def _check_zero_eps(trial: _Trial, attacks: Mapping[str, Attack]) -> Check:
+def _check_zero_eps(subject: _Subject, attacks: Mapping[str, Attack]) -> Check:
     """At eps = 0 every attack must give back the clean accuracy."""
-    zero = replace(trial.threat, eps=0.0)
+    zero = replace(subject.threat, eps=0.0)
     for name, attack in attacks.items():
-        changed = int((trial.right(shortened(attack), zero) != trial.clean).sum())
+        changed = int((subject.right(shortened(attack), zero) != subject.clean).sum())
         if changed:
             message = (
                 f"{name} at eps 0 changes {changed} predictions: a random model (autoattack_rand), or a wrong attack"
@@ -145,16 +145,16 @@ def _check_zero_eps(trial: _Trial, attacks: Mapping[str, Attack]) -> Check:
     return Check("eps = 0", True, "at eps 0 every attack leaves the clean accuracy as it is")
 
 
-def _zero_gradients(trial: _Trial) -> float:
+def _zero_gradients(subject: _Subject) -> float:
     """The part of the images classified correctly whose gradient is 0 everywhere, or not a number somewhere."""
-    zeros, model = 0, trial.classifier.model
+    zeros, model = 0, subject.classifier.model
     with frozen(model):
-        for rows in torch.split(trial.clean.nonzero().squeeze(1), trial.settings.batch_size):
-            x, y = trial.classifier.load(trial.data, rows)
+        for rows in torch.split(subject.clean.nonzero().squeeze(1), subject.settings.batch_size):
+            x, y = subject.classifier.load(subject.data, rows)
             objective = Objective(get_loss("cross_entropy"), y)
             gradient = value_and_input_grad(model, x, objective, raw=True).gradient.flatten(1)
             zeros += int(((gradient == 0).all(dim=1) | ~gradient.isfinite().all(dim=1)).sum())
-    return zeros / int(trial.clean.sum())
+    return zeros / int(subject.clean.sum())
 
 
 def _check_gradients(zero: float) -> Check:
@@ -163,12 +163,12 @@ def _check_gradients(zero: float) -> Check:
     return Check("gradients", passed, message + ("" if passed else f": {MASKED}"))
 
 
-def _check_large_eps(trial: _Trial) -> Check:
+def _check_large_eps(subject: _Subject) -> Check:
     """Where every image is allowed, PGD must break all of them; L∞ gets everywhere in few steps."""
-    threat = trial.threat
+    threat = subject.threat
     everything = Threat("linf", threat.high - threat.low, threat.low, threat.high)
-    left = trial.right(PGD(steps=20, step=0.25), everything)
-    message = f"PGD without a bound leaves {int(left.sum())} of {int(trial.clean.sum())} images right"
+    left = subject.right(PGD(steps=20, step=0.25), everything)
+    message = f"PGD without a bound leaves {int(left.sum())} of {int(subject.clean.sum())} images right"
     passed = not bool(left.any())
     return Check("a very large eps", passed, message + ("" if passed else f": it must break all; {MASKED}"))
 

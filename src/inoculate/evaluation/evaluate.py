@@ -19,7 +19,7 @@ from inoculate.core.rng import seeded
 from inoculate.core.threat import Norm, Threat
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
-from inoculate.evaluation.budget import TimeBudget, check_trials, measure_trials, trials_of
+from inoculate.evaluation.budget import TimeBudget, check_attacks, measure_attacks, named_attacks
 from inoculate.evaluation.checks import run_checks
 from inoculate.evaluation.engine import Settings, measure_attack, measure_clean
 from inoculate.evaluation.inputs import (
@@ -186,11 +186,11 @@ def _measure(
     observe = None if progress is None else partial(progress, "clean")
     with seeded(settings.seed, "clean"):
         clean = measure_clean(classifier, data, replace(settings, progress=observe))
-    trials = trials_of(attacks, threats)
+    named = named_attacks(attacks, threats)
     if len(attacks) > 1:
-        check_trials(classifier, data, trials)
+        check_attacks(classifier, data, named)
     measured = [_Measured("none", threats[0].norm if threats else "linf", clean)]
-    found = measure_trials(classifier, data, trials, clean, settings, budget, progress)
-    for trial, results in zip(trials, found, strict=True):
-        measured += [_Measured(trial.name, trial.threats[0].norm, result) for result in results]
+    found = measure_attacks(classifier, data, named, clean, settings, budget, progress)
+    for each, results in zip(named, found, strict=True):
+        measured += [_Measured(each.name, each.threats[0].norm, result) for result in results]
     return measured
