@@ -1,7 +1,5 @@
 """A whole study on real digits with two very small networks: results, artefacts, resuming."""
 
-import signal
-
 import pytest
 from study_samples import TINY, Recorder, numbers, run, tiny
 
@@ -122,7 +120,7 @@ def test_an_interrupted_run_saves_what_this_and_earlier_runs_measured(folder, fi
     class Interrupting(Recorder):
         def begin(self, cell, number, total, left):
             if number == 3:
-                signal.raise_signal(signal.SIGINT)
+                raise KeyboardInterrupt
 
     for name in ("results.json", "records.npz", "manifest.json"):
         (folder / name).unlink()
