@@ -26,7 +26,7 @@ class BestOfNoise:
 
 
 data = ino.load_data("digits", split="test", image_size=16)
-model = ino.train("small_cnn", ino.load_data("digits", split="train", image_size=16), epochs=5).model
+model = ino.train("small_cnn", ino.load_data("digits", split="train", image_size=16), epochs=3).model
 attacks = {"best of noise": BestOfNoise(), "fgsm": ino.FGSM()}
 for row in ino.evaluate(model, data, attacks, [ino.Threat("linf", 0.1)], options=ino.EvaluationOptions(checks=False)):
     print(f"{row.attack:14} {row.accuracy:.1%}")

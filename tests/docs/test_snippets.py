@@ -45,8 +45,9 @@ def runnable(page):
 
 
 def quick(text):
-    """The same snippet with a training budget of two seconds."""
-    return re.sub(r'(budget=")[^"]+|(--budget )\S+', lambda m: (m[1] or m[2]) + "2s", text)
+    """The same snippet with a training budget of one second and ten test images."""
+    text = re.sub(r'(budget=")[^"]+|(--budget )\S+', lambda m: (m[1] or m[2]) + "1s", text)
+    return re.sub(r"(test_images=|--test-images )\d+", r"\g<1>10", text)
 
 
 @pytest.fixture(scope="session")
@@ -57,9 +58,9 @@ def workplace(tmp_path_factory):
     for number, name in enumerate(("circles", "lines", "dots", "waves")):
         folder = place / "my_images" / name
         folder.mkdir(parents=True)
-        for i in range(20):
-            pixels = rng.integers(0, 90, (32, 32, 3))
-            pixels[number * 8 : number * 8 + 8, :, number % 3] += 120
+        for i in range(10):
+            pixels = rng.integers(0, 90, (16, 16, 3))
+            pixels[number * 4 : number * 4 + 4, :, number % 3] += 120
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
     (place / "my_code.py").write_text(CODE)
     options = ino.TrainingOptions(image_size=32, batch_size=16)

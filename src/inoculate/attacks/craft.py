@@ -83,11 +83,18 @@ def craft(
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> AdvSet:
-    """Attack every image of `data` once, on `model` (float images in [0, 1] to logits), and keep the perturbations.
+    """Attack every image once and keep the perturbations.
 
-    threat: norm linf; its eps is not used by a one-step attack. batch_size: images at a time. seed: decides the
-    attack's random numbers. progress: called with ("craft", images done, all images). Raises `InputError` for another
-    norm.
+    Args:
+        attack: the attack.
+        model: float images in [0, 1] to logits.
+        data: the images.
+        threat: norm linf. Its eps is not used by a one-step attack.
+        batch_size: images at a time.
+        seed: of the attack's random numbers.
+        progress: called as `("craft", images done, all images)`.
+
+    Raises `InputError` for another norm.
     """
     if threat.norm != "linf":
         raise InputError(f"an AdvSet stores L∞ directions: craft with norm linf, not {threat.norm}")

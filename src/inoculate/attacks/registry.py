@@ -52,9 +52,11 @@ LIBRARIES: dict[str, Any] = {"foolbox": FoolboxAttack, "torchattacks": Torchatta
 def get_attack(name: str, **options: Any) -> Attack:
     """The attack of a registry name, such as `pgd`, or of another library, such as `foolbox:PGD`.
 
-    name: a key of `ATTACKS`, or `foolbox:Name`, `torchattacks:Name` or `art:Name` with that library's class name.
-    options: fields of the attack to change, such as `steps=20`. Raises `InputError` for an unknown name or option,
-    naming the nearest known one, and for an option out of its range.
+    Args:
+        name: a key of `ATTACKS`, or `foolbox:Name`, `torchattacks:Name` or `art:Name` with that library's class name.
+        options: fields of the attack to change, such as `steps=20`.
+
+    Raises `InputError` for an unknown name or option, naming the nearest known one, and for an option out of its range.
     """
     library, colon, theirs = name.partition(":")
     if colon:

@@ -23,12 +23,21 @@ def sweep(
     *,
     generator: torch.Generator | None = None,
 ) -> Iterator[tuple[float, Tensor]]:
-    """Yield `(eps, x_adv)` for each eps, in the order given.
+    """Attack the same images at several eps: yields `(eps, x_adv)` for each, in the order given.
 
-    x: images B×C×H×W in the threat's range. y: their classes (B). threat: norm and range; its eps is not used.
-    epsilons: in pixel units of [0, 1]. A `OneStep` attack takes one gradient for all of them, a `MinimumNorm` attack
-    one search. Any other attack runs at each eps, with the same random numbers, so that what it finds at one does not
-    depend on the others. Raises `InputError` for an eps that is none, before any work.
+    A `OneStep` attack takes one gradient for all of them, a `MinimumNorm` attack one search. Any other attack runs at
+    each eps, with the same random numbers, so that what it finds at one does not depend on the others.
+
+    Args:
+        attack: the attack.
+        model: images to logits (B×K).
+        x: images B×C×H×W in the threat's range.
+        y: their classes (B).
+        threat: norm and range. Its eps is not used.
+        epsilons: in pixel units of [0, 1].
+        generator: source of random numbers.
+
+    Raises `InputError` for an eps that is none, before any work.
     """
     threats = [replace(threat, eps=eps) for eps in epsilons]
     if isinstance(attack, OneStep):

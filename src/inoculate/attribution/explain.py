@@ -36,8 +36,13 @@ from inoculate.models.loading.load import ModelLike
 class ExplainOptions:
     """Settings of `explain` that are rarely changed.
 
-    name, arm, attack_name: labels; by default the model SPEC or `model`, and the attack's registry name. shown: numbers
-    of the images to show, by default `choose_images`. device: where a model SPEC is loaded.
+    Args:
+        seed: of every random draw.
+        batch_size: images at a time.
+        name, arm: labels; by default the model SPEC, else `model`.
+        attack_name: label; by default the attack's registry name.
+        shown: numbers of the images to show; by default `explain` chooses.
+        device: where a model SPEC is loaded.
     """
 
     seed: int = 0
@@ -63,12 +68,23 @@ def explain(
     options: ExplainOptions = ExplainOptions(),
     progress: Progress | None = None,
 ) -> Explanation:
-    """Explain a classifier (float images in [0, 1] → logits) on images attacked at one threat.
+    """Explain a classifier on images attacked at one threat.
 
     For the images shown: predictions, integrated gradients (Sundararajan et al. 2017, from black) and Grad-CAM
-    (Selvaraju et al. 2017) on the clean and on the adversarial image, for the class predicted on the clean one. Given
-    the network `before` its hardening, also the prediction on images crafted on that one. For more images: attribution
-    stability, and `fragility`. Raises `InputError` for a model without gradients.
+    (Selvaraju et al. 2017) on the clean and on the adversarial image, for the class predicted on the clean one. For
+    more images: attribution stability, and the smallest eps that breaks them.
+
+    Args:
+        model: as for `evaluate`.
+        data: as for `evaluate`.
+        attack: a name or an attack object.
+        threat: norm and size.
+        amounts: how many images, and how thoroughly.
+        before: the network before its hardening: what it predicts on images crafted on it is shown beside.
+        options: everything else.
+        progress: called as `(what, done, all)`.
+
+    Raises `InputError` for a model without gradients.
     """
     images, (attack_name, attack) = resolve_data(data, model), resolve_attack(attack)
     seed, settings = options.seed, Settings(options.batch_size, options.seed)

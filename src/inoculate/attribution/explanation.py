@@ -28,8 +28,12 @@ _REQUIRED = {"dataset", "model", "arm", "seed", "norm", "eps", "attack", "classe
 class Amounts:
     """How much of a network is explained.
 
-    images: how many are shown. stability: of how many the attribution stability is measured. fragility: for how many
-    the smallest eps that breaks them is searched. steps: of each path integral. search: steps of each search.
+    Args:
+        images: how many are shown.
+        stability: of how many the attribution stability is measured.
+        fragility: for how many the smallest eps that breaks them is searched.
+        steps: of each path integral.
+        search: steps of each search.
     """
 
     images: int = 6
@@ -43,13 +47,17 @@ class Amounts:
 class Explanation:
     """One network explained: `facts` (JSON values) and, for the N images shown, `arrays`.
 
-    Facts: the labels of the explanation; `images`, with predictions and attribution change; `stability`, with the
-    attribution changes under the attack and under noise; `fragility`, with margin, gradient norm, estimated and
-    measured smallest eps per image.
+    Facts:
+        images: predictions and attribution change of each.
+        stability: the attribution changes under the attack and under noise.
+        fragility: margin, gradient norm, estimated and measured smallest eps per image.
 
-    Arrays: `clean`, uint8, N×H×W×C. `perturbation`, int8, N×H×W×C, in 1/127 of each image's `scale`. `attribution`,
-    int8, N×2×H×W: integrated gradients for (+) and against (−) the class on the clean and on the adversarial image.
-    `grad_cam`, uint8, N×2×H×W; absent for a network without feature maps.
+    Arrays:
+        clean: uint8, N×H×W×C.
+        perturbation: int8, N×H×W×C, in 1/127 of each image's `scale`.
+        attribution: int8, N×2×H×W: integrated gradients for (+) and against (−) the class on the clean and on the
+            adversarial image.
+        grad_cam: uint8, N×2×H×W; absent for a network without feature maps.
     """
 
     facts: Mapping[str, Any]

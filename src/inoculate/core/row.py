@@ -10,12 +10,17 @@ from inoculate.core.stats import wilson
 
 @dataclass(frozen=True)
 class Row:
-    """One accuracy.
+    """One accuracy, over every test image.
 
-    `accuracy = correct / n` over every test image; an image that is misclassified without an attack counts as wrong.
-    `ci_low` and `ci_high` are its 95 % Wilson interval. All three lie in [0, 1]. `eps` is in pixel units of [0, 1] (0
-    for clean). `attack` is `none` for clean accuracy. `protocol` is `white-box` (crafted on the evaluated model) or
-    `transfer:<model>/<arm>`. `seconds` is the time that the measurement took.
+    Fields:
+        dataset, model, arm, seed: labels of what was measured.
+        attack: its name, `none` for clean accuracy.
+        norm, eps: the threat; eps in pixel units of [0, 1], 0 for clean.
+        protocol: `white-box` (crafted on the evaluated model) or `transfer:<model>/<arm>`.
+        accuracy: `correct / n`, in [0, 1]. An image that is misclassified without an attack counts as wrong.
+        correct, n: images classified correctly, and all.
+        ci_low, ci_high: 95 % Wilson interval of the accuracy.
+        seconds: that the measurement took.
     """
 
     dataset: str

@@ -25,10 +25,14 @@ _HASH_ROWS = 4096  # images hashed at a time, so that a memory-mapped array is n
 class Dataset:
     """Labelled images with class names and a content hash.
 
-    images: uint8, N×C×H×W in 0..255, C 1 (grey) or 3 (RGB), perhaps memory-mapped: never write into it.
-    labels: int64, N, in 0..K-1 for K `classes`. digest: hex; equal content gives an equal digest, and that of a
-    subset follows from its parent's digest and the indices. skipped: names of unreadable images that the source holds
-    and `images` does not. notes: what was converted to make it, in sentences.
+    Fields:
+        images: uint8, N×C×H×W in 0..255, C 1 (grey) or 3 (RGB), perhaps memory-mapped: never write into it.
+        labels: int64, N, in 0..K-1.
+        classes: K names.
+        digest: hex; equal content gives an equal digest, and that of a subset follows from its parent's digest and the
+            indices.
+        skipped: names of unreadable images that the source holds and `images` does not.
+        notes: what was converted to make it, in sentences.
     """
 
     images: Tensor

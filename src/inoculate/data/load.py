@@ -44,15 +44,21 @@ def load_data(
 ) -> Dataset:
     """Labelled images from whatever holds them; `summary()` of the result says what was made.
 
-    data: a known name (mnist, cifar10, cats_vs_dogs, digits), a hub id `owner/name`, a local folder (one folder per
-    class, or parquet shards), a torch `Dataset` or `DataLoader` of (image, label), a pair (images, labels) of tensors
-    or arrays, or a `Dataset`. Images are uint8 in 0..255, floats in [0, 1] that hold 8-bit values, or PIL images; a
-    data loader that shuffles is read in its dataset's own order.
-    split: `train`, `val`, `test` or `all` of a name, hub id or folder; other data are taken whole. `test` is the
-    source's own test split if it has one, else a stratified 20 %, drawn by `seed`; the rest is divided into train and
-    val 7:1. data_root: searched for `<name>/` before the hub (default: the variable INOCULATE_DATA).
-    image_size: side in pixels to which images are resized and cropped. channels: 1 (grey) or 3 (RGB). name: of the
-    dataset in results. Raises `InputError` for what cannot be read or converted exactly.
+    Args:
+        data: a known name (mnist, cifar10, cats_vs_dogs, digits), a hub id `owner/name`, a local folder (one folder per
+            class, or parquet shards), a torch `Dataset` or `DataLoader` of (image, label), a pair (images, labels) of
+            tensors or arrays, or a `Dataset`. Images are uint8 in 0..255, floats in [0, 1] that hold 8-bit values, or
+            PIL images. A data loader that shuffles is read in its dataset's own order.
+        split: `train`, `val`, `test` or `all` of a name, hub id or folder; other data are taken whole. `test` is the
+            source's own test split if it has one, else a stratified 20 %; the rest is divided into train and val 7:1.
+        data_root: folder that is searched for `<name>/` before the hub; by default the variable INOCULATE_DATA.
+        image_size: side in pixels to which images are resized and cropped.
+        channels: 1 (grey) or 3 (RGB).
+        seed: draws the splits.
+        name: of the dataset in results.
+        progress: called as `(what, images done, all images)`.
+
+    Raises `InputError` for what cannot be read or converted exactly.
     """
     require_one_of(PARTS, split=split)
     if isinstance(data, str | os.PathLike):

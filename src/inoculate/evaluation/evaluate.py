@@ -41,13 +41,17 @@ from inoculate.models.loading.load import ModelLike
 class EvaluationOptions:
     """Settings of `evaluate` that are rarely changed.
 
-    precision: `fast` crafts attacks on a quicker copy of the model where its outputs equal the model's, `exact` on the
-    model itself; the results are always the model's own. time_budget: seconds, or a text such as `5m`, after which the
-    attacks end; images are then taken in random order, and a row counts those attacked to the end (its `n`). checks:
-    whether to check that the numbers can be trusted, which comes on top of the time budget. surrogates: other models of
-    the same images, whose examples must not beat the white-box ones. keep_images: whether to keep the adversarial
-    images. name, arm: labels of the rows; the name is the model SPEC by default, else `model`. device: where a model
-    SPEC is loaded.
+    Args:
+        precision: `fast` crafts on a quicker copy of the model where its outputs equal the model's, `exact` on the
+            model itself. The results are the model's own in both.
+        time_budget: seconds, or a text such as `5m`, after which the attacks end. Images are then taken in random
+            order, and the `n` of a row counts those that were attacked to the end.
+        checks: whether to check that the numbers can be trusted. The checks are not part of the time budget.
+        surrogates: other models of the same images; their examples must not beat the white-box ones.
+        keep_images: whether to keep the adversarial images.
+        name: of the model in the rows; by default its SPEC, else `model`.
+        arm: label in the rows.
+        device: where a model SPEC is loaded.
     """
 
     precision: Precision = "fast"
@@ -79,12 +83,19 @@ def evaluate(
 ) -> Evaluation:
     """Measure a classifier on labelled images: clean, then under each attack at each threat.
 
-    `model` maps float images in [0, 1] (B×C×H×W) to logits: a module, a function or a model SPEC. `data`: a dataset,
-    tensors, a torch dataset or loader, or a data SPEC (its test part). `attacks`: names, attack objects, or a mapping
-    from names to either. Attacks are white-box, through a quicker copy of the model unless `options.precision` is
-    `exact`. Every image counts: one that is misclassified clean is an error under every attack. `progress(what, done,
-    total)` counts images, under a time budget percent. Raises `InputError` for what the model cannot take, and for an
-    attack that leaves the threat model.
+    Attacks are white-box. Every image counts: one that is misclassified clean is an error under every attack.
+
+    Args:
+        model: a module or function from float images in [0, 1] (B×C×H×W) to logits (B×K), or a model SPEC.
+        data: a `Dataset`, a pair (images, labels), a torch `Dataset` or `DataLoader`, or a data SPEC (its test part).
+        attacks: names, attack objects, or a mapping from names to either.
+        threats: norms and sizes.
+        batch_size: images at a time.
+        seed: of every random draw.
+        options: everything else.
+        progress: called as `(what, images done, all images)`; in percent under a time budget.
+
+    Raises `InputError` for what the model cannot take, and for an attack that leaves the threat model.
     """
     require_count(batch_size=batch_size)
     named, threats = resolve_attacks(attacks), tuple(threats)
@@ -123,11 +134,23 @@ def minimal_eps(
     seed: int = 0,
     precision: Precision = "fast",
 ) -> Tensor:
-    """Per image (N) the smallest eps at which the attack misclassifies it, as far as it found.
+    """Find, for every image, the smallest eps at which an attack misclassifies it.
 
-    0 for images that are misclassified clean, infinity where nothing was found within `threat.eps`. The share of
-    entries above some eps is the accuracy there: `(minimal_eps(...) > eps).float().mean()`, for every eps.
-    Raises `InputError` for an attack that does not look for the nearest adversarial image.
+    The accuracy at any eps follows: `(minimal_eps(...) > eps).float().mean()`.
+
+    Args:
+        model: as for `evaluate`.
+        data: as for `evaluate`.
+        attack: one that looks for the nearest adversarial image: `DeepFool`, `CarliniWagner`, `FMN` or `FAB`.
+        threat: norm, and the largest eps to look at.
+        batch_size: images at a time.
+        seed: of every random draw.
+        precision: as in `EvaluationOptions`.
+
+    Returns:
+        N floats: 0 for an image that is misclassified clean, infinity where nothing was found within `threat.eps`.
+
+    Raises `InputError` for an attack of another kind.
     """
     require_count(batch_size=batch_size)
     images = resolve_data(data, model)

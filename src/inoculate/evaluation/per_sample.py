@@ -16,13 +16,17 @@ from inoculate.core.threat import Threat, distance
 
 @dataclass(frozen=True, eq=False)
 class PerSampleResult:
-    """What a classifier makes of each image (N) at one eps, clean (eps 0) or attacked.
+    """What a classifier makes of each image (N) at one eps, clean (eps 0) or attacked. All arrays are on the CPU.
 
-    right: bool, classified correctly. predicted: int64, the class, −1 where unknown. margin: float32, the best wrong
-    logit minus the true one, positive where misclassified, NaN where unknown. distance: float32, from the clean image
-    in the threat's norm, 0 where there was no attack. broken_by: int64, the attack that caused the misclassification
-    as a position in `names`, else −1. finished: bool, False where time ran out: such an image does not count, and is
-    `right` as long as no attack broke it. images: N×C×H×W floats in [0, 1], if they were asked for. All are on the CPU.
+    Fields:
+        right: bool, classified correctly.
+        predicted: int64, the class, −1 where unknown.
+        margin: float32, the best wrong logit minus the true one: positive where misclassified, NaN where unknown.
+        distance: float32, from the clean image in the threat's norm, 0 where there was no attack.
+        broken_by: int64, the attack that caused the misclassification as a position in `names`, else −1.
+        finished: bool, False where time ran out. Such an image does not count, and is `right` as long as nothing broke
+            it.
+        images: N×C×H×W floats in [0, 1], if they were kept.
     """
 
     eps: float

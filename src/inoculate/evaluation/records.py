@@ -31,10 +31,19 @@ BATCH = 256
 def write_records(found: Evaluation, path: str | PathLike[str]) -> Path:
     """Write one line per image and row of the evaluation as a Parquet file; returns its path.
 
-    Columns: `image` (its number in the data), `label`, the row's `attack`, `norm`, `eps` and `seed`, `clean_predicted`,
-    `predicted` (on the adversarial image, −1 if not finished), `margin` (best wrong logit minus the true one there),
-    `right`, `finished`, `distance` of the adversarial image, `broken_by` (the attack, or null) and `breaks_at`: the
-    smallest distance at which this attack broke the image at any eps (0 if it is wrong clean, null if none did).
+    Columns:
+        image: its number in the data.
+        label: its class.
+        attack, norm, eps, seed: of the row.
+        clean_predicted: class predicted without an attack.
+        predicted: class predicted on the adversarial image, −1 if not finished.
+        margin: the best wrong logit minus the true one, on the adversarial image.
+        right: whether it is classified correctly.
+        finished: False where time ran out.
+        distance: of the adversarial image, in the row's norm.
+        broken_by: the attack, or null.
+        breaks_at: the smallest distance at which this attack broke the image at any eps; 0 if it is wrong clean, null
+            if nothing did.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -94,9 +103,16 @@ class SavedImages:
 def save_images(found: Evaluation, model: ModelLike, data: Dataset, folder: str | PathLike[str]) -> list[SavedImages]:
     """Write the misclassified adversarial images as 8-bit PNGs that stay inside the ball, and verify them.
 
-    `found` comes from `evaluate(model, data, ...)` with `keep_images`. Only images that an attack broke are written:
-    `<folder>/<attack>/<norm>-<eps>/<image>-<true class>-as-<predicted class>.png`. They are then read back and shown to
-    the model again. Raises `InputError` where no images were kept, and for images that are neither grey nor RGB.
+    Only images that an attack broke are written: `<folder>/<attack>/<norm>-<eps>/<image>-<true class>-as-<predicted
+    class>.png`. They are then read back and shown to the model again.
+
+    Args:
+        found: from `evaluate(model, data, ...)` with `keep_images`.
+        model: the same model.
+        data: the same data.
+        folder: where the images go.
+
+    Raises `InputError` where no images were kept, and for images that are neither grey nor RGB.
     """
     if not found.images:
         raise InputError("the evaluation kept no images: evaluate with keep_images")

@@ -23,11 +23,16 @@ from inoculate.evaluation.per_sample import PerSampleResult
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What `evaluate` measured. It can be iterated and indexed like the list of its rows, and shows itself as a table.
+    """What `evaluate` measured. It iterates over its rows, and shows itself as a table.
 
-    rows: clean accuracy first. per_image: the result on every image, by row. checks: whether the numbers can be
-    trusted, made at the threat `checked`. warnings: what looks wrong, one line each. labels (N) and classes:
-    those of the images.
+    Fields:
+        rows: clean accuracy first.
+        per_image: the result on every image, by row.
+        checks: whether the numbers can be trusted, made at the threat `checked`.
+        warnings: what looks wrong, one line each.
+        labels: of the images (N).
+        classes: names of the classes.
+        checked: the threat of the checks.
     """
 
     rows: list[Row]
@@ -105,10 +110,13 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class TransferMatrix:
-    """What `transfer` measured. It can be iterated and indexed like the list of its rows, and shows itself as a table.
+    """What `transfer` measured. It iterates over its rows, and shows itself as a table.
 
-    rows: the clean accuracy of every model, then crafted on × evaluated on × threat. models: their names in order.
-    per_image: the result on every image, by row. warnings: what looks wrong with the models, one line each.
+    Fields:
+        rows: the clean accuracy of every model, then crafted on × evaluated on × threat.
+        models: their names, in order.
+        per_image: the result on every image, by row.
+        warnings: what looks wrong with the models, one line each.
     """
 
     rows: list[Row]

@@ -28,9 +28,12 @@ from inoculate.models.loading.load import ModelLike
 class TransferOptions:
     """Settings of `transfer` that are rarely changed.
 
-    precision: `fast` crafts on quicker copies of the models where their outputs equal the models', `exact` on the
-    models themselves. name: the attack's name in the rows, by default its registry name, else its class's in lower
-    case. arm: label of the rows. device: where model SPECs are loaded.
+    Args:
+        precision: `fast` crafts on quicker copies of the models where their outputs equal the models', `exact` on the
+            models themselves.
+        name: the attack's name in the rows; by default its registry name, else its class's in lower case.
+        arm: label in the rows.
+        device: where model SPECs are loaded.
     """
 
     precision: Precision = "fast"
@@ -55,12 +58,25 @@ def transfer(
 ) -> TransferMatrix:
     """Measure every model on adversarial examples crafted on every model, at each threat.
 
-    `models`: from names to models (see `evaluate`), or a list of model SPECs. Every image is attacked once per source
-    and threat, whether or not the source classifies it correctly: what is of no use against the source may still fool
-    another model. Every image counts, and a clean error of the evaluated model is an error. `seconds` of a white-box
-    row include the crafting, those of the others are for the evaluation alone. `progress(source, done, total)` counts
-    images. Raises `InputError` for no models, for images or labels that a model cannot take, and for an attack that
-    leaves the threat model.
+    Every image is attacked once per source and threat, whether or not the source classifies it correctly: what is of no
+    use against the source may still fool another model. A clean error of the evaluated model is an error.
+
+    Args:
+        models: from names to models (as for `evaluate`), or a list of model SPECs.
+        data: as for `evaluate`.
+        attack: a name or an attack object.
+        threats: norms and sizes.
+        batch_size: images at a time.
+        seed: of every random draw.
+        options: everything else.
+        progress: called as `(source, images done, all images)`.
+
+    Returns:
+        Rows in the order of clean accuracies, then crafted on × evaluated on × threat. `seconds` of a white-box row
+        include the crafting, those of the others are for the evaluation alone.
+
+    Raises `InputError` for no models, for images or labels that a model cannot take, and for an attack that leaves the
+    threat model.
     """
     require_count(batch_size=batch_size)
     named = _by_name(models)
@@ -79,20 +95,15 @@ def transfer(
         (result.row(**labels, model=target, attack="none", norm=norm, protocol="white-box"), result)
         for target, result in clean.items()
     ]
-    attack_name = options.name or name
     for source in prepared:
         own = replace(settings, progress=None if progress is None else partial(progress, source))
         results = _measure_source(source, prepared, images, chosen, threats, own)
         for target in prepared:
-            protocol = "white-box" if target == source else f"transfer:{source}/{options.arm}"
+            named_as = {"attack": options.name or name, "model": target, **labels}
+            named_as["protocol"] = "white-box" if target == source else f"transfer:{source}/{options.arm}"
             for threat, result in zip(threats, results[target], strict=True):
-                counted = _counted(result, clean[target], attack_name)
-                found.append(
-                    (
-                        counted.row(**labels, model=target, attack=attack_name, norm=threat.norm, protocol=protocol),
-                        counted,
-                    )
-                )
+                counted = _counted(result, clean[target], options.name or name)
+                found.append((counted.row(norm=threat.norm, **named_as), counted))
     return TransferMatrix([row for row, _ in found], tuple(prepared), dict(found), warnings)
 
 

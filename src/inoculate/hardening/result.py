@@ -28,13 +28,18 @@ UNSAVED = Path("hardened")  # where the card of a result that was not saved says
 
 @dataclass(frozen=True, eq=False)
 class Hardened:
-    """A hardened network with its measurements; iterates over the rows before and after.
+    """A hardened network with its measurements. It iterates over the rows before and after.
 
-    before, after: rows of the same attacks, clean first. history: one entry per validation round of the training.
-    per_image: the result on every test image, by row. facts: what the card says beside the rows. run: fingerprint of
-    everything the result was made from. onnx: content of `model.onnx`, where it was asked for. folder: where the result
-    is saved, if it is. reused: whether the folder held the finished result of the same call, so that nothing was
-    computed.
+    Fields:
+        network: the classifier, and how it is rebuilt.
+        before, after: rows of the same attacks, clean first.
+        history: one entry per validation round of the training.
+        per_image: the result on every test image, by row.
+        facts: what the card says beside the rows.
+        run: fingerprint of everything that the result was made from.
+        onnx: content of `model.onnx`, where it was asked for.
+        folder: where the result is saved, if it is.
+        reused: whether the folder held the finished result of the same call, so that nothing was computed.
     """
 
     network: Network

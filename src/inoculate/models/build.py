@@ -30,11 +30,19 @@ def build_model(
 ) -> nn.Sequential:
     """A new classifier: float images in [0, 1], B×`channels`×`image_size`×`image_size` → logits B×`classes`.
 
-    `name` is any timm architecture, or `small_cnn`. `stem="small"` replaces a ResNet's 7×7 stride-4 stem by one 3×3
-    convolution, for small images (16 times the work, higher accuracy). `normalize` is (mean, std) per channel; by
-    default that of ImageNet (the average over channels for grey images), and none for `small_cnn`. Weights are drawn
-    from `seed`; the global random state is untouched. Raises `InputError` for an unknown name, or an architecture that
-    does not take these images.
+    Args:
+        name: any timm architecture, or `small_cnn`.
+        classes: number of logits.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: side in pixels.
+        stem: `small` replaces a ResNet's 7×7 stride-4 stem by one 3×3 convolution, for small images (16 times the work,
+            higher accuracy).
+        pretrained: download timm's weights.
+        normalize: (mean, std) per channel; by default that of ImageNet (the average over channels for grey images), and
+            none for `small_cnn`.
+        seed: of the weights; the global random state is untouched.
+
+    Raises `InputError` for an unknown name, or an architecture that does not take these images.
     """
     check_name(name)
     if stem not in get_args(Stem):

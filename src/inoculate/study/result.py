@@ -30,9 +30,11 @@ RESULTS, RECORDS = "results.json", "records.npz"
 class StudyRun:
     """What a study measured: a sequence of `Row`.
 
-    `records` holds, by `Row.key`, which test images were classified correctly (N, bool). `manifest` says what was run,
-    on which data and machine, with which versions, and what each step took. `explanations` are of some of the networks.
-    `folder` is where all of it lies on disk, if it does.
+    Fields:
+        records: which test images were classified correctly (N, bool), by `Row.key`.
+        manifest: what was run, on which data and machine, with which versions, and what each step took.
+        explanations: of some of the networks.
+        folder: where all of it lies on disk, if it does.
     """
 
     rows: tuple[Row, ...]

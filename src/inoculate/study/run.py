@@ -38,15 +38,23 @@ def run_study(
     device: str = "cpu",
     progress: StudyObserver | None = None,
 ) -> StudyRun:
-    """Train, attack, craft and retrain what a study describes, and save the results in `out`.
+    """Train, attack, craft and retrain what a study describes, and save the results.
 
-    study: a YAML file, the name of a shipped study (`demo`, `paper`), a mapping with a study file's keys, or a `Study`.
-    out: by default `runs/<name>`. store: where artefacts are kept, by default `<out>/store`; finished steps found there
-    are not repeated. data_root: searched for datasets before the hub. only: one dataset of the study. limit: the number
-    of images, in place of the study's. The saved results also hold what earlier runs have measured of this study.
+    When it is interrupted, what has been measured is saved before the exception continues. The saved results also hold
+    what earlier runs have measured of this study.
 
-    When it is interrupted, what has been measured is saved before the exception continues. Raises `InputError` for a
-    study with mistakes, a missing dataset, and a folder that cannot be written.
+    Args:
+        study: a YAML file, the name of a shipped study (`demo`, `paper`), a mapping with a study file's keys, or a
+            `Study`.
+        out: folder of the results, by default `runs/<name>`.
+        store: folder of the artefacts, by default `<out>/store`. Finished steps found there are not repeated.
+        data_root: folder that is searched for datasets before the hub.
+        only: one dataset of the study.
+        limit: number of images, in place of the study's.
+        device: such as `cuda`.
+        progress: told of every step, see `StudyObserver`.
+
+    Raises `InputError` for a study with mistakes, a missing dataset, and a folder that cannot be written.
     """
     study = load_study(study)
     if limit is not None:

@@ -37,15 +37,18 @@ def load_model(
 ) -> nn.Module:
     """The classifier that `spec` names, in eval mode: float images in [0, 1], B×C×H×W → logits B×K.
 
-    `spec` is a timm name or `small_cnn`, `package.module:factory`, `file.py:factory`, a folder written by a training, a
-    TorchScript file or an ONNX file. A factory is called without arguments and returns an `nn.Module`. `data` supplies
-    the number of classes, the channels and the size of the images: a timm name needs it; elsewhere it is checked
-    against what the model was made for.
+    Args:
+        spec: a timm name or `small_cnn`, `package.module:factory`, `file.py:factory`, a folder written by a training, a
+            TorchScript file or an ONNX file. A factory is called without arguments and returns an `nn.Module`.
+        data: supplies the number of classes, the channels and the size of the images. A timm name needs it; elsewhere
+            it is checked against what the model was made for.
+        weights: safetensors file to load.
+        pretrained: download timm's weights.
+        outputs: what the model gives: `logits`, `probabilities` or `single-logit`.
+        normalize: normalisation to put in front: (mean, std), or a text such as `imagenet` or `0.5/0.25`.
+        seed: of random weights.
 
-    `weights` is a safetensors file to load; `pretrained` downloads timm's weights. `normalize`, (mean, std) or a name
-    as in `parse_normalize`, is put in front of the model. `outputs` says what the model gives: `logits`,
-    `probabilities` or `single-logit`. Random weights depend on `seed` alone. Raises `InputError` for whatever cannot be
-    found, imported or loaded.
+    Raises `InputError` for whatever cannot be found, imported or loaded.
     """
     spec, mean_std = str(spec), parse_normalize(normalize) if isinstance(normalize, str) else normalize
     declared, kind = Declared(outputs, mean_std), kind_of(spec)

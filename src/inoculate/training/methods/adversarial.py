@@ -65,8 +65,10 @@ class Defence(Protocol):
     `generator` and `helpers` (the other networks that the method uses). `examples` returns adversarial images
     (B×C×H×W); its model is in eval mode. `loss` returns the loss (a scalar) and the logits on the examples (B×K).
 
-    `passes` is the cost of one update in forward-backward passes over the batch, helpers included; a forward pass alone
-    counts a third. `loss_passes` are those of them that the loss on the network takes.
+    Fields:
+        passes: cost of one update in forward-backward passes over the batch, helpers included; a forward pass alone
+            counts a third.
+        loss_passes: those of them that the loss on the network takes.
     """
 
     @property

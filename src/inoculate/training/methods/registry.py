@@ -131,7 +131,11 @@ MethodLike: TypeAlias = str | MethodSpec | Defence | UpdateFactory
 
 
 def get_method(name: str, **options: Any) -> MethodSpec:
-    """The training method of this name, with some options changed; those of `CommonOptions` fit any adversarial method.
+    """The training method of a name, such as `trades`.
+
+    Args:
+        name: a key of the table of methods.
+        options: fields of the method to change, such as `steps=3`; those of `CommonOptions` fit any adversarial method.
 
     Raises `InputError` for an unknown name, option or value; it names the nearest known one.
     """
