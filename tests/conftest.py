@@ -1,9 +1,15 @@
-"""For every test: a cache of the session's own, so that nothing of the user's is read or written; and one thread."""
+"""For every test: random numbers of its own, one thread, and a cache of the session's own beside the user's."""
 
 import os
 
 import pytest
 import torch
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """What a test draws does not depend on the tests before it, also while its fixtures are made."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -176,6 +176,7 @@ def test_every_public_name_can_be_imported() -> None:
 
     for name in inoculate.__all__:
         assert callable(getattr(inoculate, name))
+    assert dir(inoculate) == inoculate.__all__
     with pytest.raises(AttributeError):
         inoculate.no_such_name  # noqa: B018
 

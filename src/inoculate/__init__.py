@@ -151,6 +151,10 @@ if TYPE_CHECKING:
     from inoculate.training.train import train as train
 
 
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         raise AttributeError(f"module 'inoculate' has no attribute {name!r}")

@@ -173,6 +173,8 @@ def test_parts_that_are_given_are_kept() -> None:
         load_parts({"train": EXPECTED, "test": (PIXELS[:2], LABELS[:2])})
     with pytest.raises(InputError, match="part 'tset' is unknown: did you mean 'test'"):
         load_parts({"train": EXPECTED, "tset": test})
+    with pytest.raises(InputError, match="the part 'test' is given as 'pictures', and that has parts"):
+        load_parts({"train": EXPECTED, "test": "pictures"})
 
 
 def test_linked_folders_are_followed_and_counted_once(tmp_path: Path, folders: Callable[..., Path]) -> None:

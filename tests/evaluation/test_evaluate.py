@@ -152,6 +152,8 @@ def test_what_does_not_fit_is_refused_in_one_line(digits):
         (nn.Sequential(nn.Conv2d(3, 4, 3)), THREATS),
         (nn.Conv2d(1, 10, 3), THREATS),
         (linear, [Threat("linf", 0.1, low=0.4, high=0.6)]),
+        (linear, ["linf"]),
+        (linear, Threat()),
     ):
         with pytest.raises(InputError) as caught:
             measured(model, data, ["fgsm"], threats)
@@ -172,6 +174,29 @@ def test_whatever_a_models_code_raises_is_one_line(digits):
 
         with pytest.raises(InputError, match="does not take 1×8×8 images"):
             measured(Failing(), digits[1], ["fgsm"], THREATS)
+
+
+def as_they_are(model, x, y, threat, *, generator=None):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("attack", "says"),
+    [
+        (lambda model, x, y, threat, *, generator=None: x[:1], r"returned a tensor of shape \(1, 1, 8, 8\) for images"),
+        (lambda model, x, y, threat, *, generator=None: None, "returned NoneType"),
+        (lambda model, x, y, threat, *, generator=None: x.numpy(), "returned ndarray"),
+        (lambda model, x, y, threat: x, "unexpected keyword argument 'generator'"),
+    ],
+)
+def test_an_attack_of_another_form_is_refused_in_one_line(digits, attack, says):
+    with pytest.raises(InputError, match=says) as caught:
+        measured(digits[0], digits[1], {"mine": attack}, THREATS)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_function_is_an_attack_under_its_own_name(digits):
+    assert [row.attack for row in measured(digits[0], digits[1], [as_they_are], THREATS[:1])] == ["none", "as_they_are"]
 
 
 def test_progress_counts_the_images_attacked(digits):

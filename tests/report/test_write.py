@@ -114,7 +114,7 @@ def test_a_result_is_reported_as_its_folder_would_be(tmp_path: Path) -> None:
     stored = StoredResult(rows, tmp_path / "stored")
     stored.save(tmp_path / "stored")
     assert write_report(stored) == tmp_path / "stored" / "report.html"
-    with pytest.raises(InputError, match="needs a path"):
+    with pytest.raises(InputError, match="give the path of its page"):
         write_report(SomeResult(rows))
     with pytest.raises(InputError, match="cannot report on list"):
         write_report(rows, tmp_path / "page.html")  # type: ignore[arg-type]

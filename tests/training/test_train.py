@@ -218,6 +218,8 @@ MISTAKES = [
     ({"options": {"tracker": "tensorboard"}}, "give one with out"),
     ({"method": "rslad"}, "needs a robust teacher"),
     ({"model": WithFeatures(), "options": {"stem": "small"}}, "leave stem out"),
+    ({"data": {"train": "digits", "val": "digits"}}, "the part 'train' is given as 'digits'"),
+    ({"method": "pgd_at", "threat": ["linf"]}, "is none: give one such as"),
 ]
 
 

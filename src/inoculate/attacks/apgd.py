@@ -39,8 +39,8 @@ class APGD:
         restarts: random starts of each run.
         rho: fraction of the steps since the last check that must raise the loss for the step size to be kept.
         eot: gradients averaged per step, for randomised models.
-        termination_ratio: a run on `dlr` or `margin` ends after its first check (22 % of the steps) for an image that
-            is hopeless (see `is_hopeless`); infinity for never.
+        termination_ratio: a run on `dlr` or `margin` ends after its first check (22 % of the steps) for an image
+            whose missing loss exceeds this times what was gained; infinity for never.
         target: as in `OneStepTarget`: all runs go towards that class, and only it counts; None for any.
 
     Raises `InputError` for another norm, an option out of its range, images outside theirs, or a model that is not

@@ -131,7 +131,7 @@ def check_images(x: Tensor, threat: Threat) -> None:
     if not (threat.low - 1e-6 <= low and high <= threat.high + 1e-6):  # false for NaN too
         raise InputError(
             f"images span [{low:g}, {high:g}], outside the threat's range [{threat.low:g}, {threat.high:g}]: "
-            "put normalisation inside the model (inoculate.models.normalize.Normalize) and pass plain pixels"
+            "pass plain pixels and put the normalisation inside the model, by load_model(model, normalize=...)"
         )
 
 

@@ -53,7 +53,8 @@ def get_attack(name: str, **options: Any) -> Attack:
     """The attack of a registry name, such as `pgd`, or of another library, such as `foolbox:PGD`.
 
     Args:
-        name: a key of `ATTACKS`, or `foolbox:Name`, `torchattacks:Name` or `art:Name` with that library's class name.
+        name: of the table of attacks, or `foolbox:Name`, `torchattacks:Name` or `art:Name` with that library's class
+            name.
         options: fields of the attack to change, such as `steps=20`.
 
     Raises `InputError` for an unknown name or option, naming the nearest known one, and for an option out of its range.

@@ -36,8 +36,8 @@ class Square:
     Options:
         queries: passes per image at most.
         p: fraction of the pixels that the first squares cover.
-        termination_ratio: after a fifth of the queries, an image is given up that is hopeless (see `is_hopeless`);
-            infinity for never.
+        termination_ratio: after a fifth of the queries, an image is given up whose missing margin exceeds this times
+            what was gained; infinity for never.
         target: as in `OneStepTarget`: raise that class's margin, and only it counts; None for untargeted.
 
     Raises `InputError` for another norm, an option out of its range, or images outside theirs.

@@ -25,7 +25,7 @@ def sweep(
 ) -> Iterator[tuple[float, Tensor]]:
     """Attack the same images at several eps: yields `(eps, x_adv)` for each, in the order given.
 
-    A `OneStep` attack takes one gradient for all of them, a `MinimumNorm` attack one search. Any other attack runs at
+    A one-step attack takes one gradient for all of them, a minimum-norm attack one search. Any other attack runs at
     each eps, with the same random numbers, so that what it finds at one does not depend on the others.
 
     Args:

@@ -23,9 +23,7 @@ def topic_option(flag: str, topic: str, text: str, **settings: Any) -> Any:
 
 Model = Annotated[str, topic_option("--model", MODEL, MODEL_SPEC)]
 Models = Annotated[list[str], topic_option("--model", MODEL, f"{MODEL_SPEC} Repeatable.")]
-Weights = Annotated[
-    Path | None, topic_option("--weights", MODEL, "safetensors file or state dict to load into the model.")
-]
+Weights = Annotated[Path | None, topic_option("--weights", MODEL, "safetensors file to load into the model.")]
 Pretrained = Annotated[bool, topic_option("--pretrained/--no-pretrained", MODEL, "Download the pretrained weights.")]
 Outputs = Annotated[
     str, topic_option("--outputs", MODEL, "What the model returns: logits, probabilities or single-logit.")

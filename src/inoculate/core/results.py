@@ -12,6 +12,11 @@ from inoculate.core.row import Row
 _LABELS = ("dataset", "model", "arm", "protocol", "seed")  # shown only where the rows differ in them
 
 
+def name_of(row: Row) -> str:
+    """Attack, norm and eps of a row, or `clean`."""
+    return "clean" if row.attack == "none" else f"{row.attack} {row.norm} eps {row.eps:.4g}"
+
+
 def table_of(rows: Iterable[Row]) -> dict[str, list[Any]]:
     """The fields of the rows as columns of equal length: `pandas.DataFrame(table_of(rows))`."""
     rows = list(rows)

@@ -50,6 +50,22 @@ class Threat:
             )
 
 
+def require_threats(threats: object) -> tuple[Threat, ...]:
+    """`threats` as a tuple; raises `InputError` for anything but a sequence of `Threat`."""
+    if isinstance(threats, Threat):
+        raise InputError("threats is a single Threat: give a list, [threat]")
+    if isinstance(threats, list | tuple) and all(isinstance(each, Threat) for each in threats):
+        return tuple(threats)
+    raise InputError(f"threats {threats!r} are no threats: give a list such as [Threat('linf', 8 / 255)]")
+
+
+def require_threat(threat: object) -> Threat:
+    """`threat`; raises `InputError` for anything else than a `Threat`."""
+    if isinstance(threat, Threat):
+        return threat
+    raise InputError(f"threat {threat!r} is none: give one such as Threat('linf', 8 / 255)")
+
+
 def large_eps_warning(threat: Threat, shape: tuple[int, ...]) -> str | None:
     """A warning for an eps in L2 or L1 that is suspiciously large for images of `shape` (C, H, W), else None."""
     pixels = math.prod(shape)

@@ -207,6 +207,7 @@ def _given_parts(data: Mapping[str, DataLike], **options: Any) -> tuple[Dataset,
         require_one_of(("train", "val", "test"), part=part)
     if not {"train", "test"} <= data.keys():
         raise InputError(f"data for training need 'train' and 'test', got {', '.join(data)}: add the missing part")
+    require_whole(data)
     given = {part: load_data(each, part, **options) for part, each in data.items()}
     train, test = given["train"], given["test"]
     for part, each in given.items():
@@ -221,6 +222,16 @@ def _given_parts(data: Mapping[str, DataLike], **options: Any) -> tuple[Dataset,
         train.labels.cpu(), seed=options["seed"], test_mask=np.zeros(len(train), dtype=bool), classes=train.classes
     )
     return train.subset(parts.train), train.subset(parts.val), test
+
+
+def require_whole(parts: Mapping[str, DataLike]) -> None:
+    """Raise `InputError` for a part that is given by name or path, because that would be divided again."""
+    for part, data in parts.items():
+        if isinstance(data, str | os.PathLike):
+            raise InputError(
+                f"the part '{part}' is given as '{data}', and that has parts: give load_data('{data}', split=...), "
+                "with split 'all' for a folder of this part alone"
+            )
 
 
 def _named(data: Dataset, name: str | None) -> Dataset:

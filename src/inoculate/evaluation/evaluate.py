@@ -16,7 +16,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.options import require_bool, require_count, require_one_of
 from inoculate.core.progress import Progress
 from inoculate.core.rng import seeded
-from inoculate.core.threat import Norm, Threat
+from inoculate.core.threat import Norm, Threat, require_threats
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
 from inoculate.evaluation.budget import TimeBudget, check_attacks, measure_attacks, named_attacks
@@ -98,7 +98,7 @@ def evaluate(
     Raises `InputError` for what the model cannot take, and for an attack that leaves the threat model.
     """
     require_count(batch_size=batch_size)
-    named, threats = resolve_attacks(attacks), tuple(threats)
+    named, threats = resolve_attacks(attacks), require_threats(threats)
     images = resolve_data(data, model)
     warnings = threat_warnings(threats, images)
     settings = Settings(batch_size, seed, keep_images=options.keep_images)

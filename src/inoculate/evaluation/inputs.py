@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def name_of_model(model: ModelLike) -> str:
 
 
 def resolve_attacks(attacks: Attacks) -> dict[str, Attack]:
-    """The attacks by their names in rows: a registry name, else the class's in lower case.
+    """The attacks by their names in rows: a registry name, else the class's or function's in lower case.
 
     Raises `InputError` for an unknown name, an object that is no attack, and two attacks of one name.
     """
@@ -93,8 +94,21 @@ def resolve_attack(attack: str | Attack) -> tuple[str, Attack]:
         return attack, get_attack(attack)
     if isinstance(attack, type) or not callable(attack):
         raise InputError(f"attack {attack!r} is not an attack: give a name such as 'pgd', or an object such as PGD()")
+    require_signature(attack)
     known: Any = next((name for name, each in ATTACKS.items() if each == attack), None)
-    return known or type(attack).__name__.lower(), attack
+    return known or getattr(attack, "__name__", type(attack).__name__).lower(), attack
+
+
+def require_signature(attack: Attack) -> None:
+    """Raise `InputError` for an attack that cannot be called as `attack(model, x, y, threat, generator=...)`."""
+    try:
+        inspect.signature(attack).bind(None, None, None, None, generator=None)
+    except TypeError as error:
+        raise InputError(
+            f"attack {attack!r} cannot be called as attack(model, x, y, threat, generator=...): {error}"
+        ) from error
+    except ValueError:  # a builtin has no signature
+        return
 
 
 def prepare_checked(

@@ -89,7 +89,13 @@ class PerSampleResult:
 
 
 def distance_within(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
-    """Distances (B) of adversarial images; raises `InputError` for one outside the threat's ball or range."""
+    """Distances (B) of adversarial images; raises `InputError` for one outside the threat's ball or range.
+
+    Raises `InputError` too for what is not a tensor of the images' shape.
+    """
+    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
+        got = f"a tensor of shape {tuple(x_adv.shape)}" if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise InputError(f"the attack returned {got} for images of shape {tuple(x.shape)}: return the changed images")
     moved = distance(x_adv, x, threat.norm)
     far, low, high = float(moved.max()), float(x_adv.min()), float(x_adv.max())
     inside = threat.low - 1e-6 <= low and high <= threat.high + 1e-6  # false for NaN too

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from inoculate.core.errors import InputError
-from inoculate.core.results import html_of, table_of
+from inoculate.core.results import html_of, name_of, table_of
 from inoculate.core.row import Row
 from inoculate.core.threat import Norm, Threat
 from inoculate.evaluation.checks import Check
@@ -70,8 +70,7 @@ class Evaluation:
         return "\n".join([self.title, *(f"  {line}" for line in (*map(self._line, self.rows), *self._check_lines()))])
 
     def _line(self, row: Row) -> str:
-        what = "clean" if row.attack == "none" else f"{row.attack} {row.norm} eps {row.eps:.4g}"
-        line = f"{what:28} {row.accuracy:6.1%}  [{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seconds:.1f} s"
+        line = f"{name_of(row):28} {row.accuracy:6.1%}  [{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seconds:.1f} s"
         if row.n == len(self.labels):
             return line
         low, high = self.per_image[row].bounds

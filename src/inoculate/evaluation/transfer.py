@@ -12,7 +12,7 @@ from inoculate.attacks.base import Attack
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_count, require_one_of
 from inoculate.core.progress import Progress
-from inoculate.core.threat import Threat
+from inoculate.core.threat import Threat, require_threats
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
 from inoculate.evaluation.budget import families
@@ -82,7 +82,7 @@ def transfer(
     named = _by_name(models)
     name, chosen = resolve_attack(attack)
     images = resolve_data(data, next(iter(named.values())))
-    warnings = threat_warnings(threats, images)
+    warnings = threat_warnings(require_threats(threats), images)
     prepared: dict[str, Classifier] = {}
     for key, model in named.items():
         prepared[key], more = prepare_checked(model, images, options.precision, options.device, seed, f"{key}: ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from inoculate.artifacts.files import read_json, write_bytes, write_json, write_text
 from inoculate.artifacts.output import Output, remove_files
 from inoculate.core.errors import InputError
-from inoculate.core.results import html_of, table_of
+from inoculate.core.results import html_of, name_of, table_of
 from inoculate.core.row import Row
 from inoculate.core.threat import Threat
 from inoculate.evaluation.files import load_results, save_results
@@ -26,7 +26,7 @@ CARD, ONNX = "README.md", "model.onnx"
 UNSAVED = Path("hardened")  # where the card of a result that was not saved says the model is
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Hardened:
     """A hardened network with its measurements. It iterates over the rows before and after.
 
@@ -50,7 +50,7 @@ class Hardened:
     per_image: dict[Row, PerSampleResult]
     facts: CardFacts
     run: str
-    onnx: bytes | None = field(default=None, repr=False)
+    onnx: bytes | None = None
     folder: Path | None = None
     reused: bool = False
 
@@ -140,5 +140,15 @@ class Hardened:
 
         return write_report(self, path)
 
+    @property
+    def title(self) -> str:
+        """What was hardened on what."""
+        return f"{self.facts.network} for {self.facts.dataset}, before and after hardening by {self.method}"
+
+    def __repr__(self) -> str:
+        pairs = zip(self.before, self.after, strict=True)
+        rows = [f"  {name_of(after):28} {before.accuracy:6.1%} -> {after.accuracy:6.1%}" for before, after in pairs]
+        return "\n".join([self.title, *rows, *(f"  warning: {message}" for message in self.warnings)])
+
     def _repr_html_(self) -> str:
-        return html_of([*self], f"{self.facts.network} for {self.facts.dataset}, before and after hardening")
+        return html_of([*self], self.title)

@@ -80,7 +80,7 @@ def check_name(name: str) -> None:
 
     if name != SMALL_CNN and not timm.is_model(name):
         near = difflib.get_close_matches(name, [SMALL_CNN, *timm.list_models()], n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "use a timm name such as resnet18"
+        hint = f"did you mean '{near[0]}'?" if near else f"use {SMALL_CNN} or a timm name such as resnet18"
         raise InputError(f"network '{name}' is unknown: {hint}")
 
 

@@ -142,11 +142,10 @@ def _logits(model: nn.Module, x: Tensor, classes: int) -> Tensor:
 
 
 def _single_output(out: Tensor) -> InputError:
-    inside = bool(((out >= 0) & (out <= 1)).all())
+    declared = "probabilities" if bool(((out >= 0) & (out <= 1)).all()) else "single-logit"
     return InputError(
         "the model gives a single number per image for two classes: "
-        f"declare it with --outputs {'probabilities' if inside else 'single-logit'} (large for the second class), "
-        f"or wrap it in {'FromProbabilities' if inside else 'FromSingleLogit'} of inoculate.models.loading.outputs"
+        f"declare it with --outputs {declared}, in Python outputs='{declared}' (large for the second class)"
     )
 
 

@@ -52,7 +52,7 @@ def probabilities(logits: Tensor) -> list[Finding]:
         return []
     return [Finding(
         "the outputs are probabilities, not logits: gradients of a second softmax are weak and flatter the model",
-        "leave the model's softmax out, or declare them with --outputs probabilities (in Python: FromProbabilities)",
+        "leave the model's softmax out, or declare them: --outputs probabilities, load_model(..., outputs=...)",
     )]  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def preprocessing(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> lis
     return [Finding(
         f"the model is right on {plain.float().mean():.0%} of {len(y)} sample images, and on {after:.0%} once they are "
         f"{how}, so it expects other pixels than [0, 1]",
-        f"give --normalize {best}, or its own mean/std as in training (Normalize as the model's first layer)",
+        f"give --normalize {best}, or mean/std as in training; in Python load_model(model, normalize='{best}')",
     )]  # fmt: skip
 
 

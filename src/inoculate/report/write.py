@@ -70,7 +70,7 @@ def write_report(
     if path is None and isinstance(source, StoredResult) and source.folder is not None:
         return _report_of_path(source.folder, None, figures_folder)
     if path is None:
-        raise InputError("write_report needs a path for the page of a result: write_report(result, 'report.html')")
+        raise InputError("the result is not saved in a folder: give the path of its page, such as 'report.html'")
     with tempfile.TemporaryDirectory() as folder:
         source.save(Path(folder))
         return write_text(Path(path), render(read_run(Path(folder)), figures_folder))

@@ -88,8 +88,10 @@ def _explain(error: Any) -> str:
         return f"unknown key '{where}': {suggest(str(error['loc'][-1]), _keys_at(error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"key '{where}' is missing: add it"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{where}: {message} (got {error['input']!r})" if where and not isinstance(error["input"], dict) else message
+    message = str(error["msg"]).removeprefix("Value error, ").replace("valid tuple", "list")
+    if isinstance(error["input"], dict):
+        return f"{where}: {message}" if where and "ctx" not in error else message
+    return f"{where}: {message} (got {error['input']!r})" if where else message
 
 
 def _keys_at(location: tuple[Any, ...]) -> tuple[str, ...]:

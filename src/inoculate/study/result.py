@@ -31,7 +31,7 @@ class StudyRun:
     """What a study measured: a sequence of `Row`.
 
     Fields:
-        records: which test images were classified correctly (N, bool), by `Row.key`.
+        records: which test images were classified correctly (N, bool), by the `key` of a row.
         manifest: what was run, on which data and machine, with which versions, and what each step took.
         explanations: of some of the networks.
         folder: where all of it lies on disk, if it does.

@@ -52,7 +52,8 @@ def run_study(
         only: one dataset of the study.
         limit: number of images, in place of the study's.
         device: such as `cuda`.
-        progress: told of every step, see `StudyObserver`.
+        progress: an object with the methods `begin(cell, number, total, left)`, `progress(done, total, facts)` and
+            `end(cell, seconds, made, measured)`.
 
     Raises `InputError` for a study with mistakes, a missing dataset, and a folder that cannot be written.
     """

@@ -39,7 +39,8 @@ def detect_failure(history: History) -> str | None:
     if may_leak_labels(history) and last.get("train_robust", 0.0) < LEAK_RATIO * last["accuracy"]:
         return (
             f"label leaking by update {last['update']:.0f}: {last['accuracy']:.0%} accuracy on its own training "
-            f"examples and {last['val_robust']:.0%} under PGD on validation images: the examples reveal their labels"
+            f"examples and {last['val_robust']:.0%} under PGD on validation images: the examples reveal their labels, "
+            "or are too weak"
         )
     return None
 

@@ -21,7 +21,7 @@ from inoculate.training.monitors import History, best_round
 _SHOWN = ("round", "update", "loss", "accuracy", "val_loss", "val_accuracy", "val_robust")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Training:
     """A trained classifier and how it was trained.
 
@@ -90,11 +90,18 @@ class Training:
                  if name in described}  # fmt: skip
         return cls(network, read_json(folder / MODEL_FOLDER.completion), facts, tuple(described.get("warnings", ())))
 
+    @property
+    def title(self) -> str:
+        """What was trained, how, and how well."""
+        return f"{self.network.name}, {self.method}: validation accuracy {self.best['val_accuracy']:.1%}"
+
+    def __repr__(self) -> str:
+        return "\n".join([self.title, *(f"  warning: {message}" for message in self.warnings)])
+
     def _repr_html_(self) -> str:
         """The history as a table, for notebooks."""
         shown = [name for name in _SHOWN if name in self.history[-1]]
         lines = ["".join(f"<th>{name}</th>" for name in shown)]
         lines += ["".join(f"<td>{entry[name]:.4g}</td>" for name in shown) for entry in self.history]
-        title = f"{self.network.name}, {self.method}: validation accuracy {self.best['val_accuracy']:.1%}"
         body = "".join(f"<tr>{line}</tr>\n" for line in lines)
-        return f"<table>\n<caption>{escape(title)}</caption>\n{body}</table>"
+        return f"<table>\n<caption>{escape(self.title)}</caption>\n{body}</table>"

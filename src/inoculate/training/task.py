@@ -17,7 +17,7 @@ from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat, large_eps_warning
 from inoculate.data.augment import augmenter
 from inoculate.data.dataset import Dataset
-from inoculate.data.load import DataLike, load_data, load_parts
+from inoculate.data.load import DataLike, load_data, load_parts, require_whole
 from inoculate.data.split import partition
 from inoculate.models.checks import check_training
 from inoculate.models.loading.checkpoints import ModelSpec
@@ -130,6 +130,7 @@ def load_training_data(
     if isinstance(data, str | os.PathLike):
         train, val, _ = load_parts(data, **shape, progress=progress)
     elif isinstance(data, Mapping) and "val" in data and "train" in data:
+        require_whole(data)
         train, val = (load_data(data[part], part, **shape, progress=progress) for part in ("train", "val"))
     elif isinstance(data, Mapping):
         raise InputError(f"data for training need 'train' and 'val', got {', '.join(data)}: add the missing part")

@@ -16,7 +16,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of
 from inoculate.core.options import require_count
 from inoculate.core.progress import Progress
-from inoculate.core.threat import Threat
+from inoculate.core.threat import Threat, require_threat
 from inoculate.data.load import DataLike
 from inoculate.models.loading.checkpoints import MODEL_FOLDER
 from inoculate.models.loading.load import ModelLike
@@ -64,7 +64,7 @@ def train(
     loss that is not finite.
     """
     require_count(epochs=epochs)
-    chosen, threat = as_method(method, **options.method_options), threat or Threat()
+    chosen, threat = as_method(method, **options.method_options), require_threat(threat or Threat())
     if chosen.is_adversarial and threat.eps == 0:
         raise InputError("eps 0 is no attack: give a size such as 8/255")
     check_model(model)

@@ -89,6 +89,21 @@ def test_factories_that_are_refused_in_one_line(module: Path) -> None:
     assert "cannot be imported (SystemExit: bye)" in error(f"{module}:net")
 
 
+def test_modules_and_functions_are_put_behind_what_is_declared(tmp_path: Path) -> None:
+    network, x = tutorial_net().train(), torch.rand(2, 3, 8, 8)
+    plain = load_model(network)
+    assert plain is network
+    assert not network.training
+    mean_std = ((0.5,) * 3, (0.2,) * 3)
+    expected = network((x - 0.5) / 0.2)
+    torch.testing.assert_close(load_model(network, normalize=mean_std)(x), expected)
+    torch.testing.assert_close(load_model(lambda x: network(x), normalize="0.5/0.2")(x), expected)
+    behind = load_model(lambda x: network(x).softmax(1), outputs="probabilities")
+    torch.testing.assert_close(behind(x), network(x).log_softmax(1))
+    save_weights(tmp_path / "w.safetensors", network)
+    assert load_model(tutorial_net(), weights=tmp_path / "w.safetensors")(x).equal(network(x))
+
+
 def test_weights_for_a_factory(module: Path, tmp_path: Path) -> None:
     expected = load_model(f"{module}:net", seed=5)
     save_weights(tmp_path / "w.safetensors", expected)

@@ -26,7 +26,7 @@ ModelLike: TypeAlias = nn.Module | Callable[[Tensor], Any] | str | Path
 
 
 def load_model(
-    spec: str | Path,
+    spec: ModelLike,
     data: Dataset | None = None,
     *,
     weights: str | Path | None = None,
@@ -35,11 +35,12 @@ def load_model(
     normalize: MeanStd | str | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """The classifier that `spec` names, in eval mode: float images in [0, 1], B×C×H×W → logits B×K.
+    """The classifier that `spec` names or is, in eval mode: float images in [0, 1], B×C×H×W → logits B×K.
 
     Args:
         spec: a timm name or `small_cnn`, `package.module:factory`, `file.py:factory`, a folder written by a training, a
-            TorchScript file or an ONNX file. A factory is called without arguments and returns an `nn.Module`.
+            TorchScript file or an ONNX file. A factory is called without arguments and returns an `nn.Module`. Or a
+            module, which is not copied, or a function, to be put behind `normalize` or `outputs`.
         data: supplies the number of classes, the channels and the size of the images. A timm name needs it; elsewhere
             it is checked against what the model was made for.
         weights: safetensors file to load.
@@ -50,23 +51,33 @@ def load_model(
 
     Raises `InputError` for whatever cannot be found, imported or loaded.
     """
-    spec, mean_std = str(spec), parse_normalize(normalize) if isinstance(normalize, str) else normalize
-    declared, kind = Declared(outputs, mean_std), kind_of(spec)
+    mean_std = parse_normalize(normalize) if isinstance(normalize, str) else normalize
+    declared = Declared(outputs, mean_std)
     if mean_std is not None and data is not None:
         check_channels(mean_std, data.channels)
-    if kind == "folder" and declared != Declared():
-        raise InputError(f"{spec} has its normalisation inside and gives logits: leave normalize and outputs out")
-    if kind in ("torchscript", "onnx") and Path(spec).is_file() and weights is not None:
-        raise InputError(f"model {spec} has its own weights: leave {weights} out")
-    if kind == "name":
-        _require_name(spec)
-        model = _build(spec, data, pretrained and weights is None, mean_std, seed)
-        declared = replace(declared, normalize=None)  # it is inside
+    if isinstance(spec, str | Path):
+        model, declared = _named(str(spec), data, weights is not None, pretrained, declared, seed)
     else:
-        model = _load(spec, data, seed)
+        model = as_module(spec)
     if weights is not None:
         load_weights(Path(weights), model)
     return declared.wrap(model).eval()
+
+
+def _named(
+    spec: str, data: Dataset | None, has_weights: bool, pretrained: bool, declared: Declared, seed: int
+) -> tuple[nn.Module, Declared]:
+    """The model that a SPEC names, and what of the declaration it does not hold inside."""
+    kind = kind_of(spec)
+    if kind == "folder" and declared != Declared():
+        raise InputError(f"{spec} has its normalisation inside and gives logits: leave normalize and outputs out")
+    if kind in ("torchscript", "onnx") and Path(spec).is_file() and has_weights:
+        raise InputError(f"model {spec} has its own weights: leave the other weights out")
+    if kind != "name":
+        return _load(spec, data, seed), declared
+    _require_name(spec)
+    model = _build(spec, data, pretrained and not has_weights, declared.normalize, seed)
+    return model, replace(declared, normalize=None)
 
 
 def as_module(model: ModelLike, data: Dataset | None = None) -> nn.Module:

@@ -134,8 +134,9 @@ def get_method(name: str, **options: Any) -> MethodSpec:
     """The training method of a name, such as `trades`.
 
     Args:
-        name: a key of the table of methods.
-        options: fields of the method to change, such as `steps=3`; those of `CommonOptions` fit any adversarial method.
+        name: of the table of methods.
+        options: fields of the method to change, such as `steps=3`; `awp`, `warmup`, `smoothing`, `average` and
+            `weight_decay` fit any adversarial method.
 
     Raises `InputError` for an unknown name, option or value; it names the nearest known one.
     """
