@@ -1,7 +1,9 @@
 """For every test: random numbers of its own, one thread, and a cache of the session's own beside the user's."""
 
 import os
+import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +11,8 @@ import torch
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """What a test draws does not depend on the tests before it, also while its fixtures are made."""
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
 
 

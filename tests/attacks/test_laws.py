@@ -129,7 +129,15 @@ def test_double_precision_stays(name: str, norm: Norm) -> None:
         assert (double - single).abs().gt(1e-3).float().mean() < 0.01
 
 
-@for_every(IN_NORMS, [torch.bfloat16, torch.float16, torch.float32], [torch.bfloat16, torch.float32])
+@for_every(
+    IN_NORMS,
+    [
+        (torch.bfloat16, torch.bfloat16),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.bfloat16),
+    ],
+)
 def test_half_precision_stays_in_the_ball(name: str, norm: Norm, of_images: torch.dtype, of_model: torch.dtype) -> None:
     x, y = images()
     x = x.to(of_images)

@@ -3,8 +3,10 @@
 import pytest
 from study_samples import run
 
+from inoculate.report.run import read_run
 from inoculate.study.load import load_study
 from inoculate.study.steps.fit import recipe_of
+from inoculate.training.monitors import detect_failures
 
 STUDY = {
     "name": "methods",
@@ -60,3 +62,19 @@ def test_the_section_training_becomes_a_recipe():
     recipe = recipe_of(config, 100, "digits")
     assert (recipe.updates, recipe.rounds, recipe.batch_size, recipe.lr) == (9, 2, 16, 0.005)
     assert recipe_of(config.model_copy(update={"max_updates": None}), 100, "none").updates == 2 * 7
+
+
+def test_a_failure_does_not_shorten_an_arm(tmp_path):
+    """Examples that hardly change the images: label leaking, for which `train` would stop."""
+    weak = {"method": "fgsm_rs", "step": 0.01, "random_start": False}
+    training = {"epochs": 12, "rounds": 6, "batch_size": 16, "lr": 0.01}
+    study = STUDY | {
+        "arms": {"standard": {}, "weak": weak},
+        "eps": [0.3],
+        "attacks": {"fgsm": {}},
+        "training": training,
+    }
+    run(tmp_path, study | {"limit": 160})
+    history = read_run(tmp_path).histories("digits")["small_cnn", "weak"]
+    assert detect_failures(history)[0][0] < len(history) == 6
+    assert history[-1]["update"] == 12 * 7

@@ -7,6 +7,7 @@ from inoculate.artifacts.rows import read_rows
 from inoculate.attacks.craft import AdvSet
 from inoculate.core.errors import InputError
 from inoculate.study.cell import Cell
+from inoculate.study.estimate import Estimate
 from inoculate.study.run import run_study
 
 
@@ -162,6 +163,16 @@ def test_time_left_is_at_least_what_is_known_until_every_kind_is_timed(recorder)
     assert not estimates[-1][1].incomplete
     assert estimates[-1][1].seconds > 0
     assert estimates[0][0] == Cell("fit", "digits", 0, "small_cnn")
+
+
+def test_the_standard_arm_is_no_measure_for_the_others():
+    cells = [Cell("fit", "digits", 0, "resnet18", arm) for arm in ("standard", "standard", "augmented", "noise")]
+    estimate = Estimate(cells)
+    assert estimate.left(0) is None
+    estimate.add(cells[0], 10.0)
+    assert estimate.left(1) == (10.0, True)
+    estimate.add(cells[2], 30.0)
+    assert estimate.left(3) == (30.0, False)
 
 
 def test_every_step_reports_its_progress(recorder):

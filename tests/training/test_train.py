@@ -65,6 +65,8 @@ def test_save_and_load_are_inverse(tmp_path):
     assert same_weights(found.model, loaded.model)
     for name in ("history", "facts", "warnings", "spec", "method", "best"):
         assert getattr(loaded, name) == getattr(found, name), name
+    assert "validation accuracy" in repr(loaded)
+    assert "<svg" in loaded.report(tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_module_is_copied_and_trained(tmp_path):

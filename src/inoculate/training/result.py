@@ -90,6 +90,12 @@ class Training:
                  if name in described}  # fmt: skip
         return cls(network, read_json(folder / MODEL_FOLDER.completion), facts, tuple(described.get("warnings", ())))
 
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write one HTML page of the training to `path`; returns it."""
+        from inoculate import write_report  # lies above this room
+
+        return write_report(self, path)
+
     @property
     def title(self) -> str:
         """What was trained, how, and how well."""
