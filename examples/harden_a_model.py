@@ -3,7 +3,7 @@
 import inoculate as ino
 
 threat = ino.Threat("linf", 0.1)
-options = ino.HardeningOptions(epochs=2, image_size=16, test_images=50)
+options = ino.HardeningOptions(epochs=2, image_size=16, test_images=20)
 hard = ino.harden("small_cnn", "digits", threat, out="example_hardened", options=options)
 
 for before, after in zip(hard.before, hard.after, strict=True):

@@ -9,8 +9,8 @@ study = {
     "arms": ["standard", "pgd_at"],
     "surrogate": "small_cnn",
     "eps": [0.05, 0.1],
-    "attacks": {"fgsm": {}, "pgd": {"steps": 10, "images": 100}},
-    "training": {"epochs": 4},
+    "attacks": {"fgsm": {}, "pgd": {"steps": 10, "images": 50}},
+    "training": {"epochs": 2},
     "explanations": False,
 }
 run = ino.run_study(study, out="example_study")
