@@ -1,4 +1,4 @@
-"""Write an attack of your own: any callable with this signature is one."""
+"""Write your own attack: any callable with this signature is an attack."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Write a training method of your own: what it trains on, and what it minimises."""
+"""Write your own training method: what it trains on, and what it minimises."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ import inoculate as ino
 class NoiseTraining:
     """Cross-entropy on images with random noise of size eps."""
 
-    passes: float = 1  # forward-backward passes over the batch in one update: the cost
-    loss_passes: float = 1  # those of them that the loss takes
+    passes: float = 1  # the cost: forward-backward passes over the batch in one update
+    loss_passes: float = 1  # how many of these passes the loss takes
 
     def examples(self, batch):
         noise = torch.randint(0, 2, batch.x.shape, generator=batch.generator) * 2 - 1

@@ -1,4 +1,4 @@
-"""Evaluate a model of your own: accuracy under attack, which images fail, a page for the browser."""
+"""Evaluate your own model: accuracy under attack, the images that fail, and a page for the browser."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Harden a model and read what changed."""
+"""Harden a model and print its accuracies before and after."""
 
 import inoculate as ino
 
@@ -12,6 +12,6 @@ for before, after in zip(hard.before, hard.after, strict=True):
 print("trained by", hard.method, "in", int(hard.history[-1]["update"]), "updates")
 print(hard.card.splitlines()[-1])
 
-model = ino.load_model("example_hardened")  # the same network, from disk
+model = ino.load_model("example_hardened")  # the same network, loaded from disk
 data = ino.load_data("digits", split="test", image_size=16)
 print(ino.evaluate(model, data, ["fgsm"], [threat]).rows[-1].accuracy)

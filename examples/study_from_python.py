@@ -1,4 +1,4 @@
-"""Run a study: networks x arms x attacks, every step stored and never computed twice."""
+"""Run a study: networks x arms x attacks. Every step is stored and never computed twice."""
 
 import inoculate as ino
 
