@@ -58,10 +58,12 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --no-compile -e .
 	@touch $@
 
+# Collecting the tests compiles what they import, once; the workers would otherwise all do it, in the first run.
 # torchattacks pins an old `requests`: it is installed without its requirements, all of which are here already.
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-compile -e '.[test]'
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps 'torchattacks>=3.5'
+	$(BIN)/python -m pytest --collect-only -qq > /dev/null
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -66,13 +66,16 @@ _ROOMS = {
     "Defence": "training.methods.adversarial",
     "ARD": "training.methods.ard",
     "EnsembleAT": "training.methods.ensemble",
+    "FGSMPGI": "training.methods.fgsm_pgi",
     "FGSMRS": "training.methods.fgsm_rs",
     "FGSMRSThenPGD": "training.methods.fgsm_rs_then_pgd",
     "FreeAT": "training.methods.free",
     "LiveSurrogate": "training.methods.live_surrogate",
     "MART": "training.methods.mart",
+    "NFGSM": "training.methods.n_fgsm",
     "PGDAT": "training.methods.pgd_at",
     "get_method": "training.methods.registry",
+    "RRM": "training.methods.rrm",
     "RSLAD": "training.methods.rslad",
     "TRADES": "training.methods.trades",
     "TrainingOptions": "training.options",
@@ -137,13 +140,16 @@ if TYPE_CHECKING:
     from inoculate.training.methods.adversarial import Defence as Defence
     from inoculate.training.methods.ard import ARD as ARD
     from inoculate.training.methods.ensemble import EnsembleAT as EnsembleAT
+    from inoculate.training.methods.fgsm_pgi import FGSMPGI as FGSMPGI
     from inoculate.training.methods.fgsm_rs import FGSMRS as FGSMRS
     from inoculate.training.methods.fgsm_rs_then_pgd import FGSMRSThenPGD as FGSMRSThenPGD
     from inoculate.training.methods.free import FreeAT as FreeAT
     from inoculate.training.methods.live_surrogate import LiveSurrogate as LiveSurrogate
     from inoculate.training.methods.mart import MART as MART
+    from inoculate.training.methods.n_fgsm import NFGSM as NFGSM
     from inoculate.training.methods.pgd_at import PGDAT as PGDAT
     from inoculate.training.methods.registry import get_method as get_method
+    from inoculate.training.methods.rrm import RRM as RRM
     from inoculate.training.methods.rslad import RSLAD as RSLAD
     from inoculate.training.methods.trades import TRADES as TRADES
     from inoculate.training.options import TrainingOptions as TrainingOptions

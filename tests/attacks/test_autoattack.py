@@ -62,6 +62,7 @@ OURS: dict[str, Any] = {
     "fab-t": FAB(steps=20, targets=3),
     "square": Square(queries=300),
 }
+SEEDS = {"apgd-ce": 8, "apgd-dlr": 8, "apgd-t": 3, "fab-t": 1, "square": 2}
 RADII = {"linf": 0.14, "l2": 0.7}
 
 
@@ -85,13 +86,14 @@ def port(model: nn.Module, norm: Norm, name: str, seed: int) -> Callable[[Tensor
 
 @for_every(OURS, NORMS)
 def test_each_member_is_as_strong_as_the_port(name: str, norm: Norm) -> None:
-    """Mean over three seeds: at most 1 point of 200 images weaker. (Stronger is no fault, but far stronger is a bug.)
+    """Mean over seeds: at most 1 point of 200 images weaker. (Stronger is no fault, but far stronger is a bug.)
 
-    FAB from the images themselves draws no random numbers, so one run is enough. On images as small as these the port's
-    L2 squares are weaker than ours: they never reach the last row and column.
+    The accuracy under one run of untargeted APGD has a standard deviation of 1 point, so it takes more seeds. FAB from
+    the images themselves draws no random numbers, so one run is enough. On images as small as these the port's L2
+    squares are weaker than ours: they never reach the last row and column.
     """
     model, x, y = robust_digits()
-    threat, seeds = Threat(norm, RADII[norm]), range(1 if name == "fab-t" else 3)
+    threat, seeds = Threat(norm, RADII[norm]), range(SEEDS[name])
     ours = mean(standing(model, OURS[name](model, x, y, threat, generator=seeded(seed)), y) for seed in seeds)
     peers = mean(standing(model, port(model, norm, name, seed)(x, y), y) for seed in seeds)
     assert 0.05 < peers < 0.95  # some images withstand, some do not

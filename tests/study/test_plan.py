@@ -43,6 +43,19 @@ def test_paper_study_holds_what_the_paper_did():
     assert study.eps == (0.01, 0.02, 0.03)
 
 
+def test_a_slow_network_may_have_some_of_the_seeds_only():
+    cells = planned(surrogate="resnet18", seeds=[0, 1, 2], seeds_of={"resnet50": [1]})
+    assert {cell.seed for cell in cells if cell.model == "resnet50"} == {1}
+    assert {cell.seed for cell in cells if cell.model == "resnet18"} == {0, 1, 2}
+    for given, says in (
+        ({"resnet50": [3]}, "seed 3 of resnet50 is not among the study's"),
+        ({"resnet18": [0]}, "other networks learn from resnet18: it needs every seed"),
+        ({"resnet81": [0]}, "did you mean"),
+    ):
+        with pytest.raises(InputError, match=says):
+            planned(surrogate="resnet18", seeds=[0, 1, 2], seeds_of=given)
+
+
 def test_order_and_counts():
     cells = list(planned())
     fits = [cell for cell in cells if cell.kind == "fit"]

@@ -6,8 +6,10 @@ from study_samples import TINY, Recorder, numbers, run, tiny
 from inoculate.artifacts.rows import read_rows
 from inoculate.attacks.craft import AdvSet
 from inoculate.core.errors import InputError
+from inoculate.models.loading.load import load_model
 from inoculate.study.cell import Cell
 from inoculate.study.estimate import Estimate
+from inoculate.study.load import load_study
 from inoculate.study.run import run_study
 
 
@@ -77,6 +79,23 @@ def test_a_dataset_is_trained_by_its_own_keys(tmp_path):
     (history,) = (cell["history"] for cell in result.manifest["cells"] if cell["kind"] == "fit")
     assert [entry["update"] for entry in history] == [3]
     assert (10 * history[0]["val_accuracy"]) % 1 == 0
+
+
+def test_normalisation_and_clipping_are_as_the_study_says(tmp_path):
+    study = tiny(
+        models=["small_cnn"], surrogate="small_cnn", arms=["standard"], eps=[0.05], seeds=[0], explanations=False,
+        datasets={"digits": {"image_size": 8, "normalize": "0.5/0.25"}},
+        attacks={"fgsm": {}, "free": {"attack": "fgsm", "clip": False}},
+    )  # fmt: skip
+    found, _ = run(tmp_path / "out", study)
+    network = load_model(next(tmp_path.glob("out/store/fit/*")))
+    assert (network.normalize.mean.item(), network.normalize.std.item()) == (0.5, 0.25)
+    accuracy = {row.attack: row.accuracy for row in found if row.protocol == "white-box"}
+    assert accuracy["free"] < accuracy["fgsm"] < accuracy["none"]
+    with pytest.raises(InputError, match="makes training images: leave its clip out"):
+        load_study(study | {"attacks": {"fgsm": {"clip": False}}})
+    with pytest.raises(InputError, match="normalisation 'mine' is not understood"):
+        load_study(study | {"datasets": {"digits": {"normalize": "mine"}}})
 
 
 def test_examples_of_several_steps_are_trained_on_and_belong_to_one_eps(tmp_path):

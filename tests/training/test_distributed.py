@@ -101,7 +101,7 @@ def test_one_process_communicates_with_none():
         assert group == SINGLE
 
 
-@pytest.mark.parametrize("name", ["free", "live_surrogate"])
+@pytest.mark.parametrize("name", ["free", "fgsm_pgi", "rrm", "live_surrogate"])
 def test_state_from_batch_to_batch_cannot_be_divided(name, tmp_path):
     method = get_method(name).begin(THREAT, (network(),))
     with pytest.raises(InputError, match="one process"):

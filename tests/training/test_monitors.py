@@ -74,7 +74,7 @@ class Ruined:
     def __init__(self):
         self.permuted, self.last_layers = False, []
 
-    def __call__(self, model, optimizer, x, y, *, generator, progress=1.0):
+    def __call__(self, model, optimizer, x, y, *, generator, progress=1.0, samples=None):
         if progress < 1 / 3:
             return standard(model, optimizer, x, y, generator=generator)
         if not self.permuted:

@@ -38,7 +38,7 @@ def test_global_random_state_is_unchanged(tmp_path):
 def test_ends_when_patience_runs_out(tmp_path):
     """A network that never changes never improves after the first round."""
 
-    def idle(model, optimizer, x, y, *, generator, progress=1.0):
+    def idle(model, optimizer, x, y, *, generator, progress=1.0, samples=None):
         optimizer.step()
         return {"loss": 1.0, "accuracy": 0.5}
 
@@ -59,7 +59,7 @@ def test_a_diverging_loss_names_the_epoch(tmp_path):
     """Of 120 images in batches of 100, the sixth update begins with image 500, in the fifth epoch."""
     calls = []
 
-    def diverges(model, optimizer, x, y, *, generator, progress=1.0):
+    def diverges(model, optimizer, x, y, *, generator, progress=1.0, samples=None):
         calls.append(progress)
         optimizer.step()
         return {"loss": float("nan") if len(calls) == 6 else 1.0, "accuracy": 0.5}
@@ -69,7 +69,7 @@ def test_a_diverging_loss_names_the_epoch(tmp_path):
 
 
 def test_a_divergence_names_the_last_good_weights(tmp_path):
-    def diverges(model, optimizer, x, y, *, generator, progress=1.0):
+    def diverges(model, optimizer, x, y, *, generator, progress=1.0, samples=None):
         metrics = standard(model, optimizer, x, y, generator=generator)
         return {**metrics, "loss": float("nan")} if progress > 0.6 else metrics
 
@@ -79,7 +79,7 @@ def test_a_divergence_names_the_last_good_weights(tmp_path):
 
 
 def test_a_divergence_in_the_last_update_of_a_round_is_found(tmp_path):
-    def breaks(model, optimizer, x, y, *, generator, progress=1.0):
+    def breaks(model, optimizer, x, y, *, generator, progress=1.0, samples=None):
         metrics = standard(model, optimizer, x, y, generator=generator)
         if progress > 0.96:
             next(model.parameters()).data.fill_(float("nan"))

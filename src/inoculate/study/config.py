@@ -52,6 +52,7 @@ class Study(Section):
     evaluation: EvaluationConfig = Field(default_factory=lambda: EvaluationConfig.model_validate({}))
     explanations: ExplanationConfig | None = Field(default_factory=lambda: ExplanationConfig.model_validate({}))
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    seeds_of: dict[str, tuple[int, ...]] = Field(default_factory=dict)  # networks that have some of the seeds only
     limit: int | None = Field(None, ge=1)
 
     def threat_for(self, arm: str) -> Threat:
@@ -63,6 +64,10 @@ class Study(Section):
         """How a dataset's networks are trained: the study's `training`, overridden by the dataset's own keys."""
         own = self.datasets[dataset].training
         return TrainingConfig.model_validate(self.training.model_dump() | own) if own else self.training
+
+    def models_for(self, seed: int) -> tuple[str, ...]:
+        """The networks that are trained with a seed."""
+        return tuple(model for model in self.models if seed in self.seeds_of.get(model, self.seeds))
 
     def eps_for(self, attack: str) -> tuple[float, ...]:
         """At which eps an attack of the study is evaluated."""

@@ -45,7 +45,8 @@ def plan(study: Study, only: str | None = None) -> Plan:
 def _plan_seed(study: Study, dataset: str, seed: int) -> list[Cell]:
     one_step = [name for name, config in study.attacks.items() if config.is_one_step]
     cells: list[Cell] = []
-    for model in study.models:
+    trained = study.models_for(seed)
+    for model in trained:
         cells.append(Cell("fit", dataset, seed, model))
         cells.append(Cell("evaluate", dataset, seed, model, attack="none"))
         cells += [Cell("craft", dataset, seed, model, part="test", attack=attack) for attack in one_step]
@@ -61,14 +62,14 @@ def _plan_seed(study: Study, dataset: str, seed: int) -> list[Cell]:
     for arm in study.arms:
         if arm == "standard":
             continue
-        for model in study.models:
+        for model in trained:
             cells.append(Cell("fit", dataset, seed, model, arm))
             cells.append(Cell("evaluate", dataset, seed, model, arm, attack="none"))
             cells += _white_box(study, dataset, seed, model, arm)
         cells += _other_evaluations(study, dataset, seed, arm, surrogate)
     if study.explanations and seed == study.seeds[0]:
         arms = study.explanations.arms or [arm for arm in study.arms if arm not in CONTROLS]
-        models = study.explanations.models or study.models
+        models = study.explanations.models or trained
         cells += [Cell("explain", dataset, seed, m, arm, attack=study.transfer) for m in models for arm in arms]
     return cells
 
@@ -85,7 +86,7 @@ def _white_box(study: Study, dataset: str, seed: int, model: str, arm: str) -> l
 def _other_evaluations(study: Study, dataset: str, seed: int, arm: str, surrogate: str) -> list[Cell]:
     """What is measured on an arm beside the white-box one-step attacks: stored examples, and attacks of more steps."""
     cells = []
-    for model in study.models:
+    for model in study.models_for(seed):
         for attack, config in study.attacks.items():
             if not config.covers(dataset, model, arm):
                 continue

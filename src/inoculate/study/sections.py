@@ -30,6 +30,7 @@ class DatasetConfig(Section):
     image_size: int = Field(32, ge=4, le=1024)
     channels: Literal[1, 3] | None = None
     augment: str | None = None  # a policy; by default the dataset's own
+    normalize: str | None = None  # in front of the networks; by default the training images' own statistics
     training: dict[str, Any] = Field(default_factory=dict)  # overrides the study's
 
 
@@ -78,13 +79,14 @@ class TrainingConfig(Section):
 class AttackConfig(Section):
     """An attack by registry name, its options, and where it is evaluated.
 
-    `images` limits it to the first test images. `eps`, `datasets`, `models` and `arms` restrict it to some of the
-    study's: an expensive attack need not be evaluated everywhere.
+    `images` limits it to the first test images. Without `clip` adversarial pixels may leave [0, 1]. `eps`, `datasets`,
+    `models` and `arms` restrict it to some of the study's: an expensive attack need not be evaluated everywhere.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     attack: str
     images: int | None = Field(None, ge=1)
+    clip: bool = True
     eps: tuple[Eps, ...] | None = Field(None, min_length=1)
     datasets: tuple[str, ...] | None = Field(None, min_length=1)
     models: tuple[str, ...] | None = Field(None, min_length=1)
@@ -102,11 +104,11 @@ class AttackConfig(Section):
 
     @property
     def is_one_step(self) -> bool:
-        """Whether one gradient serves every eps."""
+        """Whether one gradient serves every eps, so that its examples can be stored and replayed."""
         from inoculate.attacks.base import OneStep  # imports torch, which reading results does without
         from inoculate.attacks.registry import ATTACKS
 
-        return isinstance(ATTACKS.get(self.attack), OneStep)
+        return self.clip and isinstance(ATTACKS.get(self.attack), OneStep)
 
     def covers(self, dataset: str, model: str, arm: str) -> bool:
         """Whether the attack is evaluated on this network."""

@@ -19,6 +19,7 @@ from inoculate.study.inputs import Inputs, inputs_of
 from inoculate.training.methods.names import NEEDS_NETWORK
 
 Spec = dict[str, Any]
+NO_CLIP: Spec = {"clip": False}
 
 
 @dataclass
@@ -101,6 +102,8 @@ class Specs:
             "networks": [fingerprint(self.of(network)) for network in inputs.networks],
             "examples": fingerprint(self.of(inputs.examples)) if inputs.examples else None,
         }
+        if study.datasets[cell.dataset].normalize is not None:
+            spec["normalize"] = study.datasets[cell.dataset].normalize
         if arm != "standard":
             spec["augment"] = study.datasets[cell.dataset].augment or f"default of {cell.dataset}"
         if arm in WITH_COPIES:
@@ -168,7 +171,7 @@ class Specs:
 
     def _attack(self, name: str) -> Spec:
         config = self.study.attacks[name]
-        return {"attack": config.attack, "norm": self.study.norm, **config.options}
+        return {"attack": config.attack, "norm": self.study.norm, **config.options, **({} if config.clip else NO_CLIP)}
 
     def _evaluation(self) -> Spec:
         """The settings of evaluation that can change a number, beside which images are measured."""

@@ -12,6 +12,7 @@ from inoculate.attacks.base import MultiStep
 from inoculate.attacks.registry import ATTACKS, get_attack
 from inoculate.core.errors import suggest
 from inoculate.core.threat import Threat
+from inoculate.models.normalize import parse_normalize
 from inoculate.study.arm_names import ARMS
 from inoculate.study.config import MOST_VULNERABLE, Study, StudyError
 from inoculate.study.sections import AttackConfig, MethodConfig, TrainingConfig
@@ -27,6 +28,7 @@ def check_study(study: Study) -> None:
     for name in study.datasets:
         with _at("datasets", name):
             _check_own_training(name, study)
+            parse_normalize(study.datasets[name].normalize or "imagenet")
     for name, attack in study.attacks.items():
         with _at("attacks", name):
             _check_attack(attack, study)
@@ -64,6 +66,8 @@ def _check_names(study: Study) -> None:
     with _at("surrogate"):
         if study.surrogate != MOST_VULNERABLE and study.surrogate not in study.models:
             _require_known(study.surrogate, (*study.models, MOST_VULNERABLE), "surrogate")
+    with _at("seeds_of"):
+        _check_seeds(study)
     with _at("norm"):
         if study.norm != "linf":
             raise ValueError("examples are stored as L∞ directions: norm must be linf in a study")
@@ -72,6 +76,19 @@ def _check_names(study: Study) -> None:
             _require_known(name, study.arms, "arm")
         for name in (study.explanations and study.explanations.models) or ():
             _require_known(name, study.models, "network")
+
+
+def _check_seeds(study: Study) -> None:
+    for model, seeds in study.seeds_of.items():
+        _require_known(model, study.models, "network")
+        for seed in seeds:
+            if seed not in study.seeds:
+                raise ValueError(f"seed {seed} of {model} is not among the study's: add it to seeds")
+    shared = study.models if study.surrogate == MOST_VULNERABLE else (study.surrogate,)
+    needed = [*shared, *(name for config in study.methods.values() for name in config.surrogates or ())]
+    for model in needed:
+        if set(study.seeds_of.get(model, study.seeds)) != set(study.seeds):
+            raise ValueError(f"other networks learn from {model}: it needs every seed")
 
 
 def _check_own_training(dataset: str, study: Study) -> None:
@@ -88,7 +105,7 @@ def _check_attack(config: AttackConfig, study: Study) -> None:
     _require_known(config.attack, tuple(ATTACKS), "attack")
     known = tuple(field.name for field in fields(ATTACKS[config.attack]))
     for option in config.options:
-        _require_known(option, (*known, "images", *RESTRICTIONS), f"key of attack {config.attack}")
+        _require_known(option, (*known, "images", "clip", *RESTRICTIONS), f"key of attack {config.attack}")
     get_attack(config.attack, **config.options)  # checks the values
     for arm in config.arms or ():
         _require_known(arm, (*ARMS, *study.arms), "arm")
@@ -130,6 +147,8 @@ def _check_transfer(study: Study) -> None:
     if any(config.restrictions.values()):
         message = f"transfer attack '{name}' is crafted everywhere: remove its {', '.join(RESTRICTIONS)}"
         raise StudyError(message, ("attacks", name))
+    if not config.clip:
+        raise ValueError(f"transfer attack '{name}' makes training images: leave its clip out")
     if config.is_one_step:
         return
     # others may stop at the decision boundary, where rounding to 8 bits undoes the change

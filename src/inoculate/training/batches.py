@@ -35,14 +35,15 @@ class Batches:
         only_originals = recipe.augment != "none" and not bool(samples.original.all())
         return cls(samples, recipe.batch_size, seed, augment, only_originals, device, layout)
 
-    def load(self, update: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Images (B×C×H×W) and labels (B) of an update."""
-        x, y, original = self.samples.batch(batch_indices(len(self.samples), self.batch_size, update, self.seed))
+    def load(self, update: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B×C×H×W) and labels (B) of an update, and their numbers (B) in the training set."""
+        indices = batch_indices(len(self.samples), self.batch_size, update, self.seed)
+        x, y, original = self.samples.batch(indices)
         if not self.only_originals:
             x = self.augment(x, draw)
         elif original.any():
             x[original] = self.augment(x[original], draw)
-        return x, y
+        return x, y, indices
 
     def place(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """A part of a batch where the model is."""

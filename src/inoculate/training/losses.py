@@ -44,6 +44,14 @@ def ard(clean: Tensor, adversarial: Tensor, teacher: Tensor, y: Tensor, alpha: f
     return alpha * distilled + (1 - alpha) * F.cross_entropy(clean, y)
 
 
+def rrm(own: Tensor, teacher: Tensor, logits: Tensor, y: Tensor, xent: float, smoothing: float = 0.0) -> Tensor:
+    """The negative cosine of the student's and the teacher's features (B×D), plus `xent` times cross-entropy.
+
+    Vaishnavi et al. 2022, equation 4, up to the constant 1.
+    """
+    return xent * F.cross_entropy(logits, y, label_smoothing=smoothing) - F.cosine_similarity(own, teacher).mean()
+
+
 def rslad(clean: Tensor, adversarial: Tensor, teacher: Tensor, alpha: float) -> Tensor:
     """KL from the teacher's clean to both of the student's predictions, without hard labels (Zi et al. 2021, eq. 6)."""
     return (1 - alpha) * divergence(clean, teacher).mean() + alpha * divergence(adversarial, teacher).mean()

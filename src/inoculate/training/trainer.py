@@ -82,7 +82,7 @@ def _check_divisible(plan: TrainingPlan, group: ProcessGroup) -> None:
     stateful = any(isinstance(each, Stateful) for each in plan.methods.values())
     if group.size * plan.recipe.accumulate > 1 and stateful:
         raise InputError(
-            "methods free and live_surrogate carry state from one batch to the next: train them in one process and "
+            "methods free, fgsm_pgi, rrm and live_surrogate carry state from batch to batch: train in one process and "
             "without accumulating"
         )
 

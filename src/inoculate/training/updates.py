@@ -65,15 +65,19 @@ def _update(
 ) -> dict[str, float]:
     """One optimiser step on one batch; the mean metrics of all its parts."""
     recipe, draw = plan.recipe, generator(plan.seed, "update", update)
-    x, y = batches.load(update, draw)
+    x, y, samples = batches.load(update, draw)
     parts = group.parts(recipe.batch_size, recipe.accumulate)
     optimizer: Any = state.optimizer if len(parts) == 1 else Accumulating(state.optimizer, len(parts))
     found: list[dict[str, float]] = []
     for rows in parts:
         inputs, labels = batches.place(x[rows], y[rows])
         with autocast(recipe, batches.device):
-            progress = update / recipe.updates
-            found.append(method(state.model, optimizer, inputs, labels, generator=_clone(draw), progress=progress))
+            found.append(
+                method(
+                    state.model, optimizer, inputs, labels,
+                    generator=_clone(draw), progress=update / recipe.updates, samples=samples[rows],
+                )
+            )  # fmt: skip
     metrics = group.mean({name: sum(each[name] for each in found) / len(found) for name in found[0]})
     state.scheduler.step()
     if state.ema and math.isfinite(metrics["loss"]):

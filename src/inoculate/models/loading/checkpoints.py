@@ -17,6 +17,7 @@ from inoculate.artifacts.output import FolderLayout
 from inoculate.core.errors import InputError
 from inoculate.data.dataset import Dataset
 from inoculate.models.build import Stem, build_model
+from inoculate.models.normalize import MeanStd, check_channels
 from inoculate.models.small_cnn import SMALL_CNN
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
@@ -36,9 +37,24 @@ class ModelSpec:
     std: tuple[float, ...] | None = None
 
     @classmethod
-    def fitting(cls, name: str, data: Dataset, stem: Stem = "imagenet", pretrained: bool = False) -> ModelSpec:
-        """The network of this name for images like those of `data`, normalised by their statistics (small_cnn: not)."""
-        mean, std = (None, None) if name == SMALL_CNN else data.channel_statistics()
+    def fitting(
+        cls,
+        name: str,
+        data: Dataset,
+        stem: Stem = "imagenet",
+        pretrained: bool = False,
+        normalize: MeanStd | None = None,
+    ) -> ModelSpec:
+        """The network of this name for images like those of `data`.
+
+        normalize: (mean, std) in front of it; by default the statistics of `data` (small_cnn: none). Raises
+        `InputError` where it does not fit the channels.
+        """
+        if normalize is not None:
+            check_channels(normalize, data.channels)
+        elif name != SMALL_CNN:
+            normalize = data.channel_statistics()
+        mean, std = normalize or (None, None)
         return cls(name, data.classes, data.channels, data.image_size[0], stem, pretrained, mean, std)
 
     def build(self, *, seed: int = 0, pretrained: bool | None = None) -> nn.Sequential:

@@ -13,6 +13,7 @@ from inoculate.data.dataset import Dataset
 from inoculate.models.build import parameter_count
 from inoculate.models.loading.checkpoints import ModelSpec, save_model
 from inoculate.models.loading.load import load_model
+from inoculate.models.normalize import parse_normalize
 from inoculate.study.arms import training_set
 from inoculate.study.cell import Cell
 from inoculate.study.inputs import Inputs
@@ -115,7 +116,11 @@ def _validation(context: Context) -> Dataset:
 
 
 def _model_spec(context: Context, model: str) -> ModelSpec:
-    return ModelSpec.fitting(model, context.data.train, context.study.stem, context.study.pretrained)
+    study, data = context.study, context.data.train
+    given = study.datasets[data.name].normalize
+    return ModelSpec.fitting(
+        model, data, study.stem, study.pretrained, None if given is None else parse_normalize(given)
+    )
 
 
 def _policy(context: Context) -> str:

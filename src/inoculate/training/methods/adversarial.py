@@ -101,6 +101,7 @@ class AdversarialMethod:
         *,
         generator: torch.Generator,
         progress: float = 1.0,
+        samples: Tensor | None = None,
     ) -> dict[str, float]:
         threat = threat_at(self.threat, self.common, progress)
         batch = Batch(model, x, y, threat, generator, self.helpers, self.common.smoothing)

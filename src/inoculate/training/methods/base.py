@@ -13,8 +13,9 @@ class Method(Protocol):
     """One update of `model` on float images `x` (B×C×H×W in [0, 1]) and labels `y` (B); returns metrics to log.
 
     The metrics are means over the batch and hold at least `loss` and `accuracy` (in [0, 1]); an adversarial method
-    reports those of the adversarial images. `progress` is the fraction of the training that is done, from 0 to 1. A
-    method that carries state from one update to the next is also `Stateful`.
+    reports those of the adversarial images. `progress` is the fraction of the training that is done, from 0 to 1.
+    `samples` (B, int64, on the CPU) are the numbers of the images in the training set, for a method that remembers
+    something of each. A method that carries state from one update to the next is also `Stateful`.
     """
 
     def __call__(
@@ -26,6 +27,7 @@ class Method(Protocol):
         *,
         generator: torch.Generator,
         progress: float = 1.0,
+        samples: Tensor | None = None,
     ) -> dict[str, float]: ...
 
 
@@ -46,6 +48,7 @@ def standard(
     *,
     generator: torch.Generator,
     progress: float = 1.0,
+    samples: Tensor | None = None,
 ) -> dict[str, float]:
     """Minimise cross-entropy on the clean batch. It is a `Method`."""
     logits = model(x)

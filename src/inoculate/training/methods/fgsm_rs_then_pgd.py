@@ -75,6 +75,7 @@ class StagedMethod:
         *,
         generator: torch.Generator,
         progress: float = 1.0,
+        samples: Tensor | None = None,
     ) -> dict[str, float]:
         stage = self.first if progress < self.options.head_start else self.second
-        return stage(model, optimizer, x, y, generator=generator, progress=progress)
+        return stage(model, optimizer, x, y, generator=generator, progress=progress, samples=samples)

@@ -64,6 +64,7 @@ class FreeMethod:
         *,
         generator: torch.Generator,
         progress: float = 1.0,
+        samples: Tensor | None = None,
     ) -> dict[str, float]:
         threat = threat_at(self.threat, self.common, progress)
         ball = replace(threat, low=-1e3, high=1e3)  # the range of pixels is that of the next images, not of this batch

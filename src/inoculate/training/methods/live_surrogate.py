@@ -71,6 +71,7 @@ class LiveSurrogateMethod:
         *,
         generator: torch.Generator,
         progress: float = 1.0,
+        samples: Tensor | None = None,
     ) -> dict[str, float]:
         options, threat = self.options, threat_at(self.threat, self.common, progress)
         surrogate_optimizer = self._optimizer_like(optimizer)

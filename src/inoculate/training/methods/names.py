@@ -5,6 +5,8 @@ STANDARD = "standard"
 METHOD_ARMS = (
     "pgd_at",
     "fgsm_rs",
+    "n_fgsm",
+    "fgsm_pgi",
     "fgsm_rs_then_pgd",
     "free",
     "trades",
@@ -12,9 +14,10 @@ METHOD_ARMS = (
     "ensemble",
     "ard",
     "rslad",
+    "rrm",
     "live_surrogate",
 )
 # Methods that need other networks.
-NEEDS_TEACHER = ("ard", "rslad")
+NEEDS_TEACHER = ("ard", "rslad", "rrm")
 NEEDS_SURROGATES = ("ensemble",)
 NEEDS_NETWORK = ("live_surrogate",)

@@ -13,14 +13,17 @@ from inoculate.training.methods.adversarial import AdversarialMethod, Defence
 from inoculate.training.methods.ard import ARD
 from inoculate.training.methods.base import Method, standard
 from inoculate.training.methods.ensemble import EnsembleAT
+from inoculate.training.methods.fgsm_pgi import FGSMPGI
 from inoculate.training.methods.fgsm_rs import FGSMRS
 from inoculate.training.methods.fgsm_rs_then_pgd import FGSMRSThenPGD
 from inoculate.training.methods.free import FreeAT
 from inoculate.training.methods.live_surrogate import LiveSurrogate
 from inoculate.training.methods.mart import MART
+from inoculate.training.methods.n_fgsm import NFGSM
 from inoculate.training.methods.names import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER, STANDARD
 from inoculate.training.methods.options import CommonOptions
 from inoculate.training.methods.pgd_at import PGDAT
+from inoculate.training.methods.rrm import RRM
 from inoculate.training.methods.rslad import RSLAD
 from inoculate.training.methods.trades import TRADES
 from inoculate.training.recipe import Recipe
@@ -54,6 +57,8 @@ METHODS: dict[str, Any] = {
     STANDARD: Standard(),
     "pgd_at": PGDAT(),
     "fgsm_rs": FGSMRS(),
+    "n_fgsm": NFGSM(),
+    "fgsm_pgi": FGSMPGI(),
     "fgsm_rs_then_pgd": FGSMRSThenPGD(),
     "free": FreeAT(),
     "trades": TRADES(),
@@ -61,6 +66,7 @@ METHODS: dict[str, Any] = {
     "ensemble": EnsembleAT(),
     "ard": ARD(),
     "rslad": RSLAD(),
+    "rrm": RRM(),
     "live_surrogate": LiveSurrogate(),
 }
 WITHOUT_HARD_LABELS = ("mart", "ard", "rslad")
@@ -89,7 +95,7 @@ class MethodSpec:
         """Whether examples are crafted on the trained network, so that monitors can interpret the accuracy on them."""
         if isinstance(self.defence, LiveSurrogate):
             return self.defence.own_steps > 0
-        return self.is_adversarial and not isinstance(self.defence, EnsembleAT)
+        return self.is_adversarial and not isinstance(self.defence, EnsembleAT | RRM)
 
     @property
     def spec(self) -> dict[str, Any]:
