@@ -27,7 +27,7 @@ class NoiseTraining:
 threat = ino.Threat("linf", 0.1)
 train, test = (ino.load_data("digits", split=part, image_size=16) for part in ("train", "test"))
 for method in ("standard", NoiseTraining(), ino.get_method("pgd_at", steps=3)):
-    trained = ino.train("small_cnn", train, method, threat, epochs=4)
+    trained = ino.train("small_cnn", train, method, threat, epochs=3)
     found = ino.evaluate(trained.model, test, ["pgd"], [threat], options=ino.EvaluationOptions(checks=False))
     clean, attacked = found
     print(f"{trained.method:14} clean {clean.accuracy:.1%}, PGD {attacked.accuracy:.1%}")

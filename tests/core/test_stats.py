@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inoculate.core.stats import mcnemar, paired_gain, spearman, unpaired_gain, wilson
+from inoculate.core.stats import mcnemar, paired_gain, seeds_margin, spearman, unpaired_gain, wilson
 
 
 @pytest.mark.smoke
@@ -79,6 +79,12 @@ def test_unpaired_gain_is_the_two_proportion_interval() -> None:
     assert unpaired_gain(0.5, 0.5, 200) == pytest.approx((0.0, -0.098, 0.098), abs=1e-4)
     with pytest.raises(ValueError, match="n > 0"):
         unpaired_gain(0.5, 0.5, 0)
+
+
+def test_the_margin_over_seeds_is_the_t_interval() -> None:
+    assert seeds_margin([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
+    assert seeds_margin([0.0, 1.0]) == pytest.approx(12.7062 / 2, abs=1e-3)
+    assert seeds_margin([0.5, 0.5, 0.5]) == 0
 
 
 def test_rank_correlation_is_scipys_ties_included():

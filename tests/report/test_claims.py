@@ -37,6 +37,23 @@ def test_the_interval_decides() -> None:
         assert f"{verb} the accuracy of resnet50 on clean images: {after - 50:+.1f} points" in claim.sentence
 
 
+def test_with_several_seeds_the_interval_covers_their_variation() -> None:
+    def gain_of(*gains: int, model: str = "resnet50") -> list[Row]:
+        rows = [row(model, correct=20, seed=seed) for seed in range(len(gains))]
+        return rows + [row(model, "transferred", correct=20 + gain, seed=seed) for seed, gain in enumerate(gains)]
+
+    def sentence(rows: list[Row]) -> str:
+        return claims(rows, outcomes(rows), SURROGATE)[0].sentence
+
+    # gains of 0, 10 and 20 points: 10 ± 4.303 · 10 / sqrt(3); over images alone 10 ± 3
+    assert "+10.0 points [-14.8, 34.8] (100 images, 3 seeds)" in sentence(gain_of(0, 10, 20))
+    assert "+10.0 points [4.0, 16.0] (100 images, 3 seeds)" in sentence(gain_of(10, 10, 10))
+    # another network has one seed and gains more: that is no variation between seeds (20 ± 5.7 over images)
+    assert "+20.0 points [14.5, 25.8] (100 images, 3 seeds)" in sentence(
+        gain_of(10, 10, 10) + gain_of(50, model="resnet101")
+    )
+
+
 def test_without_records_the_counts_speak_and_say_so() -> None:
     rows = [row("resnet50", correct=50), row("resnet50", "transferred", correct=60)]
     (claim,) = claims(rows, None, SURROGATE)

@@ -47,6 +47,11 @@ def test_a_slow_network_may_have_some_of_the_seeds_only():
     cells = planned(surrogate="resnet18", seeds=[0, 1, 2], seeds_of={"resnet50": [1]})
     assert {cell.seed for cell in cells if cell.model == "resnet50"} == {1}
     assert {cell.seed for cell in cells if cell.model == "resnet18"} == {0, 1, 2}
+    both = {"models": ["resnet50", "resnet18"]}
+    cells = planned(surrogate="resnet18", seeds=[0, 1], seeds_of={"resnet50": [1]}, explanations=both)
+    assert {cell.model for cell in cells if cell.kind == "explain"} == {"resnet18"}, "those of the first seed"
+    with pytest.raises(InputError, match="other networks learn from resnet50"):
+        planned(surrogate="resnet18", seeds=[0, 1], seeds_of={"resnet50": [1]}, arms=["standard", "ensemble"])
     for given, says in (
         ({"resnet50": [3]}, "seed 3 of resnet50 is not among the study's"),
         ({"resnet18": [0]}, "other networks learn from resnet18: it needs every seed"),

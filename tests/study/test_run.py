@@ -92,6 +92,8 @@ def test_normalisation_and_clipping_are_as_the_study_says(tmp_path):
     assert (network.normalize.mean.item(), network.normalize.std.item()) == (0.5, 0.25)
     accuracy = {row.attack: row.accuracy for row in found if row.protocol == "white-box"}
     assert accuracy["free"] < accuracy["fgsm"] < accuracy["none"]
+    more, _ = run(tmp_path / "out", study | {"eps": [0.01, 0.05]})  # the range does not depend on the other eps
+    assert [row.accuracy for row in more if (row.attack, row.eps) == ("free", 0.05)] == [accuracy["free"]]
     with pytest.raises(InputError, match="makes training images: leave its clip out"):
         load_study(study | {"attacks": {"fgsm": {"clip": False}}})
     with pytest.raises(InputError, match="normalisation 'mine' is not understood"):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from inoculate.core.errors import InputError
 from inoculate.core.rng import Draws
 from inoculate.core.threat import Threat
 from inoculate.training.awp import worst_weights
@@ -121,7 +122,7 @@ def test_fgsm_pgi_starts_where_earlier_gradients_led_and_holds_the_logits(batch)
     method(model, optimizer, x, y, generator=draw, samples=rows)
     plain, memory = copy.deepcopy(model), copy.deepcopy(method.memory)
     delta, momentum = (memory[name][rows].float() for name in ("delta", "momentum"))
-    start = (x + delta * EPS / 127).clamp(0, 1).requires_grad_()
+    start = (x + delta * EPS).clamp(0, 1).requires_grad_()
     assert (start - x).abs().max() > 0.9 * EPS
     first = plain(start)
     (g,) = torch.autograd.grad(F.cross_entropy(first, y), start, retain_graph=True)
@@ -137,7 +138,7 @@ def test_fgsm_pgi_starts_where_earlier_gradients_led_and_holds_the_logits(batch)
     method(model, optimizer, x, y, generator=draw, samples=rows)
     same(model, plain)
     expected = moved(0.3 * momentum + g / g.abs().sum()) - x
-    assert (method.memory["delta"][rows].float() * EPS / 127 - expected).abs().max() <= EPS / 127
+    assert (method.memory["delta"][rows].float() * EPS - expected).abs().max() <= EPS / 256
     assert method.memory["uses"][:6].tolist() == [2] * 6
     again = get_method("fgsm_pgi").begin(THREAT)
     again.load_state_dict(copy.deepcopy(method.state_dict()))
@@ -145,6 +146,8 @@ def test_fgsm_pgi_starts_where_earlier_gradients_led_and_holds_the_logits(batch)
     method(model, other, x, y, generator=torch.Generator().manual_seed(1), samples=rows)
     again(twin, sgd(twin), x, y, generator=torch.Generator().manual_seed(1), samples=rows)
     same(model, twin, 0)
+    with pytest.raises(InputError, match="leave awp out"):
+        get_method("fgsm_pgi", awp=0.01)
 
 
 def test_fgsm_pgi_starts_anew_after_a_number_of_uses(batch):
@@ -242,6 +245,23 @@ def test_rrm_matches_the_teachers_features_of_clean_images(batch, xent, logits):
     same(model, stepped(plain, loss))
     plain = network()
     assert metrics["loss"] == pytest.approx(float(loss().detach()) - 1, abs=1e-5)
+
+
+def test_rrm_refuses_a_network_whose_logits_are_not_those_of_its_last_linear_layer(batch):
+    class Doubled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.unused = network(), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.inner(x)
+
+    probabilities = nn.Sequential(network(), nn.Softmax(1)).train()
+    for model, teacher in ((Doubled().train(), network()), (probabilities, network()), (network(), probabilities)):
+        with pytest.raises(InputError, match="last linear layer does not compute its logits"):
+            one_update("rrm", batch, model, helpers=(teacher.eval(),))
+    with pytest.raises(InputError, match="no linear layer"):
+        get_method("rrm").begin(THREAT, (nn.Conv2d(1, 3, 8),))
 
 
 def test_rrm_ends_with_images_of_one_step(batch):
@@ -416,9 +436,11 @@ def test_passes_count_what_an_update_costs(batch):
     for name, options in [*((name, {}) for name in METHOD_ARMS), *perturbed]:
         method = get_method(name, **options)
         model, helper, calls = network(), network(seed=2).eval(), [0]
+        update, draw = method.begin(THREAT, (helper,)), torch.Generator().manual_seed(0)
+        update(model, sgd(model), *batch, generator=draw)  # the first may look at the networks
         for each in (model, helper):
             each.register_forward_hook(lambda *_, c=calls: c.__setitem__(0, c[0] + 1))
-        method.begin(THREAT, (helper,))(model, sgd(model), *batch, generator=torch.Generator().manual_seed(0))
+        update(model, sgd(model), *batch, generator=draw)
         twice = 2 / 3 if name == "fgsm_pgi" else 0  # it goes back through its first pass twice
         # a forward pass without a gradient is a third: it rounds up to a call
         assert method.passes <= calls[0] + twice < method.passes + 2, name

@@ -85,6 +85,14 @@ def unpaired_gain(before: float, after: float, n: int, confidence: float = 0.95)
     return after - before, after - before - half, after - before + half
 
 
+def seeds_margin(effects: Sequence[float], confidence: float = 0.95) -> float:
+    """Half the width of the t-interval of a mean over two or more trainings with different seeds (Student 1908)."""
+    from scipy.special import stdtrit
+
+    deviation = float(np.std(effects, ddof=1)) / math.sqrt(len(effects))
+    return float(stdtrit(len(effects) - 1, 0.5 + confidence / 2)) * deviation
+
+
 def spearman(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
     """Return Spearman's rank correlation in [-1, 1] of each row of two N×P arrays; NaN where a row is constant.
 

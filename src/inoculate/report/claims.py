@@ -35,7 +35,7 @@ def claims(
     """Return a verdict and a sentence for every claim that `rows` can test; what is not measured is left out.
 
     A claim is supported or contradicted when the 95 % interval of the paired difference excludes 0. The interval
-    covers the choice of images; the variation between trainings shows only across seeds. Without `records` it is the
+    covers the choice of images and, with several seeds, the variation between trainings. Without `records` it is the
     wider two-proportion interval. `parameters` orders networks by size; else the number in their names does.
     """
     found: list[Claim] = []

@@ -1,14 +1,14 @@
-"""The difference in accuracy between two arms, with its 95 % interval."""
+"""The difference in accuracy between two arms, with its 95 % interval over images and seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from inoculate.artifacts.rows import Records
 from inoculate.core.row import Row
-from inoculate.core.stats import paired_gain, unpaired_gain
+from inoculate.core.stats import paired_gain, seeds_margin, unpaired_gain
 from inoculate.report.formatting import points
 from inoculate.report.results import CLEAN, Results, View
 
@@ -19,7 +19,10 @@ Side = tuple[str, str]  # model, arm
 
 @dataclass(frozen=True)
 class Gain:
-    """A mean difference of accuracy in [-1, 1] with its 95 % interval, and what it was measured on."""
+    """A mean difference of accuracy in [-1, 1] with its 95 % interval, and what it was measured on.
+
+    The interval is over images, or over seeds where that is wider.
+    """
 
     value: float
     low: float
@@ -64,6 +67,7 @@ def arm_gain(
 def compare(results: Results, records: Records, sides: Iterable[tuple[Side, Side]], view: View) -> Gain | None:
     """The mean gain of the second side, each (model, arm), over the first, over every eps and seed that both have."""
     pairs: list[tuple[Row, Row]] = []
+    cells: list[dict[int, float]] = []  # of every network and eps: the gain by seed
     models: list[str] = []
     for left, right in sides:
         for eps in [0.0] if view == CLEAN else results.epsilons(view.attack):
@@ -71,6 +75,7 @@ def compare(results: Results, records: Records, sides: Iterable[tuple[Side, Side
             after = {row.seed: row for row in other.rows} if other else {}
             both = [(row, after[row.seed]) for row in one.rows if row.seed in after] if one else []
             pairs += both
+            cells.append({row.seed: row.accuracy - before.accuracy for before, row in both})
             models += [right[0]] if both else []
     if not pairs:
         return None
@@ -83,4 +88,22 @@ def compare(results: Results, records: Records, sides: Iterable[tuple[Side, Side
     else:
         means = [sum(pair[side].accuracy for pair in pairs) / len(pairs) for side in (0, 1)]
         numbers = unpaired_gain(means[0], means[1], images)
-    return Gain(*numbers, images, seeds, tuple(dict.fromkeys(models)), paired)
+    value, low, high = numbers
+    margin = _seeds_margin(cells)
+    return Gain(
+        value, min(low, value - margin), max(high, value + margin), images, seeds, tuple(dict.fromkeys(models)), paired
+    )
+
+
+def _seeds_margin(cells: Sequence[Mapping[int, float]]) -> float:
+    """Half the interval of the mean gain over seeds; 0 where no network has two.
+
+    A seed's effect is its mean distance from what the same networks gain on average, so that networks with fewer seeds
+    do not count as variation between seeds.
+    """
+    effects: dict[int, list[float]] = {}
+    for cell in cells:
+        mean = sum(cell.values()) / len(cell) if cell else 0.0
+        for seed, gain in cell.items() if len(cell) > 1 else ():
+            effects.setdefault(seed, []).append(gain - mean)
+    return seeds_margin([sum(each) / len(each) for each in effects.values()]) if effects else 0.0

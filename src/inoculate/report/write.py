@@ -27,7 +27,7 @@ _KEY = f"""\
 Three readings of "accuracy on adversarial images": *{READINGS[0]}*, crafted anew on the network as it is now;
 *{READINGS[1]}*, the images that had been crafted on the same network before retraining; *{READINGS[2]}*, the images
 that had been crafted on the surrogate before retraining. Differences are in percentage points with a 95 % interval
-over images; the variation between trainings shows only across seeds.
+over images; with several seeds it also covers the variation between trainings.
 """
 _VERDICT = re.compile(r": (supported|contradicted|not decided)\. ")
 

@@ -83,7 +83,7 @@ def _helpers(study: Study, cell: Cell) -> tuple[Cell, ...]:
     if config.method in NEEDS_TEACHER:
         return (Cell("fit", cell.dataset, cell.seed, study.surrogate, config.teacher_arm),)
     if config.method in NEEDS_SURROGATES:
-        models = config.surrogates or study.models_for(cell.seed)
+        models = config.surrogates or study.models
         return tuple(Cell("fit", cell.dataset, cell.seed, model, config.surrogate_arm) for model in models)
     return ()
 

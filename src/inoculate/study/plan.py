@@ -69,7 +69,7 @@ def _plan_seed(study: Study, dataset: str, seed: int) -> list[Cell]:
         cells += _other_evaluations(study, dataset, seed, arm, surrogate)
     if study.explanations and seed == study.seeds[0]:
         arms = study.explanations.arms or [arm for arm in study.arms if arm not in CONTROLS]
-        models = study.explanations.models or trained
+        models = [model for model in study.explanations.models or trained if model in trained]
         cells += [Cell("explain", dataset, seed, m, arm, attack=study.transfer) for m in models for arm in arms]
     return cells
 

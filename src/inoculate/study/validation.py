@@ -85,7 +85,8 @@ def _check_seeds(study: Study) -> None:
             if seed not in study.seeds:
                 raise ValueError(f"seed {seed} of {model} is not among the study's: add it to seeds")
     shared = study.models if study.surrogate == MOST_VULNERABLE else (study.surrogate,)
-    needed = [*shared, *(name for config in study.methods.values() for name in config.surrogates or ())]
+    methods = [config for config in study.methods.values() if config.method in NEEDS_SURROGATES]
+    needed = [*shared, *(name for config in methods for name in config.surrogates or study.models)]
     for model in needed:
         if set(study.seeds_of.get(model, study.seeds)) != set(study.seeds):
             raise ValueError(f"other networks learn from {model}: it needs every seed")

@@ -49,8 +49,8 @@ def attack_results(
 ) -> list[PerSampleResult]:
     """White-box results of an attack of the study, one per eps, on the images that are `right` (N, bool) when clean."""
     study, config = context.study, context.study.attacks[attack]
-    margins = [(eps, 0.0 if config.clip else eps) for eps in study.eps_for(attack)]
-    threats = [Threat(study.norm, eps, low=-margin, high=1 + margin) for eps, margin in margins]
+    margin = 0.0 if config.clip else max(study.eps_for(attack))  # one range for every eps
+    threats = [Threat(study.norm, eps, low=-margin, high=1 + margin) for eps in study.eps_for(attack)]
     settings = Settings(study.evaluation.batch_size, context.seed, progress=context.count)
     return measure_attack(classifier, data, get_attack(config.attack, **config.options), threats, right, settings)
 

@@ -9,14 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.core.errors import InputError
 from inoculate.core.options import require_count, require_nonnegative, require_positive
 from inoculate.core.rng import Draws
 from inoculate.core.threat import Threat, project, sample, steepest_direction
+from inoculate.models.acceleration.compiling import eager
 from inoculate.training.methods.adversarial import LossAndLogits, minimise, threat_at
 from inoculate.training.methods.options import CommonOptions
-
-LEVELS = 127  # perturbations are kept as int8, in 1/127 of eps
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,6 @@ class FGSMPGI:
         return 2 + 2 / 3  # the loss goes back through the first pass too
 
     def begin(self, threat: Threat, helpers: tuple[nn.Module, ...], common: CommonOptions) -> PGIMethod:
-        if common.awp:
-            raise InputError("fgsm_pgi needs its first pass again after the weights have moved: leave awp out")
         return PGIMethod(self, threat, common)
 
 
@@ -61,7 +57,7 @@ class PGIMethod:
 
     def __init__(self, options: FGSMPGI, threat: Threat, common: CommonOptions) -> None:
         self.options, self.threat, self.common = options, threat, common
-        self.memory: dict[str, Tensor] = {}  # delta (N×C×H×W, int8), momentum (bfloat16), uses (N, int32)
+        self.memory: dict[str, Tensor] = {}  # delta in units of eps and momentum (N×C×H×W), uses (N)
 
     def __call__(
         self,
@@ -78,7 +74,8 @@ class PGIMethod:
         rows = torch.arange(len(x)) if samples is None else samples
         delta, momentum = self._recall(rows, x, threat, generator)
         start = project(x + delta, x, threat).requires_grad_()
-        first = model(start).float()
+        with eager(model):  # a compiled pass frees what the second backward pass needs
+            first = model(start).float()
 
         def loss(logits: Tensor) -> Tensor:
             return F.cross_entropy(logits, y, label_smoothing=self.common.smoothing)
@@ -91,7 +88,8 @@ class PGIMethod:
         self._remember(rows, prior, momentum, threat)
 
         def objective() -> LossAndLogits:
-            logits = model(x_adv).float()
+            with eager(model):
+                logits = model(x_adv).float()
             return LossAndLogits(loss(logits) + options.weight * F.mse_loss(logits, first), logits)
 
         return minimise(model, optimizer, y, objective, 0.0)
@@ -102,13 +100,13 @@ class PGIMethod:
         fresh = (self.memory["uses"][rows] % self.options.reset == 0).to(x.device).view(-1, *[1] * (x.ndim - 1))
         around = replace(threat, low=threat.low - threat.eps, high=threat.high + threat.eps)
         corner = threat.eps * steepest_direction(sample(x, around, Draws(x, generator)) - x, threat.norm)
-        delta = self.memory["delta"][rows].to(x) * (threat.eps / LEVELS)
+        delta = self.memory["delta"][rows].to(x) * threat.eps
         momentum = self.memory["momentum"][rows].to(x)
         return torch.where(fresh, corner, delta), torch.where(fresh, torch.zeros_like(x), momentum)
 
     def _remember(self, rows: Tensor, delta: Tensor, momentum: Tensor, threat: Threat) -> None:
-        steps = (delta * (LEVELS / threat.eps)).round().clamp(-LEVELS, LEVELS) if threat.eps else delta
-        self.memory["delta"][rows] = steps.to("cpu", torch.int8)
+        relative = delta / threat.eps if threat.eps else delta
+        self.memory["delta"][rows] = relative.to("cpu", torch.bfloat16)
         self.memory["momentum"][rows] = momentum.to("cpu", torch.bfloat16)
         self.memory["uses"][rows] += 1
 
@@ -117,9 +115,9 @@ class PGIMethod:
         have = len(self.memory["uses"]) if self.memory else 0
         if size <= have:
             return
-        size = max(size, 2 * have)
+        size = max(size, have + have // 8)
         grown = {
-            "delta": torch.zeros(size, *x.shape[1:], dtype=torch.int8),
+            "delta": torch.zeros(size, *x.shape[1:], dtype=torch.bfloat16),
             "momentum": torch.zeros(size, *x.shape[1:], dtype=torch.bfloat16),
             "uses": torch.zeros(size, dtype=torch.int32),
         }

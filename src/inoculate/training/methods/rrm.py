@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from inoculate.attacks.pgd import PGD
 from inoculate.core.modes import frozen
 from inoculate.core.options import require_fraction, require_nonnegative, require_positive
-from inoculate.core.rng import seeded
+from inoculate.core.rng import drawn_seed, seeded
 from inoculate.core.threat import Threat
+from inoculate.models.acceleration.compiling import eager
 from inoculate.models.acceleration.folding import FoldedCopies
-from inoculate.models.head import head_of, recorded_features
+from inoculate.models.head import head_of, recorded_features, require_head
 from inoculate.training import losses
 from inoculate.training.methods.adversarial import Batch, LossAndLogits, minimise, threat_at
 from inoculate.training.methods.options import CommonOptions
@@ -55,6 +56,7 @@ class RRM:
         return self.loss_passes + 1 / 3 + self.finish
 
     def begin(self, threat: Threat, helpers: tuple[nn.Module, ...], common: CommonOptions) -> RRMMethod:
+        head_of(helpers[0])  # raises now for a teacher without features
         return RRMMethod(self, threat, helpers[0], common)
 
 
@@ -65,6 +67,7 @@ class RRMMethod:
         self.options, self.threat, self.teacher, self.common = options, threat, teacher, common
         self.copies = FoldedCopies()
         self.mapping: Mapping | None = None
+        self.checked = False
         self._loaded: dict[str, Any] | None = None
 
     def __call__(
@@ -80,14 +83,16 @@ class RRMMethod:
     ) -> dict[str, float]:
         features, prediction = self._teach(x)
         head, seen = head_of(model), x
+        if not self.checked:
+            self._check(model, head, x)
         if self.mapping is None and head.in_features != features.shape[1]:
-            self.mapping = Mapping(head, features.shape[1], optimizer, self._loaded)
+            self.mapping = Mapping(head, features.shape[1], optimizer, drawn_seed(generator), self._loaded)
         if 1 - progress < self.options.finish:
             batch = Batch(self.copies.current(model, x), x, y, threat_at(self.threat, self.common, progress), generator)
             seen = batch.craft(PGD(1, self.options.step))
 
         def objective() -> LossAndLogits:
-            with recorded_features(head) as inputs:
+            with eager(model), recorded_features(head) as inputs:  # a compiled network would not call a new hook
                 logits = model(seen).float()
             own = inputs[-1].float()
             if self.mapping is not None:
@@ -101,6 +106,14 @@ class RRMMethod:
         if self.mapping is not None:
             self.mapping.step(optimizer)
         return metrics
+
+    def _check(self, model: nn.Module, head: nn.Linear, x: Tensor) -> None:
+        """Raise `InputError` for a network whose logits do not come from its last linear layer alone."""
+        for network, last in ((model, head), (self.teacher, head_of(self.teacher))):
+            with eager(network), frozen(network), torch.no_grad(), recorded_features(last) as features:
+                logits = network(x[:2])
+            require_head(last, features, logits)
+        self.checked = True
 
     def _teach(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's features (B×D) and logits (B×K) of the clean images."""
@@ -119,11 +132,16 @@ class Mapping(nn.Module):
     """A linear map to the teacher's features and a classifier on them; their product is the student's last layer."""
 
     def __init__(
-        self, head: nn.Linear, features: int, like: torch.optim.Optimizer, state: dict[str, Any] | None = None
+        self,
+        head: nn.Linear,
+        features: int,
+        like: torch.optim.Optimizer,
+        seed: int,
+        state: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.head = (head,)  # in a tuple, so that it is no part of this module
-        with seeded(0, "rrm", head.in_features, features), torch.device(head.weight.device):
+        with seeded(seed, "rrm"), torch.device(head.weight.device):
             self.project, self.classify = nn.Linear(head.in_features, features), nn.Linear(features, head.out_features)
         kind = type(like)
         known = {k: v for k, v in like.defaults.items() if k in inspect.signature(kind).parameters}
