@@ -59,8 +59,8 @@ def workplace(tmp_path_factory):
         folder = place / "my_images" / name
         folder.mkdir(parents=True)
         for i in range(10):
-            pixels = rng.integers(0, 90, (12, 12, 3))
-            pixels[number * 3 : number * 3 + 3, :, number % 3] += 45
+            pixels = rng.integers(0, 90, (16, 16, 3))
+            pixels[number * 4 : number * 4 + 4, :, number % 3] += 45
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
     (place / "my_code.py").write_text(CODE)
     options = ino.TrainingOptions(image_size=32, batch_size=16)
