@@ -29,8 +29,8 @@ class AutoAttack:
     """The parameter-free ensemble: each member attacks the images that no earlier one has broken.
 
     For images B×C×H×W in the threat's range, norms linf and l2. Two things make it quicker than the paper's: a short
-    PGD comes first and breaks the easy images, and a member gives up an image
-    whose missing margin exceeds `termination_ratio` times what its run has gained.
+    PGD comes first and breaks the easy images, and a member gives up an image whose missing margin exceeds
+    `termination_ratio` times what its run has gained.
 
     Options:
         version: `standard` (four classes or more): APGD on cross-entropy, APGD-T on the targeted DLR loss, FAB-T and

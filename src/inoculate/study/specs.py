@@ -19,7 +19,6 @@ from inoculate.study.inputs import Inputs, inputs_of
 from inoculate.training.methods.names import NEEDS_NETWORK
 
 Spec = dict[str, Any]
-NO_CLIP: Spec = {"clip": False}
 
 
 @dataclass
@@ -171,7 +170,8 @@ class Specs:
 
     def _attack(self, name: str) -> Spec:
         config = self.study.attacks[name]
-        return {"attack": config.attack, "norm": self.study.norm, **config.options, **({} if config.clip else NO_CLIP)}
+        spec = {"attack": config.attack, "norm": self.study.norm, **config.options}
+        return spec if config.clip else spec | {"clip": False}
 
     def _evaluation(self) -> Spec:
         """The settings of evaluation that can change a number, beside which images are measured."""

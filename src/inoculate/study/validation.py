@@ -28,7 +28,8 @@ def check_study(study: Study) -> None:
     for name in study.datasets:
         with _at("datasets", name):
             _check_own_training(name, study)
-            parse_normalize(study.datasets[name].normalize or "imagenet")
+            if (given := study.datasets[name].normalize) is not None:
+                parse_normalize(given)
     for name, attack in study.attacks.items():
         with _at("attacks", name):
             _check_attack(attack, study)

@@ -98,10 +98,12 @@ class PGIMethod:
         """Perturbations and momenta of these images; random corners and zeros where they start anew."""
         self._make_room(int(rows.max()) + 1, x)
         fresh = (self.memory["uses"][rows] % self.options.reset == 0).to(x.device).view(-1, *[1] * (x.ndim - 1))
-        around = replace(threat, low=threat.low - threat.eps, high=threat.high + threat.eps)
-        corner = threat.eps * steepest_direction(sample(x, around, Draws(x, generator)) - x, threat.norm)
         delta = self.memory["delta"][rows].to(x) * threat.eps
         momentum = self.memory["momentum"][rows].to(x)
+        if not fresh.any():
+            return delta, momentum
+        around = replace(threat, low=threat.low - threat.eps, high=threat.high + threat.eps)
+        corner = threat.eps * steepest_direction(sample(x, around, Draws(x, generator)) - x, threat.norm)
         return torch.where(fresh, corner, delta), torch.where(fresh, torch.zeros_like(x), momentum)
 
     def _remember(self, rows: Tensor, delta: Tensor, momentum: Tensor, threat: Threat) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -14,6 +13,7 @@ from inoculate.core.options import require_count, require_positive
 from inoculate.core.threat import Threat
 from inoculate.models.acceleration.folding import FoldedCopies
 from inoculate.training.methods.adversarial import Batch, minimise, threat_at
+from inoculate.training.methods.companion import follow, optimizer_like
 from inoculate.training.methods.options import CommonOptions
 
 
@@ -89,13 +89,8 @@ class LiveSurrogateMethod:
     def _optimizer_like(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """The surrogate's optimiser: of the same class as the network's, with its present learning rate."""
         if self.optimizer is None:
-            kind = type(optimizer)
-            known = {k: v for k, v in optimizer.defaults.items() if k in inspect.signature(kind).parameters}
-            self.optimizer = kind(self.surrogate.parameters(), **known)
-            if self._loaded:
-                self.optimizer.load_state_dict(self._loaded)
-        own, network = self.optimizer.param_groups[0], optimizer.param_groups[0]
-        own.update({key: value for key, value in network.items() if key != "params"})
+            self.optimizer = optimizer_like(optimizer, self.surrogate.parameters(), self._loaded)
+        follow(self.optimizer, optimizer)
         return self.optimizer
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from inoculate.models.acceleration.folding import FoldedCopies
 from inoculate.models.head import head_of, recorded_features, require_head
 from inoculate.training import losses
 from inoculate.training.methods.adversarial import Batch, LossAndLogits, minimise, threat_at
+from inoculate.training.methods.companion import follow, optimizer_like
 from inoculate.training.methods.options import CommonOptions
 
 
@@ -143,12 +143,9 @@ class Mapping(nn.Module):
         self.head = (head,)  # in a tuple, so that it is no part of this module
         with seeded(seed, "rrm"), torch.device(head.weight.device):
             self.project, self.classify = nn.Linear(head.in_features, features), nn.Linear(features, head.out_features)
-        kind = type(like)
-        known = {k: v for k, v in like.defaults.items() if k in inspect.signature(kind).parameters}
-        self.optimizer = kind(self.parameters(), **known)
         if state is not None:
             self.load_state_dict(state["layers"])
-            self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer = optimizer_like(like, self.parameters(), state and state["optimizer"])
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The student's features as the teacher's (B×D), and the logits (B×K)."""
@@ -157,8 +154,7 @@ class Mapping(nn.Module):
 
     def step(self, like: torch.optim.Optimizer) -> None:
         """One step at the learning rate of the student's optimiser; then the student's last layer is the product."""
-        own, theirs = self.optimizer.param_groups[0], like.param_groups[0]
-        own.update({key: value for key, value in theirs.items() if key != "params"})
+        follow(self.optimizer, like)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         (head,) = self.head
