@@ -3,12 +3,14 @@
 import pytest
 from study_samples import tiny
 
+from inoculate.artifacts.store import Store
 from inoculate.core.errors import InputError
 from inoculate.study.cell import ANY_SURROGATE, Cell
 from inoculate.study.executors import serial
 from inoculate.study.load import load_study
 from inoculate.study.plan import plan
 from inoculate.study.shipped import shipped_studies
+from inoculate.study.specs import Specs
 
 SHIPPED = shipped_studies()
 STUDY = tiny(
@@ -160,3 +162,18 @@ def test_explanations_can_be_left_out_or_restricted():
     assert explained(explanations={"models": ["resnet18"], "arms": ["noise"]}) == [("resnet18", "noise")]
     amounts = load_study(STUDY | {"explanations": {"images": 2, "search": 9}}).explanations.amounts
     assert (amounts.images, amounts.search, amounts.stability) == (2, 9, 32)
+
+
+def test_a_network_that_starts_from_a_file_is_another_one_when_the_file_changes(tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    study = load_study(STUDY | {"weights": {"resnet18": str(weights)}})
+    specs = Specs(study, Store(tmp_path))
+    fits = {cell.model: cell for cell in plan(study) if cell.kind == "fit" and cell.arm == "standard"}
+    absent = specs.of(fits["resnet18"])
+    weights.write_bytes(b"one")
+    one = specs.of(fits["resnet18"])
+    weights.write_bytes(b"two")
+    assert len({repr(spec) for spec in (absent, one, specs.of(fits["resnet18"]))}) == 3
+    assert "weights" not in specs.of(fits["resnet50"])
+    with pytest.raises(InputError, match="did you mean 'resnet18'"):
+        load_study(STUDY | {"weights": {"resnet81": str(weights)}})

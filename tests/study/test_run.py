@@ -1,5 +1,7 @@
 """A whole study on real digits with two very small networks: results, artefacts, resuming."""
 
+import json
+
 import pytest
 from study_samples import TINY, Recorder, numbers, run, tiny
 
@@ -200,3 +202,24 @@ def test_every_step_reports_its_progress(recorder):
     assert {cell for cell, *_ in recorder.steps} == set(recorder.made)
     assert all(0 < done <= total for _, done, total, _ in recorder.steps)
     assert all("loss" in facts for cell, _, _, facts in recorder.steps if cell.kind == "fit" and facts)
+
+
+def test_a_network_starts_from_the_given_weights(folder, finished, tmp_path):
+    """With a learning rate of almost 0 the network keeps them, and so its accuracy on the same images."""
+    (trained,) = [path.parent for path in (folder / "store").glob("fit/*/model.json") if _is(path, "small_cnn")]
+    still = {"epochs": 1, "batch_size": 16, "lr": 1e-12, "weight_decay": 0}
+    study = tiny(models=["small_cnn"], arms=["standard"], surrogate="small_cnn", training=still)
+    given = run(tmp_path / "given", study | {"weights": {"small_cnn": trained / "weights.safetensors"}})[0]
+    fresh = run(tmp_path / "fresh", study)[0]
+    (before,) = [row for row in finished if (row.model, row.arm, row.attack) == ("small_cnn", "standard", "none")]
+    assert clean_of(given) == before.accuracy != clean_of(fresh)
+
+
+def _is(path, model):
+    description = json.loads(path.read_text())
+    return (description["model"]["name"], description["arm"]) == (model, "standard")
+
+
+def clean_of(rows):
+    (clean,) = [row.accuracy for row in rows if row.attack == "none"]
+    return clean

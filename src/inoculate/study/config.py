@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -40,6 +41,7 @@ class Study(Section):
     models: tuple[str, ...] = Field(min_length=1)
     stem: Literal["imagenet", "small"] = "imagenet"
     pretrained: bool = False
+    weights: dict[str, Path] = Field(default_factory=dict)  # networks that start from a file instead of at random
     arms: tuple[str, ...] = ARMS
     methods: dict[str, MethodConfig] = Field(default_factory=dict)  # derived from `arms`: those that name a method
     surrogate: str = MOST_VULNERABLE

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from inoculate.artifacts.files import read_json
+from inoculate.artifacts.files import file_digest, read_json
 from inoculate.artifacts.specs import fingerprint
 from inoculate.artifacts.store import Store
 from inoculate.data.sources import Source, find_source
@@ -101,6 +101,8 @@ class Specs:
             "networks": [fingerprint(self.of(network)) for network in inputs.networks],
             "examples": fingerprint(self.of(inputs.examples)) if inputs.examples else None,
         }
+        if cell.model in study.weights:
+            spec["weights"] = file_digest(study.weights[cell.model])
         if study.datasets[cell.dataset].normalize is not None:
             spec["normalize"] = study.datasets[cell.dataset].normalize
         if arm != "standard":

@@ -67,6 +67,9 @@ def _check_names(study: Study) -> None:
     with _at("surrogate"):
         if study.surrogate != MOST_VULNERABLE and study.surrogate not in study.models:
             _require_known(study.surrogate, (*study.models, MOST_VULNERABLE), "surrogate")
+    with _at("weights"):
+        for name in study.weights:
+            _require_known(name, study.models, "network")
     with _at("seeds_of"):
         _check_seeds(study)
     with _at("norm"):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
+from inoculate.artifacts.files import file_digest
 from inoculate.models.loading.checkpoints import DESCRIPTION, read_description
 from inoculate.models.loading.factories import source_file
 from inoculate.models.loading.onnx import OnnxModel
@@ -47,4 +47,5 @@ def identity(spec: str) -> str:
     """`spec` and a hash of the file that defines it: the same SPEC with another content is another model."""
     path = Path(spec)
     file = source_file(spec) if ":" in spec else path / DESCRIPTION if path.is_dir() else path
-    return f"{spec} {hashlib.sha256(file.read_bytes()).hexdigest()}" if file is not None and file.is_file() else spec
+    digest = None if file is None else file_digest(file)
+    return spec if digest is None else f"{spec} {digest}"
