@@ -12,6 +12,7 @@ from inoculate.attacks.base import Attack
 from inoculate.attacks.bim import BIM
 from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.losses import cross_entropy, margin
+from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.pgd import PGD
 from inoculate.core.rng import Draws
@@ -136,6 +137,35 @@ def test_the_best_linf_perturbation_where_the_range_cuts_it() -> None:
     for attack in (FGSM(), PGD(steps=30, step=0.2)):
         gain = margin(net(attack(net, x, y, Threat("linf", 0.3), generator=seeded(0))), y) - margin(net(x), y)
         torch.testing.assert_close(gain, best, rtol=1e-4, atol=1e-5)
+
+
+@for_every([FGSM(), BIM(steps=40), MIFGSM(steps=40), PGD(steps=40)])
+def test_l1_steps_go_where_there_is_room(attack: Attack) -> None:
+    """Class 1 wins where 2a + b > 2.6. At (1, 0.5) the steeper pixel is at the top of the range: only b can move."""
+    net = linear_net([[-2, -1], [2, 1]], [2.6, -2.6])
+    x = torch.tensor([1.0, 0.5]).view(1, 1, 1, 2)
+    x_adv = attack(net, x, ZERO, Threat("l1", 0.4), generator=seeded(0))
+    torch.testing.assert_close(x_adv.flatten(), torch.tensor([1.0, 0.9]), rtol=0, atol=2e-3)
+    assert net(x_adv).argmax() == 1
+
+
+@for_every([FGSM(), BIM(steps=150, step=0.02), PGD(steps=150, step=0.02)], [0.4, 3.0, 9.0])
+def test_the_best_l1_perturbation_where_the_range_cuts_it(attack: Attack, eps: float) -> None:
+    """The steepest pixels use up their room one after the other, until eps is spent."""
+    weight = torch.randn(48, generator=seeded(3))
+    net = linear_net([[0.0] * 48, weight.tolist()])
+    x, y = torch.rand(7, 3, 4, 4, generator=seeded(4)), torch.zeros(7, dtype=torch.long)
+    room = torch.where(weight > 0, 1 - x.flatten(1), x.flatten(1))
+    best = []
+    for each in room.tolist():
+        left, gain = eps, 0.0
+        for slope, space in sorted(zip(weight.abs().tolist(), each, strict=True), reverse=True):
+            gain += slope * min(space, left)
+            left -= min(space, left)
+        best.append(gain)
+    x_adv = attack(net, x, y, Threat("l1", eps), generator=seeded(0))
+    gain = margin(net(x_adv), y) - margin(net(x), y)
+    torch.testing.assert_close(gain, torch.tensor(best), rtol=1e-4 if isinstance(attack, FGSM) else 0.01, atol=0)
 
 
 @for_every(NORMS)

@@ -19,7 +19,7 @@ from inoculate.attacks.fmn import FMN
 from inoculate.attacks.losses import margin
 from inoculate.attacks.sweep import sweep
 from inoculate.core.errors import InputError
-from inoculate.core.threat import Norm, Threat, distance, dual_norm, project, steepest_direction
+from inoculate.core.threat import Norm, Threat, advance, distance, dual_norm, project, steepest_direction
 from inoculate.models.acceleration.fast import fast
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
@@ -108,7 +108,11 @@ def test_each_image_may_have_a_ball_of_its_own(norm: Norm) -> None:
 def test_the_dual_norm_is_what_a_unit_step_gains(norm: Norm, length: float) -> None:
     gradient = torch.tensor([0.0, 3.0, -4.0, 0.0]).view(1, 1, 2, 2)
     assert dual_norm(gradient, norm).item() == length
-    assert (gradient * steepest_direction(gradient, norm)).sum().item() == pytest.approx(length)
+    wide = Threat(norm, 1.0, low=-5.0, high=5.0)
+    step = advance(
+        torch.zeros_like(gradient), torch.zeros_like(gradient), steepest_direction(gradient, norm), 1.0, wide
+    )
+    assert (gradient * step).sum().item() == pytest.approx(length)
 
 
 # --- what the protocol promises

@@ -27,7 +27,7 @@ from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.pgd import PGD
 from inoculate.core.modes import frozen
 from inoculate.core.rng import Draws
-from inoculate.core.threat import Norm, Threat, project, sample, steepest_direction
+from inoculate.core.threat import Norm, Threat, advance, project, sample, steepest_direction
 from inoculate.models.build import build_model
 
 EPSILONS = (0.01, 0.03, 8 / 255)
@@ -117,7 +117,8 @@ def certain(walk: Walk) -> Tensor:
                 near = x_adv + 1e-7 * torch.randn(x.shape, generator=noise)
                 change = value_and_input_grad(net, near, objective).gradient - g
                 smooth &= change.abs().flatten(1).amax(1) < 1e-4 * largest
-            ahead = x_adv + walk.step * walk.threat.eps * steepest_direction(g, walk.threat.norm)
+            direction = steepest_direction(g, walk.threat.norm)
+            ahead = advance(x_adv, x, direction, walk.step * walk.threat.eps, walk.threat)
             x_adv = project(ahead, x, walk.threat)
     assert (~clear).float().mean() < 0.001
     assert smooth.float().mean() >= 0.5

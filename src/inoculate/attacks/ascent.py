@@ -12,7 +12,7 @@ from inoculate.attacks import success
 from inoculate.attacks.gradients import ValueAndGrad, value_and_input_grad
 from inoculate.attacks.losses import Objective
 from inoculate.attacks.success import BestAdversarial
-from inoculate.core.threat import Threat, per_sample, project, steepest_direction
+from inoculate.core.threat import Threat, advance, per_sample, project, steepest_direction
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def ascend(model: nn.Module, x: Tensor, objective: Objective, threat: Threat, st
         gradient = passed.gradient if steps.smooth is None else steps.smooth(passed.gradient)
         if steps.decay:
             gradient = run.velocity = accumulate(run.velocity, gradient, steps.decay)
-        ahead = run.x_adv + steps.size * threat.eps * steepest_direction(gradient, threat.norm)
+        direction = steepest_direction(gradient, threat.norm)
+        ahead = advance(run.x_adv, run.x, direction, steps.size * threat.eps, threat)
         run.x_adv = project(ahead, run.x, threat)
     if steps.early_stop:
         done = run.best.confirm(model, run.objective.y, run.objective.target)

@@ -31,12 +31,12 @@ class Attack(Protocol):
 
 @runtime_checkable
 class OneStep(Protocol):
-    """An attack whose direction does not depend on eps: `x_adv = project(x + eps · direction)`."""
+    """An attack whose direction does not depend on eps: `x_adv = project(advance(x, direction, eps))`."""
 
     def direction(
         self, model: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The unit step in `norm`, B×C×H×W; 0 for an image whose gradient is 0."""
+        """The direction of the step in `norm`, B×C×H×W; 0 for an image whose gradient is 0."""
         ...
 
 

@@ -35,7 +35,7 @@ class FGSM:
     def direction(
         self, model: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The unit step in `norm`, B×C×H×W; 0 for an image whose gradient is 0."""
+        """The direction of the step in `norm`, B×C×H×W; 0 for an image whose gradient is 0."""
         return one_step_direction(model, x, y, norm, lambda _, y: Objective(get_loss(self.loss), y))
 
     def __call__(

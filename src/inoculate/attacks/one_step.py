@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from inoculate.attacks.base import carry_out, round_towards
 from inoculate.attacks.gradients import value_and_input_grad
 from inoculate.attacks.losses import Objective
-from inoculate.core.threat import Norm, Threat, project, steepest_direction
+from inoculate.core.threat import Norm, Threat, advance, project, steepest_direction
 from inoculate.models.acceleration.fast import full_precision
 
 
 def one_step_direction(
     model: nn.Module, x: Tensor, y: Tensor, norm: Norm, objective: Callable[[Tensor, Tensor], Objective]
 ) -> Tensor:
-    """The unit step (B×C×H×W) that raises `objective(x, y)` most at the clean images; 0 where the gradient is 0.
+    """The direction (B×C×H×W, see `steepest_direction`) that raises `objective(x, y)` most at the clean images; 0 where the gradient is 0.
 
     In fp32 on a `fast` copy too: no later step corrects a sign that bf16 got wrong.
     """
@@ -30,6 +30,8 @@ def one_step_direction(
 
 
 def take_step(x: Tensor, direction: Tensor, threat: Threat) -> Tensor:
-    """One step of length eps from the images along a unit `direction`, projected; in the dtype of `x`."""
+    """One step of length eps from the images along a `direction`, projected; in the dtype of `x`."""
     exact = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
-    return round_towards(project(exact + threat.eps * direction.to(exact), exact, threat), x.detach())
+    return round_towards(
+        project(advance(exact, exact, direction.to(exact), threat.eps, threat), exact, threat), x.detach()
+    )

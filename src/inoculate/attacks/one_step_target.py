@@ -40,7 +40,7 @@ class OneStepTarget:
     def direction(
         self, model: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The unit step in `norm`, B×C×H×W; 0 for an image whose gradient is 0."""
+        """The direction of the step in `norm`, B×C×H×W; 0 for an image whose gradient is 0."""
 
         def objective(x: Tensor, y: Tensor) -> Objective:
             return Objective(get_loss(self.loss), y, resolve_targets(model, x, y, self.target, generator))

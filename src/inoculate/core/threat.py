@@ -107,23 +107,47 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat, radius: Tensor | None = No
         length = per_sample(delta.flatten(1).norm(dim=1, dtype=finest), x)
         inside = x + delta * (eps / length.clamp_min(1e-12)).clamp_max(1).to(x.dtype)
     else:
-        inside = x + _onto_l1_ball((x_adv - x).flatten(1), threat.eps if radius is None else radius[:, None]).view_as(x)
+        delta = _onto_l1_ball((x_adv - x).flatten(1), threat.eps if radius is None else radius[:, None]).view_as(x)
+        inside = x + delta
+        further = (inside.double() - x.double()).abs() > delta.double().abs()  # thousands of pixels add up
+        inside = torch.where(further, torch.nextafter(inside, x), inside)
     return inside.clamp(threat.low, threat.high)
 
 
 def steepest_direction(gradient: Tensor, norm: Norm) -> Tensor:
-    """Per sample, the step of unit length in `norm` along which a linear function with this gradient rises most.
+    """Per sample, the direction in which `advance` raises a linear function with this gradient most.
 
-    L∞: the sign. L2: the normalised gradient. L1: one pixel, that of the largest entry. 0 for a gradient of 0.
+    L∞: the sign. L2: the normalised gradient. L1: the gradient with a largest entry of 1. 0 for a gradient of 0.
     """
     if norm == "linf":
         return gradient.sign()
     if norm == "l2":
         length = gradient.flatten(1).norm(dim=1)
         return gradient / per_sample(length, gradient).clamp_min(1e-30)
-    flat = gradient.flatten(1)
-    best = flat.abs().argmax(dim=1, keepdim=True)
-    return flat.new_zeros(flat.shape).scatter_(1, best, flat.gather(1, best).sign()).view_as(gradient)
+    return gradient / per_sample(gradient.flatten(1).abs().amax(dim=1), gradient).clamp_min(1e-30)
+
+
+def advance(x_adv: Tensor, x: Tensor, direction: Tensor, length: float, threat: Threat) -> Tensor:
+    """The images after a step of this length along a `direction` (all B×C×H×W), not yet projected into the ball at `x`.
+
+    L∞, L2: `x_adv + length · direction`. L1: the pixel of the largest entry moves as far as the valid range allows,
+    then the next one, until the length is used up. Where the ball has no space for more, only pixels move that gain
+    more than one that was moved before.
+    """
+    import torch
+
+    if threat.norm != "l1":
+        return x_adv + length * direction
+    way, at, delta = direction.flatten(1), x_adv.flatten(1), (x_adv - x).flatten(1)
+    gain = way.abs()
+    room = torch.where(way > 0, threat.high - at, at - threat.low).clamp_min(0) * (gain > 0)
+    worst = torch.where(delta != 0, way * delta.sign(), torch.inf).amin(dim=1, keepdim=True)
+    space = (threat.eps - delta.abs().sum(dim=1, keepdim=True)).clamp(0, length)
+    order = gain.argsort(dim=1, descending=True)
+    ordered = room.gather(1, order)
+    budget = torch.where(gain.gather(1, order) > worst, length, space)
+    size = ordered.minimum((budget - (ordered.cumsum(dim=1) - ordered)).clamp_min(0))
+    return x_adv + (way.sign() * torch.zeros_like(room).scatter_(1, order, size)).view_as(x)
 
 
 def dual_norm(gradient: Tensor, norm: Norm) -> Tensor:
@@ -221,9 +245,12 @@ def _onto_l1_ball(delta: Tensor, eps: float | Tensor) -> Tensor:
     """
     import torch
 
-    ordered = delta.abs().sort(dim=1, descending=True).values
+    finest = torch.float32 if delta.device.type == "mps" else torch.float64  # as in `project`
+    ordered = delta.abs().to(finest).sort(dim=1, descending=True).values
     excess = ordered.cumsum(dim=1) - eps
     count = torch.arange(1, delta.shape[1] + 1, device=delta.device)
     last = (ordered * count > excess).sum(dim=1, keepdim=True).clamp_min(1)
-    threshold = (excess.gather(1, last - 1) / last).clamp_min(0)
+    exact = (excess.gather(1, last - 1) / last).clamp_min(0)
+    threshold = exact.to(delta.dtype)
+    threshold = torch.where(threshold < exact, torch.nextafter(threshold, threshold + 1), threshold)
     return delta.sign() * (delta.abs() - threshold).clamp_min(0)
