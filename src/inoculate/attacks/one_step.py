@@ -17,7 +17,7 @@ from inoculate.models.acceleration.fast import full_precision
 def one_step_direction(
     model: nn.Module, x: Tensor, y: Tensor, norm: Norm, objective: Callable[[Tensor, Tensor], Objective]
 ) -> Tensor:
-    """The direction (B×C×H×W, see `steepest_direction`) that raises `objective(x, y)` most at the clean images; 0 where the gradient is 0.
+    """The direction (B×C×H×W) that raises `objective(x, y)` most at the clean images; 0 where the gradient is 0.
 
     In fp32 on a `fast` copy too: no later step corrects a sign that bf16 got wrong.
     """
