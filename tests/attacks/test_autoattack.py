@@ -136,7 +136,10 @@ def test_two_classes_are_judged_exactly_where_the_answer_is_known(norm: Norm) ->
 
 def test_versions_fit_the_number_of_classes() -> None:
     assert list(AutoAttack().members(10)) == ["pgd", "apgd_ce", "apgd_t", "fab_t", "square"]
-    assert list(AutoAttack("binary").members(2)) == ["pgd", "apgd_ce", "apgd_margin", "fab_t", "square"]
+    assert list(AutoAttack("binary").members(2)) == ["pgd", "apgd_margin", "fab_t", "square"]
+    three = AutoAttack("binary").members(3)
+    assert list(three) == ["pgd", "apgd_ce", "apgd_t", "fab_t", "square"]
+    assert (three["apgd_t"].loss, three["apgd_t"].targets) == ("margin", 2)  # type: ignore[attr-defined]
     assert list(AutoAttack("rand").members(10)) == ["apgd_ce", "apgd_dlr"]
     for version, classes, cure in (("standard", 2, "autoattack_binary"), ("standard", 3, "autoattack_binary"),
                                    ("binary", 10, "autoattack"), ("rand", 2, "apgd_ce")):  # fmt: skip
@@ -144,6 +147,22 @@ def test_versions_fit_the_number_of_classes() -> None:
             AutoAttack(version).members(classes)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no version"):
         AutoAttack("plus")  # type: ignore[arg-type]
+
+
+class _Hidden(nn.Module):
+    """Three classes of one pixel: untargeted losses rise towards class 1, which never wins; class 2 does, at 0.42."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = x.flatten(1).mean(dim=1) - 0.5
+        near = -1 + 9 * t.clamp_min(0).clamp_max(0.1)  # up to -0.1
+        return torch.stack([0 * t, near, -2 - 25 * t], dim=1)
+
+
+def test_every_class_is_a_target_where_there_are_three() -> None:
+    x, y, threat = torch.full((8, 1, 1, 1), 0.5), torch.zeros(8, dtype=torch.long), Threat("linf", 0.1)
+    x = x + 0.001 * torch.arange(8.0).view(-1, 1, 1, 1)
+    x_adv = AutoAttack("binary").members(3)["apgd_t"](_Hidden(), x, y, threat, generator=seeded(0))
+    assert (_Hidden()(x_adv).argmax(1) == 2).all()
 
 
 class _Counts(nn.Module):

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from inoculate.attacks.base import Attack
 from inoculate.attacks.bim import BIM
 from inoculate.attacks.fgsm import FGSM
-from inoculate.attacks.losses import cross_entropy, margin
+from inoculate.attacks.losses import Objective, cross_entropy, get_loss, margin
 from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.one_step_target import OneStepTarget
-from inoculate.attacks.pgd import PGD
+from inoculate.attacks.pgd import PGD, _is_worse
 from inoculate.core.rng import Draws
 from inoculate.core.threat import Norm, Threat, sample
+from inoculate.models.acceleration.fast import CraftingCopy
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
 ZERO, ONE = torch.tensor([0]), torch.tensor([1])
@@ -240,6 +241,29 @@ def test_a_misclassified_restart_is_worse_than_a_correct_one_of_higher_loss() ->
     assert cross_entropy(_Valley()(single), y)[left].min() > cross_entropy(_Valley()(single), y)[~left].max()
     many = PGD(steps=10, restarts=15)(_Valley(), x, y, threat, generator=seeded(0))
     close(many.flatten(), torch.full((30,), 0.6), atol=1e-4)
+
+
+class _Off(nn.Module):
+    """One pixel, two classes: class 1 wins above `bound`; the loss of class 0 rises to both sides of it."""
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        self.bound = bound
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = x.flatten(1).mean(dim=1) - self.bound
+        return torch.stack([0 * t, torch.where(t > 0, t, (-0.1 - t).clamp_max(-0.001))], dim=1)
+
+
+def test_a_restart_does_not_undo_what_the_original_has_confirmed() -> None:
+    """To the copy the first image is right, and its loss lower than the second's; to the original it is wrong."""
+    model = _Off(0.50)
+    copy = CraftingCopy(_Off(0.52), model, None)
+    copy.is_verified = True
+    broken, other = torch.full((1, 1, 1, 1), 0.51), torch.full((1, 1, 1, 1), 0.3)
+    assert (model(broken).argmax(), model(other).argmax(), copy(broken).argmax()) == (1, 0, 0)
+    assert not _is_worse(copy, other, broken, Objective(get_loss("cross_entropy"), ZERO))
+    assert _is_worse(copy, broken, other, Objective(get_loss("cross_entropy"), ZERO))
 
 
 def test_the_last_iterate_is_judged_and_a_given_start_is_projected() -> None:

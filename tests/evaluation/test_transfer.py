@@ -16,6 +16,7 @@ from inoculate.attacks.bim import BIM
 from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.pgd import PGD
+from inoculate.attacks.registry import get_attack
 from inoculate.core.errors import InputError
 from inoculate.core.pixels import to_float
 from inoculate.core.row import Row
@@ -225,3 +226,31 @@ def test_what_does_not_fit_is_refused(models: dict[str, nn.Module], split: Datas
         crossed({"nine": nn.Sequential(nn.Flatten(), nn.Linear(64, 9))}, split, FGSM())
     with pytest.raises(InputError, match="larger than the whole pixel range"):
         crossed(models, split, FGSM(), (8,))
+
+
+class _Ramp(nn.Module):
+    """Three classes, or four: class 1 wins where the mean of the pixels exceeds `bound`."""
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        self.bound = bound
+
+    def forward(self, x: Tensor) -> Tensor:
+        rise = 10 * (x.flatten(1).mean(dim=1) - self.bound)
+        return torch.stack([0 * rise, rise, rise - 3, 0 * rise - 3], dim=1)
+
+
+STOPPING = ["apgd_ce", "apgd_dlr", "apgd_t", "square", "fab_t", "fmn", "deepfool", "carlini_wagner", "autoattack"]
+
+
+@pytest.mark.parametrize("name", STOPPING)
+def test_an_attack_does_not_stop_at_the_boundary_of_its_source(name: str) -> None:
+    """The source's boundary is next to the images, the target's at the edge of the ball around them."""
+    images = torch.full((16, 1, 4, 4), 128, dtype=torch.uint8)
+    images[:, 0, 0, 0] -= torch.arange(16, dtype=torch.uint8)
+    data = Dataset.from_tensors(images, torch.zeros(16, dtype=torch.long), ("a", "b", "c", "d"))
+    threat = Threat("l2", 0.4) if name == "carlini_wagner" else Threat("linf", 0.1)
+    found = transfer({"near": _Ramp(0.503), "far": _Ramp(0.595)}, data, get_attack(name), [threat])
+    right = {(row.model, row.protocol): row.correct for row in found.rows if row.attack != "none"}
+    assert right["near", "white-box"] == 0
+    assert right["far", "transfer:near/standard"] == 0

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.base import carry_out
+from inoculate.attacks.base import MinimumNorm, carry_out
 from inoculate.attacks.losses import LOSSES, Objective
 from inoculate.attacks.success import evaluate_adversarial
 from inoculate.attacks.targets import Target, resolve_targets
-from inoculate.core.threat import Threat, project
+from inoculate.core.threat import Threat, distance, per_sample, project
 from inoculate.models.acceleration.fast import full_precision
 
 Search = Callable[[Tensor, Tensor], Tensor]
@@ -49,6 +49,24 @@ def find_nearest(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, search:
 def find_within(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, search: Search) -> Tensor:
     """The same, with the images found projected into the ball."""
     return find_nearest(model, x, y, threat, lambda x, y: project(search(x, y), x, threat))
+
+
+@dataclass(frozen=True)
+class Extended:
+    """The nearest adversarial image of `attack`, moved on along the same line to the edge of the ball.
+
+    At the boundary of the model it was found on, it fools no other model.
+    """
+
+    attack: MinimumNorm
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        nearest = self.attack.closest(model, x, y, threat, generator=generator)
+        length = distance(nearest, x, threat.norm)
+        further = x + (nearest - x) * per_sample(threat.eps / length.clamp_min(1e-12), x)
+        return project(torch.where(per_sample(length > 0, x), further, x), x, threat)
 
 
 def search_unbroken(

@@ -17,7 +17,7 @@ from inoculate.attacks.losses import Objective, get_loss
 from inoculate.attacks.targets import Target, check_target, resolve_targets, wrong_classes
 from inoculate.attacks.termination import check_termination_ratio, is_hopeless
 from inoculate.core.errors import InputError
-from inoculate.core.options import require_count, require_fraction
+from inoculate.core.options import require_bool, require_count, require_fraction
 from inoculate.core.rng import Draws
 from inoculate.core.threat import Threat, sample
 
@@ -28,8 +28,8 @@ MOMENTUM = 0.75  # weight of the new step against the last one (the paper's α)
 class APGD:
     """Gradient ascent with momentum whose steps are halved where they stop helping.
 
-    For images B×C×H×W in the threat's range, norms linf and l2. An image stops changing once it is adversarial; one
-    that never is comes back at its highest loss.
+    For images B×C×H×W in the threat's range, norms linf and l2. An image that never is adversarial comes back at its
+    highest loss.
 
     Options:
         steps: steps of a run.
@@ -42,6 +42,7 @@ class APGD:
         termination_ratio: a run on `dlr` or `margin` ends after its first check (22 % of the steps) for an image
             whose missing loss exceeds this times what was gained; infinity for never.
         target: as in `OneStepTarget`: all runs go towards that class, and only it counts; None for any.
+        early_stop: stop changing an image once it is adversarial; else its adversarial iterate of highest loss counts.
 
     Raises `InputError` for another norm, an option out of its range, images outside theirs, or a model that is not
     differentiable.
@@ -56,6 +57,7 @@ class APGD:
     eot: int = 1
     termination_ratio: float = math.inf
     target: Target = None
+    early_stop: bool = True
 
     def __post_init__(self) -> None:
         require_count(steps=self.steps, restarts=self.restarts, eot=self.eot)
@@ -63,6 +65,7 @@ class APGD:
         get_loss(self.loss)
         check_termination_ratio(self.termination_ratio)
         check_target(self.target)
+        require_bool(early_stop=self.early_stop)
         if self.targets != 0:
             require_count(targets=self.targets)
             if self.target is not None:
@@ -75,6 +78,14 @@ class APGD:
             raise InputError("APGD is made for linf and l2: for l1 use pgd with many steps, fab_t or fmn")
         return carry_out(model, x, y, threat, lambda x, y: self._attack(model, x, y, threat, generator))
 
+    def with_early_stop(self) -> APGD:
+        """The same attack, which stops early."""
+        return replace(self, early_stop=True)
+
+    def without_early_stop(self) -> APGD:
+        """The same attack, which spends all its steps on every image."""
+        return replace(self, early_stop=False)
+
     def shortened(self) -> APGD:
         """The same attack with two steps."""
         return replace(self, steps=2)
@@ -86,7 +97,7 @@ class APGD:
         draws, fixed = Draws(x, generator), resolve_targets(model, x, y, self.target, generator)
         runs = [target for target in self._targets(model, x, y, fixed) for _ in range(self.restarts)]
         result, highest = x.clone(), torch.full_like(y, -torch.inf, dtype=x.dtype)
-        rows = torch.arange(len(x)).to(y)
+        rows, broken = torch.arange(len(x)).to(y), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         while runs and len(rows):
             now = runs[: runs_at_once(x, len(rows))]
             runs = runs[len(now) :]
@@ -94,13 +105,12 @@ class APGD:
             target = None if now[0] is None else torch.cat([each[rows] for each in now if each is not None])
             start = torch.cat([sample(x, threat, draws)[rows] for _ in now])
             found = self._run(model, x[many], Objective(get_loss(self.loss), y[many], target), threat, start)
-            broken = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
             for run in zip(*(torch.split(part, len(rows)) for part in found), strict=True):
                 x_adv, values, adversarial = run
-                better = ~broken & (adversarial | (values > highest[rows]))
+                better = (adversarial & ~broken[rows]) | ((adversarial == broken[rows]) & (values > highest[rows]))
                 result[rows[better]], highest[rows[better]] = x_adv[better], values[better]
-                broken |= adversarial
-            rows = rows[~broken]
+                broken[rows] |= adversarial
+            rows = rows[~broken[rows]] if self.early_stop else rows
         return result
 
     def _targets(self, model: nn.Module, x: Tensor, y: Tensor, fixed: Tensor | None) -> list[Tensor | None]:
@@ -120,7 +130,7 @@ class APGD:
         )
         sought = None if self.target is None else objective.target
         run = Run.begin(x, objective, sought, start, self._gradient(model, start, objective), 2 * threat.eps)
-        run = found.take_adversarial(run, model)
+        run = found.take_adversarial(run, model) if self.early_stop else run
         checks = checkpoints(self.steps)
         first_check = min(checks)
         for number in range(1, self.steps + 1):
@@ -128,12 +138,14 @@ class APGD:
                 break
             run.move(threat, 1.0 if number == 1 else MOMENTUM)
             run.update(self._gradient(model, run.current.images, run.objective))
-            if success.should_check_success(number, x.device) or number in (first_check, self.steps):
+            due = success.should_check_success(number, x.device) or number == first_check
+            if number == self.steps or (self.early_stop and due):
                 run = found.take_adversarial(run, model)  # always before runs are ended
             if number in checks:
                 run.check(self.rho * checks[number])
                 if number == first_check and self.loss != "cross_entropy":  # whose boundary is not at 0
                     hopeless = is_hopeless(run.first_values, run.best_values, self.termination_ratio)
+                    hopeless &= ~run.adversarial.found  # towards a target, any error counts
                     found.take_best(run.select(hopeless))
                     run = run.select(~hopeless)
         found.take_best(run)

@@ -34,9 +34,9 @@ class AutoAttack:
 
     Options:
         version: `standard` (four classes or more): APGD on cross-entropy, APGD-T on the targeted DLR loss, FAB-T and
-            Square. `binary` (two or three classes): APGD on the margin in place of APGD-T, since targeted DLR is not
-            defined. `rand`, for randomised models (three classes): APGD on cross-entropy and on DLR, each step over 20
-            gradients.
+            Square. `binary` (two or three classes), for which that loss is not defined: with three, APGD-T takes the
+            margin; with two, APGD on the margin, from two starts, replaces both. `rand`, for randomised models (three
+            classes): APGD on cross-entropy and on DLR, each step over 20 gradients.
         steps: steps of APGD and FAB.
         targets: target classes of APGD-T and FAB-T.
         queries: passes of Square.
@@ -67,19 +67,19 @@ class AutoAttack:
             if classes < 3:
                 raise InputError("AutoAttack's version rand needs three classes (DLR loss): use apgd_ce with eot=20")
             return {"apgd_ce": APGD(self.steps, eot=20), "apgd_dlr": APGD(self.steps, "dlr", eot=20)}
-        second: dict[str, Attack]
-        if self.version == "binary":
-            if classes > 3:
-                raise InputError(f"autoattack_binary is for two or three classes, not {classes}: use autoattack")
-            second = {"apgd_margin": APGD(self.steps, "margin", termination_ratio=ratio)}
+        if self.version == "binary" and classes > 3:
+            raise InputError(f"autoattack_binary is for two or three classes, not {classes}: use autoattack")
+        if self.version == "standard" and classes < 4:
+            raise InputError(f"autoattack needs four classes (DLR loss), not {classes}: use autoattack_binary")
+        first: dict[str, Attack] = {"pgd": PGD(steps=10, early_stop=True)}
+        if classes == 2:  # cross-entropy rises along the margin, and vanishes where outputs saturate
+            first |= {"apgd_margin": APGD(self.steps, "margin", restarts=2)}
         else:
-            if classes < 4:
-                raise InputError(f"autoattack needs four classes (DLR loss), not {classes}: use autoattack_binary")
-            second = {"apgd_t": APGD(self.steps, "dlr", self.targets, termination_ratio=ratio)}
+            loss = "margin" if self.version == "binary" else "dlr"
+            targeted = APGD(self.steps, loss, min(self.targets, classes - 1), termination_ratio=ratio)
+            first |= {"apgd_ce": APGD(self.steps), "apgd_t": targeted}
         return {
-            "pgd": PGD(steps=10, early_stop=True),
-            "apgd_ce": APGD(self.steps),
-            **second,
+            **first,
             "fab_t": FAB(self.steps, self.targets, termination_ratio=ratio / 4),
             "square": Square(self.queries, termination_ratio=ratio),
         }

@@ -64,10 +64,17 @@ class MinimumNorm(Protocol):
 
 @runtime_checkable
 class EarlyStopping(Protocol):
-    """An attack that can stop changing an image as soon as it is adversarial."""
+    """An attack that can stop changing an image as soon as it is adversarial.
+
+    That saves time where the model it is called on is the one that judges; another model may need more.
+    """
 
     def with_early_stop(self) -> Attack:
         """The same attack, which stops early."""
+        ...
+
+    def without_early_stop(self) -> Attack:
+        """The same attack, which spends all its steps on every image."""
         ...
 
 

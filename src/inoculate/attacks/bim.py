@@ -58,6 +58,10 @@ class BIM:
         """The same attack, which stops early."""
         return replace(self, early_stop=True)
 
+    def without_early_stop(self) -> BIM:
+        """The same attack, which spends all its steps on every image."""
+        return replace(self, early_stop=False)
+
     def shortened(self) -> BIM:
         """The same attack with two steps."""
         return replace(self, steps=2)

@@ -12,9 +12,11 @@ from inoculate.attacks.base import carry_out
 from inoculate.attacks.losses import Objective, get_loss, to_fp32
 from inoculate.attacks.success import is_adversarial
 from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.core.modes import frozen
 from inoculate.core.options import require_bool, require_count, require_positive
 from inoculate.core.rng import Draws
 from inoculate.core.threat import Threat, per_sample, project, sample
+from inoculate.models.acceleration.fast import original
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,23 @@ class PGD:
         """The same attack, which stops early."""
         return replace(self, early_stop=True)
 
+    def without_early_stop(self) -> PGD:
+        """The same attack, which spends all its steps on every image."""
+        return replace(self, early_stop=False)
+
     def shortened(self) -> PGD:
         """The same attack with two steps."""
         return replace(self, steps=2)
 
 
 def _is_worse(model: nn.Module, other: Tensor, x_adv: Tensor, objective: Objective) -> Tensor:
-    """For which images (B, bool) `other` is worse than `x_adv`: adversarial where that is not, or of higher loss."""
-    with torch.no_grad():
-        old, new = to_fp32(model(x_adv)), to_fp32(model(other))
+    """For which images (B, bool) `other` is worse than `x_adv`: adversarial where that is not, or of higher loss.
+
+    The original of a `fast` copy decides, so that no restart undoes what it has confirmed.
+    """
+    judge = original(model)
+    with frozen(judge), torch.no_grad():
+        old, new = to_fp32(judge(x_adv)), to_fp32(judge(other))
     before, now = (is_adversarial(logits, objective.y, objective.target) for logits in (old, new))
     worse: Tensor = (now & ~before) | ((now == before) & (objective(new) > objective(old)))
     return worse

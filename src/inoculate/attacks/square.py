@@ -18,7 +18,7 @@ from inoculate.attacks.success import is_adversarial, verify_adversarial
 from inoculate.attacks.targets import Target, check_target, resolve_targets
 from inoculate.attacks.termination import check_termination_ratio, is_hopeless
 from inoculate.core.errors import InputError
-from inoculate.core.options import require_count, require_fraction
+from inoculate.core.options import require_bool, require_count, require_fraction
 from inoculate.core.rng import Draws
 from inoculate.core.threat import Threat, per_sample, project
 from inoculate.models.acceleration.fast import full_precision
@@ -31,7 +31,7 @@ class Square:
     """Random search over squares of colour, by the margin loss; needs no gradient.
 
     For images B×C×H×W in the threat's range, norms linf and l2. All images share the same squares, which `generator`
-    decides. An image stops changing once it is adversarial.
+    decides.
 
     Options:
         queries: passes per image at most.
@@ -39,6 +39,7 @@ class Square:
         termination_ratio: after a fifth of the queries, an image is given up whose missing margin exceeds this times
             what was gained; infinity for never.
         target: as in `OneStepTarget`: raise that class's margin, and only it counts; None for untargeted.
+        early_stop: stop changing an image once it is adversarial.
 
     Raises `InputError` for another norm, an option out of its range, or images outside theirs.
     Source: Andriushchenko et al. 2020, algorithms 1 to 3.
@@ -48,12 +49,14 @@ class Square:
     p: float = 0.8
     termination_ratio: float = math.inf
     target: Target = None
+    early_stop: bool = True
 
     def __post_init__(self) -> None:
         require_count(queries=self.queries)
         require_fraction(p=self.p)
         check_termination_ratio(self.termination_ratio)
         check_target(self.target)
+        require_bool(early_stop=self.early_stop)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -76,6 +79,14 @@ class Square:
 
         return carry_out(model, x, y, threat, craft)
 
+    def with_early_stop(self) -> Square:
+        """The same attack, which stops early."""
+        return replace(self, early_stop=True)
+
+    def without_early_stop(self) -> Square:
+        """The same attack, which spends all its queries on every image."""
+        return replace(self, early_stop=False)
+
     def shortened(self) -> Square:
         """The same attack with two queries."""
         return replace(self, queries=2)
@@ -96,7 +107,9 @@ class Square:
             if success.should_check_success(passes, x.device):
                 if passes:
                     done = state.confirm(model)
-                stop = done | state.hopeless | (state.queries >= self.queries)
+                stop = state.hopeless | (state.queries >= self.queries)
+                if self.early_stop:
+                    stop |= done
                 if stop.any():
                     result[state.rows[stop]] = state.x_adv[stop]
                     state = state.select(~stop)

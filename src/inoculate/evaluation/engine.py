@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from inoculate.attacks.base import Attack, EarlyStopping, Ensemble
+from inoculate.attacks._minimum_norm import Extended
+from inoculate.attacks.base import Attack, EarlyStopping, Ensemble, MinimumNorm
 from inoculate.attacks.craft import AdvSet
 from inoculate.core.deadline import OutOfTimeError, with_deadline
 from inoculate.core.errors import InputError
@@ -88,11 +89,36 @@ def measure_transfer(
 ) -> list[list[PerSampleResult]]:
     """Results of each target on examples crafted once on `source`: a list per target, in it one result per threat.
 
-    All images are attacked. `seconds` of the first target include the crafting, those of the others the evaluation
+    All images are attacked, without stopping at the source's boundary: the targets have others. Any member of an
+    ensemble may break an image. `seconds` of the first target include the crafting, those of the others the evaluation
     alone.
     """
-    crafter = white_box(source, attack, threats, settings.seed)
-    return _measure(targets, data, crafter, threats, torch.ones(len(data), dtype=torch.bool), settings)
+    everything, members = torch.ones(len(data), dtype=torch.bool), {"": attack}
+    if isinstance(attack, Ensemble):
+        members = attack.members(source.classes)
+    found: list[list[PerSampleResult]] = []
+    for number, member in enumerate(members.values()):
+        crafter = white_box(source, in_full(member), threats, settings.seed)
+        own = replace(settings, progress=_part(settings.progress, number, len(members)))
+        results = _measure(targets, data, crafter, threats, everything, own if len(members) > 1 else settings)
+        found = results if not found else [list(map(_worse, *pair)) for pair in zip(found, results, strict=True)]
+    return found
+
+
+def in_full(attack: Attack) -> Attack:
+    """The same attack, which does not stop at the decision boundary of the model that it is called on."""
+    if isinstance(attack, EarlyStopping):
+        return attack.without_early_stop()
+    return Extended(attack) if isinstance(attack, MinimumNorm) else attack
+
+
+def _worse(one: PerSampleResult, other: PerSampleResult) -> PerSampleResult:
+    """For each image the result of the two attacks that is closer to an error; their seconds are added."""
+    merged = one.copy(seconds=one.seconds + other.seconds)
+    merged.take(other, ~(other.margin <= one.margin))
+    merged.finished.logical_and_(other.finished)
+    merged.right.copy_(one.right & other.right)
+    return merged
 
 
 @torch.inference_mode(False)
