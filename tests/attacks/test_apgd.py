@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from attack_samples import images, linear_net, seeded, small_net
+from torch import Tensor, nn
 
 from inoculate.attacks.apgd import APGD, checkpoints
 from inoculate.core.errors import InputError
@@ -32,3 +33,23 @@ def test_step_sizes_are_checked_as_in_the_paper() -> None:
 def test_apgd_refuses_l1() -> None:
     with pytest.raises(InputError, match="linf and l2"):
         APGD()(small_net(), *images(), Threat("l1", 2.0))
+
+
+class _Noisy(nn.Module):
+    """One pixel; class 1 gains as it brightens, and noise of the logits is large against that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = seeded(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rise = 4 * (x.flatten(1).mean(dim=1) - 0.5)
+        return torch.stack([0 * rise, rise + torch.randn(len(x), generator=self.noise), 0 * rise - 9], dim=1)
+
+
+def test_a_run_on_a_randomised_model_goes_to_its_end() -> None:
+    """A lucky pass at the start is no success: the highest mean loss is at the brightest allowed pixel."""
+    x, y = torch.full((64, 1, 1, 1), 0.4) + 1e-3 * torch.arange(64.0).view(-1, 1, 1, 1), torch.zeros(64).long()
+    for loss in ("cross_entropy", "dlr"):
+        x_adv = APGD(20, loss, eot=20)(_Noisy(), x, y, Threat("linf", 0.1), generator=seeded(0))
+        assert ((x_adv - x) > 0.05).float().mean() > 0.9

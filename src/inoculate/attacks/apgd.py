@@ -38,7 +38,8 @@ class APGD:
             loss `dlr`), in which any error counts.
         restarts: random starts of each run.
         rho: fraction of the steps since the last check that must raise the loss for the step size to be kept.
-        eot: gradients averaged per step, for randomised models.
+        eot: gradients averaged per step, for randomised models. Above 1 every run goes to its end, whatever a pass on
+            the way says, and the iterate of the highest mean loss counts.
         termination_ratio: a run on `dlr` or `margin` ends after its first check (22 % of the steps) for an image
             whose missing loss exceeds this times what was gained; infinity for never.
         target: as in `OneStepTarget`: all runs go towards that class, and only it counts; None for any.
@@ -130,7 +131,8 @@ class APGD:
         )
         sought = None if self.target is None else objective.target
         run = Run.begin(x, objective, sought, start, self._gradient(model, start, objective), 2 * threat.eps)
-        run = found.take_adversarial(run, model) if self.early_stop else run
+        judges = self.eot == 1  # a pass of a randomised model is no verdict
+        run = found.take_adversarial(run, model) if judges and self.early_stop else run
         checks = checkpoints(self.steps)
         first_check = min(checks)
         for number in range(1, self.steps + 1):
@@ -139,13 +141,13 @@ class APGD:
             run.move(threat, 1.0 if number == 1 else MOMENTUM)
             run.update(self._gradient(model, run.current.images, run.objective))
             due = success.should_check_success(number, x.device) or number == first_check
-            if number == self.steps or (self.early_stop and due):
+            if judges and (number == self.steps or (self.early_stop and due)):
                 run = found.take_adversarial(run, model)  # always before runs are ended
             if number in checks:
                 run.check(self.rho * checks[number])
                 if number == first_check and self.loss != "cross_entropy":  # whose boundary is not at 0
                     hopeless = is_hopeless(run.first_values, run.best_values, self.termination_ratio)
-                    hopeless &= ~run.adversarial.found  # towards a target, any error counts
+                    hopeless &= ~(run.adversarial.found & judges)  # towards a target, any error counts
                     found.take_best(run.select(hopeless))
                     run = run.select(~hopeless)
         found.take_best(run)
