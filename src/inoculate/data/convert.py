@@ -51,7 +51,8 @@ def dataset_from_torch(data: TorchData, seed: int, reading: Preprocessing) -> Da
 
     Images are C×H×W tensors or arrays (uint8, or floats in [0, 1]), PIL images, or uint8 arrays H×W or H×W×C. Of a data
     loader that shuffles, the dataset is read in its own order; one with its own sampler or collate function is read as
-    it is. Random transforms draw from `seed`. `reading` matters for PIL images and H×W×C arrays only. Raises `InputError` naming the first image that cannot be converted.
+    it is. Random transforms draw from `seed`. `reading` matters for PIL images and H×W×C arrays only. Raises
+    `InputError` naming the first image that cannot be converted.
     """
     inner = data.dataset if isinstance(data, DataLoader) else data
     name, classes = _name_and_classes(inner)

@@ -57,12 +57,12 @@ class DecodedSource:
     @property
     def official_test(self) -> NDArray[np.bool_]:
         """Which images are of the source's own test split."""
-        return self.part == PARTS.index("test")
+        return np.equal(self.part, PARTS.index("test"))
 
     @property
     def official_val(self) -> NDArray[np.bool_]:
         """Which images are of the source's own validation split."""
-        return self.part == PARTS.index("validation")
+        return np.equal(self.part, PARTS.index("validation"))
 
     @property
     def has_test(self) -> bool:
@@ -110,7 +110,9 @@ def sample_of(shards: list[Shard]) -> list[Payload]:
     return [payload for shard in shards for payload in shard.sample(per_shard)]
 
 
-def write_decoded(folder: Path, shards: list[Shard], name: str, reading: Preprocessing, progress: Progress | None) -> None:
+def write_decoded(
+    folder: Path, shards: list[Shard], name: str, reading: Preprocessing, progress: Progress | None
+) -> None:
     """Fill `folder` with images.npy, labels.npy, parts.npy, names.npy and info.json.
 
     reading: with image size and channels. Raises `InputError` for bad labels, or when more than 1 % of the images are
@@ -194,7 +196,14 @@ def read_decoded(folder: Path, name: str) -> DecodedSource:
     labels = torch.from_numpy(np.load(folder / "labels.npy", allow_pickle=False))
     names = np.load(folder / "names.npy", mmap_mode="c", allow_pickle=False)
     data = Dataset(
-        images, labels, tuple(info["classes"]), name, info["digest"], tuple(info["skipped"]), tuple(info["notes"]), names
+        images,
+        labels,
+        tuple(info["classes"]),
+        name,
+        info["digest"],
+        tuple(info["skipped"]),
+        tuple(info["notes"]),
+        names,
     )
     return DecodedSource(data, np.load(folder / "parts.npy", allow_pickle=False))
 

@@ -41,7 +41,7 @@ def _center_crop(image: Image.Image, reading: Preprocessing) -> Image.Image:
         return image
     missing = max(width - image.width, 0), max(height - image.height, 0)
     if any(missing):
-        fill = reading.fill or (0, 0, 0)
+        fill = reading.fill if reading.fill and reading.crop_mode == "border" else (0, 0, 0)
         colour = fill if image.mode == "RGB" else round(sum(fill) / 3)
         padded = Image.new(image.mode, (image.width + missing[0], image.height + missing[1]), colour)
         padded.paste(image, (missing[0] // 2, missing[1] // 2))

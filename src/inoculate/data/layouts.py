@@ -137,7 +137,9 @@ def _class_folders(folder: Path) -> Listing:
             splits += [split] * len(images)
             labels += [class_folder.name] * len(images)
     if len(set(labels)) < 2:
-        inner = f": if {tops[0].name}/ holds the class folders, give {tops[0]}" if not named and _folders(tops[0]) else ""
+        inner = (
+            f": if {tops[0].name}/ holds the class folders, give {tops[0]}" if not named and _folders(tops[0]) else ""
+        )
         raise InputError(
             f"{folder} has one class only ({labels[0]}): a classifier needs at least 2 class folders{inner}"
         )
@@ -179,7 +181,9 @@ class _Walk:
     def images(self, class_folder: Path) -> list[Path]:
         """Its image files, sorted. Raises `InputError` if a link leads into the folder of another class or split."""
         found: list[str] = []
-        above = {str(p) for start in (self._base, class_folder.parent) for p in (start.resolve(), *start.resolve().parents)}
+        above = {
+            str(p) for start in (self._base, class_folder.parent) for p in (start.resolve(), *start.resolve().parents)
+        }
         above |= {str(p) for p in class_folder.resolve().parents}
         visited: set[str] = set()
         for parent, folders, files in os.walk(class_folder, followlinks=True):

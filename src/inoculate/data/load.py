@@ -21,7 +21,7 @@ from inoculate.data.cache import cache_root, read_cached, write_cached
 from inoculate.data.convert import TorchData, dataset_from_torch, with_shape
 from inoculate.data.dataset import Dataset
 from inoculate.data.decoded import DecodedSource, choose_shape, read_decoded, remove_abandoned, sample_of, write_decoded
-from inoculate.data.preprocessing import Preprocessing, ReadingOptions
+from inoculate.data.preprocessing import AS_THEY_ARE, Preprocessing, ReadingOptions
 from inoculate.data.readers import Shard, open_source
 from inoculate.data.sources import PathLike, Source, find_source
 from inoculate.data.split import Parts, partition
@@ -36,7 +36,6 @@ _DECODER = tuple(
     f"inoculate.data.{module}"
     for module in ("decode", "decoded", "geometry", "labels", "layouts", "notes", "pixels", "preprocessing", "readers")
 )
-_AS_THEY_ARE = Preprocessing()
 
 
 def load_data(
@@ -46,7 +45,7 @@ def load_data(
     data_root: PathLike | None = None,
     seed: int = 0,
     name: str | None = None,
-    preprocessing: Preprocessing = _AS_THEY_ARE,
+    preprocessing: Preprocessing = AS_THEY_ARE,
     progress: Progress | None = None,
     **reading: Unpack[ReadingOptions],
 ) -> Dataset:
@@ -91,7 +90,7 @@ def load_parts(
     data_root: PathLike | None = None,
     seed: int = 0,
     name: str | None = None,
-    preprocessing: Preprocessing = _AS_THEY_ARE,
+    preprocessing: Preprocessing = AS_THEY_ARE,
     progress: Progress | None = None,
     **reading: Unpack[ReadingOptions],
 ) -> tuple[Dataset, Dataset, Dataset]:
@@ -117,7 +116,7 @@ def load_parts(
 
 def decode_source(
     source: Source,
-    preprocessing: Preprocessing = _AS_THEY_ARE,
+    preprocessing: Preprocessing = AS_THEY_ARE,
     *,
     cache: PathLike | None = None,
     progress: Progress | None = None,
@@ -138,15 +137,13 @@ def decode_source(
         shards.extend(() if shards else open_source(source))
         return shards
 
-    size, channels = wanted.image_size or source.image_size, wanted.channels
-    if size is None or channels is None:
-        file = root / "shapes" / f"{fingerprint({'source': source.digest, 'decoder': decoder})}.json"
-        shape = read_cached(file)
-        if not shape:
-            own_size, own_channels = choose_shape(sample_of(opened()), source.name)
-            write_cached(file, shape := {"size": own_size, "channels": own_channels})
-        size, channels = size or int(shape["size"]), channels or int(shape["channels"])
-    wanted = replace(wanted, image_size=size, channels=channels)
+    file = root / "shapes" / f"{fingerprint({'source': source.digest, 'decoder': decoder})}.json"
+    shape = read_cached(file)
+    if not shape:
+        own_size, own_channels = choose_shape(sample_of(opened()), source.name)
+        write_cached(file, shape := {"size": own_size, "channels": own_channels})
+    own = Preprocessing(image_size=source.image_size or int(shape["size"]), channels=int(shape["channels"]))
+    asked, wanted = wanted, wanted.over(own)
     wanted.scale  # noqa: B018 (its check)
     spec = {"source": source.digest, "reading": wanted.spec, "decoder": decoder}
 
@@ -167,7 +164,19 @@ def decode_source(
             f"cannot keep decoded images in {root} ({error.strerror or error}): "
             "free space there, or set INOCULATE_CACHE to another folder"
         ) from error
-    return replace(found, data=replace(found.data, notes=(*source.notes, *found.data.notes)))
+    notes = (*source.notes, *found.data.notes, *_shape_notes(asked, own, wanted))
+    return replace(found, data=replace(found.data, notes=notes))
+
+
+def _shape_notes(asked: Preprocessing, own: Preprocessing, reading: Preprocessing) -> list[str]:
+    """What was asked for that the images would not have decided themselves."""
+    notes = []
+    if reading.channels != own.channels:
+        grey, colour = ("grey", "RGB") if own.channels == 1 else ("RGB", "grey")
+        notes.append(f"{grey} images were read as {colour}")
+    if {asked.resize, asked.crop, asked.crop_mode, asked.interpolation} != {None}:
+        notes.append(f"images were read as asked for, or as the model's weights need: {reading}")
+    return notes
 
 
 def _part(decoded: DecodedSource, split: str, seed: int) -> Dataset:

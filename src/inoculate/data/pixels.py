@@ -34,7 +34,9 @@ def open_image(payload: Payload) -> Image.Image:
     return Image.open(io.BytesIO(payload) if isinstance(payload, bytes) else payload)
 
 
-def read_8_bits(payload: Payload, declared: Range | None = None, top: int | None = None) -> tuple[Image.Image, set[str]]:
+def read_8_bits(
+    payload: Payload, declared: Range | None = None, top: int | None = None
+) -> tuple[Image.Image, set[str]]:
     """The image in mode L or RGB, its EXIF orientation applied, and what was done.
 
     Transparency is laid on white. Of integers of more than 8 bits, 0 to `top` become 0 to 255; of these and of floats,
@@ -82,7 +84,8 @@ def deep_values(image: Image.Image, payload: Payload) -> NDArray[Any] | None:
         other = {"L": "B", "B": "L", "N": "B" if np.little_endian else "L"}[rawmode[-1]]
         low.tile = [tile._replace(args=_with_rawmode(tile.args, rawmode[:-1] + other)) for tile in low.tile]  # type: ignore[attr-defined]
         low.load()
-        return np.asarray(image).astype(np.int64) * 256 + np.asarray(low)
+        values: NDArray[Any] = np.asarray(image).astype(np.int64) * 256 + np.asarray(low)
+        return values
 
 
 def _rawmode(image: Image.Image) -> str:
@@ -144,7 +147,7 @@ def _flattened(image: Image.Image, done: set[str]) -> Image.Image:
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         above = image.convert("RGBA")
         grey = image.mode in ("L", "LA", "La", "1")
-        if above.getextrema()[3][0] < 255:  # type: ignore[index]
+        if above.getchannel("A").getextrema()[0] != 255:
             done.add(TRANSPARENT)
             above = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
         return above.convert("L" if grey else "RGB")

@@ -14,6 +14,7 @@ CropMode = Literal["center", "squash", "border"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 LARGEST_SIDE = 4096  # pixels
+LARGEST_CROP = 1.5  # a few of timm's checkpoints put a black border around the image: their fraction is above 1
 CROP_MODES = ("center", "squash", "border")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
@@ -39,14 +40,14 @@ class Preprocessing:
         channels: 1 (grey) or 3 (RGB).
         resize: length in pixels to which the shorter side is resized before the centre is cropped to `image_size`, as
             torchvision's `resize_size`.
-        crop: instead of `resize`, the fraction of the shorter side that the crop keeps, as timm's `crop_pct`. By
-            default 1.
+        crop: instead of `resize`, the fraction of the shorter side that the crop keeps, as timm's `crop_pct`: the
+            shorter side is resized to image size / crop. By default 1.
         crop_mode: as timm's: `center` keeps the shape of things and crops what is too long, `squash` resizes each side
             by itself, `border` fits the longer side and fills the rest with `fill`. By default `center`.
         interpolation: of Pillow, with antialiasing. By default `bilinear`.
         value_range: (low, high), the values that become black and white in images of floating point, or of integers of
             more than 8 bits.
-        fill: RGB colour of the borders. By default black.
+        fill: RGB colour of the borders of `border`. By default black.
 
     Raises `InputError` for a value that is not usable.
     """
@@ -71,8 +72,11 @@ class Preprocessing:
             require_count(resize=self.resize)
             if self.crop is not None:
                 raise InputError("resize (pixels) and crop (fraction) both say how much is cropped: leave one out")
-        if self.crop is not None and not 0 < self.crop <= 1:
-            raise InputError(f"crop {self.crop} must be a fraction of the shorter side above 0, at most 1, like 0.875")
+        if self.crop is not None and not 0 < self.crop <= LARGEST_CROP:
+            raise InputError(
+                f"crop {self.crop:g} is not the fraction of the shorter side that is kept: give one such as 0.875; the "
+                "crop in pixels is the image size, and resize what it is cropped from"
+            )
         if self.crop_mode is not None:
             require_one_of(CROP_MODES, crop_mode=self.crop_mode)
         if self.interpolation is not None:
@@ -93,7 +97,7 @@ class Preprocessing:
         """
         assert self.size is not None  # of a resolved one
         if self.resize is None:
-            height, width = (int(side / (self.crop or 1)) for side in self.size)
+            height, width = (int(side / (self.crop or 1) + 1e-9) for side in self.size)
             return height, width
         if self.resize < min(self.size):
             raise InputError(
@@ -125,6 +129,14 @@ class Preprocessing:
             steps = f"{'longer' if mode == 'border' else 'shorter'} side resized to {min(box)}"
         steps += f" ({self.interpolation or 'bilinear'}), centre cropped to {_times(self.size)} pixels"
         return f"{steps}, {'grey' if self.channels == 1 else 'RGB'}"
+
+
+AS_THEY_ARE = Preprocessing()
+
+
+def as_size(height: int, width: int) -> Size:
+    """The side of a square, or (height, width)."""
+    return height if height == width else (height, width)
 
 
 def parse_size(text: str) -> Size:

@@ -11,9 +11,10 @@ from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike, load_parts
+from inoculate.data.preprocessing import Preprocessing
 from inoculate.hardening.options import HardeningOptions
+from inoculate.models.loading.inputs import expected_preprocessing
 from inoculate.models.loading.load import ModelLike
-from inoculate.models.loading.specs import expected_size
 from inoculate.training.samples import TrainingSet
 
 SPEC_SEED = 0  # of the division of a data SPEC, whatever the seed of a run: so runs share the test part
@@ -52,11 +53,12 @@ def load_hardening_data(
     A data SPEC has parts of its own, the same for every seed; other data are divided 70/10/20 %, stratified, by
     `options.seed`. A mapping gives parts by name.
     """
-    expected = expected_size(str(model)) if isinstance(model, str | Path) else None
-    size, channels = (options.image_size or expected[0], expected[1]) if expected else (options.image_size, None)
+    needed = Preprocessing()
+    if isinstance(model, str | Path):
+        needed = expected_preprocessing(str(model), weights=options.weights)
     seed = SPEC_SEED if isinstance(data, str | os.PathLike) else options.seed
     train, val, test = load_parts(
-        data, data_root=options.data_root, image_size=size, channels=channels, seed=seed, progress=progress
+        data, data_root=options.data_root, preprocessing=options.reading.over(needed), seed=seed, progress=progress
     )
     if options.limit is not None:
         train = train.limit(options.limit, seed=options.seed)

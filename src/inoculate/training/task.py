@@ -126,7 +126,7 @@ def load_training_data(
     data: DataLike | Mapping[str, DataLike], options: TrainingOptions, progress: Progress | None
 ) -> tuple[Dataset, Dataset]:
     """Training and validation images."""
-    shape: dict[str, Any] = {"data_root": options.data_root, "image_size": options.image_size}
+    shape: dict[str, Any] = {"data_root": options.data_root, "preprocessing": options.reading}
     if isinstance(data, str | os.PathLike):
         train, val, _ = load_parts(data, **shape, progress=progress)
     elif isinstance(data, Mapping) and "val" in data and "train" in data:
