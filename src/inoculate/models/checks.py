@@ -117,7 +117,8 @@ def _logits(model: nn.Module, x: Tensor, classes: int) -> Tensor:
     except Exception as error:  # whatever the user's code raises
         raise InputError(
             f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({one_line(error)}): "
-            "load the data at the model's image size and channels"
+            "load the data at the model's image size and channels, --image-size and --channels, in Python "
+            "load_data(…, image_size=…, channels=…)"
         ) from error
     if not isinstance(out, Tensor):
         raise InputError(f"the model returns {type(out).__name__}, not a tensor: let its forward return the logits")
