@@ -59,9 +59,9 @@ def evaluate(
     from inoculate.cli.progress import Steps
     from inoculate.evaluation.evaluate import EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as run
-    from inoculate.evaluation.inputs import fit_channels, load_images, random_weights_warning, resolve_attacks
+    from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attacks
     from inoculate.evaluation.records import require_parquet
-    from inoculate.models.loading.inputs import expected_preprocessing
+    from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
 
     threats, attacks = parse_threats(norm, eps), resolve_attacks(parse_attacks(attack))
@@ -71,8 +71,8 @@ def evaluate(
     )  # fmt: skip
     require_parquet(records)
     require_writable_places((json_file, records), (save_images, out))
-    reading = preprocessing.over(expected_preprocessing(model, pretrained=pretrained, weights=weights))
-    images = load_images(data, split, reading, data_root=data_root, limit=limit, seed=seed)
+    needed = expected_preprocessing(model, pretrained=pretrained, weights=weights, normalize=normalize)
+    images = load_images(data, split, preprocessing.over(needed), data_root=data_root, limit=limit, seed=seed)
     loaded = load_model(model, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
     print_warnings(random_weights_warning(model) if not (weights or pretrained) else ())
     network, images = loaded.to(place), fit_channels(images, loaded, preprocessing)

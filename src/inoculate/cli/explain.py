@@ -49,15 +49,15 @@ def explain(
     from inoculate.attribution.explanation import Amounts
     from inoculate.cli.progress import Steps
     from inoculate.core.threat import Threat, parse_eps
-    from inoculate.evaluation.inputs import fit_channels, load_images, random_weights_warning
-    from inoculate.models.loading.inputs import expected_preprocessing
+    from inoculate.evaluation.inputs import load_images, random_weights_warning
+    from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
     from inoculate.report.write import write_report
 
     threat = Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
     require_writable(out)
-    reading = preprocessing.over(expected_preprocessing(model, pretrained=pretrained, weights=weights))
-    dataset = load_images(data, split, reading, data_root=data_root, limit=limit, seed=seed)
+    needed = expected_preprocessing(model, pretrained=pretrained, weights=weights, normalize=normalize)
+    dataset = load_images(data, split, preprocessing.over(needed), data_root=data_root, limit=limit, seed=seed)
     network = load_model(model, dataset, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
     dataset = fit_channels(dataset, network, preprocessing)
     print_notes(dataset.notes)

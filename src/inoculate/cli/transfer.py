@@ -48,10 +48,10 @@ def transfer(
     """
     from inoculate.artifacts.rows import write_rows
     from inoculate.cli.progress import Steps
-    from inoculate.evaluation.inputs import fit_channels, load_images, random_weights_warning, resolve_attack
+    from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attack
     from inoculate.evaluation.transfer import TransferOptions
     from inoculate.evaluation.transfer import transfer as run
-    from inoculate.models.loading.inputs import expected_preprocessing
+    from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
 
     threats, chosen = parse_threats(norm, eps), resolve_attack(attack)[1]
@@ -59,7 +59,7 @@ def transfer(
         raise InputError("a model is given twice: name each --model once")
     require_writable_places((json_file,), (out,))
     place = pick_device(device)
-    reading = preprocessing.over(expected_preprocessing(model[0], pretrained=pretrained))
+    reading = preprocessing.over(expected_preprocessing(model[0], pretrained=pretrained, normalize=normalize))
     images = load_images(data, split, reading, data_root=data_root, limit=limit, seed=seed)
     networks = {}
     for spec in model:

@@ -30,7 +30,7 @@ from inoculate.data.dataset import Dataset, content_digest
 from inoculate.data.decode import Pixels, UnreadableImageError, decode_image
 from inoculate.data.decoded import choose_shape
 from inoculate.data.pixels import DepthUnknownError, Payload
-from inoculate.data.preprocessing import Preprocessing
+from inoculate.data.preprocessing import Preprocessing, format_size
 from inoculate.data.tensors import uint8_images
 
 TorchData = TorchDataset[Any] | DataLoader[Any]
@@ -93,7 +93,7 @@ def with_shape(data: Dataset, reading: Preprocessing) -> Dataset:
     if size != data.image_size or reading.resize is not None or reading.crop not in (None, 1):
         wanted = replace(reading, image_size=size, channels=data.channels)
         images = torch.from_numpy(np.stack([decode_image(_as_picture(image), wanted).pixels for image in images]))
-        notes.append(f"images were resized from {_times(data.image_size)} to {_times(size)}: {wanted}")
+        notes.append(f"images were resized from {format_size(data.image_size)} to {format_size(size)}: {wanted}")
     if channels > data.channels:
         images = images.expand(-1, 3, -1, -1)
         notes.append("grey images were repeated to three channels")
@@ -197,7 +197,7 @@ def _picture_converter(sample: list[Any], name: str, reading: Preprocessing) -> 
     own_size, own_channels = choose_shape([_payload(image, name) for image in sample], name)
     own = Preprocessing(image_size=own_size, channels=own_channels)
     wanted = reading.over(own)
-    note = f"PIL images were read at {_times(wanted.size or ())} pixels"
+    note = f"PIL images were read at {format_size(wanted.size or own_size)} pixels"
 
     def decode(image: Any, row: int) -> Pixels:
         try:
@@ -229,7 +229,3 @@ def _stack_labels(labels: list[Any], name: str) -> Tensor:
         return torch.stack([torch.as_tensor(label) for label in labels])
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name}: labels must be numbers, one per image: use class numbers 0..K-1") from error
-
-
-def _times(size: tuple[int, ...]) -> str:
-    return "×".join(map(str, size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypedDict
 
@@ -119,15 +120,32 @@ class Preprocessing:
         """All that is said, as JSON values."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
+    @property
+    def arguments(self) -> list[str]:
+        """The options of the command line that say the same."""
+        joints = {"image_size": "x", "value_range": ","}
+        found = []
+        for name, value in self.spec.items():
+            if name != "fill":
+                text = joints[name].join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
+                found += [f"--{name.replace('_', '-')}", text]
+        return found
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Preprocessing:
+        """The one whose `spec` this is, also when it comes from a JSON file."""
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in spec.items()}
+        return cls(**values)
+
     def __str__(self) -> str:
         """What a resolved one does, in words."""
         assert self.size is not None
         box, mode = self.scale, self.crop_mode or "center"
         if mode == "squash":
-            steps = f"resized to {_times(box)}"
+            steps = f"resized to {format_size(box)}"
         else:
             steps = f"{'longer' if mode == 'border' else 'shorter'} side resized to {min(box)}"
-        steps += f" ({self.interpolation or 'bilinear'}), centre cropped to {_times(self.size)} pixels"
+        steps += f" ({self.interpolation or 'bilinear'}), centre cropped to {format_size(self.size)} pixels"
         return f"{steps}, {'grey' if self.channels == 1 else 'RGB'}"
 
 
@@ -157,5 +175,6 @@ def parse_range(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _times(size: tuple[int, int]) -> str:
-    return "×".join(map(str, size))
+def format_size(size: Size) -> str:
+    """A size in words: 224×224."""
+    return "×".join(map(str, (size, size) if isinstance(size, int) else size))

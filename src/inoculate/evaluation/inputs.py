@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,12 @@ from inoculate.attacks.registry import ATTACKS, get_attack
 from inoculate.core.errors import InputError
 from inoculate.core.rng import seeded
 from inoculate.core.threat import Threat, large_eps_warning
-from inoculate.data.convert import with_shape
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike, as_dataset, load_data
 from inoculate.data.preprocessing import AS_THEY_ARE, Preprocessing
 from inoculate.models.checks import model_warnings
 from inoculate.models.classifier import Classifier, Precision, prepare
-from inoculate.models.loading.inputs import expected_preprocessing, needed_channels
+from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
 from inoculate.models.loading.load import ModelLike, as_module
 from inoculate.models.loading.specs import brings_weights, kind_of
 
@@ -52,16 +50,6 @@ def load_images(
     """At most `limit` images of a part of what a data SPEC names, balanced over the classes."""
     images = load_data(data, split, data_root=data_root, preprocessing=preprocessing)
     return images if limit is None else images.limit(limit, seed=seed)
-
-
-def fit_channels(data: Dataset, model: nn.Module, declared: Preprocessing = AS_THEY_ARE) -> Dataset:
-    """`data` with the channels that the module needs, with a note where they differ; as they are if declared."""
-    needed = data.channels if declared.channels is not None else needed_channels(model, data)
-    if needed == data.channels:
-        return data
-    kinds = {1: "grey", 3: "RGB"}
-    note = f"{kinds[data.channels]} images were read as {kinds[needed]}, for the model has {needed} input channel(s)"
-    return replace(with_shape(data, Preprocessing(channels=needed)), notes=(*data.notes, note))
 
 
 def resolve_model(model: ModelLike, data: Dataset, device: str) -> nn.Module:

@@ -78,7 +78,7 @@ def batch_dependence(logits: Tensor, alone: Tensor) -> list[Finding]:
 
 
 def preprocessing(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Finding]:
-    """Whether the model is much more accurate on images that are normalised in some usual way, or with channels reversed.
+    """Whether the model is much more accurate on images normalised in some usual way, or with their channels reversed.
 
     A network without its normalisation may stay far above chance (67 % instead of 91 % on MNIST), so chance is no
     criterion; a model that is right as it is has never gained from a second normalisation.
@@ -95,16 +95,22 @@ def preprocessing(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> lis
     after = 0.0 if best is None else float(tried[best].float().mean())
     if best is None or after < threshold or mcnemar(plain.cpu().numpy(), tried[best].cpu().numpy()) > MAX_P_VALUE:
         return []
-    usual = "multiplied by 255" if best == "0-255" else f"normalised ({best})"
-    how, what = ("their channels are reversed", "BGR images") if best == BGR else (f"they are {usual}", "other pixels than [0, 1]")
-    cure = f"give --normalize {best}, or mean/std as in training; in Python load_model(model, normalize='{best}')"
-    if best == BGR:
-        cure = "images are read as RGB; reverse the channels inside the model, x.flip(1) (see Bring data)"
+    how, what, cure = _wanted(best)
     return [Finding(
-        f"the model is right on {plain.float().mean():.0%} of {len(y)} sample images, and on {after:.0%} once "
-        f"{how}, so it expects {what}",
+        f"the model is right on {plain.float().mean():.0%} of {len(y)} sample images, and on {after:.0%} once {how}, "
+        f"so it expects {what}",
         cure,
     )]  # fmt: skip
+
+
+def _wanted(change: str) -> tuple[str, str, str]:
+    """What was done to the images, what images the model then expects, and the cure."""
+    if change == BGR:
+        cure = "images are read as RGB; let its function reverse the channels first, model(x.flip(1))"
+        return "their channels are reversed", "BGR images", cure
+    how = "multiplied by 255" if change == "0-255" else f"normalised ({change})"
+    cure = f"give --normalize {change}, or mean/std as in training; in Python load_model(model, normalize='{change}')"
+    return f"they are {how}", "other pixels than [0, 1]", cure
 
 
 def _usual(channels: int) -> tuple[str, ...]:

@@ -87,7 +87,8 @@ def load_task(
         "recipe": asdict(recipe), "data": data.digest, "seed": options.seed, **facts,
         "helpers": [model_identity(each) for each in options.helpers],
     }  # fmt: skip
-    facts = {RUN: fingerprint(spec), "seed": options.seed, "data": data.digest, **facts}
+    reading = {"reading": options.reading.spec} if options.reading.spec else {}
+    facts = {RUN: fingerprint(spec), "seed": options.seed, "data": data.digest, **reading, **facts}
     return TrainingTask(network, data, method, update, threat, recipe, facts, spec, tuple(warnings))
 
 

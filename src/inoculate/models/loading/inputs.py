@@ -4,38 +4,62 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from inoculate.artifacts.files import read_json
 from inoculate.core.modes import device_of, dtype_for
+from inoculate.data.convert import with_shape
 from inoculate.data.dataset import Dataset
-from inoculate.data.preprocessing import Preprocessing, as_size
+from inoculate.data.preprocessing import AS_THEY_ARE, Preprocessing, as_size
 from inoculate.models.checks import without_side_effects
+from inoculate.models.loading.checkpoints import DESCRIPTION
 from inoculate.models.loading.onnx import OnnxModel
 from inoculate.models.loading.specs import expected_size, kind_of
+from inoculate.models.normalize import parse_normalize
 from inoculate.models.pretrained import TIMM_HUB, TRANSFORMERS, input_config
 
 _CONVOLUTION = 4  # dimensions of its weight
 
 
 def expected_preprocessing(
-    spec: str, *, pretrained: bool = False, weights: str | os.PathLike[str] | None = None
+    spec: str,
+    *,
+    pretrained: bool = False,
+    weights: str | os.PathLike[str] | None = None,
+    normalize: str | None = None,
 ) -> Preprocessing:
-    """How images are read for the model of a SPEC, as far as that says it.
+    """How images are read for the model of a SPEC, as far as that and what is declared about it say it.
 
-    For pretrained weights it is the evaluation transform of the library that published them; for a trained folder and
-    an ONNX file their image size and channels; for `weights` of a named network their channels.
+    Pretrained weights: the evaluation transform of the library that published them. A trained folder: how its training
+    images were read. An ONNX file: image size and channels. `weights` of a named network: their channels. A
+    normalisation of three channels: these.
     """
     kind = kind_of(spec)
+    declared = Preprocessing(channels=3 if normalize and len(parse_normalize(normalize)[0]) == 3 else None)
     if spec.startswith((TIMM_HUB, TRANSFORMERS)) or (pretrained and weights is None and kind == "name"):
         return _published(spec)
     if kind == "name":
-        return Preprocessing(channels=None if weights is None else _channels_of(_shapes(Path(weights))))
-    size = expected_size(spec)
-    return Preprocessing() if size is None else Preprocessing(image_size=size[0], channels=size[1])
+        channels = None if weights is None else _channels_of(_shapes(Path(weights)))
+        return Preprocessing(channels=channels).over(declared)
+    if (size := expected_size(spec)) is None:
+        return declared
+    trained = read_json(Path(spec) / DESCRIPTION).get("reading", {}) if kind == "folder" else {}
+    return Preprocessing(image_size=size[0], channels=size[1]).over(Preprocessing.from_spec(trained))
+
+
+def fit_channels(data: Dataset, model: nn.Module, declared: Preprocessing = AS_THEY_ARE) -> Dataset:
+    """`data` with the channels that the module needs, with a note where they differ; as they are if declared."""
+    needed = data.channels if declared.channels is not None else needed_channels(model, data)
+    if needed == data.channels:
+        return data
+    kinds = {1: "grey", 3: "RGB"}
+    note = f"{kinds[data.channels]} images were read as {kinds[needed]}, for the model has {needed} input channel(s)"
+    return replace(with_shape(data, Preprocessing(channels=needed)), notes=(*data.notes, note))
 
 
 def needed_channels(model: nn.Module, data: Dataset) -> int:
