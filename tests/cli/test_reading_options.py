@@ -50,7 +50,7 @@ def test_grey_images_are_read_as_the_model_needs_and_this_is_said(
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert ("note: grey images were read as RGB, for the model has 3 input channel(s)" in notes) == told
     assert notes[:2] == [
-        "note: 1 file that are not images of a class was left out (cats/labels.txt)",
+        "note: 1 file that is no image of a class was left out (cats/labels.txt)",
         "note: 1 of 100 images cannot be read and were left out: cats/07.png (the file is empty)",
     ]
     facts = json.loads((out / "evaluation.json").read_text())

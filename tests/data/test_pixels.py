@@ -231,7 +231,7 @@ def test_transparency_turns_and_frames_are_counted(read: Callable[..., Dataset])
     )
     assert data.notes == (
         "1 image with transparency laid on white",
-        "1 image turned as their EXIF data say",
+        "1 image turned upright, as EXIF says",
         "2 images of several frames, of which the first was read",
     )
     images = in_order(data)
@@ -274,7 +274,7 @@ def test_litter_is_ignored_and_other_files_are_counted(folders: Make) -> None:
     assert (len(data), data.notes) == (6, ())
     for name in ("a/notes.txt", "a/label.csv", "b/0000.xyz", "loose.png"):
         (folder / name).write_bytes(b"x")
-    told = "4 files that are not images of a class were left out (loose.png, a/label.csv, a/notes.txt, …)"
+    told = "4 files that are no images of a class were left out (loose.png, a/label.csv, a/notes.txt, …)"
     assert load_data(folder, "all").notes == (told,)
 
 

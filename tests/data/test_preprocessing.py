@@ -136,6 +136,11 @@ def test_sizes_and_ranges_are_parsed() -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no side": ({"image_size": 0}, "1 to 4096 pixels, got 0"),
+    "one side": ({"image_size": (32,)}, "got (32,): give a side or (height, width)"),
+    "fraction of a pixel": ({"image_size": 32.5}, "got 32.5"),
+    "crop as text": ({"crop": "0.9"}, "crop 0.9 is not the fraction"),
+    "range of three": ({"value_range": (0, 1, 2)}, "give the values of black and of white"),
+    "endless range": ({"value_range": (0, float("inf"))}, "give the values of black and of white"),
     "text": ({"image_size": "224"}, "1 to 4096 pixels"),
     "channels": ({"channels": 4}, "1 (grey) or 3 (RGB)"),
     "crop in pixels": ({"crop": 224}, "crop 224 is not the fraction"),

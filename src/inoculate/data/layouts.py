@@ -159,8 +159,8 @@ def _left_out(folder: Path, others: list[Path]) -> tuple[str, ...]:
     if not others:
         return ()
     names = [p.relative_to(folder).as_posix() for p in others[:3]] + ["…"] * (len(others) > 3)
-    files, verb = ("file", "was") if len(others) == 1 else ("files", "were")
-    return (f"{len(others)} {files} that are not images of a class {verb} left out ({', '.join(names)})",)
+    what = "1 file that is no image" if len(others) == 1 else f"{len(others)} files that are no images"
+    return (f"{what} of a class {'was' if len(others) == 1 else 'were'} left out ({', '.join(names)})",)
 
 
 def _is_image(name: str) -> bool:

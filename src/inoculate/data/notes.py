@@ -9,7 +9,7 @@ from inoculate.data.preprocessing import Preprocessing
 
 _SENTENCES = {
     TRANSPARENT: "{} with transparency laid on white",
-    TURNED: "{} turned as their EXIF data say",
+    TURNED: "{} turned upright, as EXIF says",
     FRAMES: "{} of several frames, of which the first was read",
     CONVERTED: "{} of CMYK or Lab colours converted to RGB",
 }

@@ -152,7 +152,7 @@ def _flattened(image: Image.Image, done: set[str]) -> Image.Image:
             above = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
         return above.convert("L" if grey else "RGB")
     if image.mode in ("L", "RGB"):
-        return image.copy()
+        return image
     if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
         done.add(CONVERTED)
     return image.convert("L" if image.mode == "1" else "RGB")

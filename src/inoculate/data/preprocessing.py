@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from math import inf
 from typing import Any, Literal, TypedDict
 
 from inoculate.core.errors import InputError
-from inoculate.core.options import require_count, require_one_of
+from inoculate.core.options import is_number, require_count, require_one_of
 
 Size = int | tuple[int, int]  # the side of a square, or (height, width), in pixels
 CropMode = Literal["center", "squash", "border"]
@@ -64,26 +65,26 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.image_size is not None:
-            for side in self.image_size if isinstance(self.image_size, tuple) else (self.image_size,):
-                if not isinstance(side, int) or isinstance(side, bool) or not 1 <= side <= LARGEST_SIDE:
-                    raise InputError(f"the image size must be 1 to {LARGEST_SIDE} pixels, got {side}")
+            _check_size(self.image_size)
         if self.channels not in (None, 1, 3):
             raise InputError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
         if self.resize is not None:
             require_count(resize=self.resize)
             if self.crop is not None:
                 raise InputError("resize (pixels) and crop (fraction) both say how much is cropped: leave one out")
-        if self.crop is not None and not 0 < self.crop <= LARGEST_CROP:
+        if self.crop is not None and not (is_number(self.crop) and 0 < self.crop <= LARGEST_CROP):
+            crop = f"{self.crop:g}" if is_number(self.crop) else self.crop
             raise InputError(
-                f"crop {self.crop:g} is not the fraction of the shorter side that is kept: give one such as 0.875; the "
+                f"crop {crop} is not the fraction of the shorter side that is kept: give one such as 0.875; the "
                 "crop in pixels is the image size, and resize what it is cropped from"
             )
         if self.crop_mode is not None:
             require_one_of(CROP_MODES, crop_mode=self.crop_mode)
         if self.interpolation is not None:
             require_one_of(INTERPOLATIONS, interpolation=self.interpolation)
-        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
-            raise InputError(f"value range {self.value_range} is not usable: give the values of black and of white")
+        span = self.value_range
+        if span is not None and not (len(span) == 2 and all(map(is_number, span)) and -inf < span[0] < span[1] < inf):
+            raise InputError(f"value range {span} is not usable: give the values of black and of white")
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -147,6 +148,14 @@ class Preprocessing:
             steps = f"{'longer' if mode == 'border' else 'shorter'} side resized to {min(box)}"
         steps += f" ({self.interpolation or 'bilinear'}), centre cropped to {format_size(self.size)} pixels"
         return f"{steps}, {'grey' if self.channels == 1 else 'RGB'}"
+
+
+def _check_size(size: Size) -> None:
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in sides):
+        raise InputError(
+            f"the image size must be 1 to {LARGEST_SIDE} pixels, got {size}: give a side or (height, width)"
+        )
 
 
 AS_THEY_ARE = Preprocessing()

@@ -68,6 +68,8 @@ def load_hardening_data(
     needed = AS_THEY_ARE
     if isinstance(model, str | Path):
         needed = expected_preprocessing(str(model), weights=options.weights, normalize=options.normalize)
+    if not isinstance(data, str | os.PathLike):  # has been cropped already
+        needed = Preprocessing(image_size=needed.image_size, channels=needed.channels)
     reading = options.reading.over(needed)
     seed = SPEC_SEED if isinstance(data, str | os.PathLike) else options.seed
     train, val, test = load_parts(
