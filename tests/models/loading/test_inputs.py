@@ -131,8 +131,6 @@ def test_weights_of_a_named_network_say_their_channels(name: str, channels: int,
     model = build_model(name, classes=2, channels=channels)
     save_file({key: value.clone() for key, value in model.state_dict().items()}, tmp_path / "w.safetensors")
     assert expected_preprocessing(name, weights=tmp_path / "w.safetensors") == Preprocessing(channels=channels)
-    (tmp_path / "w.pth").write_bytes(b"x")
-    assert expected_preprocessing(name, weights=tmp_path / "w.pth") == Preprocessing()
     assert expected_preprocessing("a.py:f", normalize="imagenet").channels == 3
     assert expected_preprocessing("a.py:f", normalize="0.5/0.5").channels is None
 
