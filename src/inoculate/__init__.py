@@ -37,6 +37,7 @@ _ROOMS = {
     "Threat": "core.threat",
     "Dataset": "data.dataset",
     "load_data": "data.load",
+    "Preprocessing": "data.preprocessing",
     "Check": "evaluation.checks",
     "EvaluationOptions": "evaluation.evaluate",
     "evaluate": "evaluation.evaluate",
@@ -53,6 +54,7 @@ _ROOMS = {
     "Hardened": "hardening.result",
     "fast": "models.acceleration.fast",
     "build_model": "models.build",
+    "expected_preprocessing": "models.loading.inputs",
     "load_model": "models.loading.load",
     "Claim": "report.claims",
     "claims": "report.claims",
@@ -111,6 +113,7 @@ if TYPE_CHECKING:
     from inoculate.core.threat import Threat as Threat
     from inoculate.data.dataset import Dataset as Dataset
     from inoculate.data.load import load_data as load_data
+    from inoculate.data.preprocessing import Preprocessing as Preprocessing
     from inoculate.evaluation.checks import Check as Check
     from inoculate.evaluation.evaluate import EvaluationOptions as EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as evaluate
@@ -127,6 +130,7 @@ if TYPE_CHECKING:
     from inoculate.hardening.result import Hardened as Hardened
     from inoculate.models.acceleration.fast import fast as fast
     from inoculate.models.build import build_model as build_model
+    from inoculate.models.loading.inputs import expected_preprocessing as expected_preprocessing
     from inoculate.models.loading.load import load_model as load_model
     from inoculate.report.claims import Claim as Claim
     from inoculate.report.claims import claims as claims

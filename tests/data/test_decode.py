@@ -7,13 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inoculate.data.decode import UnreadableImageError, decode_image, inspect_image
+from inoculate.data.decode import Pixels, UnreadableImageError, inspect_image
+from inoculate.data.decode import decode_image as decode_as
+from inoculate.data.pixels import Payload
+from inoculate.data.preprocessing import Preprocessing
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
+
+
+def decode_image(payload: Payload, size: int, channels: int, top: int | None = None) -> Pixels:
+    return decode_as(payload, Preprocessing(image_size=size, channels=channels), top).pixels
 
 
 def test_the_same_size_passes_pixels_through() -> None:
@@ -24,7 +31,7 @@ def test_the_same_size_passes_pixels_through() -> None:
 
 def test_16_bit_grey_keeps_its_high_bits() -> None:
     deep = np.array([[0, 65535], [32768, 257]], dtype=np.uint16)
-    pixels = decode_image(encoded(Image.fromarray(deep), "PNG"), 2, 1)
+    pixels = decode_image(encoded(Image.fromarray(deep), "PNG"), 2, 1, top=65535)
     assert pixels.tolist() == [[[0, 255], [128, 1]]]
 
 

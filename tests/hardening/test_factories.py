@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
+from inoculate.data.preprocessing import Preprocessing
 
 FACTORIES = """
 import threading
@@ -69,6 +70,10 @@ class Stiff(Viewing):
 class Three(Viewing):
     def __init__(self):
         super().__init__(3)
+
+class Seven(Viewing):
+    def __init__(self):
+        super().__init__(7)
 """
 DECLARED = """
 from torch import nn
@@ -183,7 +188,7 @@ def test_what_is_declared_of_a_network_holds_wherever_it_is_loaded(name, outputs
         ("leaves", "SystemExit: 3"),
         ("Long", r"model\.float\(\)"),
         ("Nameless", "not finite on all"),
-        ("Three", "does not take 1×12×12"),
+        ("Seven", "does not take 1×12×12"),
         ("Aside", "must return one logit per class"),
     ],
 )
@@ -198,6 +203,14 @@ def test_a_network_that_cannot_be_hardened_is_refused_before_the_training(
             )
     assert stages <= {"decode digits"}
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_of_three_channels_is_hardened_on_grey_images_read_as_rgb(factories, quick_harden):
+    found = quick_harden(f"{factories}:Three", epochs=1)
+    assert found.warnings[0] == "grey images were read as RGB, for the model has 3 input channel(s)"
+    assert found.model(torch.rand(2, 3, 12, 12)).shape == (2, 10)
+    with pytest.raises(InputError, match="does not take 1×12×12"):
+        quick_harden(f"{factories}:Three", preprocessing=Preprocessing(channels=1))
 
 
 def test_a_network_that_onnx_cannot_hold_is_refused_before_the_training(factories, quick_harden, tmp_path):

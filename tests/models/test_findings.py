@@ -104,6 +104,45 @@ def test_missing_normalisation(name: str, sample: tuple[Tensor, Tensor]) -> None
     assert check(ExpectsPixels(Normalize(*NORMALIZATIONS[name])), few) == []
 
 
+class Hues(nn.Module):
+    """Correct: class 0 is red, 1 green, 2 blue, by the mean of each channel; class 3 is none of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = x.mean((2, 3))
+        return 20 * torch.cat([means - means.mean(1, keepdim=True), torch.full_like(means[:, :1], 0.02)], dim=1)
+
+
+@pytest.fixture(scope="module")
+def hues() -> tuple[Tensor, Tensor]:
+    """Images whose class is their colour: red, green or blue."""
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(N) % 3
+    x = torch.rand(N, 3, 8, 8, generator=g) * 0.4 + 0.2
+    x[torch.arange(N), y] += 0.3
+    return (x * 255).round().to(torch.uint8), y
+
+
+def test_channels_in_the_wrong_order(hues: tuple[Tensor, Tensor]) -> None:
+    class OfBgr(nn.Module):
+        """Trained on images read by OpenCV."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Hues()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x.flip(1))
+
+    assert check(Hues(), hues) == []
+    for model in (OfBgr(), normalized(OfBgr(), (0.0,), (1.0,))):
+        (found,) = check(model, hues)
+        assert "right on 33% of 64 sample images, and on 100% once their channels are reversed" in found.what
+        assert "it expects BGR images" in found.what
+        assert "x.flip(1)" in found.cure
+    few = (hues[0][:31], hues[1][:31])
+    assert check(OfBgr(), few) == []
+
+
 def test_model_with_a_normalisation_inside(sample: tuple[Tensor, Tensor]) -> None:
     assert check(normalized(ExpectsPixels(Normalize(*NORMALIZATIONS["cifar10"])), (0.0,), (1.0,)), sample) == []
 

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from inoculate.core.errors import InputError
+from inoculate.data.preprocessing import Preprocessing
 from inoculate.study.config import Study
 from inoculate.study.load import load_study
 
@@ -129,3 +130,18 @@ def test_a_list_of_names_takes_every_default(tmp_path):
 def test_mistakes_in_arms_are_named(tmp_path, arms, says):
     with pytest.raises(InputError, match=says):
         load_study(write(tmp_path, GOOD + f"arms: {arms}\n"))
+
+
+def test_a_dataset_says_how_its_images_are_read():
+    study = {"name": "s", "models": ["resnet18"], "surrogate": "resnet18", "eps": [0.1], "attacks": {"fgsm": {}}}
+    keys = {"crop": 0.875, "crop_mode": "squash", "interpolation": "bicubic", "value_range": [0, 4095], "channels": 3}
+    read = load_study({**study, "datasets": {"digits": keys}}).datasets["digits"].preprocessing
+    assert read == Preprocessing(32, 3, None, 0.875, "squash", "bicubic", (0.0, 4095.0))
+    for wrong, says in (
+        ({"crop": 224}, "crop 224 is not the fraction"),
+        ({"resize": 16}, "resize 16 is less than the 32 pixels"),
+        ({"resize": 64, "crop": 0.5}, "leave one out"),
+        ({"interpolation": "cubic"}, "datasets.digits.interpolation"),
+    ):
+        with pytest.raises(InputError, match=says):
+            load_study({**study, "datasets": {"digits": wrong}})

@@ -107,6 +107,7 @@ def explain(
         "model": options.name or name_of_model(model), "arm": options.arm, "attack": options.attack_name or attack_name,
         "dataset": images.name, "seed": seed, "norm": threat.norm, "eps": threat.eps, "classes": list(images.classes),
         "image_size": list(images.image_size), "images": shown, "steps": amounts.steps, "stability": changes,
+        "notes": list(images.notes),
     }  # fmt: skip
     if amounts.fragility:
         part = first.subset(range(min(len(first), amounts.fragility)))

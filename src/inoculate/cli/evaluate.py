@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from inoculate.cli import options
-from inoculate.cli.output import print_note, print_report, print_warnings
+from inoculate.cli.output import print_note, print_notes, print_report, print_warnings, require_writable_places
 from inoculate.cli.parsers import parse_attacks, parse_threats, pick_device
+from inoculate.cli.reading_options import reads_images
 from inoculate.core.errors import InputError
+from inoculate.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,16 +23,17 @@ if TYPE_CHECKING:
     from inoculate.evaluation.result import Evaluation
 
 
+@reads_images
 def evaluate(
     model: options.Model,
     data: options.Data,
+    preprocessing: Preprocessing,
     weights: options.Weights = None,
     pretrained: options.Pretrained = False,
     outputs: options.Outputs = "logits",
     normalize: options.Normalize = None,
     split: options.Split = "test",
     data_root: options.DataRoot = None,
-    image_size: options.ImageSize = None,
     limit: options.Limit = None,
     attack: options.Attacks = "fgsm,pgd",
     norm: options.Norm = "linf",
@@ -57,6 +60,8 @@ def evaluate(
     from inoculate.evaluation.evaluate import EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as run
     from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attacks
+    from inoculate.evaluation.records import require_parquet
+    from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
 
     threats, attacks = parse_threats(norm, eps), resolve_attacks(parse_attacks(attack))
@@ -64,15 +69,18 @@ def evaluate(
     settings = EvaluationOptions(
         precision, time_budget, checks, others, save_images is not None, name=model, device=place  # type: ignore[arg-type]
     )  # fmt: skip
-    _check_outputs(json_file, records, save_images, out)
-    images = load_images(data, model, split, data_root=data_root, image_size=image_size, limit=limit, seed=seed)
+    require_parquet(records)
+    require_writable_places((json_file, records), (save_images, out))
+    needed = expected_preprocessing(model, pretrained=pretrained, weights=weights, normalize=normalize)
+    images = load_images(data, split, preprocessing.over(needed), data_root=data_root, limit=limit, seed=seed)
     loaded = load_model(model, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
     print_warnings(random_weights_warning(model) if not (weights or pretrained) else ())
-    network = loaded.to(place)
+    network, images = loaded.to(place), fit_channels(images, loaded, preprocessing)
     with Steps() as steps:
         found = run(
             network, images, attacks, threats, batch_size=batch_size, seed=seed, options=settings, progress=steps
         )
+    print_notes(found.notes)
     print_warnings(found.warnings)
     typer.echo(found)
     _write(found, network, images, json_file, records, save_images)
@@ -80,17 +88,6 @@ def evaluate(
         found.save(out)
         largest = max(threats, key=lambda threat: threat.eps)
         _report(out, network, images, largest, ExplainOptions(seed, batch_size, model) if explain else None)
-
-
-def _check_outputs(rows: Path | None, records: Path | None, images: Path | None, out: Path | None) -> None:
-    from inoculate.artifacts.output import require_writable, require_writable_file
-    from inoculate.evaluation.records import require_parquet
-
-    require_parquet(records)
-    for file in filter(None, (rows, records)):
-        require_writable_file(file)
-    for folder in filter(None, (images, out)):
-        require_writable(folder)
 
 
 def _write(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from inoculate.cli import options
-from inoculate.cli.output import print_report, print_warnings
+from inoculate.cli.output import print_notes, print_report, print_warnings
 from inoculate.cli.parsers import pick_device
+from inoculate.cli.reading_options import reads_images
+from inoculate.data.preprocessing import Preprocessing
 
 Before = Annotated[
     str | None,
@@ -15,10 +17,12 @@ Before = Annotated[
 Images = Annotated[int, options.topic_option("--images", options.DATA, "Number of images that are shown.", min=1)]
 
 
+@reads_images
 def explain(
     model: options.Model,
     data: options.Data,
     out: options.Out,
+    preprocessing: Preprocessing,
     weights: options.Weights = None,
     pretrained: options.Pretrained = False,
     outputs: options.Outputs = "logits",
@@ -26,7 +30,6 @@ def explain(
     before: Before = None,
     split: options.Split = "test",
     data_root: options.DataRoot = None,
-    image_size: options.ImageSize = None,
     limit: options.Limit = None,
     images: Images = 6,
     attack: options.Attack = "pgd",
@@ -47,13 +50,17 @@ def explain(
     from inoculate.cli.progress import Steps
     from inoculate.core.threat import Threat, parse_eps
     from inoculate.evaluation.inputs import load_images, random_weights_warning
+    from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
     from inoculate.report.write import write_report
 
     threat = Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
     require_writable(out)
-    dataset = load_images(data, model, split, data_root=data_root, image_size=image_size, limit=limit, seed=seed)
+    needed = expected_preprocessing(model, pretrained=pretrained, weights=weights, normalize=normalize)
+    dataset = load_images(data, split, preprocessing.over(needed), data_root=data_root, limit=limit, seed=seed)
     network = load_model(model, dataset, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
+    dataset = fit_channels(dataset, network, preprocessing)
+    print_notes(dataset.notes)
     if not (weights or pretrained):
         print_warnings(random_weights_warning(model))
     place = pick_device(device)

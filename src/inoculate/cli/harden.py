@@ -11,16 +11,20 @@ from inoculate.cli import options, training_options
 from inoculate.cli.output import print_warnings
 from inoculate.cli.parsers import parse_method_options, pick_device
 from inoculate.cli.progress import Steps
+from inoculate.cli.reading_options import reads_images
+from inoculate.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from inoculate.core.row import Row
     from inoculate.hardening.result import Hardened
 
 
+@reads_images
 def harden(
     model: training_options.TrainableModel,
     data: options.Data,
     out: options.Out,
+    preprocessing: Preprocessing,
     eps: options.Eps = "8/255",
     norm: options.Norm = "linf",
     method: training_options.OptionalMethod = None,
@@ -36,7 +40,6 @@ def harden(
     surrogate: training_options.Surrogates = None,
     fallback: training_options.Fallback = None,
     data_root: options.DataRoot = None,
-    image_size: options.ImageSize = None,
     limit: options.Limit = None,
     test_images: training_options.TestImages = 500,
     batch_size: options.BatchSize = 128,
@@ -59,7 +62,7 @@ def harden(
     settings = HardeningOptions(
         epochs=epochs, batch_size=batch_size, lr=lr, augment=augment, method_options=parse_method_options(option),
         teacher=teacher, surrogates=tuple(surrogate or ()), fallback=fallback, weights=weights, pretrained=pretrained,
-        outputs=outputs, normalize=normalize, stem=stem, image_size=image_size, limit=limit,  # type: ignore[arg-type]
+        outputs=outputs, normalize=normalize, stem=stem, preprocessing=preprocessing, limit=limit,  # type: ignore[arg-type]
         test_images=test_images, data_root=data_root, onnx=onnx, seed=seed, device=pick_device(device),
     )  # fmt: skip
     threat, steps = Threat(norm, parse_eps(eps)), Steps()  # type: ignore[arg-type]

@@ -42,7 +42,6 @@ DataRoot = Annotated[
     Path | None, topic_option("--data-root", DATA, "Folder searched for NAME/ before the hub.", envvar="INOCULATE_DATA")
 ]
 Split = Annotated[str, topic_option("--split", DATA, "train, val, test or all.")]
-ImageSize = Annotated[int | None, topic_option("--image-size", DATA, "Side in pixels at which images are loaded.")]
 Limit = Annotated[
     int | None, topic_option("--limit", DATA, "Use only this many images, balanced over the classes.", min=1)
 ]

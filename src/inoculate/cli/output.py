@@ -21,6 +21,12 @@ def print_note(message: str) -> None:
     typer.echo(f"note: {message}", err=True)
 
 
+def print_notes(messages: Iterable[str]) -> None:
+    """Print each message as a note."""
+    for message in messages:
+        print_note(message)
+
+
 def print_line(console: Console, text: str) -> None:
     """Print text as it is, without markup and without breaking the line."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -41,3 +47,13 @@ def print_table(
 def print_report(path: Path) -> None:
     """Say where a page was written."""
     typer.echo(f"Report: {path} (open it in a browser)")
+
+
+def require_writable_places(files: Iterable[Path | None], folders: Iterable[Path | None]) -> None:
+    """Raise `InputError` where one of these, if it is given, cannot be written."""
+    from inoculate.artifacts.output import require_writable, require_writable_file
+
+    for file in filter(None, files):
+        require_writable_file(file)
+    for folder in filter(None, folders):
+        require_writable(folder)

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from inoculate.core.errors import InputError
+from inoculate.data.preprocessing import Preprocessing, parse_range, parse_size
 
 if TYPE_CHECKING:
     from inoculate.core.threat import Threat
@@ -34,6 +35,15 @@ def parse_threats(norm: str, eps: str) -> list[Threat]:
     from inoculate.core.threat import Threat, parse_eps
 
     return [Threat(norm, parse_eps(text)) for text in eps.split(",")]  # type: ignore[arg-type]
+
+
+def parse_preprocessing(*, image_size: str | None, value_range: str | None, **others: Any) -> Preprocessing:
+    """The options of the command line that say how images are read, as one value."""
+    return Preprocessing(
+        image_size=None if image_size is None else parse_size(image_size),
+        value_range=None if value_range is None else parse_range(value_range),
+        **others,
+    )
 
 
 def parse_method_options(texts: list[str] | None) -> dict[str, Any]:

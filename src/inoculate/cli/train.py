@@ -11,19 +11,22 @@ from inoculate.cli.errors import launched_rank
 from inoculate.cli.output import print_warnings
 from inoculate.cli.parsers import parse_method_options, pick_device
 from inoculate.cli.progress import Steps
+from inoculate.cli.reading_options import reads_images
 from inoculate.core.errors import InputError
+from inoculate.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from inoculate.core.threat import Threat
     from inoculate.training.result import Training
 
 
+@reads_images
 def train(
     model: training_options.NewModel,
     data: options.Data,
     out: options.Out,
+    preprocessing: Preprocessing,
     data_root: options.DataRoot = None,
-    image_size: options.ImageSize = None,
     limit: options.Limit = None,
     method: training_options.Method = "standard",
     eps: training_options.OptionalEps = None,
@@ -58,7 +61,7 @@ def train(
         batch_size=batch_size, lr=lr or TrainingOptions.lr, stem=stem, augment=augment,  # type: ignore[arg-type]
         precision=precision, accumulate=accumulate,  # type: ignore[arg-type]
         method_options=parse_method_options(option), teacher=teacher, surrogates=tuple(surrogate or ()),
-        fallback=fallback, image_size=image_size, limit=limit, data_root=data_root,
+        fallback=fallback, preprocessing=preprocessing, limit=limit, data_root=data_root,
         tracker=tracker or default_tracker(), seed=seed, device=pick_device(device),
     )  # fmt: skip
     threat, steps = _threat(method, eps, norm), Steps()

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from inoculate.cli import options
-from inoculate.cli.output import print_table, print_warnings
+from inoculate.cli.output import print_notes, print_table, print_warnings, require_writable_places
 from inoculate.cli.parsers import parse_threats, pick_device
+from inoculate.cli.reading_options import reads_images
 from inoculate.core.errors import InputError
+from inoculate.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from inoculate.evaluation.result import TransferMatrix
@@ -19,15 +21,16 @@ if TYPE_CHECKING:
 WIDEST = 16  # characters of a model's name in a table; longer ones are given letters
 
 
+@reads_images
 def transfer(
     model: options.Models,
     data: options.Data,
+    preprocessing: Preprocessing,
     pretrained: options.Pretrained = False,
     outputs: options.Outputs = "logits",
     normalize: options.Normalize = None,
     split: options.Split = "test",
     data_root: options.DataRoot = None,
-    image_size: options.ImageSize = None,
     limit: options.Limit = None,
     attack: options.Attack = "mifgsm",
     norm: options.Norm = "linf",
@@ -43,34 +46,34 @@ def transfer(
 
     Example: inoculate transfer --model model_a --model model_b --data my_images --attack mifgsm --eps 8/255
     """
-    from inoculate.artifacts.output import require_writable, require_writable_file
     from inoculate.artifacts.rows import write_rows
     from inoculate.cli.progress import Steps
     from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attack
     from inoculate.evaluation.transfer import TransferOptions
     from inoculate.evaluation.transfer import transfer as run
+    from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
 
     threats, chosen = parse_threats(norm, eps), resolve_attack(attack)[1]
     if len(set(model)) < len(model):
         raise InputError("a model is given twice: name each --model once")
-    if json_file is not None:
-        require_writable_file(json_file)
-    if out is not None:
-        require_writable(out)
+    require_writable_places((json_file,), (out,))
     place = pick_device(device)
-    images = load_images(data, model[0], split, data_root=data_root, image_size=image_size, limit=limit, seed=seed)
+    reading = preprocessing.over(expected_preprocessing(model[0], pretrained=pretrained, normalize=normalize))
+    images = load_images(data, split, reading, data_root=data_root, limit=limit, seed=seed)
     networks = {}
     for spec in model:
         declared = {} if Path(spec).is_dir() else {"outputs": outputs, "normalize": normalize}  # a folder has its own
         networks[spec] = load_model(spec, images, pretrained=pretrained, **declared).to(place)  # type: ignore[arg-type]
         if not pretrained:
             print_warnings(random_weights_warning(spec))
+    images = fit_channels(images, networks[model[0]], preprocessing)
     settings = TransferOptions(precision, name=attack)  # type: ignore[arg-type]
     with Steps() as steps:
         found = run(
             networks, images, chosen, threats, batch_size=batch_size, seed=seed, options=settings, progress=steps
         )
+    print_notes(found.notes)
     print_warnings(found.warnings)
     _show(found, f"accuracy on {len(images)} images of {images.name} ({split})")
     if json_file is not None:

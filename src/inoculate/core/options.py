@@ -19,21 +19,21 @@ def require_count(**values: object) -> None:
 def require_positive(**values: object) -> None:
     """Each must be a finite number above 0."""
     for name, value in values.items():
-        if not (_is_number(value) and 0 < value < math.inf):
+        if not (is_number(value) and 0 < value < math.inf):
             raise InputError(f"{name} {value!r} is not usable: give a number above 0")
 
 
 def require_nonnegative(**values: object) -> None:
     """Each must be a finite number of at least 0."""
     for name, value in values.items():
-        if not (_is_number(value) and 0 <= value < math.inf):
+        if not (is_number(value) and 0 <= value < math.inf):
             raise InputError(f"{name} {value!r} is not usable: give a number of at least 0")
 
 
 def require_fraction(**values: object) -> None:
     """Each must be a number from 0 to 1."""
     for name, value in values.items():
-        if not (_is_number(value) and 0 <= value <= 1):
+        if not (is_number(value) and 0 <= value <= 1):
             raise InputError(f"{name} {value!r} is not usable: give a number from 0 to 1")
 
 
@@ -51,5 +51,6 @@ def require_one_of(valid: Sequence[str], **values: object) -> None:
             raise InputError(f"{name} '{value}' is unknown: {suggest(str(value), valid)}")
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number, which a truth value is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

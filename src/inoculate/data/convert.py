@@ -27,8 +27,10 @@ from torch.utils.data import Dataset as TorchDataset
 from inoculate.core.errors import InputError
 from inoculate.core.rng import generator, seeded
 from inoculate.data.dataset import Dataset, content_digest
-from inoculate.data.decode import Payload, Pixels, UnreadableImageError, decode_image
+from inoculate.data.decode import Pixels, UnreadableImageError, decode_image
 from inoculate.data.decoded import choose_shape
+from inoculate.data.pixels import DepthUnknownError, Payload
+from inoculate.data.preprocessing import Preprocessing, format_size
 from inoculate.data.tensors import uint8_images
 
 TorchData = TorchDataset[Any] | DataLoader[Any]
@@ -44,13 +46,13 @@ class HasClasses(Protocol):
     classes: Sequence[str]
 
 
-def dataset_from_torch(data: TorchData, seed: int, image_size: int | None, channels: int | None) -> Dataset:
+def dataset_from_torch(data: TorchData, seed: int, reading: Preprocessing) -> Dataset:
     """Every (image, label) of a torch dataset or data loader, in order.
 
     Images are C×H×W tensors or arrays (uint8, or floats in [0, 1]), PIL images, or uint8 arrays H×W or H×W×C. Of a data
     loader that shuffles, the dataset is read in its own order; one with its own sampler or collate function is read as
-    it is. Random transforms draw from `seed`. `image_size` and `channels` matter for PIL images and H×W×C arrays only.
-    Raises `InputError` naming the first image that cannot be converted.
+    it is. Random transforms draw from `seed`. `reading` matters for PIL images and H×W×C arrays only. Raises
+    `InputError` naming the first image that cannot be converted.
     """
     inner = data.dataset if isinstance(data, DataLoader) else data
     name, classes = _name_and_classes(inner)
@@ -67,7 +69,7 @@ def dataset_from_torch(data: TorchData, seed: int, image_size: int | None, chann
             head = list(islice(items, _SAMPLE))
             items = chain(head, items)
             sample = _spread_sample(inner, name) if inner is data else [image for image, _ in head]
-            convert = _picture_converter(sample, name, image_size, channels)
+            convert = _picture_converter(sample, name, reading)
         images: list[Tensor] = []
         labels: list[Any] = []
         notes: tuple[str, ...] = ()
@@ -81,27 +83,25 @@ def dataset_from_torch(data: TorchData, seed: int, image_size: int | None, chann
     return replace(loaded, notes=(*notes, *_order_notes(data), *loaded.notes))
 
 
-def with_shape(data: Dataset, image_size: int | None, channels: int | None) -> Dataset:
-    """The dataset with square images of `image_size` pixels and so many channels; `None` leaves either as it is.
+def with_shape(data: Dataset, reading: Preprocessing) -> Dataset:
+    """The dataset with the image size and the channels of `reading`; what is not said there is left as it is.
 
     Images are resized and cropped as files are; grey images are repeated for RGB.
     """
-    images, notes = data.images, []
-    if channels is not None and channels != data.channels:
-        if channels == 3:
-            images = images.expand(-1, 3, -1, -1)
-            notes.append("grey images were repeated to three channels")
-        else:
-            grey = [np.asarray(_as_picture(image).convert("L")) for image in images]
-            images = torch.from_numpy(np.stack(grey))[:, None]
-            notes.append("RGB images were converted to grey")
-    if image_size is not None and data.image_size != (image_size, image_size):
-        resized = [decode_image(_as_picture(image), image_size, images.shape[1]) for image in images]
-        images = torch.from_numpy(np.stack(resized))
-        notes.append(f"images were resized from {'×'.join(map(str, data.image_size))} to {image_size}×{image_size}")
+    images, notes, channels = data.images, [], reading.channels or data.channels
+    size = reading.size or data.image_size
+    if size != data.image_size or reading.resize is not None or reading.crop not in (None, 1):
+        wanted = replace(reading, image_size=size, channels=data.channels)
+        images = torch.from_numpy(np.stack([decode_image(_as_picture(image), wanted).pixels for image in images]))
+        notes.append(f"images were resized from {format_size(data.image_size)} to {format_size(size)}: {wanted}")
+    if channels > data.channels:
+        images = images.expand(-1, 3, -1, -1)
+        notes.append("grey images were repeated to three channels")
+    elif channels < data.channels:
+        images = torch.from_numpy(np.stack([np.asarray(_as_picture(image).convert("L")) for image in images]))[:, None]
+        notes.append("RGB images were converted to grey")
     if not notes:
         return data
-    images = images.contiguous()
     digest = content_digest(images, data.labels, data.classes)
     return replace(data, images=images, digest=digest, notes=(*data.notes, *notes))
 
@@ -192,20 +192,26 @@ def _spread_sample(data: TorchDataset[Any], name: str) -> list[Any]:
     return [_pair(item, name, "every item must be (image, label)")[0] for item in items]
 
 
-def _picture_converter(sample: list[Any], name: str, image_size: int | None, channels: int | None) -> Converter:
+def _picture_converter(sample: list[Any], name: str, reading: Preprocessing) -> Converter:
     """A function that decodes PIL images and arrays as image files are decoded."""
     own_size, own_channels = choose_shape([_payload(image, name) for image in sample], name)
-    size, depth = image_size or own_size, channels or own_channels
+    own = Preprocessing(image_size=own_size, channels=own_channels)
+    wanted = reading.over(own)
+    note = f"PIL images were read at {format_size(wanted.size or own_size)} pixels"
 
     def decode(image: Any, row: int) -> Pixels:
         try:
-            return decode_image(_payload(image, name), size, depth)
+            return decode_image(_payload(image, name), wanted).pixels
         except UnreadableImageError as error:
             raise InputError(f"{name}: image {row} cannot be read ({error}): replace or remove it") from error
+        except DepthUnknownError as error:
+            raise InputError(
+                f"{name}: image {row} has more than 8 bits: declare its range, such as value_range=(0, 65535)"
+            ) from error
 
     def convert(images: list[Any], row: int) -> tuple[Tensor, tuple[str, ...]]:
         pixels = [decode(image, number) for number, image in enumerate(images, start=row)]
-        return torch.from_numpy(np.stack(pixels)), (f"PIL images were read at {size}×{size} pixels",)
+        return torch.from_numpy(np.stack(pixels)), (note,)
 
     return convert
 

@@ -32,7 +32,9 @@ class Dataset:
         digest: hex; equal content gives an equal digest, and that of a subset follows from its parent's digest and the
             indices.
         skipped: names of unreadable images that the source holds and `images` does not.
-        notes: what was converted to make it, in sentences.
+        notes: what was converted or left out to make it, in sentences.
+        sources: N names in UTF-8 of the files that the images come from (perhaps memory-mapped), None where there are
+            none.
     """
 
     images: Tensor
@@ -42,6 +44,7 @@ class Dataset:
     digest: str
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    sources: NDArray[np.bytes_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,8 +75,11 @@ class Dataset:
             f"{self.name}: {len(self)} {kind} images of {height}×{width} pixels, {len(self.classes)} classes "
             f"of {int(counts.min())} to {int(counts.max())} images"
         )
-        left_out = f"{len(self.skipped)} unreadable images were left out" if self.skipped else ""
-        return "; ".join(part for part in (text, left_out, *self.notes) if part)
+        return "; ".join((text, *self.notes))
+
+    def source_names(self) -> list[str]:
+        """The name of the file that each image comes from, below the data's folder; empty where there are none."""
+        return [] if self.sources is None else [name.decode("utf-8", "replace") for name in self.sources.tolist()]
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel over at most 10,000 images, in [0, 1], to four places."""
@@ -96,9 +102,10 @@ class Dataset:
         take: slice | Tensor = torch.from_numpy(index)
         if index.size and bool(np.all(np.diff(index) == 1)):
             take = slice(int(index[0]), int(index[-1]) + 1)
-        return replace(self, images=self.images[take], labels=self.labels[take], digest=digest)
+        sources = None if self.sources is None else self.sources[take if isinstance(take, slice) else index]
+        return replace(self, images=self.images[take], labels=self.labels[take], digest=digest, sources=sources)
 
-    def limit(self, n: int, seed: int) -> Dataset:
+    def limit(self, n: int, seed: int = 0) -> Dataset:
         """A seeded, stratified subset of `n` images in their own order, at least one of each class where n allows.
 
         Returns the dataset itself when n ≥ N. Raises `InputError` for n < 1.

@@ -1,94 +1,131 @@
-"""One encoded image to uint8 pixels of a fixed size, whatever its mode, orientation and shape."""
+"""One encoded image to uint8 pixels of a fixed size, whatever its mode, depth, orientation and shape."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from inoculate.core.errors import one_line
+from inoculate.data.geometry import fit_image
+from inoculate.data.pixels import (
+    ORIENTATION,
+    TRANSPOSED,
+    DepthUnknownError,
+    Payload,
+    deep_values,
+    open_image,
+    read_8_bits,
+)
+from inoculate.data.preprocessing import Preprocessing
 
-Payload = bytes | Path | NDArray[np.uint8] | Image.Image
 Pixels = NDArray[np.uint8]
 
-_ORIENTATION = 0x0112  # the EXIF tag
-_GREY_MODES = {"1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+_SAMPLES, _BITS, _SAMPLE_FORMAT = 277, 258, 339  # TIFF tags
+_KINDS = {1: "integers", 2: "signed integers", 3: "floats"}
 
 
 class UnreadableImageError(Exception):
-    """An image is truncated, not an image, too large for Pillow's limit, or of floating point."""
+    """An image is truncated, not an image, too large for Pillow's limit, or of pixels without an agreed meaning."""
 
 
-def decode_image(payload: Payload, size: int, channels: int) -> Pixels:
-    """Pixels uint8, channels×size×size. Raises `UnreadableImageError` with the reason.
+class Decoded(NamedTuple):
+    """Pixels uint8, C×H×W, and what had to be done to the image (the words of `inoculate.data.pixels`)."""
 
-    EXIF orientation is honoured, transparency is laid on white, 16-bit grey keeps its high bits, the shorter side is
-    resized to `size` (bilinear with antialias) and the centre cropped.
+    pixels: Pixels
+    done: frozenset[str]
+
+
+def decode_image(payload: Payload, reading: Preprocessing, top: int | None = None) -> Decoded:
+    """The image as `reading`, in which image size and channels are said, asks for.
+
+    EXIF orientation is honoured and transparency laid on white. Of integers of more than 8 bits, 0..`top` or the
+    declared range become 0..255. Raises `UnreadableImageError` with the reason, and `DepthUnknownError` for such
+    integers where neither is given.
     """
     try:
-        with _open(payload) as opened:
-            # JPEG: let libjpeg shrink by powers of two, still leaving twice the pixels needed to filter well
-            opened.draft(None, (2 * size, 2 * size))
-            image = _upright(opened, channels)
-        width, height = image.size
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        if (width, height) != (size, size):
-            image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-        pixels = np.asarray(image, dtype=np.uint8)
-    except MemoryError:
+        image, done = read_8_bits(payload, reading.value_range, top)
+        mode = "L" if reading.channels == 1 else "RGB"
+        if reading.crop_mode == "border":  # whose colour a grey image does not have
+            image = image.convert(mode)
+        pixels = np.asarray(fit_image(image, reading).convert(mode), dtype=np.uint8)
+    except (MemoryError, DepthUnknownError):
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        raise UnreadableImageError(one_line(error)) from error
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        raise UnreadableImageError(_reason(payload, error)) from error
+    planes = pixels[None] if reading.channels == 1 else pixels.transpose(2, 0, 1)
+    return Decoded(np.ascontiguousarray(planes), frozenset(done))
 
 
 def inspect_image(payload: Payload) -> tuple[bool, tuple[int, int]]:
     """(whether it is grey, (width, height) upright). Raises `UnreadableImageError` with the reason."""
     try:
-        with _open(payload) as opened:
-            grey = opened.mode in _GREY_MODES
-            image = _upright(opened, 3)
+        with open_image(payload) as opened:
+            values, is_float = deep_values(opened, payload), opened.mode == "F"
+            if values is None and not is_float:
+                image, _ = read_8_bits(payload)
+                return image.mode == "L" or _is_grey(np.asarray(image)), image.size
+            size = opened.size[::-1] if opened.getexif().get(ORIENTATION, 1) >= TRANSPOSED else opened.size
+            return values is None or _is_grey(values), size
     except MemoryError:
         raise
     except Exception as error:  # as in decode_image
-        raise UnreadableImageError(one_line(error)) from error
-    if not grey:
-        pixels = np.asarray(image)
-        grey = bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
-    return grey, image.size
+        raise UnreadableImageError(_reason(payload, error)) from error
 
 
-def _open(payload: Payload) -> Image.Image:
-    if isinstance(payload, Image.Image):
-        return payload.copy()  # the caller's is neither changed nor closed
-    if isinstance(payload, np.ndarray):
-        return Image.fromarray(payload)
-    return Image.open(io.BytesIO(payload) if isinstance(payload, bytes) else payload)
+def value_extremes(payload: Payload) -> tuple[int, int] | None:
+    """The smallest and largest value of an image of integers with more than 8 bits; None for others and unreadable."""
+    try:
+        with open_image(payload) as image:
+            values = deep_values(image, payload)
+    except MemoryError:
+        raise
+    except Exception:  # decode_image will say why
+        return None
+    if values is None:
+        return None
+    colours = values if values.ndim == 2 else values[..., :3]
+    return int(colours.min()), int(colours.max())
 
 
-def _upright(image: Image.Image, channels: int) -> Image.Image:
-    """A loaded copy in mode L or RGB with its EXIF orientation applied."""
-    image.load()
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    return _plain(image, "L" if channels == 1 else "RGB")
+def _is_grey(values: NDArray[Any]) -> bool:
+    """Whether H×W or H×W×C values are the same in the first three bands."""
+    return values.ndim == 2 or bool((values[..., :1] == values[..., 1:3]).all())
 
 
-def _plain(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == mode and "transparency" not in image.info:
-        return image
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range")
-    if image.mode.startswith("I"):
-        wide: NDArray[Any] = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
-    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        above = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
-    # CMYK has no direct way to grey
-    return image.convert("RGB").convert(mode)
+def _reason(payload: Payload, error: Exception) -> str:
+    """Why an image cannot be read, without the addresses and paths that Pillow puts into its messages."""
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{str(error).split(',')[0]}, Pillow's guard against decompression bombs: make it smaller"
+    if (isinstance(payload, bytes) and not payload) or (isinstance(payload, Path) and _is_empty(payload)):
+        return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return _tiff_form(payload) or "not an image, or of a format that Pillow does not read"
+    return one_line(error)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == 0
+
+
+def _tiff_form(payload: Payload) -> str:
+    """What a TIFF file holds that Pillow does not read; empty for other files."""
+    if not isinstance(payload, bytes | Path):
+        return ""
+    content = payload if isinstance(payload, bytes) else payload.read_bytes()
+    try:
+        tags: Any = TiffImagePlugin.ImageFileDirectory_v2(content[:8])
+        stream = io.BytesIO(content)
+        stream.seek(tags.next)
+        tags.load(stream)
+    except Exception:  # no TIFF file, or a damaged one
+        return ""
+    bits, kind = (int(np.max(tags.get(tag, 1))) for tag in (_BITS, _SAMPLE_FORMAT))
+    return (
+        f"its {int(tags.get(_SAMPLES, 1))} bands of {bits}-bit {_KINDS.get(kind, 'numbers')} are a form of TIFF that "
+        "Pillow does not read: convert it to 8-bit RGB or grey"
+    )

@@ -14,19 +14,28 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-_IMAGES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+_IMAGES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".avif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".tga"),
+}
+# what systems leave in folders, beside names that begin with a dot
+_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
 _SHARD = re.compile(r"(?P<split>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})(?:-[0-9a-f]+)?$")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a dataset, the split of each and, in class folders only, the class of each."""
+    """The files of a dataset, the split of each and, in class folders only, the class of each.
 
-    kind: str  # parquet | folders
+    kind: parquet | folders. notes: files that are left out, in sentences.
+    """
+
+    kind: str
     base: Path
     files: tuple[Path, ...]
     splits: tuple[str, ...]
     labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def list_folder(folder: Path) -> Listing:
@@ -47,7 +56,11 @@ def split_of(name: str) -> str:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if not _is_litter(p.name))
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _LITTER
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -110,39 +123,81 @@ def _class_folders(folder: Path) -> Listing:
         raise InputError(
             f"{folder}: {named[0].name}/ holds class folders but {other.name}/ lies beside it: move it away"
         )
+    walk = _Walk(folder)
     files: list[Path] = []
     splits: list[str] = []
     labels: list[str] = []
     for split, top in [(_SPLITS[p.name.lower()], p) for p in named] or [("train", folder)]:
+        walk.others += [p for p in _visible(top) if _is_image(p.name) and p.is_file()]
         for class_folder in _folders(top):
-            images = _images(class_folder)
+            images = walk.images(class_folder)
             if not images:
-                raise InputError(f"the class folder {class_folder} holds no images: add some, or remove the folder")
+                raise _no_images(class_folder, walk.others)
             files += images
             splits += [split] * len(images)
             labels += [class_folder.name] * len(images)
     if len(set(labels)) < 2:
-        raise InputError(f"{folder} has one class only ({labels[0]}): a classifier needs at least 2 class folders")
-    return Listing("folders", folder, tuple(files), tuple(splits), tuple(labels))
+        inner = (
+            f": if {tops[0].name}/ holds the class folders, give {tops[0]}" if not named and _folders(tops[0]) else ""
+        )
+        raise InputError(
+            f"{folder} has one class only ({labels[0]}): a classifier needs at least 2 class folders{inner}"
+        )
+    return Listing("folders", folder, tuple(files), tuple(splits), tuple(labels), _left_out(folder, walk.others))
 
 
-def _images(class_folder: Path) -> list[Path]:
-    """Image files at any depth. Links to folders are followed; a folder that is reached twice counts once.
+def _no_images(class_folder: Path, others: list[Path]) -> InputError:
+    kinds = sorted({p.suffix or p.name for p in others if class_folder in p.parents})
+    found = f" (only {', '.join(kinds[:3])} files)" if kinds else ""
+    return InputError(
+        f"the class folder {class_folder} holds no images{found}: add some, as .png or .jpg, or remove the folder"
+    )
 
-    Paths are strings here: pathlib's own search takes seconds on tens of thousands of files.
+
+def _left_out(folder: Path, others: list[Path]) -> tuple[str, ...]:
+    """A note on files that are not taken for images of a class."""
+    if not others:
+        return ()
+    names = [p.relative_to(folder).as_posix() for p in others[:3]] + ["…"] * (len(others) > 3)
+    what = "1 file that is no image" if len(others) == 1 else f"{len(others)} files that are no images"
+    return (f"{what} of a class {'was' if len(others) == 1 else 'were'} left out ({', '.join(names)})",)
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _IMAGES
+
+
+class _Walk:
+    """Searches class folders at any depth. Links to folders are followed; a folder that is reached twice counts once.
+
+    `others` collects files that are not images. Paths are strings here: pathlib's own search takes seconds on tens of
+    thousands of files.
     """
-    found: list[str] = []
-    visited: set[str] = set()
-    for parent, folders, files in os.walk(class_folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(parent, name)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in _IMAGES
-        ]
-    return [Path(name) for name in sorted(found)]
+
+    def __init__(self, base: Path) -> None:
+        self.others: list[Path] = []
+        self._base, self._owners = base, dict[str, Path]()
+
+    def images(self, class_folder: Path) -> list[Path]:
+        """Its image files, sorted. Raises `InputError` if a link leads into the folder of another class or split."""
+        found: list[str] = []
+        above = {
+            str(p) for start in (self._base, class_folder.parent) for p in (start.resolve(), *start.resolve().parents)
+        }
+        above |= {str(p) for p in class_folder.resolve().parents}
+        visited: set[str] = set()
+        for parent, folders, files in os.walk(class_folder, followlinks=True):
+            real = os.path.realpath(parent)
+            if real in visited or real in above:  # a link to where it was, or upwards: a circle
+                folders.clear()
+                continue
+            visited.add(real)
+            if (owner := self._owners.setdefault(real, class_folder)) != class_folder:
+                raise InputError(
+                    f"{parent} and {owner} are the same folder, so its images would count in both: remove the link"
+                )
+            folders[:] = sorted(name for name in folders if not _is_litter(name))
+            files = sorted(name for name in files if not _is_litter(name))
+            found += [os.path.join(parent, name) for name in files if _is_image(name)]
+            self.others += [Path(parent, name) for name in files if not _is_image(name)]
+        return [Path(name) for name in sorted(found)]

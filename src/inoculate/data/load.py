@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,14 +21,21 @@ from inoculate.data.cache import cache_root, read_cached, write_cached
 from inoculate.data.convert import TorchData, dataset_from_torch, with_shape
 from inoculate.data.dataset import Dataset
 from inoculate.data.decoded import DecodedSource, choose_shape, read_decoded, remove_abandoned, sample_of, write_decoded
+from inoculate.data.preprocessing import AS_THEY_ARE, Preprocessing, ReadingOptions
 from inoculate.data.readers import Shard, open_source
 from inoculate.data.sources import PathLike, Source, find_source
-from inoculate.data.split import partition
+from inoculate.data.split import Parts, partition
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 PARTS = ("train", "val", "test", "all")
 DataLike = Dataset | PathLike | tuple[Any, Any] | TorchData
 # the modules that decide which pixels and labels a source holds, and in which order
-_DECODER = tuple(f"inoculate.data.{module}" for module in ("decode", "decoded", "labels", "layouts", "readers"))
+_DECODER = tuple(
+    f"inoculate.data.{module}"
+    for module in ("decode", "decoded", "geometry", "labels", "layouts", "notes", "pixels", "preprocessing", "readers")
+)
 
 
 def load_data(
@@ -36,81 +43,72 @@ def load_data(
     split: str = "train",
     *,
     data_root: PathLike | None = None,
-    image_size: int | None = None,
-    channels: int | None = None,
     seed: int = 0,
     name: str | None = None,
+    preprocessing: Preprocessing = AS_THEY_ARE,
     progress: Progress | None = None,
+    **reading: Unpack[ReadingOptions],
 ) -> Dataset:
     """Labelled images from whatever holds them; `summary()` of the result says what was made.
 
     Args:
         data: a known name (mnist, cifar10, cats_vs_dogs, digits), a hub id `owner/name`, a local folder (one folder per
             class, or parquet shards), a torch `Dataset` or `DataLoader` of (image, label), a pair (images, labels) of
-            tensors or arrays, or a `Dataset`. Images are uint8 in 0..255, floats in [0, 1] that hold 8-bit values, or
-            PIL images. A data loader that shuffles is read in its dataset's own order.
-        split: `train`, `val`, `test` or `all` of a name, hub id or folder; other data are taken whole. `test` is the
-            source's own test split if it has one, else a stratified 20 %; the rest is divided into train and val 7:1.
+            tensors or arrays, or a `Dataset`. Images are RGB or grey: uint8 in 0..255, floats in [0, 1] that hold 8-bit
+            values, or PIL images. A data loader that shuffles is read in its dataset's own order.
+        split: `train`, `val`, `test` or `all` of a name, hub id or folder; other data are taken whole. `val` and `test`
+            are the source's own where it has them. Else `test` is a stratified 20 %, and the rest is divided into train
+            and val 7:1.
         data_root: folder that is searched for `<name>/` before the hub; by default the variable INOCULATE_DATA.
-        image_size: side in pixels to which images are resized and cropped.
-        channels: 1 (grey) or 3 (RGB).
         seed: draws the splits.
         name: of the dataset in results.
+        preprocessing: how images are read, as one value. What it leaves open, the images decide.
         progress: called as `(what, images done, all images)`.
+        reading: the fields of `preprocessing` one by one: `image_size` (a side in pixels, or height and width),
+            `channels` (1 is grey, 3 RGB), `resize` (pixels) or `crop` (fraction), `crop_mode`, `interpolation`,
+            `value_range`.
 
     Raises `InputError` for what cannot be read or converted exactly.
     """
     require_one_of(PARTS, split=split)
+    wanted = Preprocessing(**reading).over(preprocessing)
     if isinstance(data, str | os.PathLike):
-        source = find_source(data, data_root)
-        decoded = decode_source(source, image_size=image_size, channels=channels, progress=progress)
-        loaded = _part(decoded, split, seed)
+        loaded = _part(decode_source(find_source(data, data_root), wanted, progress=progress), split, seed)
     else:
-        loaded = with_shape(_converted(data, seed, image_size, channels), image_size, channels)
+        loaded = with_shape(_converted(data, seed, wanted), wanted)
     return _named(loaded, name)
 
 
-def as_dataset(
-    data: DataLike,
-    split: str = "test",
-    *,
-    data_root: PathLike | None = None,
-    image_size: int | None = None,
-    channels: int | None = None,
-    seed: int = 0,
-    name: str | None = None,
-) -> Dataset:
+def as_dataset(data: DataLike, split: str = "test", **options: Any) -> Dataset:
     """`load_data` for functions that measure: names, hub ids and folders give their test part by default."""
-    return load_data(
-        data, split, data_root=data_root, image_size=image_size, channels=channels, seed=seed, name=name
-    )  # fmt: skip
+    return load_data(data, split, **options)
 
 
 def load_parts(
     data: DataLike | Mapping[str, DataLike],
     *,
     data_root: PathLike | None = None,
-    image_size: int | None = None,
-    channels: int | None = None,
     seed: int = 0,
     name: str | None = None,
+    preprocessing: Preprocessing = AS_THEY_ARE,
     progress: Progress | None = None,
+    **reading: Unpack[ReadingOptions],
 ) -> tuple[Dataset, Dataset, Dataset]:
     """Train, validation and test parts, for functions that train. See `load_data` for the arguments.
 
     Names, hub ids and folders give the parts of `load_data`; other data are divided 70/10/20, stratified and by seed. A
     mapping `{"train": …, "test": …}` keeps the given test data and takes `val` from it, else an eighth of `train`.
     """
+    wanted = Preprocessing(**reading).over(preprocessing)
     if isinstance(data, Mapping):
         return _given_parts(
-            data, data_root=data_root, image_size=image_size, channels=channels, seed=seed, name=name, progress=progress
-        )
+            data, data_root=data_root, seed=seed, name=name, preprocessing=wanted, progress=progress
+        )  # fmt: skip
     if isinstance(data, str | os.PathLike):
-        source = find_source(data, data_root)
-        decoded = decode_source(source, image_size=image_size, channels=channels, progress=progress)
+        decoded = decode_source(find_source(data, data_root), wanted, progress=progress)
         train, val, test = (_part(decoded, part, seed) for part in ("train", "val", "test"))
     else:
-        whole = with_shape(_converted(data, seed, image_size, channels), image_size, channels)
+        whole = with_shape(_converted(data, seed, wanted), wanted)
         parts = partition(whole.labels.cpu(), seed=seed, classes=whole.classes)
         train, val, test = (whole.subset(rows) for rows in (parts.train, parts.val, parts.test))
     return _named(train, name), _named(val, name), _named(test, name)
@@ -118,20 +116,19 @@ def load_parts(
 
 def decode_source(
     source: Source,
+    preprocessing: Preprocessing = AS_THEY_ARE,
     *,
-    image_size: int | None = None,
-    channels: int | None = None,
     cache: PathLike | None = None,
     progress: Progress | None = None,
+    **reading: Unpack[ReadingOptions],
 ) -> DecodedSource:
-    """All labelled images of a source as uint8 N×C×S×S, decoded once into the cache and memory-mapped from there.
+    """All labelled images of a source as uint8 N×C×H×W, decoded once into the cache and memory-mapped from there.
 
-    image_size: S in pixels; by default a known name's own, else the shorter side if a sample agrees on it (at most
-    256), else 224. channels: 1 or 3; by default 1 if a sample is all grey. Non-square images are resized by their
-    shorter side and cropped to the centre; unreadable ones are left out with a warning and listed in `skipped`. Raises
-    `InputError` when more than 1 % are unreadable, or labels are wrong.
+    By default the image size is a known name's own, else the shorter side if a sample agrees on it (at most 256), else
+    224; channels are 1 if a sample is all grey, else 3. Unreadable images are left out with a warning and listed in
+    `skipped`. Raises `InputError` when more than 1 % are unreadable, or labels are wrong.
     """
-    _check_shape(image_size, channels)
+    wanted = Preprocessing(**reading).over(preprocessing)
     root = cache_root(cache)
     decoder = code_digest(*_DECODER)
     shards: list[Shard] = []
@@ -140,19 +137,19 @@ def decode_source(
         shards.extend(() if shards else open_source(source))
         return shards
 
-    size = image_size or source.image_size
-    if size is None or channels is None:
-        file = root / "shapes" / f"{fingerprint({'source': source.digest, 'decoder': decoder})}.json"
-        shape = read_cached(file)
-        if not shape:
-            own_size, own_channels = choose_shape(sample_of(opened()), source.name)
-            write_cached(file, shape := {"size": own_size, "channels": own_channels})
-        size, channels = size or int(shape["size"]), channels or int(shape["channels"])
-    spec = {"source": source.digest, "size": size, "channels": channels, "decoder": decoder}
+    file = root / "shapes" / f"{fingerprint({'source': source.digest, 'decoder': decoder})}.json"
+    shape = read_cached(file)
+    if not shape:
+        own_size, own_channels = choose_shape(sample_of(opened()), source.name)
+        write_cached(file, shape := {"size": own_size, "channels": own_channels})
+    own = Preprocessing(image_size=source.image_size or int(shape["size"]), channels=int(shape["channels"]))
+    asked, wanted = wanted, wanted.over(own)
+    wanted.scale  # noqa: B018 (its check)
+    spec = {"source": source.digest, "reading": wanted.spec, "decoder": decoder}
 
     def write(folder: Path) -> None:
         try:
-            write_decoded(folder, opened(), source.name, size, channels, progress)
+            write_decoded(folder, opened(), source.name, wanted, progress)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)  # nothing in it can be resumed
             raise
@@ -161,39 +158,62 @@ def decode_source(
         store = Store(root)
         if store.find("images", spec) is None:
             remove_abandoned(root / "images")
-        return read_decoded(store.get_or_make("images", spec, write), source.name)
+        found = read_decoded(store.get_or_make("images", spec, write), source.name)
     except OSError as error:
         raise InputError(
             f"cannot keep decoded images in {root} ({error.strerror or error}): "
             "free space there, or set INOCULATE_CACHE to another folder"
         ) from error
+    notes = (*source.notes, *found.data.notes, *_shape_notes(asked, own, wanted))
+    return replace(found, data=replace(found.data, notes=notes))
 
 
-def _check_shape(image_size: int | None, channels: int | None) -> None:
-    if image_size is not None and not 1 <= image_size <= 4096:
-        raise InputError(f"the image size must be 1 to 4096 pixels, got {image_size}")
-    if channels not in (None, 1, 3):
-        raise InputError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
+def _shape_notes(asked: Preprocessing, own: Preprocessing, reading: Preprocessing) -> list[str]:
+    """What was asked for that the images would not have decided themselves."""
+    notes = []
+    if reading.channels != own.channels:
+        grey, colour = ("grey", "RGB") if own.channels == 1 else ("RGB", "grey")
+        notes.append(f"{grey} images were read as {colour}")
+    if {asked.resize, asked.crop, asked.crop_mode, asked.interpolation} != {None}:
+        notes.append(f"images were read as asked for, or as the model's weights need: {reading}")
+    return notes
 
 
 def _part(decoded: DecodedSource, split: str, seed: int) -> Dataset:
     data = decoded.data
     if split == "all":
         return data
-    if split == "test" and decoded.has_test:
-        return data.subset(np.flatnonzero(decoded.official_test))
-    mask = decoded.official_test if decoded.has_test else None
-    parts = partition(data.labels, seed=seed, test_mask=mask, classes=data.classes)
-    return data.subset({"train": parts.train, "val": parts.val, "test": parts.test}[split])
+    parts = _parts(decoded, seed)
+    part = data.subset({"train": parts.train, "val": parts.val, "test": parts.test}[split])
+    if split == "test" and decoded.has_val and not decoded.has_test:
+        note = "the data have no test split: their test part is a fifth of the training images"
+        return replace(part, notes=(*part.notes, note))
+    return part
 
 
-def _converted(data: Any, seed: int, image_size: int | None, channels: int | None) -> Dataset:
+def _parts(decoded: DecodedSource, seed: int) -> Parts:
+    """The source's own validation and test splits where it has them, and what is drawn from the rest."""
+    data, test, val = decoded.data, decoded.official_test, decoded.official_val
+    if not decoded.has_val:
+        return partition(
+            data.labels, seed=seed, test_mask=test if decoded.has_test else None, classes=data.classes
+        )  # fmt: skip
+    rest = np.flatnonzero(~(test | val))
+    if decoded.has_test:
+        return Parts(rest, np.flatnonzero(val), np.flatnonzero(test))
+    nothing = np.zeros(len(rest), dtype=bool)
+    drawn = partition(
+        data.labels[rest], seed=seed, fractions=(0.64, 0.16, 0.2), test_mask=nothing, classes=data.classes
+    )  # fmt: skip
+    return Parts(rest[drawn.train], np.flatnonzero(val), rest[drawn.val])
+
+
+def _converted(data: Any, seed: int, wanted: Preprocessing) -> Dataset:
     """Data that are held in memory or read by torch, as they are."""
-    _check_shape(image_size, channels)
     if isinstance(data, Dataset):
         return data
     if isinstance(data, torch.utils.data.Dataset | torch.utils.data.DataLoader):
-        return dataset_from_torch(data, seed, image_size, channels)
+        return dataset_from_torch(data, seed, wanted)
     if isinstance(data, tuple | list) and len(data) == 2:
         return Dataset.from_tensors(*data)
     raise InputError(

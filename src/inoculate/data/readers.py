@@ -13,8 +13,8 @@ import numpy as np
 
 from inoculate.core.errors import InputError
 from inoculate.core.extras import require
-from inoculate.data.decode import Payload
 from inoculate.data.layouts import Listing, list_folder, split_of
+from inoculate.data.pixels import Payload
 from inoculate.data.sources import Source
 
 _IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "png", "pixels")

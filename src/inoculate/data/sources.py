@@ -37,7 +37,7 @@ class Source:
     """Where the images of a dataset are, before any is read.
 
     kind: digits | parquet | folders | hub. digest: hex hash of the files' names and bytes; for the hub, of id and
-    revision. location: the folder, or the hub id. image_size: in pixels, for known names.
+    revision. location: the folder, or the hub id. image_size: in pixels, for known names. notes: files left out.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Source:
     location: str
     revision: str = ""
     image_size: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def find_source(spec: PathLike, data_root: PathLike | None = None, *, cache: PathLike | None = None) -> Source:
@@ -98,9 +99,11 @@ def _local(folder: Path, name: str, size: int | None, cache: Path) -> Source:
     listing = list_folder(folder)
     try:
         digest = files_digest(folder, listing.files, cache)
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} is a link to a file that is not there: remove or correct it") from error
     except OSError as error:
         raise InputError(f"cannot read {error.filename} ({error.strerror}): check its permissions") from error
-    return Source(name, listing.kind, digest, str(folder), "", size)
+    return Source(name, listing.kind, digest, str(folder), "", size, listing.notes)
 
 
 def _digits(size: int | None) -> Source:

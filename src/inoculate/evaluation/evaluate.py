@@ -121,6 +121,7 @@ def evaluate(
     return Evaluation(
         rows, {row: each.result for row, each in zip(rows, finished, strict=True)}, checks,
         [*warnings, *found, *warned, *timeouts], images.labels, images.classes, checked,
+        images.notes, tuple(images.source_names()),
     )  # fmt: skip
 
 

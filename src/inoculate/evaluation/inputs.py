@@ -17,41 +17,39 @@ from inoculate.core.rng import seeded
 from inoculate.core.threat import Threat, large_eps_warning
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike, as_dataset, load_data
+from inoculate.data.preprocessing import AS_THEY_ARE, Preprocessing
 from inoculate.models.checks import model_warnings
 from inoculate.models.classifier import Classifier, Precision, prepare
+from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
 from inoculate.models.loading.load import ModelLike, as_module
-from inoculate.models.loading.specs import brings_weights, expected_size
+from inoculate.models.loading.specs import brings_weights, kind_of
 
 Attacks = Mapping[str, Attack] | Sequence[str | Attack]
+_WITHOUT_DATA = ("factory", "torchscript", "onnx")  # model SPECs whose module does not depend on the images
 
 
 def resolve_data(data: DataLike, model: ModelLike) -> Dataset:
-    """The images to measure on: of a data SPEC the test part, at the size and with the channels that `model` needs."""
-    size, channels = _expected_shape(model) if is_spec(data) else (None, None)
-    return as_dataset(data, image_size=size, channels=channels)
+    """The images to measure on: of a data SPEC the test part, read as `model` needs; others as they are."""
+    if not is_spec(data):
+        return as_dataset(data)
+    if not is_spec(model):
+        return fit_channels(as_dataset(data), as_module(model))
+    images = as_dataset(data, preprocessing=expected_preprocessing(str(model)))
+    return fit_channels(images, as_module(model)) if kind_of(str(model)) in _WITHOUT_DATA else images
 
 
 def load_images(
     data: str,
-    model: str,
     split: str = "test",
+    preprocessing: Preprocessing = AS_THEY_ARE,
     *,
     data_root: Path | None = None,
-    image_size: int | None = None,
     limit: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """A part of what a data SPEC names, at the size (unless one is given) and with the channels that `model` needs."""
-    size, channels = _expected_shape(model)
-    images = load_data(
-        data, split, data_root=data_root, image_size=size if image_size is None else image_size, channels=channels
-    )
+    """At most `limit` images of a part of what a data SPEC names, balanced over the classes."""
+    images = load_data(data, split, data_root=data_root, preprocessing=preprocessing)
     return images if limit is None else images.limit(limit, seed=seed)
-
-
-def _expected_shape(model: ModelLike) -> tuple[int | None, int | None]:
-    """Image size and channels that a model SPEC was made for, where it says so."""
-    return (expected_size(str(model)) if is_spec(model) else None) or (None, None)
 
 
 def resolve_model(model: ModelLike, data: Dataset, device: str) -> nn.Module:

@@ -33,6 +33,7 @@ def write_records(found: Evaluation, path: str | PathLike[str]) -> Path:
 
     Columns:
         image: its number in the data.
+        source: the file that it comes from, or null.
         label: its class.
         attack, norm, eps, seed: of the row.
         clean_predicted: class predicted without an attack.
@@ -67,7 +68,8 @@ def _columns(found: Evaluation, row: Row, smallest: dict[tuple[str, str], Tensor
     result, n = found.per_image[row], len(found.labels)
     at = smallest.get((row.attack, row.norm), torch.full((n,), torch.inf)).tolist()
     return {
-        "image": np.arange(n), "label": found.labels.numpy(),
+        "image": np.arange(n), "source": pa.array(found.sources or [None] * n, pa.string()),
+        "label": found.labels.numpy(),
         "attack": [row.attack] * n, "norm": [row.norm] * n, "eps": np.full(n, row.eps), "seed": np.full(n, row.seed),
         "clean_predicted": found.per_image[found[0]].predicted.numpy(), "predicted": result.predicted.numpy(),
         "margin": result.margin.numpy(), "right": result.right.numpy(), "finished": result.finished.numpy(),

@@ -33,6 +33,8 @@ class Evaluation:
         labels: of the images (N).
         classes: names of the classes.
         checked: the threat of the checks.
+        notes: how the images were read, one line each.
+        sources: the file that each image comes from, where they come from files.
     """
 
     rows: list[Row]
@@ -42,6 +44,8 @@ class Evaluation:
     labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     classes: tuple[str, ...] = ()
     checked: Threat | None = None
+    notes: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -82,11 +86,13 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         lines = [*self._check_lines(), *(f"warning: {message}" for message in self.warnings)]
+        lines += [f"note: {note}" for note in self.notes]
         return html_of(self.rows, self.title) + "".join(f"<br>\n{escape(line)}" for line in lines)
 
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write everything into `folder`, in place of an earlier evaluation; returns it."""
         facts = {"warnings": self.warnings, "classes": list(self.classes), "labels": self.labels.tolist()}
+        facts |= {"notes": list(self.notes), "sources": list(self.sources)}
         save_checks(Path(folder), self.checks, self.checked)
         save_results(Path(folder), self.rows, self.per_image, facts)
         return Path(folder)
@@ -97,7 +103,8 @@ class Evaluation:
         rows, per_image, facts = load_results(Path(folder))
         checks, checked = load_checks(Path(folder))
         labels = torch.tensor(facts.get("labels", ()), dtype=torch.int64)
-        return cls(rows, per_image, checks, facts.get("warnings", []), labels, tuple(facts.get("classes", ())), checked)
+        classes, notes, sources = (tuple(facts.get(name, ())) for name in ("classes", "notes", "sources"))
+        return cls(rows, per_image, checks, facts.get("warnings", []), labels, classes, checked, notes, sources)
 
     def report(self, path: str | PathLike[str]) -> Path:
         """Write one HTML page of the results to `path`; returns it."""
@@ -116,12 +123,14 @@ class TransferMatrix:
         models: their names, in order.
         per_image: the result on every image, by row.
         warnings: what looks wrong with the models, one line each.
+        notes: how the images were read, one line each.
     """
 
     rows: list[Row]
     models: tuple[str, ...]
     per_image: dict[Row, PerSampleResult]
     warnings: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -156,7 +165,7 @@ class TransferMatrix:
 
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write everything into `folder`; returns it."""
-        facts = {"warnings": self.warnings, "models": list(self.models)}
+        facts = {"warnings": self.warnings, "models": list(self.models), "notes": list(self.notes)}
         save_results(Path(folder), self.rows, self.per_image, facts)
         return Path(folder)
 
@@ -164,7 +173,8 @@ class TransferMatrix:
     def load(cls, folder: str | PathLike[str]) -> TransferMatrix:
         """Read what `save` wrote. Raises `InputError` for a missing or damaged file."""
         rows, per_image, facts = load_results(Path(folder))
-        return cls(rows, tuple(facts.get("models", ())), per_image, facts.get("warnings", []))
+        models, notes = (tuple(facts.get(name, ())) for name in ("models", "notes"))
+        return cls(rows, models, per_image, facts.get("warnings", []), notes)
 
     def report(self, path: str | PathLike[str]) -> Path:
         """Write one HTML page of the results to `path`; returns it."""

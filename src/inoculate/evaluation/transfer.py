@@ -104,7 +104,7 @@ def transfer(
             for threat, result in zip(threats, results[target], strict=True):
                 counted = _counted(result, clean[target], options.name or name)
                 found.append((counted.row(norm=threat.norm, **named_as), counted))
-    return TransferMatrix([row for row, _ in found], tuple(prepared), dict(found), warnings)
+    return TransferMatrix([row for row, _ in found], tuple(prepared), dict(found), warnings, images.notes)
 
 
 def _by_name(models: Mapping[str, ModelLike] | Sequence[str]) -> dict[str, ModelLike]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import jinja2
 import yaml
 
 from inoculate.core.row import Row
+from inoculate.data.preprocessing import Preprocessing, Size
 from inoculate.hardening.export import OnnxCheck
 from inoculate.models.loading.checkpoints import WEIGHTS
 
@@ -54,7 +55,7 @@ class CardFacts:
     kind: how the network is rebuilt: by `build_model`, by a function of the user's (`network` is its SPEC, `declared`
     its outputs and normalisation), or by the user, whose own module it is. baseline_epochs: of standard training before
     the first measurement; 0 where the network was measured as given. data_arguments: how the command line loads the
-    data; empty where it cannot.
+    data; empty where it cannot. reading: how the images were read, the fields of `Preprocessing` that were said.
     """
 
     network: str
@@ -62,7 +63,7 @@ class CardFacts:
     declared: Mapping[str, str]
     dataset: str
     digest: str
-    image_size: int
+    image_size: Size
     norm: str
     eps: float
     seed: int
@@ -72,6 +73,7 @@ class CardFacts:
     warnings: tuple[str, ...] = ()
     data_arguments: tuple[str, ...] = ()
     onnx: OnnxCheck | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> CardFacts:
@@ -159,8 +161,9 @@ def _command(facts: CardFacts, attack: str, folder: Path) -> str:
     model = ["--model", str(folder)]
     if facts.kind == "factory":
         declared = [part for name, value in facts.declared.items() for part in (f"--{name}", value)]
-        size = ["--image-size", str(facts.image_size)]
-        model = ["--model", facts.network, "--weights", str(folder / WEIGHTS), *declared, *size]
+        size = Preprocessing.from_spec({"image_size": facts.image_size})
+        reading = Preprocessing.from_spec(facts.reading).over(size).arguments
+        model = ["--model", facts.network, "--weights", str(folder / WEIGHTS), *declared, *reading]
     threat = ["--eps", f"{facts.eps:.6g}", "--norm", facts.norm]
     return shlex.join(["inoculate", "evaluate", *model, *facts.data_arguments, "--attack", attack, *threat])
 

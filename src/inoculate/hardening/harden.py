@@ -17,6 +17,7 @@ from inoculate.core.modes import device_of
 from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat
 from inoculate.data.load import DataLike
+from inoculate.data.preprocessing import as_size
 from inoculate.evaluation.evaluate import EvaluationOptions
 from inoculate.hardening.baseline import BASELINE_EPOCHS, measure_baseline
 from inoculate.hardening.card import CardFacts, TrainingFacts
@@ -163,9 +164,10 @@ def _card_facts(task: Task, training: TrainingFacts, warnings: tuple[str, ...], 
     network, data = task.network, task.data
     return CardFacts(
         network=network.architecture, kind=network.kind, declared=network.declared, dataset=data.train.name,
-        digest=data.train.digest, image_size=data.test.image_size[0], norm=data.threat.norm, eps=data.threat.eps,
+        digest=data.train.digest, image_size=as_size(*data.test.image_size), norm=data.threat.norm, eps=data.threat.eps,
         seed=data.seed, baseline_epochs=0 if task.trained else BASELINE_EPOCHS, training=training,
         versions=versions(), warnings=warnings, data_arguments=task.data_arguments, onnx=onnx,
+        reading=data.reading.spec,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_bool, require_count, require_nonnegative, require_positive
+from inoculate.data.preprocessing import AS_THEY_ARE, Preprocessing, Size
 from inoculate.models.build import Stem
 from inoculate.models.loading.load import ModelLike
 
@@ -34,7 +35,8 @@ class HardeningOptions:
         outputs: what the model returns: `logits`, `probabilities` or `single-logit`.
         normalize: normalisation to put in front of the model, such as `imagenet` or `0.5/0.25`.
         stem: first layer of a new network: `imagenet`, or `small` for small images.
-        image_size: side in pixels at which images are loaded.
+        image_size: side in pixels, or height and width, at which images are read.
+        preprocessing: how else images are read.
         limit: use only so many training images, balanced over the classes.
         test_images: how many test images are measured, at least 10.
         data_root: folder that is searched for a data SPEC before the hub.
@@ -58,7 +60,8 @@ class HardeningOptions:
     outputs: str = "logits"
     normalize: str | None = None
     stem: Stem = "imagenet"
-    image_size: int | None = None
+    image_size: Size | None = None
+    preprocessing: Preprocessing = AS_THEY_ARE
     limit: int | None = None
     test_images: int = 500
     data_root: str | os.PathLike[str] | None = None
@@ -68,15 +71,21 @@ class HardeningOptions:
 
     def __post_init__(self) -> None:
         require_count(batch_size=self.batch_size, test_images=self.test_images)
-        for name in ("epochs", "limit", "image_size"):
+        for name in ("epochs", "limit"):
             if getattr(self, name) is not None:
                 require_count(**{name: getattr(self, name)})
+        self.reading  # noqa: B018 (its checks)
         if self.lr is not None:
             require_positive(lr=self.lr)
         require_nonnegative(seed=self.seed)
         require_bool(pretrained=self.pretrained, onnx=self.onnx)
         if self.test_images < MIN_TEST_IMAGES:
             raise InputError(f"test_images {self.test_images} is too few: give at least {MIN_TEST_IMAGES}")
+
+    @property
+    def reading(self) -> Preprocessing:
+        """How images are read."""
+        return Preprocessing(image_size=self.image_size).over(self.preprocessing)
 
     @property
     def helpers(self) -> tuple[ModelLike, ...]:

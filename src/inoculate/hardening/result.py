@@ -100,6 +100,8 @@ class Hardened:
     def write(self, folder: Path) -> None:
         """Write all files but the history, which marks a folder as complete."""
         facts: dict[str, Any] = {"threat": asdict(self.threat), "seed": self.facts.seed, "data": self.facts.digest}
+        if self.facts.reading:
+            facts["reading"] = dict(self.facts.reading)
         if not self.facts.training.kept_original:
             fallback = self.facts.training.fallback
             facts |= {"method": dict(self.facts.training.method)} | ({"fallback": fallback} if fallback else {})

@@ -15,7 +15,7 @@ from inoculate.core.modes import device_of
 from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat, large_eps_warning, require_threat
 from inoculate.data.load import DataLike
-from inoculate.hardening.data import HardeningData, load_hardening_data
+from inoculate.hardening.data import HardeningData, fit_data, load_hardening_data
 from inoculate.hardening.export import require_exportable, require_onnx
 from inoculate.hardening.methods import choose_method
 from inoculate.hardening.network import is_trained, load_network
@@ -90,8 +90,11 @@ def load_task(
     fallback = fallback_for(chosen, options.fallback, threat)
     if options.onnx:
         require_onnx()
+    from_files = isinstance(data, str | os.PathLike)
     parts = load_hardening_data(data, model, threat, options, progress)
     network, trained = load_network(model, parts.train, options)
+    parts = fit_data(parts, network.model, options.reading) if from_files else parts
+    notes = parts.train.notes if from_files else ()
     large_eps = large_eps_warning(threat, parts.image_shape)
     findings = model_warnings(network.model, parts.val, seed=parts.seed)
     check_training(network.model, parts.train, min(options.batch_size, len(parts.train)))
@@ -108,7 +111,7 @@ def load_task(
         network=network, trained=is_trained(network.model, parts.train) if trained is None else trained, data=parts,
         method=chosen, fallback=fallback, helpers=helpers, seconds=seconds, options=options,
         model_id=model_identity(model), data_arguments=_data_arguments(data, options),
-        warnings=(*([large_eps] if large_eps else []), *findings, *helper_findings),
+        warnings=(*notes, *([large_eps] if large_eps else []), *findings, *helper_findings),
     )  # fmt: skip
 
 

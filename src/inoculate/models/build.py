@@ -10,6 +10,7 @@ from torch import nn
 
 from inoculate.core.errors import InputError, one_line
 from inoculate.core.rng import seed_for
+from inoculate.data.preprocessing import Size
 from inoculate.models.acceleration.small_maps import use_small_map_convolutions
 from inoculate.models.normalize import IMAGENET_MEAN, IMAGENET_STD, MeanStd, normalized
 from inoculate.models.small_cnn import SMALL_CNN, small_cnn
@@ -22,7 +23,7 @@ def build_model(
     *,
     classes: int,
     channels: int = 3,
-    image_size: int = 32,
+    image_size: Size = 32,
     stem: Stem = "imagenet",
     pretrained: bool = False,
     normalize: MeanStd | None = None,
@@ -34,7 +35,7 @@ def build_model(
         name: any timm architecture, or `small_cnn`.
         classes: number of logits.
         channels: 1 (grey) or 3 (RGB).
-        image_size: side in pixels.
+        image_size: side in pixels, or (height, width).
         stem: `small` replaces a ResNet's 7×7 stride-4 stem by one 3×3 convolution, for small images (16 times the work,
             higher accuracy).
         pretrained: download timm's weights.
@@ -60,7 +61,7 @@ def build_model(
     return model
 
 
-def _from_timm(name: str, classes: int, channels: int, image_size: int, pretrained: bool) -> nn.Module:
+def _from_timm(name: str, classes: int, channels: int, image_size: Size, pretrained: bool) -> nn.Module:
     import timm
 
     options: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
@@ -109,16 +110,15 @@ def _fit_small_stem(network: nn.Module, name: str) -> None:
     network.maxpool = nn.Identity()
 
 
-def _check_images(model: nn.Module, name: str, channels: int, image_size: int, classes: int) -> None:
+def _check_images(model: nn.Module, name: str, channels: int, image_size: Size, classes: int) -> None:
     """Run the network on one image, so that a size that it cannot take is found at once."""
-    training = model.training
+    training, (height, width) = model.training, (image_size,) * 2 if isinstance(image_size, int) else image_size
     try:
         with torch.no_grad():
-            out = model.eval()(torch.zeros(1, channels, image_size, image_size))
+            out = model.eval()(torch.zeros(1, channels, height, width))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise InputError(
-            f"network '{name}' does not take {image_size}×{image_size} images ({one_line(error)}): "
-            "choose another image_size"
+            f"network '{name}' does not take {height}×{width} images ({one_line(error)}): choose another image_size"
         ) from error
     finally:
         model.train(training)

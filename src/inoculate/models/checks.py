@@ -41,7 +41,7 @@ def inspect_model(model: nn.Module, data: Dataset, *, seed: int = 0) -> list[Fin
     x = (sample.images.to(torch.float32) / 255).to(device, dtype_for(model))
     y = sample.labels.to(device)
     found = training_mode(model)
-    with _without_side_effects(model, device):
+    with without_side_effects(model, device):
         logits = _logits(model, x, classes)
         found += output_type(model) + probabilities(logits)
         found += randomness(logits, _logits(model, x, classes)) or batch_dependence(
@@ -117,7 +117,8 @@ def _logits(model: nn.Module, x: Tensor, classes: int) -> Tensor:
     except Exception as error:  # whatever the user's code raises
         raise InputError(
             f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({one_line(error)}): "
-            "load the data at the model's image size and channels"
+            "load the data at the model's image size and channels, --image-size and --channels, in Python "
+            "load_data(…, image_size=…, channels=…)"
         ) from error
     if not isinstance(out, Tensor):
         raise InputError(f"the model returns {type(out).__name__}, not a tensor: let its forward return the logits")
@@ -150,7 +151,7 @@ def _single_output(out: Tensor) -> InputError:
 
 
 @contextmanager
-def _without_side_effects(model: nn.Module, device: torch.device) -> Iterator[None]:
+def without_side_effects(model: nn.Module, device: torch.device) -> Iterator[None]:
     """The model frozen, without gradients; its buffers and the global random state are restored after."""
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with frozen(model), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -13,6 +13,7 @@ from inoculate.models.normalize import Normalize, parse_normalize
 
 MIN_GAIN = 0.2  # of accuracy, for a finding
 MAX_P_VALUE = 0.001  # of a paired test
+BGR = "bgr"  # the order of OpenCV's channels
 NOISE = 0.01  # of the spread of the logits: rounding differs with the batch size, more so at reduced precision
 
 
@@ -77,28 +78,44 @@ def batch_dependence(logits: Tensor, alone: Tensor) -> list[Finding]:
 
 
 def preprocessing(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Finding]:
-    """Whether the model is much more accurate on images that are normalised in some usual way.
+    """Whether the model is much more accurate on images normalised in some usual way, or with their channels reversed.
 
     A network without its normalisation may stay far above chance (67 % instead of 91 % on MNIST), so chance is no
     criterion; a model that is right as it is has never gained from a second normalisation.
     """
     plain = logits.argmax(dim=1) == y
     threshold = _threshold(float(plain.float().mean()) + MIN_GAIN, logits, y)
-    if threshold > 1 or isinstance(dict(model.named_children()).get("normalize"), Normalize):  # it has one inside
+    if threshold > 1:
         return []
-    tried = {}
-    for name in (*(("imagenet", "cifar10") if x.shape[1] == 3 else ("mnist",)), "0.5/0.5", "0-255"):
-        tried[name] = model(Normalize(*parse_normalize(name))(x)).argmax(dim=1) == y
-    best = max(tried, key=lambda name: int(tried[name].sum()))
-    after = float(tried[best].float().mean())
-    if after < threshold or mcnemar(plain.cpu().numpy(), tried[best].cpu().numpy()) > MAX_P_VALUE:
+    names = () if isinstance(dict(model.named_children()).get("normalize"), Normalize) else _usual(x.shape[1])
+    tried = {name: model(Normalize(*parse_normalize(name))(x)).argmax(dim=1) == y for name in names}
+    if x.shape[1] == 3:
+        tried[BGR] = model(x.flip(1)).argmax(dim=1) == y
+    best = max(tried, key=lambda name: int(tried[name].sum()), default=None)
+    after = 0.0 if best is None else float(tried[best].float().mean())
+    if best is None or after < threshold or mcnemar(plain.cpu().numpy(), tried[best].cpu().numpy()) > MAX_P_VALUE:
         return []
-    how = "multiplied by 255" if best == "0-255" else f"normalised ({best})"
+    how, what, cure = _wanted(best)
     return [Finding(
-        f"the model is right on {plain.float().mean():.0%} of {len(y)} sample images, and on {after:.0%} once they are "
-        f"{how}, so it expects other pixels than [0, 1]",
-        f"give --normalize {best}, or mean/std as in training; in Python load_model(model, normalize='{best}')",
+        f"the model is right on {plain.float().mean():.0%} of {len(y)} sample images, and on {after:.0%} once {how}, "
+        f"so it expects {what}",
+        cure,
     )]  # fmt: skip
+
+
+def _wanted(change: str) -> tuple[str, str, str]:
+    """What was done to the images, what images the model then expects, and the cure."""
+    if change == BGR:
+        cure = "images are read as RGB; let its function reverse the channels first, model(x.flip(1))"
+        return "their channels are reversed", "BGR images", cure
+    how = "multiplied by 255" if change == "0-255" else f"normalised ({change})"
+    cure = f"give --normalize {change}, or mean/std as in training; in Python load_model(model, normalize='{change}')"
+    return f"they are {how}", "other pixels than [0, 1]", cure
+
+
+def _usual(channels: int) -> tuple[str, ...]:
+    """Normalisations that are tried."""
+    return (*(("imagenet", "cifar10") if channels == 3 else ("mnist",)), "0.5/0.5", "0-255")
 
 
 def class_order(logits: Tensor, y: Tensor) -> list[Finding]:

@@ -26,7 +26,7 @@ def manifest_of(specs: Specs, measured: Measurements, device: str) -> dict[str, 
 
 
 def _splits(specs: Specs) -> dict[str, Any]:
-    """Per dataset: source, content hash, skipped files, and per seed the artefact with the split's indices."""
+    """Per dataset: source, content hash, skipped files, notes, and per seed the artefact with the split's indices."""
     found = {}
     for name, source in specs.sources.items():
         folders = {seed: specs.store.find("split", specs.split(name, seed)) for seed in specs.study.seeds}

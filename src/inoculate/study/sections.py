@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from inoculate.attribution.explanation import Amounts
 from inoculate.core.threat import parse_eps
+from inoculate.data.preprocessing import CropMode, Interpolation, Preprocessing, ReadingOptions
 
 
 def _number(value: Any) -> Any:
@@ -29,9 +30,24 @@ class DatasetConfig(Section):
     source: str | None = None  # a data SPEC; by default the entry's name
     image_size: int = Field(32, ge=4, le=1024)
     channels: Literal[1, 3] | None = None
+    resize: int | None = Field(None, ge=4, le=4096)
+    crop: float | None = Field(None, gt=0)
+    crop_mode: CropMode | None = None
+    interpolation: Interpolation | None = None
+    value_range: tuple[float, float] | None = None
     augment: str | None = None  # a policy; by default the dataset's own
     normalize: str | None = None  # in front of the networks; by default the training images' own statistics
     training: dict[str, Any] = Field(default_factory=dict)  # overrides the study's
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the images are read."""
+        return Preprocessing(**{name: getattr(self, name) for name in ReadingOptions.__annotations__})
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> DatasetConfig:
+        self.preprocessing.scale  # noqa: B018 (its checks)
+        return self
 
 
 class Partition(Section):

@@ -80,8 +80,7 @@ class Specs:
         return {
             "code": code_of("split"),
             "data": self.source(dataset).digest,
-            "image_size": config.image_size,
-            "channels": config.channels,
+            "reading": config.preprocessing.spec,
             "split": self.study.split.model_dump(),
             "limit": self.study.limit,
             "seed": seed,

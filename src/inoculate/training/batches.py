@@ -31,7 +31,7 @@ class Batches:
         cls, samples: TrainingSet, recipe: Recipe, seed: int, device: torch.device, layout: torch.memory_format
     ) -> Batches:
         samples = samples.to_device(device)
-        augment = augmenter(recipe.augment, samples.data.image_size[0])
+        augment = augmenter(recipe.augment, samples.data.image_size)
         only_originals = recipe.augment != "none" and not bool(samples.original.all())
         return cls(samples, recipe.batch_size, seed, augment, only_originals, device, layout)
 

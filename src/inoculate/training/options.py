@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from inoculate.core.options import require_count, require_one_of, require_positive
+from inoculate.data.preprocessing import AS_THEY_ARE, Preprocessing, Size
 from inoculate.models.build import Stem
 from inoculate.models.loading.load import ModelLike
 
@@ -27,7 +28,8 @@ class TrainingOptions:
         teacher: a robust trained folder or module, for `ard` and `rslad`.
         surrogates: trained folders or modules for `ensemble`, one network for `live_surrogate`.
         fallback: name of the method with which the training continues, once, after a monitor has detected a failure.
-        image_size: side in pixels at which a data SPEC is loaded.
+        image_size: side in pixels, or height and width, at which images are read.
+        preprocessing: how else images are read.
         limit: use only so many training images, balanced over the classes.
         data_root: folder that is searched for a data SPEC before the hub.
         tracker: `tensorboard` (needs an output folder), `mlflow`, `wandb` or `trackio`.
@@ -47,7 +49,8 @@ class TrainingOptions:
     teacher: ModelLike | None = None
     surrogates: tuple[ModelLike, ...] = ()
     fallback: str | None = None
-    image_size: int | None = None
+    image_size: Size | None = None
+    preprocessing: Preprocessing = AS_THEY_ARE
     limit: int | None = None
     data_root: str | os.PathLike[str] | None = None
     tracker: str | None = None
@@ -59,9 +62,14 @@ class TrainingOptions:
         require_positive(lr=self.lr)
         require_one_of(("imagenet", "small"), stem=self.stem)
         require_one_of(("auto", "bf16", "fp32"), precision=self.precision)
-        for name in ("image_size", "limit"):
-            if (value := getattr(self, name)) is not None:
-                require_count(**{name: value})
+        if self.limit is not None:
+            require_count(limit=self.limit)
+        self.reading  # noqa: B018 (its checks)
+
+    @property
+    def reading(self) -> Preprocessing:
+        """How images are read."""
+        return Preprocessing(image_size=self.image_size).over(self.preprocessing)
 
     @property
     def helpers(self) -> tuple[ModelLike, ...]:

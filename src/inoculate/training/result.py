@@ -86,7 +86,7 @@ class Training:
         folder = Path(folder)
         network = reload_network(folder, module=model)
         described = read_json(folder / DESCRIPTION)
-        facts = {name: described[name] for name in (RUN, "seed", "data", "method", "threat", "fallback")
+        facts = {name: described[name] for name in (RUN, "seed", "data", "reading", "method", "threat", "fallback")
                  if name in described}  # fmt: skip
         return cls(network, read_json(folder / MODEL_FOLDER.completion), facts, tuple(described.get("warnings", ())))
 

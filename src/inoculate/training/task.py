@@ -87,7 +87,8 @@ def load_task(
         "recipe": asdict(recipe), "data": data.digest, "seed": options.seed, **facts,
         "helpers": [model_identity(each) for each in options.helpers],
     }  # fmt: skip
-    facts = {RUN: fingerprint(spec), "seed": options.seed, "data": data.digest, **facts}
+    reading = {"reading": options.reading.spec} if options.reading.spec else {}
+    facts = {RUN: fingerprint(spec), "seed": options.seed, "data": data.digest, **reading, **facts}
     return TrainingTask(network, data, method, update, threat, recipe, facts, spec, tuple(warnings))
 
 
@@ -126,7 +127,7 @@ def load_training_data(
     data: DataLike | Mapping[str, DataLike], options: TrainingOptions, progress: Progress | None
 ) -> tuple[Dataset, Dataset]:
     """Training and validation images."""
-    shape: dict[str, Any] = {"data_root": options.data_root, "image_size": options.image_size}
+    shape: dict[str, Any] = {"data_root": options.data_root, "preprocessing": options.reading}
     if isinstance(data, str | os.PathLike):
         train, val, _ = load_parts(data, **shape, progress=progress)
     elif isinstance(data, Mapping) and "val" in data and "train" in data:

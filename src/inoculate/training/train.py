@@ -19,6 +19,7 @@ from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat, require_threat
 from inoculate.data.load import DataLike
 from inoculate.models.loading.checkpoints import MODEL_FOLDER
+from inoculate.models.loading.inputs import fit_channels
 from inoculate.models.loading.load import ModelLike
 from inoculate.training.distributed import ProcessGroup, process_group
 from inoculate.training.methods.helpers import check_helpers, fallback_for
@@ -77,7 +78,11 @@ def train(
     with process_group(_device(model, options)) as group:
         with group.main_first():  # it decodes the images into the cache, from which the others read them
             train_data, val = load_training_data(data, options, progress if group.is_main else None)
+        from_files = isinstance(data, str | os.PathLike)
+        if from_files and isinstance(model, nn.Module):
+            train_data, val = (fit_channels(part, model, options.reading) for part in (train_data, val))
         task = load_task(model, train_data, chosen, threat, epochs, options, group)
+        task = replace(task, warnings=(*train_data.notes, *task.warnings)) if from_files else task
         plan = task.plan(val, options.seed, fallback)
         title = f"train {task.network.name} on {train_data.name}"
         observer = observe_updates(progress if group.is_main else None, title)

@@ -16,6 +16,7 @@ from inoculate.artifacts.files import read_json, write_bytes, write_json
 from inoculate.artifacts.output import FolderLayout
 from inoculate.core.errors import InputError
 from inoculate.data.dataset import Dataset
+from inoculate.data.preprocessing import Size, as_size
 from inoculate.models.build import Stem, build_model
 from inoculate.models.normalize import MeanStd, check_channels
 from inoculate.models.small_cnn import SMALL_CNN
@@ -30,7 +31,7 @@ class ModelSpec:
     name: str
     class_names: tuple[str, ...]
     channels: int
-    image_size: int
+    image_size: Size
     stem: Stem = "imagenet"
     pretrained: bool = False
     mean: tuple[float, ...] | None = None
@@ -55,7 +56,7 @@ class ModelSpec:
         elif name != SMALL_CNN:
             normalize = data.channel_statistics()
         mean, std = normalize or (None, None)
-        return cls(name, data.classes, data.channels, data.image_size[0], stem, pretrained, mean, std)
+        return cls(name, data.classes, data.channels, as_size(*data.image_size), stem, pretrained, mean, std)
 
     def build(self, *, seed: int = 0, pretrained: bool | None = None) -> nn.Sequential:
         """A new classifier of this kind, with weights drawn from `seed`, or pretrained ones."""
@@ -163,6 +164,8 @@ def read_description(folder: Path) -> Description:
         fields = dict(description["model"])
         for name in ("class_names", "mean", "std"):
             fields[name] = tuple(fields[name]) if fields[name] is not None else None
+        if isinstance(fields["image_size"], list):
+            fields["image_size"] = as_size(*fields["image_size"])
         return Description(ModelSpec(**fields), description["sha256"])
     except (KeyError, TypeError) as error:
         raise InputError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from inoculate.core.errors import InputError
 from inoculate.core.rng import seeded
 from inoculate.data.dataset import Dataset
+from inoculate.data.preprocessing import as_size, format_size
 from inoculate.models.build import build_model
 from inoculate.models.loading.checkpoints import load_folder, load_weights, read_description
 from inoculate.models.loading.factories import call_factory
@@ -132,7 +133,7 @@ def _build(spec: str, data: Dataset | None, pretrained: bool, normalize: MeanStd
             "build_model"
         )
     return build_model(
-        spec, classes=len(data.classes), channels=data.channels, image_size=data.image_size[0],
+        spec, classes=len(data.classes), channels=data.channels, image_size=as_size(*data.image_size),
         pretrained=pretrained, normalize=normalize, seed=seed,
     )  # fmt: skip
 
@@ -155,11 +156,11 @@ def _missing(spec: str) -> InputError:
 
 def _check_fits(folder: Path, data: Dataset) -> None:
     """Raise `InputError` unless the model in `folder` was trained on images and classes like those of `data`."""
-    kept, size = read_description(folder).spec, data.image_size[0]
+    kept, size = read_description(folder).spec, as_size(*data.image_size)
     if (kept.channels, kept.image_size, len(kept.class_names)) != (data.channels, size, len(data.classes)):
         raise InputError(
-            f"{folder} was trained on {kept.image_size}×{kept.image_size} images with {kept.channels} channel(s) and "
-            f"{len(kept.class_names)} classes, the data has {size}×{size}, {data.channels} and "
+            f"{folder} was trained on {format_size(kept.image_size)} images with {kept.channels} channel(s) and "
+            f"{len(kept.class_names)} classes, the data has {format_size(size)}, {data.channels} and "
             f"{len(data.classes)}: choose the data it was trained for"
         )
     if kept.class_names != data.classes and sorted(kept.class_names) == sorted(data.classes):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from inoculate.artifacts.files import file_digest
+from inoculate.data.preprocessing import Size, as_size
 from inoculate.models.loading.checkpoints import DESCRIPTION, read_description
 from inoculate.models.loading.factories import source_file
 from inoculate.models.loading.onnx import OnnxModel
@@ -26,7 +27,7 @@ def kind_of(spec: str) -> Kind:
     return "factory" if ":" in spec else "name"
 
 
-def expected_size(spec: str) -> tuple[int, int] | None:
+def expected_size(spec: str) -> tuple[Size, int] | None:
     """(image size, channels) that a trained folder or an ONNX file was made for; None where `spec` does not say."""
     kind, path = kind_of(spec), Path(spec)
     if kind == "folder":
@@ -35,7 +36,7 @@ def expected_size(spec: str) -> tuple[int, int] | None:
     if kind != "onnx" or not path.is_file():
         return None
     channels, height, width = OnnxModel(path).image_shape
-    return (height, channels) if height is not None and height == width and channels is not None else None
+    return None if height is None or width is None or channels is None else (as_size(height, width), channels)
 
 
 def brings_weights(spec: str) -> bool:

@@ -21,7 +21,7 @@ from inoculate.study.config import Study
 
 @dataclass(frozen=True, eq=False)
 class SplitData:
-    """The parts of a dataset, which images of the pool they are, and the pool's content hash."""
+    """The parts of a dataset, which images of the pool they are, and the pool's content hash, skipped files, notes."""
 
     train: Dataset
     val: Dataset
@@ -29,6 +29,7 @@ class SplitData:
     parts: Parts
     digest: str
     skipped: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def load_split(
@@ -40,7 +41,7 @@ def load_split(
     test split that the study asks for.
     """
     config = study.datasets[name]
-    decoded = decode_source(source, image_size=config.image_size, channels=config.channels, progress=progress)
+    decoded = decode_source(source, config.preprocessing, progress=progress)
     data = replace(decoded.data, name=name)
     kept = np.arange(len(data))
     if study.limit is not None and study.limit < len(data):
@@ -54,15 +55,14 @@ def load_split(
     order = torch.randperm(len(parts.test), generator=generator(seed, "test order")).numpy()
     parts = replace(parts, test=parts.test[order])
     train, val, test = (data.subset(part) for part in (parts.train, parts.val, parts.test))
-    return SplitData(train, val, test, parts, data.digest, data.skipped)
+    return SplitData(train, val, test, parts, data.digest, data.skipped, data.notes)
 
 
 def save_split(folder: Path, data: SplitData) -> None:
     """Write the indices of the parts in the pool, and the pool's content hash."""
     np.savez(folder / "indices.npz", train=data.parts.train, val=data.parts.val, test=data.parts.test)
-    write_json(
-        folder / "split.json", {"digest": data.digest, "skipped": list(data.skipped), "classes": data.train.classes}
-    )
+    facts = {"digest": data.digest, "skipped": list(data.skipped), "notes": list(data.notes)}
+    write_json(folder / "split.json", {**facts, "classes": data.train.classes})
 
 
 def check_split(folder: Path, data: SplitData) -> None:
