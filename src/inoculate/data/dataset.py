@@ -112,11 +112,12 @@ class Dataset:
         """A dataset from tensors or arrays.
 
         images: N×C×H×W with C 1 or 3; uint8 in 0..255, or floats in [0, 1] that hold 8-bit values. labels: N class
-        numbers in 0..K-1 of any integer or float type, or one-hot rows N×K. Without `classes` they are named "0",
-        "1", … up to the largest label. Raises `InputError` for anything that cannot be converted exactly.
+        numbers in 0..K-1 of any integer or float type, names out of `classes`, or one-hot rows N×K. Without `classes`
+        these are named "0", "1", … up to the largest label. Raises `InputError` for anything that cannot be converted
+        exactly.
         """
         pixels, converted = uint8_images(images, name)
-        numbers, columns = class_numbers(labels, len(pixels), name)
+        numbers, columns = class_numbers(labels, len(pixels), name, classes)
         names = class_names(numbers, classes, columns, name)
         notes = converted if columns is None else (*converted, ONE_HOT_CONVERTED)
         return Dataset(pixels, numbers, names, name, content_digest(pixels, numbers, names), notes=notes)
