@@ -53,6 +53,7 @@ _ROOMS = {
     "Hardened": "hardening.result",
     "fast": "models.acceleration.fast",
     "build_model": "models.build",
+    "match_classes": "models.classes",
     "load_model": "models.loading.load",
     "Claim": "report.claims",
     "claims": "report.claims",
@@ -127,6 +128,7 @@ if TYPE_CHECKING:
     from inoculate.hardening.result import Hardened as Hardened
     from inoculate.models.acceleration.fast import fast as fast
     from inoculate.models.build import build_model as build_model
+    from inoculate.models.classes import match_classes as match_classes
     from inoculate.models.loading.load import load_model as load_model
     from inoculate.report.claims import Claim as Claim
     from inoculate.report.claims import claims as claims

@@ -28,6 +28,8 @@ def evaluate(
     pretrained: options.Pretrained = False,
     outputs: options.Outputs = "logits",
     normalize: options.Normalize = None,
+    class_names: options.ClassNames = None,
+    classes: options.Classes = "all",
     split: options.Split = "test",
     data_root: options.DataRoot = None,
     image_size: options.ImageSize = None,
@@ -57,18 +59,19 @@ def evaluate(
     from inoculate.evaluation.evaluate import EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as run
     from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attacks
+    from inoculate.models.classes import match_classes
     from inoculate.models.loading.load import load_model
 
     threats, attacks = parse_threats(norm, eps), resolve_attacks(parse_attacks(attack))
     place, others = pick_device(device), {spec: spec for spec in surrogate or ()}
     settings = EvaluationOptions(
-        precision, time_budget, checks, others, save_images is not None, name=model, device=place  # type: ignore[arg-type]
+        precision, time_budget, checks, others, save_images is not None, name=model, device=place, classes=classes  # type: ignore[arg-type]
     )  # fmt: skip
     _check_outputs(json_file, records, save_images, out)
     images = load_images(data, model, split, data_root=data_root, image_size=image_size, limit=limit, seed=seed)
     loaded = load_model(model, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
     print_warnings(random_weights_warning(model) if not (weights or pretrained) else ())
-    network = loaded.to(place)
+    network, images = match_classes(loaded.to(place), images, class_names, classes)  # type: ignore[arg-type]
     with Steps() as steps:
         found = run(
             network, images, attacks, threats, batch_size=batch_size, seed=seed, options=settings, progress=steps

@@ -25,6 +25,8 @@ def transfer(
     pretrained: options.Pretrained = False,
     outputs: options.Outputs = "logits",
     normalize: options.Normalize = None,
+    class_names: options.ClassNames = None,
+    classes: options.Classes = "all",
     split: options.Split = "test",
     data_root: options.DataRoot = None,
     image_size: options.ImageSize = None,
@@ -66,7 +68,7 @@ def transfer(
         networks[spec] = load_model(spec, images, pretrained=pretrained, **declared).to(place)  # type: ignore[arg-type]
         if not pretrained:
             print_warnings(random_weights_warning(spec))
-    settings = TransferOptions(precision, name=attack)  # type: ignore[arg-type]
+    settings = TransferOptions(precision, name=attack, class_names=class_names, classes=classes)  # type: ignore[arg-type]
     with Steps() as steps:
         found = run(
             networks, images, chosen, threats, batch_size=batch_size, seed=seed, options=settings, progress=steps
