@@ -102,6 +102,18 @@ def test_arrays_of_any_number_type_are_labels(dtype: str) -> None:
     assert Dataset.from_tensors(IMAGES, given).labels.tolist() == LABELS.tolist()
 
 
+def test_labels_without_a_zero_are_noted() -> None:
+    assert "no image has label 0" in Dataset.from_tensors(IMAGES, LABELS + 1).summary()
+    assert "label 0" not in Dataset.from_tensors(IMAGES, LABELS).summary()
+    assert "label 0" not in Dataset.from_tensors(IMAGES, LABELS + 1, "abc").summary()
+
+
+def test_the_order_of_numbered_classes_is_said() -> None:
+    names = sorted(map(str, range(11)))
+    assert "classes are sorted as text (10 before 2)" in Dataset.from_tensors(IMAGES, LABELS, names).summary()
+    assert "sorted" not in Dataset.from_tensors(IMAGES, LABELS, list(map(str, range(11)))).summary()
+
+
 def test_names_of_classes_are_labels() -> None:
     expected = Dataset.from_tensors(IMAGES, LABELS, ("dog", "cat"))
     for names in (["dog", "cat"] * 2, ("dog", "cat", "dog", "cat"), np.array(["dog", "cat"] * 2)):

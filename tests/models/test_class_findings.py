@@ -7,8 +7,9 @@ import torch
 from class_samples import lookup, one_hot_data
 from torch import Tensor
 
+from inoculate.data.class_order import natural_key
 from inoculate.models.checks import inspect_model
-from inoculate.models.class_findings import chance_level, class_order, natural_key, prediction_findings
+from inoculate.models.class_findings import chance_level, class_order, prediction_findings
 
 NUMBERED = tuple(sorted(map(str, range(11))))  # 0, 1, 10, 2, …: as torchvision's ImageFolder sorts folders
 
@@ -106,6 +107,24 @@ def test_chance_level_and_constant_answers_are_told() -> None:
     assert chance_level(weak, y, names) == [], "a third right is more than a tenth"
     assert chance_level(y[:8], y[:8], names) == []
     assert chance_level(torch.zeros(50, dtype=torch.long), torch.zeros(50, dtype=torch.long), names) == []
+
+
+def test_one_answer_a_class_that_is_right_by_luck_is_chance() -> None:
+    y, g = labels(10, 50), torch.Generator().manual_seed(0)
+    told = [
+        bool(prediction_findings(torch.randint(0, 10, (10,), generator=g)[y], y, tuple("abcdefghij")))
+        for _ in range(40)
+    ]
+    assert sum(told) >= 36, "random networks"
+    for classes in (5, 10, 100):
+        y = labels(classes, 30)
+        random = torch.randint(0, classes, (len(y),), generator=g)
+        assert (
+            chance_level(
+                torch.where(torch.rand(len(y), generator=g) < 0.15, y, random), y, tuple(map(str, range(classes)))
+            )
+            == []
+        )
 
 
 def test_guessing_is_judged_by_how_often_each_class_occurs() -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 import torch
 from class_samples import lookup, one_hot_data, one_hot_images
 from timm.data import ImageNetInfo
@@ -19,6 +20,9 @@ from inoculate.core.errors import InputError
 from inoculate.data.dataset import Dataset
 from inoculate.models.class_names import imagenet_names, read_class_names, simplified
 from inoculate.models.classes import match_classes
+from inoculate.models.loading.checkpoints import ModelSpec, save_model
+from inoculate.models.loading.load import load_model
+from inoculate.models.loading.onnx import export_onnx
 
 ANIMALS = ("cat", "dog", "emu", "fox")
 T = ino.Threat("linf", 0.05)
@@ -273,6 +277,81 @@ def test_files_of_names(tmp_path: Path, animals: Dataset) -> None:
     for file in ("none.txt", "image.png", "."):
         with pytest.raises(InputError, match="cannot be read"):
             read_class_names(tmp_path / file)
+
+
+def test_names_that_an_onnx_file_keeps(tmp_path: Path, animals: Dataset) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    names = ["dog", "fox", "cat", "emu"]
+    export_onnx(lookup([2, 0, 3, 1]), tmp_path / "plain.onnx", (1, 8, 8))
+    for key, text in (
+        ("names", str(dict(enumerate(names)))),
+        ("class_names", json.dumps(names)),
+        ("names", "__import__"),
+    ):
+        kept = onnx.load(tmp_path / "plain.onnx")
+        onnx.helper.set_model_props(kept, {key: text})
+        onnx.save(kept, tmp_path / "named.onnx")
+        model, data = match_classes(load_model(tmp_path / "named.onnx"), animals)
+        x, y = data.images / 255, data.labels
+        assert float((model(x).argmax(1) == y).float().mean()) == (0 if text == "__import__" else 1)
+
+
+def test_names_of_a_trained_folder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data = one_hot_data(("emu", "cat"), 4)
+    spec = ModelSpec("small_cnn", ("cat", "dog", "Emu"), 1, 8)
+    save_model(tmp_path, spec.build(), spec)
+    for model in (tmp_path, load_model(tmp_path)):
+        found = ino.evaluate(model, data, ["fgsm"], [T], options=ino.EvaluationOptions(checks=False))
+        assert found.classes == ("emu", "cat", "dog")
+        assert any("2 of the model's 3 outputs are the classes of pixels" in warning for warning in found.warnings)
+
+
+def test_a_pretrained_head_is_kept_where_it_knows_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the network would get a new, random head of as many outputs as the data have classes."""
+    made = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: made(name, **options))
+    for classes, outputs in ((("tench", "n01443537"), 1000), (("cat", "dog"), 2)):
+        data = Dataset.from_tensors(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.arange(2), classes)
+        model = load_model("test_resnet", data, pretrained=True)
+        assert model(torch.zeros(1, 3, 32, 32)).shape == (1, outputs)
+
+
+def test_a_random_head_and_one_answer_are_told_on_the_first_screen() -> None:
+    torch.manual_seed(0)
+    data = one_hot_data(tuple("abcdefghij"), 10)
+    random_head = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    assert "its head may be random" in evaluated(random_head, data)[1]
+    constant = lookup(range(10))
+    constant[1].bias = nn.Parameter(torch.arange(10) * 9.0)  # type: ignore[index, union-attr]
+    assert "one answer for all 100 clean images, class 9 (j)" in evaluated(constant, data)[1]
+    assert evaluated(lookup(range(10)), data) == (1, "")
+    found = ino.transfer({"good": lookup(range(10)), "bad": random_head}, data, "fgsm", [T])
+    assert ["bad: the model is at chance level" in warning for warning in found.warnings] == [True]
+
+
+def test_labels_of_any_form_are_measured_alike() -> None:
+    y = torch.arange(40) % 4
+    x = one_hot_images(y)
+    pairs = torch.utils.data.TensorDataset(x, torch.eye(4)[y])
+    forms: list[Any] = [(x, y.int()), (x, y.float()), (x, torch.eye(4)[y]), (x.numpy(), y.tolist()), pairs]
+    for form in (*forms, torch.utils.data.DataLoader(pairs, 8)):
+        found = ino.evaluate(lookup(range(4)), form, ["fgsm"], [T], options=ino.EvaluationOptions(checks=False))
+        assert (found[0].accuracy, found.warnings) == (1, [])
+        assert ino.transfer({"a": lookup(range(4))}, form, "fgsm", [T])[0].accuracy == 1
+    soft, negative = torch.full((40, 4), 0.25), y - 1
+    jobs: list[Callable[[Any], Any]] = [
+        lambda data: ino.evaluate(lookup(range(4)), data, ["fgsm"], [T]),
+        lambda data: ino.transfer({"a": lookup(range(4))}, data, "fgsm", [T]),
+        lambda data: ino.train("small_cnn", data, epochs=1),
+        lambda data: ino.harden(lookup(range(4)), data, T, options=ino.HardeningOptions(epochs=1)),
+        lambda data: ino.explain(lookup(range(4)), data, "fgsm", T),
+    ]
+    for job in jobs:
+        for labels, says in ((soft, "not one-hot"), (negative, "label -1 of image 0"), (y[:39], "40 images need 40")):
+            with pytest.raises(InputError, match=says):
+                job((x, labels))
 
 
 def test_case_separators_and_leading_zeros_make_no_difference() -> None:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inoculate.core.errors import InputError
+from inoculate.data.class_order import sorted_as_text
 from inoculate.data.split import stratified_sample
-from inoculate.data.tensors import ONE_HOT_CONVERTED, class_names, class_numbers, uint8_images
+from inoculate.data.tensors import FROM_ONE, ONE_HOT_CONVERTED, class_names, class_numbers, uint8_images
 
 _HASH_ROWS = 4096  # images hashed at a time, so that a memory-mapped array is never read whole
 
@@ -73,7 +74,8 @@ class Dataset:
             f"of {int(counts.min())} to {int(counts.max())} images"
         )
         left_out = f"{len(self.skipped)} unreadable images were left out" if self.skipped else ""
-        return "; ".join(part for part in (text, left_out, *self.notes) if part)
+        order = "classes are sorted as text (10 before 2)" if sorted_as_text(self.classes) else ""
+        return "; ".join(part for part in (text, order, left_out, *self.notes) if part)
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel over at most 10,000 images, in [0, 1], to four places."""
@@ -120,6 +122,7 @@ class Dataset:
         numbers, columns = class_numbers(labels, len(pixels), name, classes)
         names = class_names(numbers, classes, columns, name)
         notes = converted if columns is None else (*converted, ONE_HOT_CONVERTED)
+        notes = (*notes, FROM_ONE) if classes is None and int(numbers.min()) == 1 else notes
         return Dataset(pixels, numbers, names, name, content_digest(pixels, numbers, names), notes=notes)
 
 

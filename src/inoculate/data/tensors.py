@@ -15,6 +15,7 @@ from torch import Tensor
 from inoculate.core.errors import InputError, suggest
 
 FLOATS_CONVERTED = "float images in [0, 1] were converted to 8 bits"
+FROM_ONE = "no image has label 0 (if the labels are numbered from 1, subtract 1)"
 ONE_HOT_CONVERTED = "one-hot labels were converted to class numbers"
 _TOLERANCE = 1 / 512  # of 8-bit values: half a step of bfloat16 below 1
 _ROWS = 1024  # images converted at a time

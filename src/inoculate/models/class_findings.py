@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,10 +9,12 @@ import torch
 from torch import Tensor
 
 from inoculate.core.stats import mcnemar
+from inoculate.data.class_order import natural_key
 from inoculate.models.findings import MAX_P_VALUE, MIN_GAIN, Finding
 
 MIN_PREDICTIONS = 8  # below, predictions say nothing about the classes
-CHANCE_P_VALUE = 0.05  # of a one-sided binomial test against guessing
+CHANCE_P_VALUE = 0.05  # of one-sided tests against guessing
+MIN_CLASSES, NUMBERINGS = 5, 1000  # for a comparison with so many random numberings of the classes
 MOST_CLASSES = 2000  # present among labels and predictions, for a search over all renumberings
 _RENUMBERED_GAIN, _RENUMBERED_P_VALUE, _PRECISION = 0.5, 0.01, 0.6
 
@@ -38,7 +39,11 @@ def class_order(predicted: Tensor, y: Tensor, classes: Sequence[str]) -> list[Fi
 
 
 def chance_level(predicted: Tensor, y: Tensor, classes: Sequence[str]) -> list[Finding]:
-    """Whether the model gives one answer for all images, or is right no more often than guessing is."""
+    """Whether the model gives one answer for all images, or is right no more often than guessing is.
+
+    The images of a class are alike, and so are the answers of a random network: beside a binomial test, numbering the
+    classes at random must make fewer of the same answers right.
+    """
     from scipy.stats import binomtest
 
     predicted, y, n = predicted.cpu(), y.cpu(), len(y)
@@ -55,7 +60,8 @@ def chance_level(predicted: Tensor, y: Tensor, classes: Sequence[str]) -> list[F
     most = int(max(predicted.max(), y.max())) + 1
     shares = [each.bincount(minlength=most).double() / n for each in (predicted, y)]
     guessing, right = float((shares[0] * shares[1]).sum()), int((predicted == y).sum())
-    if right / n > (1 + guessing) / 2 or binomtest(right, n, guessing, alternative="greater").pvalue < CHANCE_P_VALUE:
+    better = binomtest(right, n, guessing, alternative="greater").pvalue < CHANCE_P_VALUE
+    if right / n > (1 + guessing) / 2 or (better and _better_than_renumbered(predicted, y)):
         return []
     return [Finding(
         f"the model is at chance level: right on {right} of {n} clean images, and guessing is on {guessing:.1%}",
@@ -63,9 +69,17 @@ def chance_level(predicted: Tensor, y: Tensor, classes: Sequence[str]) -> list[F
     )]  # fmt: skip
 
 
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """A sort key that compares numbers in names as numbers: `class2` before `class10`."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+def _better_than_renumbered(predicted: Tensor, y: Tensor) -> bool:
+    """Whether random numberings of the classes make fewer predictions right; true for too few classes to tell."""
+    known = _distinct(y)
+    if not MIN_CLASSES <= len(known) <= MOST_CLASSES:
+        return True
+    among = torch.isin(predicted, known)
+    p, c = (torch.searchsorted(known, each[among]) for each in (predicted, y))
+    counts = torch.bincount(p * len(known) + c, minlength=len(known) ** 2).view(len(known), -1)
+    orders = torch.rand(NUMBERINGS, len(known), generator=torch.Generator().manual_seed(0)).argsort(dim=1)
+    found = counts[orders, torch.arange(len(known))].sum(dim=1)
+    return float((found >= counts.diagonal().sum()).float().mean()) < CHANCE_P_VALUE
 
 
 def _known_orders(classes: Sequence[str]) -> dict[str, list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from ast import literal_eval
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ ClassNames: TypeAlias = Sequence[str] | Mapping[int, str] | str | os.PathLike[st
 WORDNET_ID = re.compile(r"(?<![a-z0-9])n\d{8}(?!\d)")
 _PLACEHOLDER = re.compile(r"(label|class)?[ _-]?\d+", re.IGNORECASE)
 _NUMBERING = re.compile(r"^\d+[\W_]+(?=[^\W\d_])")  # as in `001.Black_footed_Albatross`
+_METADATA = ("class_names", "names", "classes", "labels", "id2label")  # keys under which exporters put names
 _MOST_DIFFERENT = 0.1  # of ImageNet's names, where a model's list still counts as ImageNet's
 
 
@@ -142,6 +144,23 @@ def _candidates(model: nn.Module) -> Iterator[list[str]]:
             yield [f"{label}, {descriptions[label]}" if described and descriptions else str(label) for label in labels]
 
 
+def names_in_metadata(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of the outputs in the texts that an ONNX file keeps, as JSON or written by Python; none if absent."""
+    for key in _METADATA:
+        text = metadata.get(key, "")
+        try:
+            found = json.loads(text)
+        except ValueError:
+            try:
+                found = literal_eval(text)
+            except (ValueError, SyntaxError):
+                continue
+        names = _in_order(found) if isinstance(found, Mapping) else found
+        if isinstance(names, list) and names:
+            return tuple(map(str, names))
+    return ()
+
+
 def _in_order(names: Any) -> list[str]:
     """The names of a mapping from 0..K-1; none of another."""
     if not isinstance(names, Mapping) or set(map(str, names)) != set(map(str, range(len(names)))):
@@ -149,15 +168,15 @@ def _in_order(names: Any) -> list[str]:
     return [str(name) for _, name in sorted(names.items(), key=lambda item: int(item[0]))]
 
 
-def pretrained_outputs(architecture: str, classes: Sequence[str]) -> int:
-    """The number of outputs for these classes: that of timm's pretrained head where it knows all, else their number."""
+def pretrained_classes(architecture: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """The names of the outputs to build for these classes: those of timm's pretrained head if it knows all of them."""
     import timm
 
     config = timm.get_pretrained_cfg(architecture)
     outputs = 0 if config is None else int(config.num_classes)
     labels = list(config.label_names or ()) if config is not None else []
     names = _named(labels, "") if labels and len(labels) == outputs else imagenet_names(outputs)
-    return outputs if names is not None and all(map(names.outputs_of, classes)) else len(classes)
+    return names.names if names is not None and all(map(names.outputs_of, classes)) else tuple(classes)
 
 
 def imagenet_names(outputs: int) -> OutputNames | None:

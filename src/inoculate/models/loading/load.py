@@ -14,7 +14,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.rng import seeded
 from inoculate.data.dataset import Dataset
 from inoculate.models.build import build_model
-from inoculate.models.class_names import pretrained_outputs, simplified
+from inoculate.models.class_names import pretrained_classes, simplified
 from inoculate.models.loading.checkpoints import load_folder, load_weights, read_description
 from inoculate.models.loading.factories import call_factory
 from inoculate.models.loading.onnx import OnnxModel
@@ -132,7 +132,7 @@ def _build(spec: str, data: Dataset | None, pretrained: bool, normalize: MeanStd
             f"model '{spec}' is built for the classes, channels and size of some images: give the data as well, or use "
             "build_model"
         )
-    classes = pretrained_outputs(spec, data.classes) if pretrained else len(data.classes)
+    classes = len(pretrained_classes(spec, data.classes)) if pretrained else len(data.classes)
     return build_model(
         spec, classes=classes, channels=data.channels, image_size=data.image_size[0],
         pretrained=pretrained, normalize=normalize, seed=seed,
