@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import inoculate as ino
+from inoculate.attacks.base import shortened
 from inoculate.attacks.registry import ATTACKS, get_attack
 from inoculate.core.errors import InputError
 
@@ -64,6 +65,18 @@ def test_labels_of_any_form_give_the_same_images(form: str) -> None:
     assert torch.equal(attack(FORMS[form], model), attack(Y, model))
     swept = [dict(ino.sweep(ino.FGSM(), model, X, y, T, [0.05]))[0.05] for y in (FORMS[form], Y)]
     assert torch.equal(*swept)
+
+
+@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"autoattack_rand", "autoattack_binary"}))
+def test_every_attack_takes_labels_of_any_form(name: str) -> None:
+    attack_ = shortened(get_attack(name))
+    threat, model = ino.Threat("l2" if name == "carlini_wagner" else "linf", 0.1), network()
+    found = [
+        attack_(model, X, y, threat, generator=torch.Generator().manual_seed(0))
+        for y in (Y, Y.tolist(), torch.eye(4)[Y])
+    ]  # type: ignore[arg-type]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"autoattack_rand"}))

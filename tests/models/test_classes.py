@@ -18,10 +18,11 @@ from torch import nn
 import inoculate as ino
 from inoculate.core.errors import InputError
 from inoculate.data.dataset import Dataset
+from inoculate.models.build import build_model
 from inoculate.models.class_names import imagenet_names, read_class_names, simplified
 from inoculate.models.classes import match_classes
 from inoculate.models.loading.checkpoints import ModelSpec, save_model
-from inoculate.models.loading.load import load_model
+from inoculate.models.loading.load import as_module, load_model
 from inoculate.models.loading.onnx import export_onnx
 
 ANIMALS = ("cat", "dog", "emu", "fox")
@@ -240,6 +241,23 @@ def test_transfer_explain_and_minimal_eps_match_each_model(animals: Dataset) -> 
     assert [each["label"] for each in explained.facts["images"]] == [
         each["clean"]["predicted"] for each in explained.facts["images"]
     ]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:FutureWarning")
+@pytest.mark.parametrize("classes", ["all", "subset"])
+def test_the_fast_copy_of_a_matched_network_gives_its_logits(classes: Any) -> None:
+    network = build_model("test_resnet", classes=1000).eval()
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    data = Dataset.from_tensors(images, torch.arange(4), ("tench", "goldfish", "n03000684", "parachute"))
+    scripted = as_module(torch.jit.trace(network, torch.rand(1, 3, 32, 32)))
+    for model in (network, scripted):
+        matched, _ = match_classes(model, data, classes=classes)
+        x = images / 255
+        torch.testing.assert_close(matched(x)[:, :4], model(x)[:, [0, 1, 491, 701]])
+        torch.testing.assert_close(ino.fast(matched)(x), matched(x))
+        assert matched(x).shape[1] == (1000 if classes == "all" else 4)
+        x_adv = ino.PGD(steps=2)(matched, x, data.labels, T, generator=torch.Generator().manual_seed(0))
+        assert float((x_adv - x).abs().max()) == pytest.approx(T.eps, abs=1e-6)
 
 
 def test_matching_again_changes_nothing(animals: Dataset) -> None:

@@ -124,13 +124,13 @@ def _selected(
     what = f"{len(indices)} of the model's {outputs} outputs are the classes of {data.name}, {by}"
     if classes == "subset":
         what += f"; a prediction is the largest of these {len(indices)}"
-        cure = f"--classes all counts the largest of all {outputs}"
+        cure = f"--classes all (classes='all') counts the largest of all {outputs}"
         return SelectOutputs(model, indices, data.classes, what, cure), data
     what += f"; a prediction is the largest of all {outputs}"
     taken = set(indices)
     rest = [index for index in range(outputs) if index not in taken]
     extended = _with_classes(data, (*data.classes, *(names.names[index] for index in rest)))
-    cure = f"--classes subset counts the largest of these {len(indices)}"
+    cure = f"--classes subset (classes='subset') counts the largest of these {len(indices)}"
     return SelectOutputs(model, [*indices, *rest], extended.classes, what, cure), extended
 
 

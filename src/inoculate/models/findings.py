@@ -56,7 +56,12 @@ def selected_outputs(model: nn.Module) -> list[Finding]:
 def names_differ(model: nn.Module, classes: Sequence[str]) -> list[Finding]:
     """Whether the model names its outputs otherwise than the data their classes, so that nothing tells their order."""
     names = stored_names(model, len(classes))
-    if names is None or are_placeholders(classes) or all(map(names.outputs_of, classes)):
+    if (
+        names is None
+        or are_placeholders(classes)
+        or are_placeholders(names.names)
+        or all(map(names.outputs_of, classes))
+    ):
         return []
     number = next(i for i, name in enumerate(classes) if not names.outputs_of(name))
     return [Finding(
