@@ -55,6 +55,7 @@ _ROOMS = {
     "fast": "models.acceleration.fast",
     "build_model": "models.build",
     "expected_preprocessing": "models.loading.inputs",
+    "match_classes": "models.classes",
     "load_model": "models.loading.load",
     "Claim": "report.claims",
     "claims": "report.claims",
@@ -130,6 +131,7 @@ if TYPE_CHECKING:
     from inoculate.hardening.result import Hardened as Hardened
     from inoculate.models.acceleration.fast import fast as fast
     from inoculate.models.build import build_model as build_model
+    from inoculate.models.classes import match_classes as match_classes
     from inoculate.models.loading.inputs import expected_preprocessing as expected_preprocessing
     from inoculate.models.loading.load import load_model as load_model
     from inoculate.report.claims import Claim as Claim

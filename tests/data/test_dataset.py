@@ -44,6 +44,21 @@ REFUSED: dict[str, tuple[Any, Any, Any, str]] = {
     "columns": (IMAGES, torch.eye(4), "ab", "2 classes are named, but the one-hot labels have 4 columns"),
     "text": (IMAGES, ["cat"] * 4, None, "labels must be integers"),
     "bool": (IMAGES, LABELS.bool(), None, "use labels.long()"),
+    "infinite": (IMAGES, torch.tensor([0, 1, torch.inf, 0]), None, "label inf of image 2 must be a whole number"),
+    "NaN label": (IMAGES, torch.tensor([0, torch.nan, 1, 0]), None, "label nan of image 1 must be a whole number"),
+    "huge": (IMAGES, [0, 1, 2**40, 0], None, "label 1.09951e+12 of image 2 must be below 1000000"),
+    "beyond int64": (IMAGES, [0, 1, 2**70, 0], None, "labels must be integers"),
+    "from 1, named": (IMAGES, LABELS + 1, "ab", "the 2 classes; they are numbered from 1 to 2: subtract 1"),
+    "text, unnamed": (IMAGES, ["a", "b"] * 2, None, "label 'a' of image 0 is text: use class numbers 0..K-1, or name"),
+    "text, unknown": (IMAGES, ["a", "b", "c", "a"], "ab", "label 'c' of image 2 is not one of the 2 classes"),
+    "text and numbers": (IMAGES, ["a", 1, "b", 0], "ab", "labels must be integers"),
+    "digits as text": (IMAGES, ["0", "1"] * 2, None, "is text: use class numbers"),
+    "nothing": (IMAGES, None, None, "labels must be integers"),
+    "one number": (IMAGES, 1, None, "4 images need 4 labels in one row, got shape ()"),
+    "ragged": (IMAGES, [[0], [1, 0], [1], [0]], None, "labels must be integers"),
+    "transposed": (IMAGES, torch.eye(2)[[0, 1, 0]], None, "4 images need 4 labels in one row, got shape (3, 2)"),
+    "two hot": (IMAGES, torch.ones(4, 2), None, "the label of image 0 is a row of 2 values that is not one-hot"),
+    "complex": (IMAGES, LABELS * 1j, None, "got torch.complex64"),
     "one class": (IMAGES, LABELS * 0, None, "2 classes"),
 }
 
@@ -76,7 +91,41 @@ def test_labels_of_any_number_type_are_converted() -> None:
         data = Dataset.from_tensors(IMAGES, one_hot)
         assert data.digest == expected.digest
         assert "one-hot labels were converted" in data.summary()
+    for one_hot in (torch.eye(2)[LABELS].bool(), torch.eye(2)[LABELS].half(), np.eye(2)[LABELS].tolist()):
+        assert Dataset.from_tensors(IMAGES, one_hot).labels.tolist() == LABELS.tolist()
     assert len(Dataset.from_tensors(IMAGES, torch.eye(5)[LABELS]).classes) == 5, "one for each column"
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8", "i1", "i2", ">i4", "f4", "f2", "O"])
+def test_arrays_of_any_number_type_are_labels(dtype: str) -> None:
+    given = LABELS.numpy().astype(dtype)
+    assert Dataset.from_tensors(IMAGES, given).labels.tolist() == LABELS.tolist()
+
+
+def test_labels_without_a_zero_are_noted() -> None:
+    assert "no image has label 0" in Dataset.from_tensors(IMAGES, LABELS + 1).summary()
+    assert "label 0" not in Dataset.from_tensors(IMAGES, LABELS).summary()
+    assert "label 0" not in Dataset.from_tensors(IMAGES, LABELS + 1, "abc").summary()
+
+
+def test_the_order_of_numbered_classes_is_said() -> None:
+    names = sorted(map(str, range(11)))
+    assert "classes are sorted as text (10 before 2)" in Dataset.from_tensors(IMAGES, LABELS, names).summary()
+    assert "sorted" not in Dataset.from_tensors(IMAGES, LABELS, list(map(str, range(11)))).summary()
+
+
+def test_names_of_classes_are_labels() -> None:
+    expected = Dataset.from_tensors(IMAGES, LABELS, ("dog", "cat"))
+    for names in (["dog", "cat"] * 2, ("dog", "cat", "dog", "cat"), np.array(["dog", "cat"] * 2)):
+        assert Dataset.from_tensors(IMAGES, names, ("dog", "cat")).digest == expected.digest
+
+
+def test_a_series_is_read_by_position() -> None:
+    pandas = pytest.importorskip("pandas")
+    shuffled = pandas.Series([0, 1, 1, 0], index=[3, 0, 1, 2])
+    assert Dataset.from_tensors(IMAGES, shuffled).labels.tolist() == [0, 1, 1, 0]
+    text = pandas.Series(["b", "a", "a", "b"], index=[3, 0, 1, 2])
+    assert Dataset.from_tensors(IMAGES, text, "ab").labels.tolist() == [1, 0, 0, 1]
 
 
 def test_labels_may_lie_anywhere_in_the_named_classes() -> None:

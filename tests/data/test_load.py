@@ -96,6 +96,18 @@ def test_names_classes_and_notes_say_what_was_made() -> None:
     assert "in its dataset's own order" in shuffled.summary()
 
 
+def test_labels_of_items_may_be_names_of_classes() -> None:
+    names = NamedItems(to_float, lambda label: "abcd"[label])
+    for form in (names, DataLoader(names, 8), DataLoader(names, 8, sampler=range(100))):
+        assert as_dataset(form).labels.tolist() == LABELS.tolist()
+
+
+def test_the_numbers_of_the_classes_decide_over_their_order() -> None:
+    numbered = NamedItems(to_float)
+    numbered.class_to_idx = {"a": 3, "b": 2, "c": 1, "d": 0}  # type: ignore[attr-defined]
+    assert as_dataset(numbered).classes == ("d", "c", "b", "a")
+
+
 def test_a_loader_with_its_own_sampler_is_read_as_it_is() -> None:
     data = as_dataset(DataLoader(Items(to_float), 8, sampler=SubsetRandomSampler([0, 1, 2, 3, 4, 5])))
     assert len(data) == 6
@@ -114,6 +126,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "text": (Items(to_float, lambda label: "cat"), "labels must be numbers"),
     "negative": (Items(to_float, lambda label: label - 1), "label -1 of image 0 must be 0 or more"),
     "outside": (NamedItems(to_float, lambda label: label + 100), "label 100 of image 0 must be in 0..3"),
+    "names, unknown": (NamedItems(to_float, lambda label: "abxd"[label]), "label 'x' of image 2 is not one of the 4"),
+    "soft": (Items(to_float, lambda label: torch.full((4,), 0.25)), "the label of image 0 is a row of 4 values"),
+    "not one a batch": (
+        DataLoader(Items(to_float), 10, collate_fn=lambda b: (torch.zeros(10, 3, 6, 6), [0, 1])),
+        "10 images and 2 labels",
+    ),
     "no images": (Subset(Items(to_float), []), "there are no images"),
     "files": (Items(lambda image: "cat.png"), "images must be tensors, arrays or PIL images, got str"),
     "PIL floats": (Items(lambda image: to_pil(image).convert("F")), "floating-point pixels"),

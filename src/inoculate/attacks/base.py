@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from inoculate.core.calls import logits_of, takes_hooks
 from inoculate.core.errors import InputError
 from inoculate.core.modes import dtype_for, frozen
 from inoculate.core.threat import Norm, Threat
+from inoculate.data.tensors import check_range, class_numbers
 from inoculate.models.acceleration.fast import original
 from inoculate.models.acceleration.small_maps import inference_context
 
@@ -106,14 +108,15 @@ def carry_out(
 ) -> Tensor:
     """Run `craft(x, y) -> x_adv` on the frozen model, after a check of the images against the threat's range, if given.
 
-    `craft` works in the model's dtype, at least fp32. The result has the dtype of `x`, rounded towards `x`.
+    `craft` works in the model's dtype, at least fp32. The result has the dtype of `x`, rounded towards `x`. Raises
+    `InputError` for labels that are no class numbers, or that the model has no output for.
     """
     if threat is not None:
         check_images(x, threat)
     if not len(x):
         return x.detach().clone()
-    judge = original(model)
-    with frozen(model), nullcontext() if judge is model else inference_context(judge):
+    y, judge = class_labels(y, x), original(model)
+    with frozen(model), nullcontext() if judge is model else inference_context(judge), labels_in_range(model, x, y):
         return round_towards(craft(_detached(x).to(dtype_for(model)), _detached(y)).detach(), _detached(x))
 
 
@@ -140,6 +143,44 @@ def check_images(x: Tensor, threat: Threat) -> None:
             f"images span [{low:g}, {high:g}], outside the threat's range [{threat.low:g}, {threat.high:g}]: "
             "pass plain pixels and put the normalisation inside the model, by load_model(model, normalize=...)"
         )
+
+
+def class_labels(y: Tensor, x: Tensor) -> Tensor:
+    """Labels of the images `x` in any form that `Dataset.from_tensors` takes, as int64 on their device."""
+    if isinstance(y, Tensor) and y.dtype is torch.int64 and y.shape == x.shape[:1]:
+        return y.to(x.device)
+    return class_numbers(y, len(x), "labels")[0].to(x.device)
+
+
+@contextmanager
+def labels_in_range(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
+    """Inside, the first pass of `model` raises `InputError` where a label (N, int64) has no output.
+
+    A model that takes no hooks is asked on the first image, once it has failed.
+    """
+
+    def check(output: Any) -> None:
+        logits = logits_of(output)
+        if isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] > 1:
+            check_range(y, logits.shape[1], "labels", f"the {logits.shape[1]} outputs of the model")
+
+    if takes_hooks(model):
+
+        def check_once(_: nn.Module, inputs: Any, output: Any) -> None:
+            hook.remove()
+            check(output)
+
+        hook = model.register_forward_hook(check_once)
+        try:
+            yield
+        finally:
+            hook.remove()
+        return
+    try:
+        yield
+    except (IndexError, RuntimeError):
+        check(model(x[:1]))
+        raise
 
 
 def _detached(t: Tensor) -> Tensor:

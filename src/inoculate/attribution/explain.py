@@ -28,6 +28,7 @@ from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
 from inoculate.evaluation.engine import Settings, measure_clean
 from inoculate.evaluation.inputs import name_of_model, resolve_attack, resolve_data, resolve_model
+from inoculate.models.classes import match_classes
 from inoculate.models.classifier import prepare
 from inoculate.models.loading.load import ModelLike
 
@@ -89,8 +90,10 @@ def explain(
     images, (attack_name, attack) = resolve_data(data, model), resolve_attack(attack)
     seed, settings = options.seed, Settings(options.batch_size, options.seed)
     with seeded(seed, "prepare"):
-        classifier = prepare(resolve_model(model, images, options.device), images)
-    earlier = None if before is None else resolve_model(before, images, options.device)
+        network, matched = match_classes(resolve_model(model, images, options.device), images)
+        classifier = prepare(network, matched)
+    earlier = None if before is None else match_classes(resolve_model(before, images, options.device), images)[0]
+    images = matched
     first = images.subset(range(min(len(images), 4 * max(amounts.stability, amounts.fragility, 32))))
     right = measure_clean(classifier, first, settings).right
     rows = choose_images(first, right, amounts.images) if options.shown is None else list(options.shown)

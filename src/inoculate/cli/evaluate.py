@@ -32,6 +32,8 @@ def evaluate(
     pretrained: options.Pretrained = False,
     outputs: options.Outputs = "logits",
     normalize: options.Normalize = None,
+    class_names: options.ClassNames = None,
+    classes: options.Classes = "all",
     split: options.Split = "test",
     data_root: options.DataRoot = None,
     limit: options.Limit = None,
@@ -61,13 +63,14 @@ def evaluate(
     from inoculate.evaluation.evaluate import evaluate as run
     from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attacks
     from inoculate.evaluation.records import require_parquet
+    from inoculate.models.classes import match_classes
     from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
 
     threats, attacks = parse_threats(norm, eps), resolve_attacks(parse_attacks(attack))
     place, others = pick_device(device), {spec: spec for spec in surrogate or ()}
     settings = EvaluationOptions(
-        precision, time_budget, checks, others, save_images is not None, name=model, device=place  # type: ignore[arg-type]
+        precision, time_budget, checks, others, save_images is not None, name=model, device=place, classes=classes  # type: ignore[arg-type]
     )  # fmt: skip
     require_parquet(records)
     require_writable_places((json_file, records), (save_images, out))
@@ -76,6 +79,7 @@ def evaluate(
     loaded = load_model(model, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
     print_warnings(random_weights_warning(model) if not (weights or pretrained) else ())
     network, images = loaded.to(place), fit_channels(images, loaded, preprocessing)
+    network, images = match_classes(network, images, class_names, classes)  # type: ignore[arg-type]
     with Steps() as steps:
         found = run(
             network, images, attacks, threats, batch_size=batch_size, seed=seed, options=settings, progress=steps

@@ -27,6 +27,8 @@ def explain(
     pretrained: options.Pretrained = False,
     outputs: options.Outputs = "logits",
     normalize: options.Normalize = None,
+    class_names: options.ClassNames = None,
+    classes: options.Classes = "all",
     before: Before = None,
     split: options.Split = "test",
     data_root: options.DataRoot = None,
@@ -50,6 +52,7 @@ def explain(
     from inoculate.cli.progress import Steps
     from inoculate.core.threat import Threat, parse_eps
     from inoculate.evaluation.inputs import load_images, random_weights_warning
+    from inoculate.models.classes import match_classes
     from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
     from inoculate.report.write import write_report
@@ -64,10 +67,11 @@ def explain(
     if not (weights or pretrained):
         print_warnings(random_weights_warning(model))
     place = pick_device(device)
+    network, dataset = match_classes(network.to(place), dataset, class_names, classes)  # type: ignore[arg-type]
     settings = ExplainOptions(seed=seed, batch_size=batch_size, name=model, device=place)
     with Steps() as steps:
         found = run(
-            network.to(place), dataset, attack, threat, amounts=Amounts(images=images), before=before,
+            network, dataset, attack, threat, amounts=Amounts(images=images), before=before,
             options=settings, progress=steps,
         )  # fmt: skip
     found.save(out)

@@ -34,6 +34,15 @@ Normalize = Annotated[
         "--normalize", MODEL, "Normalisation put before the model: imagenet, cifar10 or 0.5,0.5,0.5/0.2,0.2,0.2."
     ),
 ]
+ClassNames = Annotated[
+    Path | None,
+    topic_option(
+        "--class-names", MODEL, "Names of the model's outputs, to match the data's classes: a line each, or JSON."
+    ),
+]
+Classes = Annotated[
+    str, topic_option("--classes", MODEL, "Of more outputs than classes, those that compete: all or subset.")
+]
 
 Data = Annotated[
     str, topic_option("--data", DATA, "mnist, cifar10, cats_vs_dogs, digits, a hub id owner/name or a folder.")

@@ -29,6 +29,8 @@ def transfer(
     pretrained: options.Pretrained = False,
     outputs: options.Outputs = "logits",
     normalize: options.Normalize = None,
+    class_names: options.ClassNames = None,
+    classes: options.Classes = "all",
     split: options.Split = "test",
     data_root: options.DataRoot = None,
     limit: options.Limit = None,
@@ -68,7 +70,7 @@ def transfer(
         if not pretrained:
             print_warnings(random_weights_warning(spec))
     images = fit_channels(images, networks[model[0]], preprocessing)
-    settings = TransferOptions(precision, name=attack)  # type: ignore[arg-type]
+    settings = TransferOptions(precision, name=attack, class_names=class_names, classes=classes)  # type: ignore[arg-type]
     with Steps() as steps:
         found = run(
             networks, images, chosen, threats, batch_size=batch_size, seed=seed, options=settings, progress=steps

@@ -52,6 +52,12 @@ def logits_of(output: Any) -> Any:
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
+def takes_hooks(model: nn.Module) -> bool:
+    """Whether hooks can be put on `model`: not on a function, on TorchScript, or on what was compiled in place."""
+    is_module = isinstance(model, nn.Module) and not isinstance(model, torch.jit.ScriptModule)
+    return is_module and model._compiled_call_impl is None
+
+
 @contextmanager
 def pure_calls(model: nn.Module) -> Iterator[nn.Module]:
     """Inside, a model that edits its input gets a copy of it, and of what a model returns the logits come back.
@@ -61,8 +67,7 @@ def pure_calls(model: nn.Module) -> Iterator[nn.Module]:
     again, are called directly.
     """
     known = _OBSERVED.get(model)
-    takes_hooks = not isinstance(model, torch.jit.ScriptModule) and model._compiled_call_impl is None
-    if not takes_hooks or (known is not None and known.is_plain):
+    if not takes_hooks(model) or (known is not None and known.is_plain):
         yield model
         return
     observer = _Observer()

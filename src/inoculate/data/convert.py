@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
@@ -46,6 +46,13 @@ class HasClasses(Protocol):
     classes: Sequence[str]
 
 
+@runtime_checkable
+class HasClassNumbers(Protocol):
+    """A torch dataset that says which number each of its classes has in the labels."""
+
+    class_to_idx: Mapping[str, int]
+
+
 def dataset_from_torch(data: TorchData, seed: int, reading: Preprocessing) -> Dataset:
     """Every (image, label) of a torch dataset or data loader, in order.
 
@@ -79,7 +86,7 @@ def dataset_from_torch(data: TorchData, seed: int, reading: Preprocessing) -> Da
                 raise _shapes_differ(name, len(labels), pixels[0], images[0][0])
             images.append(pixels)
             labels += [label for _, label in batch]
-    loaded = Dataset.from_tensors(torch.cat(images), _stack_labels(labels, name), classes, name)
+    loaded = Dataset.from_tensors(torch.cat(images), _stack_labels(labels, name, classes), classes, name)
     return replace(loaded, notes=(*notes, *_order_notes(data), *loaded.notes))
 
 
@@ -116,6 +123,9 @@ def _name_and_classes(data: Any) -> tuple[str, tuple[str, ...] | None]:
         data = data.dataset
     known = isinstance(data, HasClasses) and isinstance(data.classes, Sequence)
     classes = tuple(map(str, data.classes)) if known else None
+    numbers = data.class_to_idx if isinstance(data, HasClassNumbers) else None
+    if isinstance(numbers, Mapping) and set(numbers.values()) == set(range(len(numbers))):
+        classes = tuple(str(each) for each in sorted(numbers, key=lambda each: numbers[each]))
     return type(data).__name__.lower(), classes
 
 
@@ -123,7 +133,12 @@ def _items(data: TorchData, seed: int, name: str) -> Iterator[tuple[Any, Any]]:
     """(image, label) of every item."""
     if isinstance(data, DataLoader) and not _reads_every_item_once(data):
         batches = (_pair(batch, name, "the data loader must yield (images, labels)") for batch in data)
-        yield from ((image, label) for images, labels in batches for image, label in zip(images, labels, strict=True))
+        for images, labels in batches:
+            if len(images) != len(labels):
+                raise InputError(
+                    f"{name}: a batch has {len(images)} images and {len(labels)} labels: give one per image"
+                )
+            yield from zip(images, labels, strict=True)
         return
     workers = data.num_workers if isinstance(data, DataLoader) else 0
     inner = data.dataset if isinstance(data, DataLoader) else data
@@ -224,8 +239,11 @@ def _payload(image: Any, name: str) -> Payload:
     raise InputError(f"{name}: images must be tensors, arrays or PIL images, got {type(image).__name__}")
 
 
-def _stack_labels(labels: list[Any], name: str) -> Tensor:
+def _stack_labels(labels: list[Any], name: str, classes: Sequence[str] | None) -> Any:
+    """The labels of items as one tensor; names of `classes` as they are."""
+    if classes is not None and all(isinstance(label, str) for label in labels):
+        return labels
     try:
         return torch.stack([torch.as_tensor(label) for label in labels])
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"{name}: labels must be numbers, one per image: use class numbers 0..K-1") from error

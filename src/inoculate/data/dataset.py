@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inoculate.core.errors import InputError
+from inoculate.data.class_order import sorted_as_text
 from inoculate.data.split import stratified_sample
-from inoculate.data.tensors import ONE_HOT_CONVERTED, class_names, class_numbers, uint8_images
+from inoculate.data.tensors import FROM_ONE, ONE_HOT_CONVERTED, class_names, class_numbers, uint8_images
 
 _HASH_ROWS = 4096  # images hashed at a time, so that a memory-mapped array is never read whole
 
@@ -75,7 +76,8 @@ class Dataset:
             f"{self.name}: {len(self)} {kind} images of {height}×{width} pixels, {len(self.classes)} classes "
             f"of {int(counts.min())} to {int(counts.max())} images"
         )
-        return "; ".join((text, *self.notes))
+        order = ("classes are sorted as text (10 before 2)",) if sorted_as_text(self.classes) else ()
+        return "; ".join((text, *order, *self.notes))
 
     def source_names(self) -> list[str]:
         """The name of the file that each image comes from, below the data's folder; empty where there are none."""
@@ -119,13 +121,15 @@ class Dataset:
         """A dataset from tensors or arrays.
 
         images: N×C×H×W with C 1 or 3; uint8 in 0..255, or floats in [0, 1] that hold 8-bit values. labels: N class
-        numbers in 0..K-1 of any integer or float type, or one-hot rows N×K. Without `classes` they are named "0",
-        "1", … up to the largest label. Raises `InputError` for anything that cannot be converted exactly.
+        numbers in 0..K-1 of any integer or float type, names out of `classes`, or one-hot rows N×K. Without `classes`
+        these are named "0", "1", … up to the largest label. Raises `InputError` for anything that cannot be converted
+        exactly.
         """
         pixels, converted = uint8_images(images, name)
-        numbers, columns = class_numbers(labels, len(pixels), name)
+        numbers, columns = class_numbers(labels, len(pixels), name, classes)
         names = class_names(numbers, classes, columns, name)
         notes = converted if columns is None else (*converted, ONE_HOT_CONVERTED)
+        notes = (*notes, FROM_ONE) if classes is None and int(numbers.min()) == 1 else notes
         return Dataset(pixels, numbers, names, name, content_digest(pixels, numbers, names), notes=notes)
 
 

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inoculate.core.errors import InputError
+from inoculate.core.errors import InputError, suggest
 
 FLOATS_CONVERTED = "float images in [0, 1] were converted to 8 bits"
+FROM_ONE = "no image has label 0 (if the labels are numbered from 1, subtract 1)"
 ONE_HOT_CONVERTED = "one-hot labels were converted to class numbers"
 _TOLERANCE = 1 / 512  # of 8-bit values: half a step of bfloat16 below 1
 _ROWS = 1024  # images converted at a time
 _IMAGE_DIMENSIONS = 4  # N×C×H×W
+MOST_CLASSES = 1_000_000  # of unnamed classes; a larger label is a mistake
 
 
 def uint8_images(images: Any, name: str, first: int = 0) -> tuple[Tensor, tuple[str, ...]]:
@@ -48,13 +50,15 @@ def uint8_images(images: Any, name: str, first: int = 0) -> tuple[Tensor, tuple[
     return torch.cat(parts), (FLOATS_CONVERTED,)
 
 
-def class_numbers(labels: Any, images: int, name: str) -> tuple[Tensor, int | None]:
+def class_numbers(
+    labels: Any, images: int, name: str, classes: Sequence[str] | None = None
+) -> tuple[Tensor, int | None]:
     """Labels as int64 class numbers ≥ 0, and K if they were one-hot.
 
-    labels: one per image; integers, whole numbers of a float type, or one-hot rows N×K. Raises `InputError` naming the
-    first image whose label is something else.
+    labels: one per image; integers, whole numbers of a float type, names out of `classes`, or one-hot rows N×K. Raises
+    `InputError` naming the first image whose label is something else.
     """
-    labels, columns = _label_tensor(labels, name), None
+    labels, columns = _label_tensor(labels, name, classes), None
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     elif labels.ndim == 2 and len(labels) == images:
@@ -62,7 +66,8 @@ def class_numbers(labels: Any, images: int, name: str) -> tuple[Tensor, int | No
     if labels.ndim != 1 or len(labels) != images:
         raise InputError(f"{name}: {images} images need {images} labels in one row, got shape {tuple(labels.shape)}")
     if labels.is_floating_point():
-        _refuse(labels != labels.round(), labels, name, "a whole number: use class numbers 0..K-1")
+        wrong = ~labels.isfinite() | (labels != labels.round())
+        _refuse(wrong, labels, name, "a whole number: use class numbers 0..K-1")
     _refuse(labels < 0, labels, name, "0 or more: drop unlabelled images first")
     return labels.long(), columns
 
@@ -76,18 +81,33 @@ def class_names(labels: Tensor, classes: Sequence[str] | None, columns: int | No
     if classes is not None and columns not in (None, len(classes)):
         raise InputError(f"{name}: {len(classes)} classes are named, but the one-hot labels have {columns} columns")
     if classes is None and columns is None:
-        smallest, largest = int(labels.min()), int(labels.max())
-        if smallest > 1 and smallest >= len(np.unique(labels.numpy())):
-            raise InputError(
-                f"{name}: label {int(labels[0])} of image 0 looks shifted, for labels run from {smallest} to {largest}:"
-                " number the classes from 0, or name all of them with Dataset.from_tensors(images, labels, classes)"
-            )
-        columns = largest + 1
+        columns = _number_of_classes(labels, name)
     names = tuple(map(str, range(columns or 0) if classes is None else classes))
     if len(names) < 2:
         raise InputError(f"{name}: a classifier needs at least 2 classes, got {len(names)}")
-    _refuse(labels >= len(names), labels, name, f"in 0..{len(names) - 1}, the {len(names)} classes")
+    check_range(labels, len(names), name, f"the {len(names)} classes")
     return names
+
+
+def check_range(labels: Tensor, classes: int, name: str, which: str) -> None:
+    """Raise `InputError` naming the first of the `labels` (N, int64) outside 0..K-1; `which` says what these are."""
+    wrong = (labels < 0) | (labels >= classes)
+    if bool(wrong.any()):
+        from_one = int(labels.min()) == 1 and int(labels.max()) == classes
+        advice = f"; they are numbered from 1 to {classes}: subtract 1" if from_one else ""
+        _refuse(wrong, labels, name, f"in 0..{classes - 1}, {which}{advice}")
+
+
+def _number_of_classes(labels: Tensor, name: str) -> int:
+    """The number of unnamed classes: one more than the largest label. Raises `InputError` where that looks wrong."""
+    smallest, largest = int(labels.min()), int(labels.max())
+    if smallest > 1 and smallest >= len(np.unique(labels.numpy())):
+        raise InputError(
+            f"{name}: label {int(labels[0])} of image 0 looks shifted, for labels run from {smallest} to {largest}:"
+            " number the classes from 0, or name all of them with Dataset.from_tensors(images, labels, classes)"
+        )
+    _refuse(labels >= MOST_CLASSES, labels, name, f"below {MOST_CLASSES}: number the classes 0..K-1")
+    return largest + 1
 
 
 def _check_image_shape(images: Tensor, name: str) -> None:
@@ -128,14 +148,38 @@ def _exact_uint8(images: Tensor, name: str, first: int) -> Tensor:
     return rounded.to(torch.uint8)
 
 
-def _label_tensor(labels: Any, name: str) -> Tensor:
+def _label_tensor(labels: Any, name: str, classes: Sequence[str] | None) -> Tensor:
     try:
-        tensor = torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError) as error:
+        held = labels if isinstance(labels, Tensor | list | tuple) else np.array(labels)
+        if isinstance(held, np.ndarray) and not (held.dtype.isnative and held.dtype.kind in "biufc"):
+            held = held.tolist()  # objects, text, and the other byte order, which torch does not take
+        if isinstance(held, list | tuple) and held and all(isinstance(label, str) for label in held):
+            return _from_texts(held, name, classes)
+        tensor = torch.as_tensor(held)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{name}: labels must be integers, one per image: use class numbers 0..K-1") from error
-    if tensor.is_complex() or tensor.dtype == torch.bool:
+    if tensor.is_complex() or (tensor.dtype == torch.bool and tensor.ndim != 2):
         raise InputError(f"{name}: labels must be integers, got {tensor.dtype}: use labels.long()")
-    return tensor.detach().cpu()
+    tensor = tensor.detach().cpu()
+    return tensor if tensor.is_floating_point() else tensor.long()  # few operations take all unsigned types
+
+
+def _from_texts(labels: Sequence[str], name: str, classes: Sequence[str] | None) -> Tensor:
+    if classes is None:
+        raise InputError(
+            f"{name}: labels must be integers, and label {labels[0]!r} of image 0 is text: use class numbers 0..K-1, "
+            "or name the classes in their order with Dataset.from_tensors(images, labels, classes)"
+        )
+    numbers = {each: number for number, each in enumerate(map(str, classes))}
+    unknown = next((row for row, label in enumerate(labels) if label not in numbers), None)
+    if unknown is not None:
+        raise InputError(
+            f"{name}: label {labels[unknown]!r} of image {unknown} is not one of the {len(numbers)} classes: "
+            + suggest(labels[unknown], list(numbers)[:10])
+        )
+    return torch.tensor([numbers[label] for label in labels])
 
 
 def _from_one_hot(labels: Tensor, name: str) -> Tensor:

@@ -24,6 +24,8 @@ from inoculate.evaluation.checks import run_checks
 from inoculate.evaluation.engine import Settings, measure_attack, measure_clean
 from inoculate.evaluation.inputs import (
     Attacks,
+    Matching,
+    clean_warnings,
     name_of_model,
     prepare_checked,
     resolve_attacks,
@@ -33,6 +35,8 @@ from inoculate.evaluation.inputs import (
 )
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import Evaluation
+from inoculate.models.class_names import ClassNames
+from inoculate.models.classes import Counted, match_classes
 from inoculate.models.classifier import Classifier, Precision, prepare
 from inoculate.models.loading.load import ModelLike
 
@@ -52,6 +56,10 @@ class EvaluationOptions:
         name: of the model in the rows; by default its SPEC, else `model`.
         arm: label in the rows.
         device: where a model SPEC is loaded.
+        class_names: what the model's outputs are called: a list, a mapping from index to name, or a file of either. The
+            outputs are then matched with the classes of the data by name (see `match_classes`).
+        classes: of a model with more outputs than the data have classes, whether a prediction is the largest of `all`
+            its outputs or of the `subset` that the data have.
     """
 
     precision: Precision = "fast"
@@ -62,12 +70,20 @@ class EvaluationOptions:
     name: str | None = None
     arm: str = "standard"
     device: str = "cpu"
+    class_names: ClassNames | None = None
+    classes: Counted = "all"
 
     def __post_init__(self) -> None:
         require_one_of(("fast", "exact"), precision=self.precision)
+        require_one_of(("all", "subset"), classes=self.classes)
         require_bool(checks=self.checks, keep_images=self.keep_images)
         if self.time_budget is not None:
             parse_duration(self.time_budget)
+
+    @property
+    def matching(self) -> Matching:
+        """How outputs are matched with the classes of the data."""
+        return Matching(self.class_names, self.classes)
 
 
 def evaluate(
@@ -102,9 +118,11 @@ def evaluate(
     images = resolve_data(data, model)
     warnings = threat_warnings(threats, images)
     settings = Settings(batch_size, seed, keep_images=options.keep_images)
-    classifier, found = prepare_checked(model, images, options.precision, options.device, seed)
+    prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
+    classifier, images = prepared.classifier, prepared.data
     surrogates, warned = _surrogates(images, options, seed)
     measured = _measure(classifier, images, named, threats, settings, options, progress)
+    warnings += [*prepared.warnings, *clean_warnings(measured[0].result, images)]
     finished = [each for each in measured if bool(each.result.finished.any())]
     labels = {"model": options.name or name_of_model(model), "arm": options.arm, "protocol": "white-box", "seed": seed}
     rows = [each.result.row(**labels, dataset=images.name, attack=each.attack, norm=each.norm) for each in finished]
@@ -120,7 +138,7 @@ def evaluate(
             progress("checks", 1, 1)
     return Evaluation(
         rows, {row: each.result for row, each in zip(rows, finished, strict=True)}, checks,
-        [*warnings, *found, *warned, *timeouts], images.labels, images.classes, checked,
+        [*warnings, *warned, *timeouts], images.labels, images.classes, checked,
         images.notes, tuple(images.source_names()),
     )  # fmt: skip
 
@@ -156,7 +174,7 @@ def minimal_eps(
     require_count(batch_size=batch_size)
     images = resolve_data(data, model)
     with seeded(seed, "prepare"):
-        classifier = prepare(resolve_model(model, images, "cpu"), images, precision=precision)
+        classifier = prepare(*match_classes(resolve_model(model, images, "cpu"), images), precision=precision)
     return smallest_eps(classifier, images, attack, threat, Settings(batch_size, seed))
 
 
@@ -190,8 +208,10 @@ def _surrogates(data: Dataset, options: EvaluationOptions, seed: int) -> tuple[d
     warnings: list[str] = []
     for name, model in options.surrogates.items():
         label = f"surrogate {name}"
-        found[name], more = prepare_checked(model, data, options.precision, options.device, seed, label)
-        warnings += more
+        matching = Matching(classes=options.classes)
+        prepared = prepare_checked(model, data, options.precision, options.device, seed, label, matching)
+        found[name] = prepared.classifier
+        warnings += prepared.warnings
     return found, warnings
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ from inoculate.core.threat import Threat, large_eps_warning
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike, as_dataset, load_data
 from inoculate.data.preprocessing import AS_THEY_ARE, Preprocessing
+from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.models.checks import model_warnings
+from inoculate.models.class_findings import prediction_findings
+from inoculate.models.class_names import ClassNames
+from inoculate.models.classes import Counted, match_classes
 from inoculate.models.classifier import Classifier, Precision, prepare
 from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
 from inoculate.models.loading.load import ModelLike, as_module
@@ -109,17 +114,50 @@ def require_signature(attack: Attack) -> None:
         return
 
 
+@dataclass(frozen=True)
+class Matching:
+    """How outputs are matched with the classes of the data: `class_names` and `classes` of `match_classes`."""
+
+    class_names: ClassNames | None = None
+    classes: Counted = "all"
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A classifier, the images with the classes that it has outputs for, and what looks wrong, one line each."""
+
+    classifier: Classifier
+    data: Dataset
+    warnings: list[str]
+
+
 def prepare_checked(
-    model: ModelLike, data: Dataset, precision: Precision, device: str, seed: int, name: str = ""
-) -> tuple[Classifier, list[str]]:
+    model: ModelLike,
+    data: Dataset,
+    precision: Precision,
+    device: str,
+    seed: int,
+    name: str = "",
+    matching: Matching = Matching(),
+) -> Prepared:
     """The prepared classifier, and what looks wrong with it on a few images; `name` says in each message which it is.
 
     Raises `InputError` where the model cannot be measured at all.
     """
-    network, warnings = resolve_model(model, data, device), random_weights_warning(model)
+    warnings = random_weights_warning(model)
+    try:
+        network, data = match_classes(resolve_model(model, data, device), data, matching.class_names, matching.classes)
+    except InputError as error:
+        raise InputError(f"{name}: {error}" if name else str(error)) from error
     warnings += model_warnings(network, data, seed=seed, name=name)
     with seeded(seed, "prepare"):
-        return prepare(network, data, precision=precision), warnings
+        return Prepared(prepare(network, data, precision=precision), data, warnings)
+
+
+def clean_warnings(clean: PerSampleResult, data: Dataset, name: str = "") -> list[str]:
+    """What predictions on all clean images say about the classes; `name` says in each message which model it is."""
+    prefix = f"{name}: " if name else ""
+    return [f"{prefix}{each}" for each in prediction_findings(clean.predicted, data.labels.cpu(), data.classes)]
 
 
 def random_weights_warning(model: ModelLike) -> list[str]:

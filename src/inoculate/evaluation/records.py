@@ -22,6 +22,7 @@ from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import Evaluation
+from inoculate.models.classes import match_classes
 from inoculate.models.classifier import Classifier, prepare
 from inoculate.models.loading.load import ModelLike, as_module
 
@@ -120,7 +121,8 @@ def save_images(found: Evaluation, model: ModelLike, data: Dataset, folder: str 
         raise InputError("the evaluation kept no images: evaluate with keep_images")
     if data.channels not in (1, 3):
         raise InputError(f"images with {data.channels} channels cannot be saved as PNG: they must be grey or RGB")
-    classifier = prepare(as_module(model, data), data, precision="exact")
+    network, data = match_classes(as_module(model, data), data)
+    classifier = prepare(network, data, precision="exact")
     saved = []
     for row, images in found.images.items():
         files = _write(found.per_image[row], images, data, row, Path(folder))

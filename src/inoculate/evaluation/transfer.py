@@ -17,9 +17,18 @@ from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
 from inoculate.evaluation.budget import families
 from inoculate.evaluation.engine import Settings, measure_clean, measure_transfer
-from inoculate.evaluation.inputs import prepare_checked, resolve_attack, resolve_data, threat_warnings
+from inoculate.evaluation.inputs import (
+    Matching,
+    clean_warnings,
+    prepare_checked,
+    resolve_attack,
+    resolve_data,
+    threat_warnings,
+)
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import TransferMatrix
+from inoculate.models.class_names import ClassNames
+from inoculate.models.classes import Counted
 from inoculate.models.classifier import Classifier, Precision
 from inoculate.models.loading.load import ModelLike
 
@@ -34,15 +43,25 @@ class TransferOptions:
         name: the attack's name in the rows; by default its registry name, else its class's in lower case.
         arm: label in the rows.
         device: where model SPECs are loaded.
+        class_names: as in `EvaluationOptions`, of every model.
+        classes: as in `EvaluationOptions`.
     """
 
     precision: Precision = "fast"
     name: str | None = None
     arm: str = "standard"
     device: str = "cpu"
+    class_names: ClassNames | None = None
+    classes: Counted = "all"
 
     def __post_init__(self) -> None:
         require_one_of(("fast", "exact"), precision=self.precision)
+        require_one_of(("all", "subset"), classes=self.classes)
+
+    @property
+    def matching(self) -> Matching:
+        """How outputs are matched with the classes of the data."""
+        return Matching(self.class_names, self.classes)
 
 
 def transfer(
@@ -83,15 +102,14 @@ def transfer(
     name, chosen = resolve_attack(attack)
     images = resolve_data(data, next(iter(named.values())))
     warnings = threat_warnings(require_threats(threats), images)
-    prepared: dict[str, Classifier] = {}
-    for key, model in named.items():
-        prepared[key], more = prepare_checked(model, images, options.precision, options.device, seed, f"{key}: ")
-        warnings += more
+    prepared, found = _prepare(named, images, options, seed)
+    warnings += found
     settings = Settings(batch_size, seed)
     labels = {"dataset": images.name, "arm": options.arm, "seed": seed}
     clean = {target: measure_clean(classifier, images, settings) for target, classifier in prepared.items()}
+    warnings += [each for target in clean for each in clean_warnings(clean[target], images, target)]
     norm = threats[0].norm if threats else "linf"
-    found = [
+    measured = [
         (result.row(**labels, model=target, attack="none", norm=norm, protocol="white-box"), result)
         for target, result in clean.items()
     ]
@@ -103,8 +121,20 @@ def transfer(
             named_as["protocol"] = "white-box" if target == source else f"transfer:{source}/{options.arm}"
             for threat, result in zip(threats, results[target], strict=True):
                 counted = _counted(result, clean[target], options.name or name)
-                found.append((counted.row(norm=threat.norm, **named_as), counted))
-    return TransferMatrix([row for row, _ in found], tuple(prepared), dict(found), warnings, images.notes)
+                measured.append((counted.row(norm=threat.norm, **named_as), counted))
+    return TransferMatrix([row for row, _ in measured], tuple(prepared), dict(measured), warnings, images.notes)
+
+
+def _prepare(
+    models: Mapping[str, ModelLike], images: Dataset, options: TransferOptions, seed: int
+) -> tuple[dict[str, Classifier], list[str]]:
+    """The classifiers by name, and what looks wrong with them."""
+    found = {
+        name: prepare_checked(model, images, options.precision, options.device, seed, name, options.matching)
+        for name, model in models.items()
+    }
+    warnings = [warning for each in found.values() for warning in each.warnings]
+    return {name: each.classifier for name, each in found.items()}, warnings
 
 
 def _by_name(models: Mapping[str, ModelLike] | Sequence[str]) -> dict[str, ModelLike]:

@@ -14,14 +14,16 @@ from inoculate.core.copying import copy_module
 from inoculate.core.errors import InputError, one_line
 from inoculate.core.modes import device_of, dtype_for, frozen
 from inoculate.data.dataset import Dataset
+from inoculate.models.class_findings import class_order
 from inoculate.models.findings import (
     Finding,
     batch_dependence,
-    class_order,
+    names_differ,
     output_type,
     preprocessing,
     probabilities,
     randomness,
+    selected_outputs,
     training_mode,
 )
 
@@ -40,7 +42,7 @@ def inspect_model(model: nn.Module, data: Dataset, *, seed: int = 0) -> list[Fin
     device = device_of(model)
     x = (sample.images.to(torch.float32) / 255).to(device, dtype_for(model))
     y = sample.labels.to(device)
-    found = training_mode(model)
+    found = training_mode(model) + selected_outputs(model) + names_differ(model, data.classes)
     with without_side_effects(model, device):
         logits = _logits(model, x, classes)
         found += output_type(model) + probabilities(logits)
@@ -48,7 +50,7 @@ def inspect_model(model: nn.Module, data: Dataset, *, seed: int = 0) -> list[Fin
             logits[:4], torch.cat([_logits(model, image[None], classes) for image in x[:4]])
         )
         if len(x) >= MIN_IMAGES:
-            found += preprocessing(model, x, y, logits) or class_order(logits, y)
+            found += preprocessing(model, x, y, logits) or class_order(logits.argmax(dim=1), y, data.classes)
     return found
 
 
@@ -132,7 +134,8 @@ def _logits(model: nn.Module, x: Tensor, classes: int) -> Tensor:
     if out.shape[1] != classes:
         raise InputError(
             f"the model knows {out.shape[1]} classes and the data has {classes}: "
-            "give the data it was trained for, or a model with an output per class of the data"
+            "give the data it was trained for, or a model with an output per class of the data "
+            "(match_classes matches them by name)"
         )
     if not out.isfinite().all(dim=1).any():  # where only some are not, these count as errors
         raise InputError(

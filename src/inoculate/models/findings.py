@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 
 from inoculate.core.calls import behaviour
 from inoculate.core.stats import mcnemar
+from inoculate.models.class_names import are_placeholders, stored_names
 from inoculate.models.normalize import Normalize, parse_normalize
+from inoculate.models.select_outputs import SelectOutputs
 
 MIN_GAIN = 0.2  # of accuracy, for a finding
 MAX_P_VALUE = 0.001  # of a paired test
@@ -37,12 +40,34 @@ def training_mode(model: nn.Module) -> list[Finding]:
 
 def output_type(model: nn.Module) -> list[Finding]:
     """Whether the model returned something else than a tensor when it was called."""
-    returned = behaviour(model).returns
+    returned = behaviour(model.model if isinstance(model, SelectOutputs) else model).returns
     if issubclass(returned, Tensor):
         return []
     return [Finding(
         f"the model returns {returned.__name__}, not a tensor",
         "its 'logits', or the first entry of a tuple, are used as the logits",
+    )]  # fmt: skip
+
+
+def selected_outputs(model: nn.Module) -> list[Finding]:
+    """Which outputs were matched with the classes of the data."""
+    return [Finding(model.what, model.cure)] if isinstance(model, SelectOutputs) else []
+
+
+def names_differ(model: nn.Module, classes: Sequence[str]) -> list[Finding]:
+    """Whether the model names its outputs otherwise than the data their classes, so that nothing tells their order."""
+    names = stored_names(model, len(classes))
+    if (
+        names is None
+        or are_placeholders(classes)
+        or are_placeholders(names.names)
+        or all(map(names.outputs_of, classes))
+    ):
+        return []
+    number = next(i for i, name in enumerate(classes) if not names.outputs_of(name))
+    return [Finding(
+        f"the model calls output {number} '{names.names[number]}', the data call class {number} '{classes[number]}'",
+        "they are taken to be in the same order; if they are not, name the outputs with --class-names FILE",
     )]  # fmt: skip
 
 
@@ -85,9 +110,10 @@ def preprocessing(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> lis
     """
     plain = logits.argmax(dim=1) == y
     threshold = _threshold(float(plain.float().mean()) + MIN_GAIN, logits, y)
+    network = model.model if isinstance(model, SelectOutputs) else model
     if threshold > 1:
         return []
-    names = () if isinstance(dict(model.named_children()).get("normalize"), Normalize) else _usual(x.shape[1])
+    names = () if isinstance(dict(network.named_children()).get("normalize"), Normalize) else _usual(x.shape[1])
     tried = {name: model(Normalize(*parse_normalize(name))(x)).argmax(dim=1) == y for name in names}
     if x.shape[1] == 3:
         tried[BGR] = model(x.flip(1)).argmax(dim=1) == y
@@ -116,26 +142,6 @@ def _wanted(change: str) -> tuple[str, str, str]:
 def _usual(channels: int) -> tuple[str, ...]:
     """Normalisations that are tried."""
     return (*(("imagenet", "cifar10") if channels == 3 else ("mnist",)), "0.5/0.5", "0-255")
-
-
-def class_order(logits: Tensor, y: Tensor) -> list[Finding]:
-    """Whether one renumbering of the classes makes the model right; this needs images of each."""
-    from scipy.optimize import linear_sum_assignment
-
-    classes, plain = logits.shape[1], float((logits.argmax(dim=1) == y).float().mean())
-    if len(y) < 6 * classes:
-        return []
-    counts = torch.bincount(logits.argmax(dim=1) * classes + y, minlength=classes**2).view(classes, classes).cpu()
-    rows, columns = linear_sum_assignment(counts.numpy(), maximize=True)
-    after = float(counts[rows, columns].sum()) / len(y)
-    if after < _threshold(plain + 0.5, logits, y):
-        return []
-    swaps = ", ".join(f"{r}→{c}" for r, c in zip(rows, columns, strict=True) if r != c)
-    return [Finding(
-        f"the model numbers the classes otherwise: right on {plain:.0%} of {len(y)} sample images, and on {after:.0%} "
-        f"once its outputs are renumbered ({swaps[:60]})",
-        "give the model its outputs in the order of the data's classes, or rename the class folders",
-    )]  # fmt: skip
 
 
 def _is_batchnorm(module: nn.Module) -> bool:

@@ -118,9 +118,12 @@ def test_folder_needs_no_data_and_is_checked_against_them(tmp_path: Path) -> Non
     assert load_model(tmp_path, small_data())(torch.rand(1, 3, 8, 8)).shape == (1, 4)
     for options in ({"outputs": "probabilities"}, {"normalize": "imagenet"}):
         assert "normalisation inside" in error(tmp_path, **options)
-    for data in (small_data(channels=1), small_data(size=16), small_data(classes="abc")):
+    for data in (small_data(channels=1), small_data(size=16), small_data(classes="abx"), small_data(classes="abcde")):
         assert "choose the data it was trained for" in error(tmp_path, data)
-    assert "in another order" in error(tmp_path, small_data(classes="bacd"))
+    for classes in ("bacd", "BACD", ("b ", "a", "-c", "d")):
+        assert "in another order" in error(tmp_path, small_data(classes=classes))
+    for classes in ("abc", "db", "ABCD"):  # whose outputs are found by name where the model is measured
+        assert load_model(tmp_path, small_data(classes=classes)).class_names == tuple("abcd")
 
 
 def test_declared_outputs_and_normalisation(module: Path, tmp_path: Path) -> None:

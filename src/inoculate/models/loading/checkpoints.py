@@ -116,6 +116,7 @@ def load_folder(folder: Path) -> nn.Sequential:
     description = read_description(folder)
     model = description.spec.build(pretrained=False)
     load_weights(folder / WEIGHTS, model, description.sha256)
+    model.class_names = description.spec.class_names  # type: ignore[assignment]
     return model.eval()
 
 

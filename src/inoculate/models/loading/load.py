@@ -15,6 +15,7 @@ from inoculate.core.rng import seeded
 from inoculate.data.dataset import Dataset
 from inoculate.data.preprocessing import as_size, format_size
 from inoculate.models.build import build_model
+from inoculate.models.class_names import pretrained_classes, simplified
 from inoculate.models.loading.checkpoints import load_folder, load_weights, read_description
 from inoculate.models.loading.factories import call_factory
 from inoculate.models.loading.onnx import OnnxModel
@@ -132,8 +133,9 @@ def _build(spec: str, data: Dataset | None, pretrained: bool, normalize: MeanStd
             f"model '{spec}' is built for the classes, channels and size of some images: give the data as well, or use "
             "build_model"
         )
+    classes = len(pretrained_classes(spec, data.classes)) if pretrained else len(data.classes)
     return build_model(
-        spec, classes=len(data.classes), channels=data.channels, image_size=as_size(*data.image_size),
+        spec, classes=classes, channels=data.channels, image_size=as_size(*data.image_size),
         pretrained=pretrained, normalize=normalize, seed=seed,
     )  # fmt: skip
 
@@ -157,13 +159,16 @@ def _missing(spec: str) -> InputError:
 def _check_fits(folder: Path, data: Dataset) -> None:
     """Raise `InputError` unless the model in `folder` was trained on images and classes like those of `data`."""
     kept, size = read_description(folder).spec, as_size(*data.image_size)
-    if (kept.channels, kept.image_size, len(kept.class_names)) != (data.channels, size, len(data.classes)):
+    known = set(map(simplified, kept.class_names))
+    fits = len(kept.class_names) == len(data.classes) or known.issuperset(map(simplified, data.classes))
+    if (kept.channels, kept.image_size) != (data.channels, size) or not fits:
         raise InputError(
             f"{folder} was trained on {format_size(kept.image_size)} images with {kept.channels} channel(s) and "
             f"{len(kept.class_names)} classes, the data has {format_size(size)}, {data.channels} and "
             f"{len(data.classes)}: choose the data it was trained for"
         )
-    if kept.class_names != data.classes and sorted(kept.class_names) == sorted(data.classes):
+    names = [[simplified(name) for name in each] for each in (kept.class_names, data.classes)]
+    if names[0] != names[1] and sorted(names[0]) == sorted(names[1]):
         raise InputError(
             f"{folder} knows its classes in another order ({', '.join(kept.class_names)}) than the data "
             f"({', '.join(data.classes)}): its labels would be swapped, load the data that it was trained for"

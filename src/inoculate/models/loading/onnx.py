@@ -15,6 +15,7 @@ from inoculate.core.copying import copy_module
 from inoculate.core.errors import InputError, one_line
 from inoculate.models.acceleration.cached_convolutions import CachedConv2d
 from inoculate.models.acceleration.small_maps import SmallMapConv2d
+from inoculate.models.class_names import names_in_metadata
 
 _DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
 
@@ -42,6 +43,7 @@ class OnnxModel(nn.Module):
                 f"model {path} takes {inputs[0].type} of shape {inputs[0].shape}: "
                 "export it for float images, batch × channels × height × width"
             )
+        self.class_names = names_in_metadata(self._session.get_modelmeta().custom_metadata_map)
         self._input, self._dtype = inputs[0].name, _DTYPES[inputs[0].type]
         self.batch, self.image_shape = sizes[0], tuple(sizes[1:])
 
