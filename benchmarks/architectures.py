@@ -1,7 +1,7 @@
 """One forward pass and PGD-3 on the smallest member of every family of timm, and on every classifier of torchvision.
 
-`python -m benchmarks.architectures [--out docs/reference/architectures.md] [--only NAME ...]`. Random weights, two random
-images, at the smallest of `SIZES` that the network takes. No weights are downloaded.
+`python -m benchmarks.architectures [--out docs/reference/architectures.md] [--only NAME ...]`. Random weights, two
+random images, at the smallest of `SIZES` that the network takes. No weights are downloaded.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ class Outcome:
     def row(self) -> str:
         if self.size is None:
             return f"| `{self.name}` | | | | {self.note} |"
-        return (
-            f"| `{self.name}` | {self.size} | {self.parameters / 1e6:.1f} | {self.difference:.0e} | {self.note or 'yes'} |"
-        )
+        numbers = f"{self.size} | {self.parameters / 1e6:.1f} | {self.difference:.0e}"
+        return f"| `{self.name}` | {numbers} | {self.note or 'yes'} |"
 
 
 def smallest_of_timm() -> Iterator[tuple[str, str]]:
@@ -120,7 +119,9 @@ def names() -> Iterator[tuple[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--log", type=Path, help="one row per network as it is measured; the same command goes on there")
+    parser.add_argument(
+        "--log", type=Path, help="one row per network as it is measured; the same command goes on there"
+    )
     parser.add_argument("--only", nargs="*")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -89,5 +89,5 @@ def _from_name(name: str, images: Dataset, options: HardeningOptions) -> Network
         network = spec.build(seed=options.seed, pretrained=options.pretrained)
     else:  # a normalisation that nobody declared is that of the weights, not of these images
         spec = spec if mean_std else replace(spec, mean=None, std=None)
-        network, spec = build_with_weights(spec, options.weights, seed=options.seed)
+        network, spec = build_with_weights(spec, str(options.weights), seed=options.seed)
     return Network(network.to(options.device or "cpu").eval(), name, spec)

@@ -46,14 +46,16 @@ def normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float]) 
 def set_normalization(model: nn.Module, normalize: MeanStd) -> None:
     """Replace the (mean, std) of the first layer of what `normalized` returned."""
     layer = model.get_submodule("normalize")
+    if not isinstance(layer, Normalize):
+        raise TypeError(f"the first layer is {type(layer).__name__}, not a normalisation")
     layer.mean, layer.std = Normalize(*normalize).to(layer.mean.device).buffers()
 
 
 def same_normalization(one: MeanStd, other: MeanStd) -> bool:
     """Whether two normalisations agree to three digits; one number serves all channels."""
     for a, b in zip(one, other, strict=True):
-        first, second = torch.broadcast_tensors(torch.tensor(a), torch.tensor(b))
-        if not torch.allclose(first, second, rtol=0.01, atol=1e-3):
+        difference = (torch.tensor(a) - torch.tensor(b)).abs() if 1 in (len(a), len(b)) or len(a) == len(b) else None
+        if difference is None or bool((difference > 1e-3 + 0.01 * torch.tensor(b).abs()).any()):
             return False
     return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +52,7 @@ def input_config(name: str) -> InputConfig | None:
         return _from_timm(_hub_config(name))
     if not name.startswith(TORCHVISION) and timm.is_model(name.split(".")[0]):
         config = timm.get_pretrained_cfg(name)
-        return None if config is None else _from_timm(config.to_dict())
+        return None if config is None else _from_timm(asdict(config))
     return _from_torchvision(name.removeprefix(TORCHVISION))
 
 
@@ -85,9 +85,9 @@ def read_hub_json(name: str, file: str) -> Mapping[str, Any]:
 
 
 def _from_timm(config: Mapping[str, Any]) -> InputConfig:
-    from timm.data import resolve_data_config
+    import timm.data
 
-    found = resolve_data_config({}, pretrained_cfg=dict(config))
+    found = timm.data.resolve_data_config({}, pretrained_cfg=dict(config))  # type: ignore[attr-defined,no-untyped-call]
     return InputConfig(
         tuple(found["mean"]), tuple(found["std"]), tuple(found["input_size"][1:]), found["crop_pct"],
         found["interpolation"], found["crop_mode"],

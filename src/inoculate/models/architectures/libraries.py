@@ -105,7 +105,7 @@ def _load_torchvision_weights(network: nn.Module, name: str, classes: int, chann
     state = {key: value for key, value in state.items() if not key.startswith(AUXILIARY)}
     if name.startswith("vit_"):
         patch = int(name.rsplit("_", 1)[1])
-        state = dict(interpolate_embeddings(image_size, patch, state))  # type: ignore[arg-type]
+        state = dict(interpolate_embeddings(image_size, patch, state))
     own = network.state_dict()
     if channels != 3:
         first = next(key for key, value in state.items() if value.ndim == 4)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from inoculate.core.errors import InputError
 from inoculate.models.loading.matching import SHOWN, Match, describe, matches, tied_tensors_differ
 from inoculate.models.loading.weights import StateDict, read_state_dicts
-from inoculate.models.normalize import MeanStd
+from inoculate.models.normalize import MeanStd, describe_normalization, same_normalization
 
 _log = logging.getLogger(__name__)
 # Where several state dicts of a file fit, an average of weights (EMA) comes first, as in timm, then these.
@@ -40,17 +40,20 @@ def read_weights(weights: str | Path) -> list[StateDict]:
     return chosen or states
 
 
-def load_into(network: nn.Module, weights: str | Path, classes: int | None = None) -> MeanStd | None:
+def load_into(
+    network: nn.Module, weights: str | Path, *, classes: int | None = None, declared: MeanStd | None = None
+) -> MeanStd | None:
     """Load a file of weights into `network`, the whole of it or nothing.
 
     weights: safetensors or a state dict that `torch.save` wrote, plain or under a key; `file.pth:KEY` names one of
     several. Prefixes of names are left out, and types are converted. classes: of the data, for messages. Returns the
-    normalisation in the file that the network has no place for, if there is one. Raises `InputError` for a file that
-    cannot be read or does not fit.
+    normalisation to put in front of the network: one in the file that the network has no place for, else the
+    `declared` one. Raises `InputError` for a file that cannot be read, does not fit, or contradicts what is declared.
     """
     match = best_match(network, read_weights(weights), weights, classes)
+    held = held_normalization(match, weights, declared)
     load_match(network, match, weights)
-    return normalization_of(match, weights)
+    return declared if held is None else held
 
 
 def best_match(
@@ -66,7 +69,7 @@ def best_match(
     fitting: dict[int, Match] = {}
     for match in found:
         if match.fits:  # the same tensors may fit a network and the one inside it
-            fitting.setdefault(next(iter(reversed(match.tensors.values()))).data_ptr(), match)
+            fitting.setdefault(list(match.tensors.values())[-1].data_ptr(), match)
     if not fitting:
         raise InputError(
             f"weights {weights} do not fit the network ({describe(found[0], classes)}): give the network they were "
@@ -95,16 +98,25 @@ def load_match(network: nn.Module, match: Match, weights: str | Path) -> None:
         _log.info("weights %s are loaded %s", weights, ", ".join(done))
 
 
-def normalization_of(match: Match, weights: str | Path) -> MeanStd | None:
-    """The normalisation in a file as (mean, std) for pixels in [0, 1]. Raises `InputError` for one that is none."""
-    pair = match.normalization
-    if pair is None:
+def held_normalization(match: Match, weights: str | Path, declared: MeanStd | None) -> MeanStd | None:
+    """The normalisation in a file as (mean, std) for pixels in [0, 1], if there is one, and say that it is used.
+
+    Raises `InputError` for one that cannot be computed, or is not the declared one.
+    """
+    if match.normalization is None:
         return None
-    mean, std = (tuple(float(number) for number in each) for each in pair)
-    if not all(torch.isfinite(each).all() for each in pair) or min(std) <= 0:
+    mean, std = (tuple(float(number) for number in each) for each in match.normalization)
+    if not all(torch.isfinite(each).all() for each in match.normalization) or min(std) <= 0:
         raise InputError(f"weights {weights} hold a normalisation that cannot be computed: mean {mean}, std {std}")
     scale = 255.0 if max(mean) > 1 else 1.0  # of pixels from 0 to 255
-    return tuple(each / scale for each in mean), tuple(each / scale for each in std)
+    held = tuple(each / scale for each in mean), tuple(each / scale for each in std)
+    if declared is not None and not same_normalization(held, declared):
+        raise InputError(
+            f"weights {weights} hold the normalisation {describe_normalization(held)}, and "
+            f"{describe_normalization(declared)} is declared: leave normalize out, or give the right one"
+        )
+    _log.info("weights %s hold their normalisation, which is used: %s", weights, describe_normalization(held))
+    return held
 
 
 def _preferred(fitting: list[Match], weights: str | Path) -> Match:

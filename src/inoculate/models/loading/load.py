@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,21 +17,14 @@ from inoculate.models.loading.checkpoints import ModelSpec, load_folder, read_de
 from inoculate.models.loading.factories import call_factory
 from inoculate.models.loading.fitting import load_into
 from inoculate.models.loading.hub import load_hub
-from inoculate.models.loading.named import build_with_weights, contradiction
+from inoculate.models.loading.named import build_with_weights
 from inoculate.models.loading.onnx import OnnxModel
 from inoculate.models.loading.outputs import Declared
 from inoculate.models.loading.specs import ONNX, TORCHSCRIPT, kind_of
 from inoculate.models.loading.torchscript import ScriptedModel, load_torchscript
 from inoculate.models.loading.weights import TORCH_SUFFIXES, holds_state_dict, without_network
-from inoculate.models.normalize import (
-    MeanStd,
-    check_channels,
-    describe_normalization,
-    parse_normalize,
-    same_normalization,
-)
+from inoculate.models.normalize import MeanStd, check_channels, parse_normalize
 
-_log = logging.getLogger(__name__)
 ModelLike: TypeAlias = nn.Module | Callable[[Tensor], Any] | str | Path
 
 
@@ -74,8 +66,8 @@ def load_model(
     else:
         model = as_module(spec)
     if weights is not None and not (isinstance(spec, str | Path) and kind_of(str(spec)) == "name"):
-        held = load_into(model, weights, None if data is None else len(data.classes))
-        declared = declared if held is None else _with_normalization(declared, held, weights)
+        classes = None if data is None else len(data.classes)
+        declared = replace(declared, normalize=load_into(model, weights, classes=classes, declared=declared.normalize))
     return declared.wrap(model).eval()
 
 
@@ -108,17 +100,6 @@ def _named(
     else:
         model = wanted.build(seed=seed, pretrained=pretrained)
     return model, replace(declared, normalize=None)
-
-
-def _with_normalization(declared: Declared, held: MeanStd, weights: str | Path) -> Declared:
-    """What is declared about a model, completed by the normalisation that its weights hold.
-
-    Raises `InputError` where the two differ.
-    """
-    if declared.normalize is not None and not same_normalization(held, declared.normalize):
-        raise contradiction(weights, held, declared.normalize)
-    _log.info("weights %s hold the model's normalisation, which is used: %s", weights, describe_normalization(held))
-    return replace(declared, normalize=held)
 
 
 def as_module(model: ModelLike, data: Dataset | None = None) -> nn.Module:

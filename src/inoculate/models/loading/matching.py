@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from inoculate.models.loading.weights import StateDict
 
@@ -215,13 +215,13 @@ def _may_lack(name: str, given: Mapping[str, Tensor], tied: Mapping[str, str]) -
 
 def _same_shape(value: Tensor, own: Tensor) -> bool:
     """Whether the shapes agree but for sides of 1, as those of a linear layer and a 1×1 convolution do."""
-    if isinstance(own, UninitializedTensorMixin):
+    if is_lazy(own):
         return True
     return [side for side in value.shape if side != 1] == [side for side in own.shape if side != 1]
 
 
 def _shape(own: Tensor, value: Tensor) -> Sequence[int]:
-    return value.shape if isinstance(own, UninitializedTensorMixin) else own.shape
+    return value.shape if is_lazy(own) else own.shape
 
 
 def _known_mismatch(wrong: Sequence[Shapes], classes: int | None) -> str:

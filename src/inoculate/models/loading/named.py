@@ -14,10 +14,10 @@ from inoculate.core.errors import InputError
 from inoculate.models.architectures.own import alternatives, doubt, own_architecture
 from inoculate.models.build import default_normalization
 from inoculate.models.loading.checkpoints import ModelSpec
-from inoculate.models.loading.fitting import best_match, load_match, normalization_of, read_weights
+from inoculate.models.loading.fitting import best_match, held_normalization, load_match, read_weights
 from inoculate.models.loading.matching import Match, matches
 from inoculate.models.loading.weights import StateDict
-from inoculate.models.normalize import MeanStd, describe_normalization, same_normalization, set_normalization
+from inoculate.models.normalize import MeanStd, describe_normalization, set_normalization
 
 _log = logging.getLogger(__name__)
 
@@ -39,14 +39,6 @@ def build_with_weights(spec: ModelSpec, weights: str | Path, *, seed: int = 0) -
     spec = replace(spec, mean=normalize[0], std=normalize[1])
     set_normalization(model, normalize)
     return model, spec
-
-
-def contradiction(weights: str | Path, held: MeanStd, declared: MeanStd) -> InputError:
-    """The error for a file of weights whose normalisation is not the declared one."""
-    return InputError(
-        f"weights {weights} hold the normalisation {describe_normalization(held)}, and "
-        f"{describe_normalization(declared)} is declared: leave normalize out, or give the right one"
-    )
 
 
 def _fitting_definition(spec: ModelSpec, states: Sequence[StateDict]) -> ModelSpec:
@@ -77,16 +69,13 @@ def _normalization(spec: ModelSpec, match: Match, weights: str | Path) -> MeanSt
     Raises `InputError` where the file contradicts what is declared.
     """
     declared = None if spec.mean is None or spec.std is None else (spec.mean, spec.std)
-    held = normalization_of(match, weights)
-    if held is None and "normalize.mean" in match.tensors:
-        pair = (match.tensors["normalize.mean"], match.tensors["normalize.std"])
-        held = normalization_of(replace(match, normalization=(pair[0].flatten(), pair[1].flatten())), weights)
+    if "normalize.mean" in match.tensors:  # of the same first layer
+        pair = match.tensors["normalize.mean"].flatten(), match.tensors["normalize.std"].flatten()
+        match = replace(match, normalization=pair)
+    held = held_normalization(match, weights, declared)
     if held is not None:
         if len(held[0]) not in (1, spec.channels):
             raise InputError(f"weights {weights} normalise {len(held[0])} channels and the images have {spec.channels}")
-        if declared is not None and not same_normalization(held, declared):
-            raise contradiction(weights, held, declared)
-        _log.info("weights %s hold their normalisation, which is used: %s", weights, describe_normalization(held))
         return held
     if declared is not None:
         return declared
