@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,28 @@ def print_warnings(messages: Iterable[str]) -> None:
 def print_note(message: str) -> None:
     """Print a line `note: …` on stderr."""
     typer.echo(f"note: {message}", err=True)
+
+
+class _LogPrinter(logging.Handler):
+    """Prints what the package logs: warnings as warnings, the rest as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        show = print_warnings if record.levelno >= logging.WARNING else print_notes
+        show([record.getMessage()])
+
+
+def print_log() -> None:
+    """Print what is logged from here on: what was done to weights and images, and what is doubtful."""
+    log = logging.getLogger("inoculate")
+    if not any(isinstance(handler, _LogPrinter) for handler in log.handlers):
+        log.addHandler(_LogPrinter())
+        log.setLevel(logging.INFO)
+
+
+def print_notes(messages: Iterable[str]) -> None:
+    """Print each message as a note."""
+    for message in messages:
+        print_note(message)
 
 
 def print_line(console: Console, text: str) -> None:

@@ -75,7 +75,8 @@ def check_name(name: str) -> None:
         raise InputError(f"network '{name}' needs torchvision: pip install torchvision")
     import timm
 
-    near = difflib.get_close_matches(name, [*OWN_NAMES, *timm.list_models(), *known], n=1)
+    prefixed = [f"{TORCHVISION}{each}" for each in known]
+    near = difflib.get_close_matches(name, [*OWN_NAMES, *timm.list_models(), *known, *prefixed], n=1)
     hint = f"did you mean '{near[0]}'?" if near else "use small_cnn, a timm name such as resnet18 or a torchvision name"
     raise InputError(f"network '{name}' is unknown: {hint}")
 
