@@ -1,4 +1,4 @@
-"""One forward pass and PGD-3 on the smallest member of every family of timm, and on every classifier of torchvision.
+"""One forward pass and PGD-3 on a small member of every family of timm, and on the classifiers of torchvision.
 
 `python -m benchmarks.architectures [--out docs/reference/architectures.md] [--only NAME ...]`. Random weights, two
 random images, at the smallest of `SIZES` that the network takes. No weights are downloaded.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,9 +27,13 @@ from inoculate.models.build import parameter_count
 from inoculate.models.pretrained import TORCHVISION
 
 SIZES = (32, 64, 96, 128, 160, 192, 224)
-LARGEST = 350_000_000  # parameters: as many as fit into a small machine's memory
-TRIED = 12  # members of a family whose parameters are counted
-SMALL = ("test_", "tiny", "nano", "pico", "femto", "atto", "xxs", "_t0", "_s0", "_b0", "small", "18", "10t", "050")
+# What names of small networks hold, the smallest first.
+SMALL = (
+    *("atto", "femto", "pico", "nano", "xxs", "xxt", "xtiny", "tiny", "test_", "_050", "mini", "_xs", "small", "_s0"),
+    *("_b0", "_t0", "b0", "10t", "18", "_s_", "_t", "_s", "11", "121", "19", "base", "400mf"),
+)
+# More than 2 GB of weights.
+TOO_LARGE = ("vit_h_14", "regnet_y_128gf")
 CLASSES, EPS, TOLERANCE = 10, 8 / 255, 1e-4
 
 
@@ -53,26 +58,29 @@ class Outcome:
         return f"| `{self.name}` | {numbers} | {self.note or 'yes'} |"
 
 
-def smallest_of_timm() -> Iterator[tuple[str, str]]:
-    """(family, name of its member with the fewest parameters), for families with a member of at most 224 pixels."""
+def small_of_timm() -> Iterator[str]:
+    """A small member of every family that has one of at most 224 pixels, by what its name promises."""
     for family in timm.list_modules():
-        sizes = {}
-        for name in sorted(timm.list_models(module=family), key=_looks_large)[:TRIED]:
-            config = timm.get_pretrained_cfg(name)
-            if config is not None and config.fixed_input_size and config.input_size[1] > SIZES[-1]:
-                continue
-            try:
-                with torch.device("meta"):
-                    sizes[name] = parameter_count(timm.create_model(name, num_classes=CLASSES))
-            except Exception:  # one that computes with numbers as it is built
-                sizes[name] = LARGEST - 1
-        if sizes:
-            yield family, min(sizes, key=lambda name: sizes[name])
+        names = [name for name in timm.list_models(module=family) if _takes_small_images(name)]
+        if names:
+            yield min(names, key=_promised_size)
 
 
-def _looks_large(name: str) -> int:
-    """0 for a name that promises a small network, else 1: a family may have more than a hundred."""
-    return int(not any(hint in name for hint in SMALL))
+def _takes_small_images(name: str) -> bool:
+    config = timm.get_pretrained_cfg(name)
+    return config is None or not config.fixed_input_size or config.input_size[1] <= SIZES[-1]
+
+
+def _promised_size(name: str) -> tuple[int, int]:
+    """How small a network is by its name; the shorter of two names is the plainer network."""
+    return next((at for at, hint in enumerate(SMALL) if hint in name), len(SMALL)), len(name)
+
+
+def _torchvision() -> list[str]:
+    """Every classifier but the largest, those of other families first."""
+    names = [name for name in torchvision_names() if name not in TOO_LARGE]
+    first = {re.split(r"[_0-9]", name)[0]: name for name in sorted(names, key=_promised_size, reverse=True)}
+    return [*first.values(), *(name for name in names if name not in first.values())]
 
 
 def measure(name: str) -> Outcome:
@@ -115,9 +123,9 @@ def _measure(name: str, model: nn.Module, size: int) -> Outcome:
 
 def names() -> Iterator[tuple[str, str]]:
     """(library, name) of every network that is measured."""
-    for _, name in smallest_of_timm():
+    for name in small_of_timm():
         yield "timm", name
-    for name in torchvision_names():
+    for name in _torchvision():
         yield "torchvision", name if not timm.is_model(name) else TORCHVISION + name
     for name in OWN_NAMES:
         yield "inoculate", name
@@ -162,8 +170,8 @@ copy (eps 8/255), images inside the ball. *Size* is the smallest of 32, 64, … 
 Measured by `python -m benchmarks.architectures --out docs/reference/architectures.md`.
 """
 TITLES = {
-    "timm": "timm: the smallest member of each family",
-    "torchvision": "torchvision: every classifier",
+    "timm": "timm: a small member of each family",
+    "torchvision": "torchvision",
     "inoculate": "Networks of the literature",
 }
 

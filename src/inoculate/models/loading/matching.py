@@ -175,7 +175,8 @@ def _named_as(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, 
     found = {}
     for name, value in given.items():
         parent, _, last = name.rpartition(".")
-        others = [".".join(part for part in name.split(".") if part != "module")]  # torch.nn.DataParallel
+        first, _, rest = name.partition(".")  # torch.nn.DataParallel around a part of the network
+        others = [".".join((first, *(part for part in rest.split(".") if part != "module")))]
         if last in WEIGHT_NORM:
             others.append(f"{parent}.parametrizations.weight.{WEIGHT_NORM[last]}".lstrip("."))
         found[next((each for each in (name, *others) if each in own), name)] = value
