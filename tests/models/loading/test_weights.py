@@ -432,5 +432,10 @@ def test_weights_given_as_a_model(tmp_path: Path) -> None:
             load_model(str(tmp_path / name), small_data())
 
 
+def test_two_sets_of_weights(tmp_path: Path) -> None:
+    file, _ = named_file(tmp_path, "plain")
+    assert "two sets of weights" in refused("resnet10t", file, small_data(size=32), pretrained=True)
+
+
 def test_weights_on_another_machine() -> None:
     assert "download the file" in refused(Net(), "https://example.org/w.pth")

@@ -83,6 +83,8 @@ def _named(
         raise InputError(f"{spec} has its normalisation inside and gives logits: leave normalize and outputs out")
     if kind in ("torchscript", "onnx") and Path(spec).is_file() and weights is not None:
         raise InputError(f"model {spec} has its own weights: leave the other weights out")
+    if pretrained and weights is not None:
+        raise InputError(f"pretrained and weights {weights} are two sets of weights: leave one out")
     if kind == "hub":
         return load_hub(spec, declared.normalize), replace(declared, normalize=None)
     if kind != "name":
