@@ -46,6 +46,21 @@ def test_torchvisions_own_weights_load(tmp_path: Path) -> None:
         assert not brings_weights(spec)
 
 
+def test_torchvisions_weights_for_timms_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from torchvision import models
+
+    expected = models.mobilenet_v3_small(num_classes=4).eval()
+    torch.save(expected.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(InputError, match="do not fit"):
+        load_model("mobilenetv3_small_100", small_data(size=32), weights=tmp_path / "w.pth")
+    expected = models.efficientnet_b0(num_classes=4).eval()
+    torch.save(expected.state_dict(), tmp_path / "w.pth")
+    model = load_model("efficientnet_b0", small_data(size=32), weights=tmp_path / "w.pth", normalize="0/1")
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(model(x), expected(x))
+    assert "is built as 'torchvision:efficientnet_b0'" in caplog.messages[0]
+
+
 def test_auxiliary_outputs_of_torchvision_are_left_out(tmp_path: Path) -> None:
     from torchvision import models
 

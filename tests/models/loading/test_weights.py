@@ -153,6 +153,31 @@ def test_plain_weights_for_a_wrapped_network(tmp_path: Path, wrap: Callable[...,
     assert close(load_model(wrap(Net()), weights=tmp_path / "w.pth"), wrap(trained()).eval())
 
 
+def test_statistics_outside_the_parameters_are_not_left_behind(tmp_path: Path) -> None:
+    def wrap(net: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.BatchNorm2d(3, affine=False), net)
+
+    torch.save(trained().state_dict(), tmp_path / "w.pth")
+    assert "do not fit" in refused(wrap(Net()), tmp_path / "w.pth")
+    torch.save(wrap(trained()).state_dict(), tmp_path / "w.pth")
+    assert close(load_model(wrap(Net()), weights=tmp_path / "w.pth"), wrap(trained()).eval())
+
+
+class WithBranch(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.aux1 = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.aux1(super().forward(x))
+        return logits
+
+
+def test_a_branch_of_the_network_may_not_be_missing(tmp_path: Path) -> None:
+    torch.save(trained().state_dict(), tmp_path / "w.pth")
+    assert "2 missing (aux1.weight, aux1.bias)" in refused(WithBranch(), tmp_path / "w.pth")
+
+
 def save_tied(path: Path, lack: str, differ: bool = False) -> None:
     state = {"a.weight": torch.eye(4), "b.weight": torch.eye(4) * (2 if differ else 1)}
     torch.save({name: value for name, value in state.items() if name != lack}, path)

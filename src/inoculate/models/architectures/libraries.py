@@ -29,6 +29,11 @@ def is_torchvision(name: str) -> bool:
     return not is_timm(name) and name.removeprefix(TORCHVISION) in torchvision_names()
 
 
+def other_library(name: str) -> tuple[str, ...]:
+    """torchvision's network of the same name as timm's, whose parameters may have other names."""
+    return (f"{TORCHVISION}{name}",) if is_timm(name) and name in torchvision_names() else ()
+
+
 def torchvision_names() -> tuple[str, ...]:
     """torchvision's classifiers; none where it is not installed."""
     try:

@@ -95,7 +95,7 @@ def load_match(network: nn.Module, match: Match, weights: str | Path) -> None:
     outside = [name for name in match.outside if name not in match.harmless]
     done += [f"without {len(outside)} tensors of other networks ({_some(outside)})"] if outside else []
     if done:
-        _log.info("weights %s are loaded %s", weights, ", ".join(done))
+        _log.info("weights %s: %s", weights, ", ".join(done))
 
 
 def held_normalization(match: Match, weights: str | Path, declared: MeanStd | None) -> MeanStd | None:

@@ -16,12 +16,13 @@ from inoculate.models.loading.weights import StateDict
 SHOWN = 5  # names of each kind in a message
 # Parts of a name that a wrapper adds in any place: of torch.compile, of sharding, of checkpointing.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-# Entries of a file that change no output of a network that lacks them: counters, what is computed when a network is
-# built, and layers that are run in training alone or never.
-HARMLESS = re.compile(
+# What is counted, or computed when a network is built: neither the file nor the network need have it.
+COMPUTED = re.compile(
     r"(^|\.)(num_batches_tracked|n_averaged|total_ops|total_params|relative_position_index|relative_coords_table"
-    r"|attn_mask|position_ids)$|^(aux1|aux2|AuxLogits|sub_block1)\."
+    r"|attn_mask|position_ids)$"
 )
+# Layers in a file that the published networks run in training alone, or never.
+UNUSED = re.compile(r"^(aux1|aux2|AuxLogits|sub_block1)\.")
 WEIGHT_NORM = {"weight_g": "original0", "weight_v": "original1"}  # the older names and the newer ones
 MEANS, STDS = ("mean", "mu", "image_mean", "pixel_mean"), ("std", "sigma", "image_std", "pixel_std")
 
@@ -123,13 +124,19 @@ def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _levels(network: nn.Module) -> Iterator[str]:
-    """The paths of `network` and of the modules inside it that hold all of its parameters, from outside in."""
+    """The paths of `network` and of the modules inside it that hold all it learns, from outside in.
+
+    Outside an inner one there is at most a normalisation.
+    """
     path = ""
     while True:
         yield path
         module = network.get_submodule(path)
         holders = [name for name, child in module.named_children() if any(True for _ in child.parameters())]
         if len(holders) != 1 or any(True for _ in module.parameters(recurse=False)):
+            return
+        outside = [name for name in module.state_dict() if not name.startswith(f"{holders[0]}.")]
+        if not all(name.rpartition(".")[2] in (*MEANS, *STDS) for name in outside):
             return
         path = f"{path}.{holders[0]}".lstrip(".")
 
@@ -159,13 +166,13 @@ def _match(state: StateDict, tensors: Mapping[str, Tensor], prefix: str, network
         state, prefix,
         {f"{path}{name}": value.reshape(_shape(own[name], value)) for name, value in fitting.items()},
         tuple(missing),
-        tuple(name for name in given if name not in own and name not in taken and not HARMLESS.search(name)),
+        tuple(name for name in given if name not in own and name not in taken and not _is_harmless(name)),
         tuple(
             Shapes(name, tuple(value.shape), tuple(own[name].shape))
             for name, value in given.items() if name in own and name not in fitting
         ),
         tuple(name for name in tensors if not name.startswith(prefix) and name not in taken),
-        tuple(name for name in extra if HARMLESS.search(name)),
+        tuple(name for name in extra if _is_harmless(name)),
         None if pair is None else tuple(pair.values()),  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -211,7 +218,12 @@ def _may_lack(name: str, given: Mapping[str, Tensor], tied: Mapping[str, str]) -
     """Whether a tensor of the network need not be in the file: it is tied to one that is, or computed or counted."""
     one = tied.get(name, name)
     same = {one, *(other for other, first in tied.items() if first == one)}
-    return not same.isdisjoint(given) or HARMLESS.search(name) is not None
+    return not same.isdisjoint(given) or COMPUTED.search(name) is not None
+
+
+def _is_harmless(name: str) -> bool:
+    """Whether a tensor of a file changes no output of a network that lacks it."""
+    return COMPUTED.search(name) is not None or UNUSED.search(name) is not None
 
 
 def _same_shape(value: Tensor, own: Tensor) -> bool:

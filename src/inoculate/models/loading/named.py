@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from inoculate.core.errors import InputError
+from inoculate.models.architectures.libraries import other_library
 from inoculate.models.architectures.own import alternatives, doubt, own_architecture
 from inoculate.models.build import default_normalization
 from inoculate.models.loading.checkpoints import ModelSpec
@@ -43,8 +44,14 @@ def build_with_weights(spec: ModelSpec, weights: str | Path, *, seed: int = 0) -
 
 def _fitting_definition(spec: ModelSpec, states: Sequence[StateDict]) -> ModelSpec:
     """The spec with the name of the definition that the state dicts fit best, its own first."""
-    names = (spec.name, *alternatives(spec.name))
-    name = names[0] if len(names) == 1 else min(names, key=lambda each: _problems(each, spec, states))
+    names, name = (spec.name, *alternatives(spec.name), *other_library(spec.name)), spec.name
+    if len(names) > 1:
+        problems: dict[str, int] = {}
+        for each in names:
+            problems[each] = _problems(each, spec, states)
+            if not problems[each]:
+                break
+        name = min(problems, key=lambda each: problems[each])
     if name != spec.name:
         _log.warning("network '%s' is built as '%s', which the weights fit", spec.name, name)
     if text := doubt(name):
@@ -56,7 +63,12 @@ def _problems(name: str, spec: ModelSpec, states: Sequence[StateDict]) -> int:
     """How many tensors of the state dict that fits the network of this name best do not."""
     make = own_architecture(name)
     if make is None:  # of a library
-        network: nn.Module = replace(spec, name=name).build(pretrained=False)
+        try:
+            network: nn.Module = replace(spec, name=name).build(pretrained=False)
+        except InputError:
+            if name == spec.name:
+                raise
+            return sum(len(state.tensors) for state in states)  # the other library's does not take these images
     else:
         with torch.device("meta"):
             network = make(len(spec.class_names), spec.channels, spec.image_size)
