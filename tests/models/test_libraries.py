@@ -85,6 +85,8 @@ def test_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libraries, "torchvision_names", lambda: ())
     with pytest.raises(InputError, match="pip install torchvision"):
         build_model("torchvision:resnet18", classes=3)
+    with pytest.raises(InputError, match="pip install torchvision"):
+        build_model("squeezenet1_0", classes=3)
 
 
 @pytest.mark.parametrize("classes", [3, 1000])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import typer
@@ -30,12 +31,18 @@ class _LogPrinter(logging.Handler):
         show([record.getMessage()])
 
 
-def print_log() -> None:
-    """Print what is logged from here on: what was done to weights and images, and what is doubtful."""
-    log = logging.getLogger("inoculate")
-    if not any(isinstance(handler, _LogPrinter) for handler in log.handlers):
-        log.addHandler(_LogPrinter())
-        log.setLevel(logging.INFO)
+@contextmanager
+def printed_log() -> Iterator[None]:
+    """Inside, what the package logs is printed: what was done to weights and images, and what is doubtful."""
+    log, handler = logging.getLogger("inoculate"), _LogPrinter()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def print_notes(messages: Iterable[str]) -> None:

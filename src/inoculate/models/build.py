@@ -78,6 +78,7 @@ def check_name(name: str) -> None:
     prefixed = [f"{TORCHVISION}{each}" for each in known]
     near = difflib.get_close_matches(name, [*OWN_NAMES, *timm.list_models(), *known, *prefixed], n=1)
     hint = f"did you mean '{near[0]}'?" if near else "use small_cnn, a timm name such as resnet18 or a torchvision name"
+    hint += "" if known else " (torchvision, which has more, is not installed: pip install torchvision)"
     raise InputError(f"network '{name}' is unknown: {hint}")
 
 
