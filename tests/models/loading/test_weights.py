@@ -286,13 +286,31 @@ def test_a_normalisation_in_the_file_is_used(
     assert close(load_model(Net(), weights=tmp_path / "w.pth"), expected)
     assert any("0.1,0.2,0.3/0.5,0.6,0.7" in message for message in caplog.messages)
     assert close(load_model(Net(), weights=tmp_path / "w.pth", normalize="0.1,0.2,0.3/0.5,0.6,0.7"), expected)
-    assert "is declared: leave normalize out" in refused(Net(), tmp_path / "w.pth", normalize="imagenet")
+    assert "is declared or in the network: leave that out" in refused(Net(), tmp_path / "w.pth", normalize="imagenet")
 
 
 def test_the_networks_own_normalisation_is_loaded_once(tmp_path: Path) -> None:
     inner = nn.Sequential(Normalize((0.1,) * 3, (0.9,) * 3), trained())
     torch.save(inner.state_dict(), tmp_path / "w.pth")
     assert close(load_model(nn.Sequential(Normalize((0.0,) * 3, (1.0,) * 3), Net()), weights=tmp_path / "w.pth"), inner)
+
+
+def test_a_normalisation_in_the_file_and_in_the_network_is_one(tmp_path: Path) -> None:
+    held = {"mu": torch.full((3,), 0.1), "sigma": torch.full((3,), 0.9)}
+    torch.save({**trained().state_dict(), **held}, tmp_path / "w.pth")
+
+    def wrap(net: nn.Module, mean: float) -> nn.Module:
+        return nn.Sequential(Normalize((mean,) * 3, (0.9,) * 3), net)
+
+    assert close(load_model(wrap(Net(), 0.1), weights=tmp_path / "w.pth"), wrap(trained(), 0.1).eval())
+    assert "in the network" in refused(wrap(Net(), 0.5), tmp_path / "w.pth")
+
+
+def test_the_same_tensors_are_not_two_networks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    inner = normalized(trained(), (0.1,) * 3, (0.9,) * 3)
+    torch.save(dict(reversed(inner.state_dict().items())), tmp_path / "w.pth")
+    assert close(load_model(normalized(Net(), (0.0,) * 3, (1.0,) * 3), weights=tmp_path / "w.pth"), inner)
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
 
 @pytest.mark.parametrize("std", [0.0, float("nan")])

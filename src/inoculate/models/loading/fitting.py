@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.core.errors import InputError
-from inoculate.models.loading.matching import SHOWN, Match, describe, matches, tied_tensors_differ
+from inoculate.models.loading.matching import SHOWN, Match, describe, matches, normalization_pair, tied_tensors_differ
 from inoculate.models.loading.weights import StateDict, read_state_dicts
 from inoculate.models.normalize import MeanStd, describe_normalization, same_normalization
 
@@ -48,12 +48,15 @@ def load_into(
     weights: safetensors or a state dict that `torch.save` wrote, plain or under a key; `file.pth:KEY` names one of
     several. Prefixes of names are left out, and types are converted. classes: of the data, for messages. Returns the
     normalisation to put in front of the network: one in the file that the network has no place for, else the
-    `declared` one. Raises `InputError` for a file that cannot be read, does not fit, or contradicts what is declared.
+    `declared` one. Raises `InputError` for a file that cannot be read, does not fit, or contradicts what is
+    declared or inside the network.
     """
     match = best_match(network, read_weights(weights), weights, classes)
-    held = held_normalization(match, weights, declared)
+    inside = normalization_pair({k: v for k, v in network.state_dict().items() if k not in match.tensors})
+    present = declared if inside is None else tuple(tuple(each.tolist()) for each in inside.values())
+    held = held_normalization(match, weights, present)  # type: ignore[arg-type]
     load_match(network, match, weights)
-    return declared if held is None else held
+    return declared if held is None or inside is not None else held
 
 
 def best_match(
@@ -67,9 +70,11 @@ def best_match(
     if not found or not any(True for _ in network.state_dict()):
         raise InputError(f"weights {weights} cannot be loaded: the network has no weights of its own")
     fitting: dict[int, Match] = {}
+    parameters = [name for name, _ in network.named_parameters()]
     for match in found:
         if match.fits:  # the same tensors may fit a network and the one inside it
-            fitting.setdefault(list(match.tensors.values())[-1].data_ptr(), match)
+            taken = next((match.tensors[name] for name in parameters if name in match.tensors), None)
+            fitting.setdefault(0 if taken is None else taken.data_ptr(), match)
     if not fitting:
         raise InputError(
             f"weights {weights} do not fit the network ({describe(found[0], classes)}): give the network they were "
@@ -113,7 +118,7 @@ def held_normalization(match: Match, weights: str | Path, declared: MeanStd | No
     if declared is not None and not same_normalization(held, declared):
         raise InputError(
             f"weights {weights} hold the normalisation {describe_normalization(held)}, and "
-            f"{describe_normalization(declared)} is declared: leave normalize out, or give the right one"
+            f"{describe_normalization(declared)} is declared or in the network: leave that out, or give the right one"
         )
     _log.info("weights %s hold their normalisation, which is used: %s", weights, describe_normalization(held))
     return held

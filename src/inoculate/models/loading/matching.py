@@ -157,7 +157,7 @@ def _match(state: StateDict, tensors: Mapping[str, Tensor], prefix: str, network
     given = _named_as(given, own)
     extra = {name: value for name, value in given.items() if name not in own}
     extra |= {name: value for name, value in tensors.items() if not name.startswith(prefix)}
-    pair = _normalization(extra)
+    pair = normalization_pair(extra)
     taken = pair.keys() if pair else set()
     fitting = {name: value for name, value in given.items() if name in own and _same_shape(value, own[name])}
     tied = _tied(module)
@@ -190,7 +190,7 @@ def _named_as(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, 
     return found
 
 
-def _normalization(extra: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+def normalization_pair(extra: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """The one pair of a mean and a std among tensors by name; None where there is none, or several that differ."""
     pairs: list[dict[str, Tensor]] = []
     for name, mean in extra.items():

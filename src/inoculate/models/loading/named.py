@@ -53,7 +53,7 @@ def _fitting_definition(spec: ModelSpec, states: Sequence[StateDict]) -> ModelSp
                 break
         name = min(problems, key=lambda each: problems[each])
     if name != spec.name:
-        _log.warning("network '%s' is built as '%s', which the weights fit", spec.name, name)
+        _log.warning("network '%s' is built as '%s', which the weights fit best", spec.name, name)
     if text := doubt(name):
         _log.warning("network '%s' cannot be told from its weights alone: %s", name, text)
     return replace(spec, name=name)
