@@ -175,13 +175,14 @@ HEAD = """# Architectures
 
 Networks by name, each with random weights and two random images: a forward pass, PGD-3 on the network and on its fast
 copy (eps 8/255), images inside the ball. *Size* is the smallest of 32, 64, … 224 pixels that the network takes.
-*Difference* is the largest one between the logits of the fast copy and of the network, relative to the largest logit.
+*Difference* is the largest one between the logits of the fast copy and of the network, relative to the largest logit
+(0 where the copy falls back to the network). Networks with more than 0.6 GB of weights are left out.
 
 Measured by `python -m benchmarks.architectures --out docs/reference/architectures.md`.
 """
 TITLES = {
     "timm": "timm: a small member of each family",
-    "torchvision": "torchvision: all classifiers but the largest",
+    "torchvision": "torchvision",
     "inoculate": "Networks of the literature",
 }
 
@@ -189,7 +190,7 @@ TITLES = {
 def page(lines: list[str]) -> str:
     """The page of the documentation."""
     rows: dict[str, list[str]] = {title: [] for title in TITLES}
-    passed = dict.fromkeys(TITLES, 0)
+    passed, known = dict.fromkeys(TITLES, 0), {line.split("\t")[1] for line in lines}
     for line in lines:
         library, _, good, row = line.split("\t")
         rows[library].append(row)
@@ -199,6 +200,8 @@ def page(lines: list[str]) -> str:
         text += f"\n## {title}\n\n{passed[library]} of {len(rows[library])} pass.\n\n"
         text += "| name | size | parameters (M) | difference | passes |\n|---|---|---|---|---|\n"
         text += "\n".join(rows[library]) + "\n"
+        left = [f"`{name}`" for each, name in names() if each == library and name not in known]
+        text += f"\nNot measured: {', '.join(left)}.\n" if left else ""
     return text
 
 
