@@ -14,6 +14,7 @@ from inoculate.cli.errors import exit_code, launched_rank
 from inoculate.cli.evaluate import evaluate
 from inoculate.cli.explain import explain
 from inoculate.cli.harden import harden
+from inoculate.cli.output import printed_log
 from inoculate.cli.report import report
 from inoculate.cli.train import train
 from inoculate.cli.transfer import transfer
@@ -57,7 +58,8 @@ def run(arguments: list[str] | None = None) -> int:
 
     0: done. 2: the user's input is wrong, which one line on stderr explains. 130: interrupted.
     """
-    return exit_code(lambda: app(arguments, standalone_mode=False))
+    with printed_log():
+        return exit_code(lambda: app(arguments, standalone_mode=False))
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -11,8 +11,8 @@ import typer
 MODEL, DATA, ATTACK, TRAINING, RUN, OUTPUT = "Model", "Data", "Attack", "Training", "Run", "Output"
 
 MODEL_SPEC = (
-    "timm or torchvision name, hf-hub:owner/name, package.module:factory, file.py:factory, a trained folder, "
-    "a TorchScript or an ONNX file."
+    "timm or torchvision name, wideresnet28_10 …, hf-hub:owner/name, hf:folder, package.module:factory, "
+    "file.py:factory, a trained folder, a TorchScript or an ONNX file."
 )
 
 
@@ -23,7 +23,10 @@ def topic_option(flag: str, topic: str, text: str, **settings: Any) -> Any:
 
 Model = Annotated[str, topic_option("--model", MODEL, MODEL_SPEC)]
 Models = Annotated[list[str], topic_option("--model", MODEL, f"{MODEL_SPEC} Repeatable.")]
-Weights = Annotated[Path | None, topic_option("--weights", MODEL, "safetensors file to load into the model.")]
+Weights = Annotated[
+    Path | None,
+    topic_option("--weights", MODEL, "safetensors or state dict (.pth) to load into the model; FILE:KEY picks one."),
+]
 Pretrained = Annotated[bool, topic_option("--pretrained/--no-pretrained", MODEL, "Download the pretrained weights.")]
 Outputs = Annotated[
     str, topic_option("--outputs", MODEL, "What the model returns: logits, probabilities or single-logit.")

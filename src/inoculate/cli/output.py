@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import typer
@@ -19,6 +21,28 @@ def print_warnings(messages: Iterable[str]) -> None:
 def print_note(message: str) -> None:
     """Print a line `note: …` on stderr."""
     typer.echo(f"note: {message}", err=True)
+
+
+class _LogPrinter(logging.Handler):
+    """Prints what the package logs: warnings as warnings, the rest as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        show = print_warnings if record.levelno >= logging.WARNING else print_notes
+        show([record.getMessage()])
+
+
+@contextmanager
+def printed_log() -> Iterator[None]:
+    """Inside, what the package logs is printed: what was done to weights and images, and what is doubtful."""
+    log, handler = logging.getLogger("inoculate"), _LogPrinter()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def print_notes(messages: Iterable[str]) -> None:

@@ -89,7 +89,7 @@ class Preprocessing:
     @property
     def size(self) -> tuple[int, int] | None:
         """(height, width) in pixels."""
-        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+        return None if self.image_size is None else as_sides(self.image_size)
 
     @property
     def scale(self) -> tuple[int, int]:
@@ -166,6 +166,11 @@ def as_size(height: int, width: int) -> Size:
     return height if height == width else (height, width)
 
 
+def as_sides(size: Size) -> tuple[int, int]:
+    """(height, width)."""
+    return (size, size) if isinstance(size, int) else size
+
+
 def parse_size(text: str) -> Size:
     """`"224"` as the side of a square, `"192x256"` as (height, width). Raises `InputError` for anything else."""
     if not (found := re.fullmatch(r"(\d{1,5})(?:[x×](\d{1,5}))?", text.strip())):
@@ -186,4 +191,4 @@ def parse_range(text: str) -> tuple[float, float]:
 
 def format_size(size: Size) -> str:
     """A size in words: 224×224."""
-    return "×".join(map(str, (size, size) if isinstance(size, int) else size))
+    return "×".join(map(str, as_sides(size)))

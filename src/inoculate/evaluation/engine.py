@@ -93,9 +93,8 @@ def measure_transfer(
     ensemble may break an image. `seconds` of the first target include the crafting, those of the others the evaluation
     alone.
     """
-    everything, members = torch.ones(len(data), dtype=torch.bool), {"": attack}
-    if isinstance(attack, Ensemble):
-        members = attack.members(source.classes)
+    everything = torch.ones(len(data), dtype=torch.bool)
+    members = attack.members(source.classes) if isinstance(attack, Ensemble) else {"": attack}
     found: list[list[PerSampleResult]] = []
     for number, member in enumerate(members.values()):
         crafter = white_box(source, in_full(member), threats, settings.seed)

@@ -13,12 +13,12 @@ from inoculate.data.dataset import Dataset
 from inoculate.evaluation.engine import measure_clean
 from inoculate.hardening.options import HardeningOptions
 from inoculate.models.classifier import prepare
-from inoculate.models.loading.checkpoints import ModelSpec, load_weights, read_description
+from inoculate.models.loading.checkpoints import ModelSpec, read_description
 from inoculate.models.loading.load import ModelLike, load_model
+from inoculate.models.loading.named import build_with_weights
 from inoculate.models.loading.network import Network, parse_declared, wrap_copy
 from inoculate.models.loading.specs import kind_of
 from inoculate.models.normalize import check_channels
-from inoculate.models.small_cnn import SMALL_CNN
 
 TRAINED_IMAGES, TRAINED_MARGIN = 256, 0.2  # of a trained network the balanced accuracy exceeds chance by the margin
 
@@ -70,8 +70,6 @@ def _check_spec(spec: str, options: HardeningOptions) -> None:
     kind = kind_of(spec)
     if options.pretrained and options.weights is not None:
         raise InputError(f"pretrained and weights {options.weights} are two sets of weights: leave one out")
-    if options.pretrained and spec == SMALL_CNN:
-        raise InputError("small_cnn has no pretrained weights: leave pretrained out")
     if kind in ("torchscript", "onnx"):
         raise InputError(f"model {spec} is an exported file and cannot be trained: give file.py:factory and weights")
     if Path(spec).suffix == ".py":
@@ -87,7 +85,9 @@ def _from_name(name: str, images: Dataset, options: HardeningOptions) -> Network
     if mean_std := parse_declared(options.declared).normalize:
         check_channels(mean_std, images.channels)
         spec = replace(spec, mean=mean_std[0], std=mean_std[1])
-    network = spec.build(seed=options.seed, pretrained=options.pretrained)
-    if options.weights is not None:
-        load_weights(Path(options.weights), network)
+    if options.weights is None:
+        network = spec.build(seed=options.seed, pretrained=options.pretrained)
+    else:  # a normalisation that nobody declared is that of the weights, not of these images
+        spec = spec if mean_std else replace(spec, mean=None, std=None)
+        network, spec = build_with_weights(spec, str(options.weights), seed=options.seed)
     return Network(network.to(options.device or "cpu").eval(), name, spec)

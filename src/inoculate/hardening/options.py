@@ -30,8 +30,8 @@ class HardeningOptions:
         teacher: a robust model for `ard` and `rslad`: a trained folder or a module.
         surrogates: trained folders or modules for `ensemble`, one network for `live_surrogate`.
         fallback: name of the method that continues, once, after a monitor has detected a failure.
-        weights: safetensors file to load into the model.
-        pretrained: start from timm's weights.
+        weights: file to load into the model, as `load_model` reads it.
+        pretrained: start from the weights of timm or torchvision.
         outputs: what the model returns: `logits`, `probabilities` or `single-logit`.
         normalize: normalisation to put in front of the model, such as `imagenet` or `0.5/0.25`.
         stem: first layer of a new network: `imagenet`, or `small` for small images.

@@ -21,11 +21,11 @@ from inoculate.hardening.methods import choose_method
 from inoculate.hardening.network import is_trained, load_network
 from inoculate.hardening.options import HardeningOptions
 from inoculate.hardening.recipe import check_augment, peak_lr
+from inoculate.models.architectures.small_cnn import SMALL_CNN
 from inoculate.models.checks import check_training, model_warnings
 from inoculate.models.loading.load import ModelLike
 from inoculate.models.loading.network import Network, model_identity
 from inoculate.models.loading.specs import identity
-from inoculate.models.small_cnn import SMALL_CNN
 from inoculate.training.methods.base import Method
 from inoculate.training.methods.helpers import fallback_for, load_helpers
 from inoculate.training.methods.registry import MethodLike, MethodSpec

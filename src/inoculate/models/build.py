@@ -1,19 +1,27 @@
-"""Classifiers by timm name, with normalisation inside and a stem that fits the images."""
+"""Classifiers by name, with normalisation inside and a stem that fits the images."""
 
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 
 from inoculate.core.errors import InputError, one_line
 from inoculate.core.rng import seed_for
-from inoculate.data.preprocessing import Size
+from inoculate.data.preprocessing import Size, as_sides
 from inoculate.models.acceleration.small_maps import use_small_map_convolutions
+from inoculate.models.architectures.libraries import (
+    is_timm,
+    is_torchvision,
+    timm_network,
+    torchvision_names,
+    torchvision_network,
+)
+from inoculate.models.architectures.own import OWN_NAMES, own_architecture
 from inoculate.models.normalize import IMAGENET_MEAN, IMAGENET_STD, MeanStd, normalized
-from inoculate.models.small_cnn import SMALL_CNN, small_cnn
+from inoculate.models.pretrained import TORCHVISION, input_config
 
 Stem = Literal["imagenet", "small"]
 
@@ -32,15 +40,16 @@ def build_model(
     """A new classifier: float images in [0, 1], B×`channels`×`image_size`×`image_size` → logits B×`classes`.
 
     Args:
-        name: any timm architecture, or `small_cnn`.
+        name: a timm or torchvision architecture (`torchvision:NAME` where both have it), `small_cnn`, or one of the
+            networks of the literature, such as `wideresnet28_10`, `preactresnet18`, `resnet18_cifar`, `trades_cnn`.
         classes: number of logits.
         channels: 1 (grey) or 3 (RGB).
         image_size: side in pixels, or (height, width).
         stem: `small` replaces a ResNet's 7×7 stride-4 stem by one 3×3 convolution, for small images (16 times the work,
             higher accuracy).
-        pretrained: download timm's weights.
-        normalize: (mean, std) per channel; by default that of ImageNet (the average over channels for grey images), and
-            none for `small_cnn`.
+        pretrained: download timm's or torchvision's weights. Where their head has other classes, it is random.
+        normalize: (mean, std) per channel; by default those of the pretrained weights, else ImageNet's (the average
+            over channels for grey images), and none for networks of neither library.
         seed: of the weights; the global random state is untouched.
 
     Raises `InputError` for an unknown name, or an architecture that does not take these images.
@@ -50,39 +59,28 @@ def build_model(
         raise InputError(f"stem '{stem}' is unknown: use {' or '.join(get_args(Stem))}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights", name))
-        if name == SMALL_CNN:
-            network: nn.Module = small_cnn(classes, channels, image_size)
-        else:
-            network = _from_timm(name, classes, channels, image_size, pretrained)
+        network = _network(name, classes, channels, image_size, pretrained)
         if stem == "small":
             _fit_small_stem(network, name)
-    model = normalized(use_small_map_convolutions(network), *(normalize or _default_normalization(name, channels)))
+    model = normalized(use_small_map_convolutions(network), *(normalize or default_normalization(name, channels)))
     _check_images(model, name, channels, image_size, classes)
     return model
 
 
-def _from_timm(name: str, classes: int, channels: int, image_size: Size, pretrained: bool) -> nn.Module:
-    import timm
-
-    options: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
-    config = timm.get_pretrained_cfg(name)
-    if config is not None and config.fixed_input_size:
-        options["img_size"] = image_size
-    try:
-        network: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
-    except OSError as error:
-        raise InputError(f"pretrained weights of '{name}' cannot be downloaded: set pretrained: false") from error
-    return network
-
-
 def check_name(name: str) -> None:
-    """Raise `InputError`, with the nearest known name, unless this is `small_cnn` or a timm architecture."""
+    """Raise `InputError`, with the nearest known name, unless an architecture has this name."""
+    if own_architecture(name) is not None or is_timm(name) or is_torchvision(name):
+        return
+    known = torchvision_names()
+    if name.startswith(TORCHVISION) and not known:
+        raise InputError(f"network '{name}' needs torchvision: pip install torchvision")
     import timm
 
-    if name != SMALL_CNN and not timm.is_model(name):
-        near = difflib.get_close_matches(name, [SMALL_CNN, *timm.list_models()], n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"use {SMALL_CNN} or a timm name such as resnet18"
-        raise InputError(f"network '{name}' is unknown: {hint}")
+    prefixed = [f"{TORCHVISION}{each}" for each in known]
+    near = difflib.get_close_matches(name, [*OWN_NAMES, *timm.list_models(), *known, *prefixed], n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "use small_cnn, a timm name such as resnet18 or a torchvision name"
+    hint += "" if known else " (torchvision, which has more, is not installed: pip install torchvision)"
+    raise InputError(f"network '{name}' is unknown: {hint}")
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -90,10 +88,26 @@ def parameter_count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _default_normalization(name: str, channels: int) -> MeanStd:
-    if name == SMALL_CNN:
+def default_normalization(name: str, channels: int) -> MeanStd:
+    """(mean, std) before a network of this name: those of its pretrained weights, else ImageNet's.
+
+    Grey images get the average over the channels. Networks of neither timm nor torchvision take pixels as they are.
+    """
+    if own_architecture(name) is not None:
         return (0.0,) * channels, (1.0,) * channels
-    return _for_channels(IMAGENET_MEAN, channels), _for_channels(IMAGENET_STD, channels)
+    config = input_config(name)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config is None else config.normalize
+    return _for_channels(mean, channels), _for_channels(std, channels)
+
+
+def _network(name: str, classes: int, channels: int, image_size: Size, pretrained: bool) -> nn.Module:
+    make = own_architecture(name)
+    if make is None:
+        from_library = timm_network if is_timm(name) else torchvision_network
+        return from_library(name, classes, channels, image_size, pretrained)
+    if pretrained:
+        raise InputError(f"{name} has no pretrained weights: leave pretrained out")
+    return make(classes, channels, image_size)
 
 
 def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
@@ -112,7 +126,7 @@ def _fit_small_stem(network: nn.Module, name: str) -> None:
 
 def _check_images(model: nn.Module, name: str, channels: int, image_size: Size, classes: int) -> None:
     """Run the network on one image, so that a size that it cannot take is found at once."""
-    training, (height, width) = model.training, (image_size,) * 2 if isinstance(image_size, int) else image_size
+    training, (height, width) = model.training, as_sides(image_size)
     try:
         with torch.no_grad():
             out = model.eval()(torch.zeros(1, channels, height, width))

@@ -43,6 +43,30 @@ def normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float]) 
     return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
 
 
+def set_normalization(model: nn.Module, normalize: MeanStd) -> None:
+    """Replace the (mean, std) of the first layer of what `normalized` returned."""
+    layer = model.get_submodule("normalize")
+    if not isinstance(layer, Normalize):
+        raise TypeError(f"the first layer is {type(layer).__name__}, not a normalisation")
+    layer.mean, layer.std = Normalize(*normalize).to(layer.mean.device).buffers()
+
+
+def same_normalization(one: MeanStd, other: MeanStd) -> bool:
+    """Whether two normalisations agree to three digits; one number serves all channels."""
+    for a, b in zip(one, other, strict=True):
+        difference = (torch.tensor(a) - torch.tensor(b)).abs() if 1 in (len(a), len(b)) or len(a) == len(b) else None
+        if difference is None or bool((difference > 1e-3 + 0.01 * torch.tensor(b).abs()).any()):
+            return False
+    return True
+
+
+def describe_normalization(normalize: MeanStd) -> str:
+    """`mean/std` as `parse_normalize` reads it, `none` for one that changes nothing."""
+    if set(normalize[0]) == {0.0} and set(normalize[1]) == {1.0}:
+        return "none"
+    return "/".join(",".join(f"{number:.4g}" for number in each) for each in normalize)
+
+
 def parse_normalize(text: str) -> MeanStd:
     """`"imagenet"`, `"cifar10"`, `"mnist"`, `"0-255"` or `"0.5,0.5,0.5/0.2,0.2,0.2"` as (mean, std) in units of [0, 1].
 

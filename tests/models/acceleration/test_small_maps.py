@@ -190,3 +190,13 @@ def test_devices_and_dtypes_unknown_to_autocast() -> None:
     assert copy.deepcopy(small).to("meta")(torch.rand(2, 6, 2, 2, device="meta")).shape == (2, 10, 2, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(RuntimeError):
         small(torch.zeros(2, 6, 1, 1, dtype=torch.uint8))
+
+
+def test_the_next_layer_may_work_in_place():
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.ReLU(inplace=True))
+    small = use_small_map_convolutions(copy.deepcopy(plain))
+    x = torch.randn(2, 3, 1, 1)
+    for model in (plain, small):
+        model(x).sum().backward()
+    torch.testing.assert_close(small(x), plain(x))
+    torch.testing.assert_close(small[0].weight.grad, plain[0].weight.grad)

@@ -34,7 +34,8 @@ class SmallMapConv2d(nn.Conv2d):
         learns = torch.is_grad_enabled() and self.weight.requires_grad
         if geometry is None or not geometry.is_small or not (learns or geometry.out == (1, 1)):
             return super().forward(x)
-        y: Tensor = MatrixConv.apply(geometry.sampled(x), self.weight, geometry)
+        # The maps are a view made outside of the function, so that the next layer may work in place.
+        y = to_maps(MatrixConv.apply(geometry.sampled(x), self.weight, geometry), geometry.out)
         return y if self.bias is None else y + self.bias[:, None, None].to(y.dtype)
 
 
@@ -59,7 +60,7 @@ def inference_context(model: nn.Module) -> Iterator[nn.Module]:
 
 
 class MatrixConv(torch.autograd.Function):
-    """x (B×I×h×w) through the matrix of a kernel (O×I×kh×kw).
+    """x (B×I×h×w) through the matrix of a kernel (O×I×kh×kw): rows B×(h·w·O) of the output's maps.
 
     It has a gradient of its own because autograd's gradient of the slices of the kernel costs more than the product.
     """
@@ -69,12 +70,12 @@ class MatrixConv(torch.autograd.Function):
         ctx.geometry = geometry
         matrix = geometry.matrix(weight, x.dtype)
         ctx.save_for_backward(x, weight, matrix)
-        return to_maps(to_rows(x) @ matrix.T, geometry.out)
+        return to_rows(x) @ matrix.T
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (x, weight, matrix), geometry = ctx.saved_tensors, ctx.geometry
-        g = to_rows(grads[0])
+        g = grads[0]
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             if torch.is_grad_enabled():  # for a gradient of this gradient

@@ -17,9 +17,9 @@ from inoculate.artifacts.output import FolderLayout
 from inoculate.core.errors import InputError
 from inoculate.data.dataset import Dataset
 from inoculate.data.preprocessing import Size, as_size
+from inoculate.models.architectures.small_cnn import SMALL_CNN
 from inoculate.models.build import Stem, build_model
 from inoculate.models.normalize import MeanStd, check_channels
-from inoculate.models.small_cnn import SMALL_CNN
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 

@@ -8,16 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from inoculate.artifacts.files import read_json
+from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of, dtype_for
 from inoculate.data.convert import with_shape
 from inoculate.data.dataset import Dataset
 from inoculate.data.preprocessing import AS_THEY_ARE, Preprocessing, as_size
 from inoculate.models.checks import without_side_effects
 from inoculate.models.loading.checkpoints import DESCRIPTION
+from inoculate.models.loading.fitting import read_weights
 from inoculate.models.loading.onnx import OnnxModel
 from inoculate.models.loading.specs import expected_size, kind_of
 from inoculate.models.normalize import parse_normalize
@@ -44,7 +45,7 @@ def expected_preprocessing(
     if spec.startswith((TIMM_HUB, TRANSFORMERS)) or (pretrained and weights is None and kind == "name"):
         return _published(spec)
     if kind == "name":
-        channels = None if weights is None else _channels_of(_shapes(Path(weights)))
+        channels = None if weights is None else _channels_of(_shapes(weights))
         return Preprocessing(channels=channels).over(declared)
     if (size := expected_size(spec)) is None:
         return declared
@@ -110,13 +111,13 @@ def _takes(model: nn.Module, channels: int, size: tuple[int, int]) -> bool:
     return True
 
 
-def _shapes(path: Path) -> list[tuple[int, ...]]:
-    """The shapes of the tensors in a safetensors file, which are read without them; none for other files."""
+def _shapes(weights: str | os.PathLike[str]) -> list[tuple[int, ...]]:
+    """The shapes of the tensors in a file of weights; none where it cannot be read, which loading it will say."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return [tuple(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
-    except (OSError, SafetensorError):
+        states = read_weights(Path(weights))
+    except InputError:
         return []
+    return [tuple(tensor.shape) for state in states for tensor in state.tensors.values()]
 
 
 def _channels_of(shapes: Iterable[tuple[int, ...]]) -> int | None:

@@ -14,14 +14,17 @@ from inoculate.core.errors import InputError
 from inoculate.core.rng import seeded
 from inoculate.data.dataset import Dataset
 from inoculate.data.preprocessing import as_size, format_size
-from inoculate.models.build import build_model
 from inoculate.models.class_names import pretrained_classes, simplified
-from inoculate.models.loading.checkpoints import load_folder, load_weights, read_description
+from inoculate.models.loading.checkpoints import ModelSpec, load_folder, read_description
 from inoculate.models.loading.factories import call_factory
+from inoculate.models.loading.fitting import load_into
+from inoculate.models.loading.hub import load_hub
+from inoculate.models.loading.named import build_with_weights
 from inoculate.models.loading.onnx import OnnxModel
 from inoculate.models.loading.outputs import Declared
 from inoculate.models.loading.specs import ONNX, TORCHSCRIPT, kind_of
 from inoculate.models.loading.torchscript import ScriptedModel, load_torchscript
+from inoculate.models.loading.weights import TORCH_SUFFIXES, holds_state_dict, without_network
 from inoculate.models.normalize import MeanStd, check_channels, parse_normalize
 
 ModelLike: TypeAlias = nn.Module | Callable[[Tensor], Any] | str | Path
@@ -40,13 +43,16 @@ def load_model(
     """The classifier that `spec` names or is, in eval mode: float images in [0, 1], B×C×H×W → logits B×K.
 
     Args:
-        spec: a timm name or `small_cnn`, `package.module:factory`, `file.py:factory`, a folder written by a training, a
-            TorchScript file or an ONNX file. A factory is called without arguments and returns an `nn.Module`. Or a
-            module, which is not copied, or a function, to be put behind `normalize` or `outputs`.
-        data: supplies the number of classes, the channels and the size of the images. A timm name needs it; elsewhere
+        spec: a name (see `build_model`), `hf-hub:owner/name` (timm), `hf:folder` or `hf:owner/name` (transformers),
+            `package.module:factory`, `file.py:factory`, a folder written by a training, a TorchScript or an ONNX file.
+            A factory is called without arguments and returns an `nn.Module`. Or a module, which is not copied, or a
+            function, to be put behind `normalize` or `outputs`.
+        data: supplies the number of classes, the channels and the size of the images. A name needs it; elsewhere
             it is checked against what the model was made for.
-        weights: safetensors file to load.
-        pretrained: download timm's weights.
+        weights: file to load: safetensors, or a state dict that `torch.save` wrote, plain or under a key, with or
+            without prefixes; `file.pth:KEY` names one of several. Nothing else is unpickled. It fits as a whole or is
+            refused. A normalisation in it is used.
+        pretrained: download the weights of timm or torchvision.
         outputs: what the model gives: `logits`, `probabilities` or `single-logit`.
         normalize: normalisation to put in front: (mean, std), or a text such as `imagenet` or `0.5/0.25`.
         seed: of random weights.
@@ -58,28 +64,58 @@ def load_model(
     if mean_std is not None and data is not None:
         check_channels(mean_std, data.channels)
     if isinstance(spec, str | Path):
-        model, declared = _named(str(spec), data, weights is not None, pretrained, declared, seed)
+        model, declared = _named(str(spec), data, weights, pretrained, declared, seed)
     else:
         model = as_module(spec)
-    if weights is not None:
-        load_weights(Path(weights), model)
+    if weights is not None and not (isinstance(spec, str | Path) and kind_of(str(spec)) == "name"):
+        classes = None if data is None else len(data.classes)
+        declared = replace(declared, normalize=load_into(model, weights, classes=classes, declared=declared.normalize))
     return declared.wrap(model).eval()
 
 
 def _named(
-    spec: str, data: Dataset | None, has_weights: bool, pretrained: bool, declared: Declared, seed: int
+    spec: str, data: Dataset | None, weights: str | Path | None, pretrained: bool, declared: Declared, seed: int
 ) -> tuple[nn.Module, Declared]:
-    """The model that a SPEC names, and what of the declaration it does not hold inside."""
+    """The model that a SPEC names, and what of the declaration it does not hold inside.
+
+    Only a name of an architecture is given its weights here.
+    """
     kind = kind_of(spec)
     if kind == "folder" and declared != Declared():
         raise InputError(f"{spec} has its normalisation inside and gives logits: leave normalize and outputs out")
-    if kind in ("torchscript", "onnx") and Path(spec).is_file() and has_weights:
+    if kind in ("torchscript", "onnx") and Path(spec).is_file() and weights is not None:
         raise InputError(f"model {spec} has its own weights: leave the other weights out")
+    if pretrained and weights is not None:
+        raise InputError(f"pretrained and weights {weights} are two sets of weights: leave one out")
+    if kind == "hub":
+        return load_hub(spec, declared.normalize), replace(declared, normalize=None)
     if kind != "name":
         return _load(spec, data, seed), declared
     _require_name(spec)
-    model = _build(spec, data, pretrained and not has_weights, declared.normalize, seed)
+    if data is None:
+        raise InputError(
+            f"model '{spec}' is built for the classes, channels and size of some images: give the data as well, or use "
+            "build_model"
+        )
+    mean, std = declared.normalize or (None, None)
+    classes = pretrained_classes(spec, data.classes) if pretrained else data.classes
+    wanted = ModelSpec(spec, classes, data.channels, as_size(*data.image_size), mean=mean, std=std)
+    if weights is not None:
+        model = _with_weights(wanted, weights, seed)
+    else:
+        model = wanted.build(seed=seed, pretrained=pretrained)
     return model, replace(declared, normalize=None)
+
+
+def _with_weights(wanted: ModelSpec, weights: str | Path, seed: int) -> nn.Module:
+    """The network with weights from a file, whose head may have all the classes that the pretrained one has."""
+    known = pretrained_classes(wanted.name, wanted.class_names)
+    if len(known) > len(wanted.class_names):
+        try:
+            return build_with_weights(replace(wanted, class_names=known), weights, seed=seed)[0]
+        except InputError:  # a head for the classes of the data
+            pass
+    return build_with_weights(wanted, weights, seed=seed)[0]
 
 
 def as_module(model: ModelLike, data: Dataset | None = None) -> nn.Module:
@@ -127,25 +163,14 @@ def _load(spec: str, data: Dataset | None, seed: int) -> nn.Module:
     return OnnxModel(path) if kind == "onnx" else load_torchscript(path)
 
 
-def _build(spec: str, data: Dataset | None, pretrained: bool, normalize: MeanStd | None, seed: int) -> nn.Module:
-    if data is None:
-        raise InputError(
-            f"model '{spec}' is built for the classes, channels and size of some images: give the data as well, or use "
-            "build_model"
-        )
-    classes = len(pretrained_classes(spec, data.classes)) if pretrained else len(data.classes)
-    return build_model(
-        spec, classes=classes, channels=data.channels, image_size=as_size(*data.image_size),
-        pretrained=pretrained, normalize=normalize, seed=seed,
-    )  # fmt: skip
-
-
 def _require_name(spec: str) -> None:
     """Raise `InputError` for a path that is not a model."""
     path = Path(spec)
+    if path.is_file() and (path.suffix == ".safetensors" or path.suffix in TORCH_SUFFIXES) and holds_state_dict(path):
+        raise without_network(path)
     if path.is_file() and ("/" in spec or path.suffix):
         raise InputError(f"model {spec} cannot be read as a model: give file.py:factory, and its --weights")
-    if "/" in spec or path.suffix in (".py", ".safetensors", *TORCHSCRIPT, *ONNX):
+    if "/" in spec or path.suffix in (".py", ".safetensors", *TORCH_SUFFIXES, *TORCHSCRIPT, *ONNX):
         raise _missing(spec)
 
 

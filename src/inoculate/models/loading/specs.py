@@ -1,4 +1,4 @@
-"""What a model SPEC means: a timm name, a factory, a TorchScript or ONNX file, or a folder written by a training."""
+"""What a model SPEC means: a name, a model of the hub, a factory, a file, or a folder written by a training."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from inoculate.artifacts.files import file_digest
 from inoculate.data.preprocessing import Size, as_size
 from inoculate.models.loading.checkpoints import DESCRIPTION, read_description
 from inoculate.models.loading.factories import source_file
+from inoculate.models.loading.hub import hub_identity
 from inoculate.models.loading.onnx import OnnxModel
+from inoculate.models.pretrained import TIMM_HUB, TORCHVISION, TRANSFORMERS, input_config
 
 TORCHSCRIPT, ONNX = (".ts", ".torchscript", ".pt", ".pth"), (".onnx",)
-Kind = Literal["folder", "torchscript", "onnx", "factory", "name"]
+Kind = Literal["folder", "torchscript", "onnx", "factory", "hub", "name"]
 
 
 def kind_of(spec: str) -> Kind:
     """What `spec` names, decided by its form and by whether it is a folder; whether it exists is not checked."""
+    if spec.startswith((TIMM_HUB, TRANSFORMERS)):
+        return "hub"
+    if spec.startswith(TORCHVISION):
+        return "name"
     path = Path(spec)
     if path.is_dir():
         return "folder"
@@ -28,8 +34,10 @@ def kind_of(spec: str) -> Kind:
 
 
 def expected_size(spec: str) -> tuple[Size, int] | None:
-    """(image size, channels) that a trained folder or an ONNX file was made for; None where `spec` does not say."""
+    """(image size, channels) that a trained model was made for; None where `spec` does not say."""
     kind, path = kind_of(spec), Path(spec)
+    if kind == "hub" and (config := input_config(spec)) is not None:
+        return as_size(*config.image_size), len(config.mean)
     if kind == "folder":
         kept = read_description(path).spec
         return kept.image_size, kept.channels
@@ -40,13 +48,16 @@ def expected_size(spec: str) -> tuple[Size, int] | None:
 
 
 def brings_weights(spec: str) -> bool:
-    """Whether `spec` means a model with weights: anything but a timm name."""
+    """Whether `spec` means a model with weights: anything but a name of an architecture."""
     return kind_of(spec) != "name"
 
 
 def identity(spec: str) -> str:
     """`spec` and a hash of the file that defines it: the same SPEC with another content is another model."""
-    path = Path(spec)
-    file = source_file(spec) if ":" in spec else path / DESCRIPTION if path.is_dir() else path
+    path, kind = Path(spec), kind_of(spec)
+    if kind == "hub":
+        file = hub_identity(spec)
+    else:
+        file = source_file(spec) if kind == "factory" else path / DESCRIPTION if kind == "folder" else path
     digest = None if file is None else file_digest(file)
     return spec if digest is None else f"{spec} {digest}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.core.errors import InputError, one_line
+from inoculate.models.loading.weights import holds_code, holds_state_dict, without_network
 
 
 class ScriptedModel(nn.Module):
@@ -27,10 +27,12 @@ class ScriptedModel(nn.Module):
 def load_torchscript(path: Path) -> ScriptedModel:
     """The module that `torch.jit.save` wrote, on the CPU; gradients pass through it.
 
-    A file written by `torch.save`, which is a pickle, is recognised by its contents and never opened. Raises
+    A file written by `torch.save`, which is a pickle, is recognised by its contents and refused. Raises
     `InputError`.
     """
-    if not _holds_code(path):
+    if not holds_code(path):
+        if holds_state_dict(path):
+            raise without_network(path)
         raise InputError(
             f"model {path} is not a TorchScript file but a pickle or damaged, and pickles are never opened: export it "
             "with torch.jit.script(model).save('model.ts'), or give file.py:factory and --weights as safetensors"
@@ -44,12 +46,3 @@ def load_torchscript(path: Path) -> ScriptedModel:
             f"model {path} cannot be loaded ({one_line(error)}): export it again with this torch"
         ) from error
     return ScriptedModel(module)
-
-
-def _holds_code(path: Path) -> bool:
-    """Whether the file is an archive with TorchScript code in it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any("/code/" in name for name in archive.namelist())
-    except zipfile.BadZipFile:
-        return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from inoculate.data.preprocessing import Size
+from inoculate.data.preprocessing import Size, as_sides
 
 SMALL_CNN = "small_cnn"
 
@@ -15,7 +15,7 @@ def small_cnn(classes: int, channels: int, image_size: Size) -> nn.Sequential:
     The network with which Wong et al. (2020) train MNIST, its second convolution twice as wide. No BatchNorm: clean and
     adversarial batches have different statistics. It takes pixels as they are, unless it is told mean and std.
     """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = as_sides(image_size)
     return nn.Sequential(
         nn.Conv2d(channels, 16, 4, stride=2, padding=1),
         nn.ReLU(),
