@@ -9,10 +9,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from inoculate.core.calls import call
 from inoculate.core.errors import InputError
 from inoculate.core.modes import dtype_for, frozen
 from inoculate.core.threat import Norm, Threat
-from inoculate.models.acceleration.fast import original
+from inoculate.models.acceleration.fast import follow_original, original
 from inoculate.models.acceleration.small_maps import inference_context
 
 
@@ -107,7 +108,28 @@ def carry_out(
         return x.detach().clone()
     judge = original(model)
     with frozen(model), nullcontext() if judge is model else inference_context(judge):
-        return round_towards(craft(_detached(x).to(dtype_for(model)), _detached(y)).detach(), _detached(x))
+        follow_original(model, x.detach())
+        try:
+            x_adv = craft(_detached(x).to(dtype_for(model)), _detached(y))
+        except (IndexError, RuntimeError) as error:
+            _require_labels(model, x, y, error)
+            raise
+        return round_towards(x_adv.detach(), _detached(x))
+
+
+def _require_labels(model: nn.Module, x: Tensor, y: Tensor, error: Exception) -> None:
+    """Raise `InputError` if the cause of an error is a label for which the model has no output."""
+    if not x.is_cpu or y.dtype is not torch.int64 or y.shape != x.shape[:1]:  # after an assert a GPU runs nothing
+        return
+    with torch.no_grad():
+        classes = call(model, x[:1].to(dtype_for(model))).shape[-1]
+    wrong = ((y < 0) | (y >= classes)).nonzero().squeeze(1)
+    if len(wrong):
+        first = int(wrong[0])
+        raise InputError(
+            f"the label of image {first} is {int(y[first])} and the model has outputs for classes 0 to {classes - 1}: "
+            "give the labels as class numbers, and a model with an output per class"
+        ) from error
 
 
 def round_towards(x_adv: Tensor, x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from inoculate.core.threat import Threat, per_sample
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
 from inoculate.evaluation.engine import Settings, measure_clean
-from inoculate.evaluation.inputs import name_of_model, resolve_attack, resolve_data, resolve_model
+from inoculate.evaluation.inputs import name_of_model, require_finite, resolve_attack, resolve_data, resolve_model
 from inoculate.models.classifier import prepare
 from inoculate.models.loading.load import ModelLike
 
@@ -92,7 +92,9 @@ def explain(
         classifier = prepare(resolve_model(model, images, options.device), images)
     earlier = None if before is None else resolve_model(before, images, options.device)
     first = images.subset(range(min(len(images), 4 * max(amounts.stability, amounts.fragility, 32))))
-    right = measure_clean(classifier, first, settings).right
+    clean = measure_clean(classifier, first, settings)
+    require_finite(clean, classifier.classes)
+    right = clean.right
     rows = choose_images(first, right, amounts.images) if options.shown is None else list(options.shown)
     drawn = right.nonzero().squeeze(1)[: amounts.stability]
     total = len(rows) + len(drawn) + 2
@@ -170,5 +172,5 @@ def _predictions(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
 def _as_integers(pairs: Tensor, top: int, kind: Any) -> NDArray[Any]:
     """N×2×H×W as small integers; the two maps of an image share their scale, so that they can be compared."""
     scale = pairs.flatten(1).abs().amax(dim=1).clamp_min(1e-12)
-    found: NDArray[Any] = (pairs / per_sample(scale, pairs) * top).round().cpu().numpy().astype(kind)
+    found: NDArray[Any] = (pairs / per_sample(scale, pairs) * top).round().cpu().float().numpy().astype(kind)
     return found

@@ -26,7 +26,13 @@ Models = Annotated[list[str], topic_option("--model", MODEL, f"{MODEL_SPEC} Repe
 Weights = Annotated[Path | None, topic_option("--weights", MODEL, "safetensors file to load into the model.")]
 Pretrained = Annotated[bool, topic_option("--pretrained/--no-pretrained", MODEL, "Download the pretrained weights.")]
 Outputs = Annotated[
-    str, topic_option("--outputs", MODEL, "What the model returns: logits, probabilities or single-logit.")
+    str,
+    topic_option(
+        "--outputs",
+        MODEL,
+        "What the model returns: logits, probabilities, log-probabilities, sigmoid, single-logit, background-first or "
+        "background-last.",
+    ),
 ]
 Normalize = Annotated[
     str | None,

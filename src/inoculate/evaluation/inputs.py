@@ -17,6 +17,7 @@ from inoculate.core.rng import seeded
 from inoculate.core.threat import Threat, large_eps_warning
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike, as_dataset, load_data
+from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.models.checks import model_warnings
 from inoculate.models.classifier import Classifier, Precision, prepare
 from inoculate.models.loading.load import ModelLike, as_module
@@ -129,6 +130,26 @@ def random_weights_warning(model: ModelLike) -> list[str]:
     if not is_spec(model) or brings_weights(str(model)):
         return []
     return [f"{model} has random weights: load weights into it, or give a trained folder"]
+
+
+def require_finite(clean: PerSampleResult, classes: int) -> None:
+    """Raise `InputError` where the outputs are not finite on any clean image."""
+    if classes > 1 and len(clean) and not clean.margin.isfinite().any():
+        raise InputError(
+            f"the model gives outputs that are not finite on all of {len(clean)} clean images: "
+            "check its weights and that it takes pixels in [0, 1]"
+        )
+
+
+def nonfinite_warning(clean: PerSampleResult, name: str = "") -> list[str]:
+    """A warning where the outputs on some clean images are not finite; `name` says of which model."""
+    bad = (~clean.margin.isfinite()).nonzero().squeeze(1)
+    if not len(bad) or len(bad) == len(clean):  # with a single class there are no margins
+        return []
+    return [
+        f"{f'{name}: ' if name else ''}the outputs on {len(bad)} of {len(clean)} clean images (the first is image "
+        f"{int(bad[0])}) are not finite: they count as errors, look for an overflow, or a logarithm of 0, in the model"
+    ]
 
 
 def threat_warnings(threats: Iterable[Threat], data: Dataset) -> list[str]:

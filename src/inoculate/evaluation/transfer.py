@@ -17,7 +17,13 @@ from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
 from inoculate.evaluation.budget import families
 from inoculate.evaluation.engine import Settings, measure_clean, measure_transfer
-from inoculate.evaluation.inputs import prepare_checked, resolve_attack, resolve_data, threat_warnings
+from inoculate.evaluation.inputs import (
+    nonfinite_warning,
+    prepare_checked,
+    resolve_attack,
+    resolve_data,
+    threat_warnings,
+)
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import TransferMatrix
 from inoculate.models.classifier import Classifier, Precision
@@ -83,13 +89,12 @@ def transfer(
     name, chosen = resolve_attack(attack)
     images = resolve_data(data, next(iter(named.values())))
     warnings = threat_warnings(require_threats(threats), images)
-    prepared: dict[str, Classifier] = {}
-    for key, model in named.items():
-        prepared[key], more = prepare_checked(model, images, options.precision, options.device, seed, f"{key}: ")
-        warnings += more
+    checked = _prepare(named, images, options, seed)
+    prepared = {key: classifier for key, (classifier, _) in checked.items()}
     settings = Settings(batch_size, seed)
     labels = {"dataset": images.name, "arm": options.arm, "seed": seed}
     clean = {target: measure_clean(classifier, images, settings) for target, classifier in prepared.items()}
+    warnings += [line for key in prepared for line in (*checked[key][1], *nonfinite_warning(clean[key], key))]
     norm = threats[0].norm if threats else "linf"
     found = [
         (result.row(**labels, model=target, attack="none", norm=norm, protocol="white-box"), result)
@@ -105,6 +110,16 @@ def transfer(
                 counted = _counted(result, clean[target], options.name or name)
                 found.append((counted.row(norm=threat.norm, **named_as), counted))
     return TransferMatrix([row for row, _ in found], tuple(prepared), dict(found), warnings)
+
+
+def _prepare(
+    models: Mapping[str, ModelLike], data: Dataset, options: TransferOptions, seed: int
+) -> dict[str, tuple[Classifier, list[str]]]:
+    """The prepared models by name, and warnings about each."""
+    return {
+        name: prepare_checked(model, data, options.precision, options.device, seed, name)
+        for name, model in models.items()
+    }
 
 
 def _by_name(models: Mapping[str, ModelLike] | Sequence[str]) -> dict[str, ModelLike]:

@@ -31,7 +31,7 @@ class HardeningOptions:
         fallback: name of the method that continues, once, after a monitor has detected a failure.
         weights: safetensors file to load into the model.
         pretrained: start from timm's weights.
-        outputs: what the model returns: `logits`, `probabilities` or `single-logit`.
+        outputs: what the model returns, as in `load_model`.
         normalize: normalisation to put in front of the model, such as `imagenet` or `0.5/0.25`.
         stem: first layer of a new network: `imagenet`, or `small` for small images.
         image_size: side in pixels at which images are loaded.

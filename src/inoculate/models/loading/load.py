@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from inoculate.core.errors import InputError
+from inoculate.core.functions import modules_behind
+from inoculate.core.modes import require_callable, set_eval
 from inoculate.core.rng import seeded
 from inoculate.data.dataset import Dataset
 from inoculate.models.build import build_model
@@ -25,6 +27,7 @@ from inoculate.models.normalize import MeanStd, check_channels, parse_normalize
 ModelLike: TypeAlias = nn.Module | Callable[[Tensor], Any] | str | Path
 
 
+@torch.inference_mode(False)  # no gradient would pass through weights that are made under it
 def load_model(
     spec: ModelLike,
     data: Dataset | None = None,
@@ -45,7 +48,9 @@ def load_model(
             it is checked against what the model was made for.
         weights: safetensors file to load.
         pretrained: download timm's weights.
-        outputs: what the model gives: `logits`, `probabilities` or `single-logit`.
+        outputs: what the model gives: `logits`, `probabilities`, `log-probabilities`, `sigmoid` (one for each class),
+            `single-logit` (for the second of two classes), or logits with one more for the background that is left out,
+            `background-first` or `background-last`.
         normalize: normalisation to put in front: (mean, std), or a text such as `imagenet` or `0.5/0.25`.
         seed: of random weights.
 
@@ -61,7 +66,7 @@ def load_model(
         model = as_module(spec)
     if weights is not None:
         load_weights(Path(weights), model)
-    return declared.wrap(model).eval()
+    return set_eval(declared.wrap(model))
 
 
 def _named(
@@ -92,22 +97,25 @@ def as_module(model: ModelLike, data: Dataset | None = None) -> nn.Module:
         return model
     if isinstance(model, str | Path):
         return load_model(model, data)
-    if callable(model):
-        return FunctionModel(model)
-    raise InputError(
-        f"model is {type(model).__name__}: give an nn.Module, a function from images to logits, or a model SPEC"
-    )
+    require_callable(model)
+    return FunctionModel(model)
 
 
 class FunctionModel(nn.Module):
-    """A function from images (B×C×H×W) to logits as a module without parameters."""
+    """A function from images (B×C×H×W) to logits as a module; the modules that it runs are parts of it.
+
+    It cannot be copied: the function would still run the original modules.
+    """
 
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
         super().__init__()
-        self.function = function
+        self.function, self.parts = function, nn.ModuleList(modules_behind(function))
 
     def forward(self, x: Tensor) -> Any:
         return self.function(x)
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise TypeError("a function cannot be copied")
 
 
 def _load(spec: str, data: Dataset | None, seed: int) -> nn.Module:
