@@ -77,3 +77,47 @@ def test_a_model_without_gradients_is_measured_and_not_explained(
     assert call(*arguments) == 0
     assert "explains nothing" in capsys.readouterr().err
     assert "Attacked images" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_outputs_are_declared(
+    call: Callable[..., int], refused: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def net(k): return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, k))\n"
+        "def background(): return net(11)\n"
+        "def log_probabilities(): return nn.Sequential(net(10), nn.LogSoftmax(1))\n"
+        "def sigmoid(): return nn.Sequential(net(10), nn.Hardtanh(), nn.Sigmoid())\n"
+        "def saturated():\n"
+        "    made = net(10)\n"
+        "    made[2].weight.data.mul_(1e6)\n"
+        "    return made\n"
+    )
+
+    def measure(name: str, *options: str) -> tuple[object, ...]:
+        return (
+            *DIGITS,
+            "--model",
+            f"{tmp_path}/mine.py:{name}",
+            "--attack",
+            "fgsm",
+            "--eps",
+            "0.1",
+            "--no-checks",
+            *options,
+        )
+
+    assert "--outputs background-" in refused(*measure("background"))
+    for name, kind in (
+        ("background", "background-first"),
+        ("log_probabilities", "log-probabilities"),
+        ("sigmoid", "sigmoid"),
+    ):
+        assert call(*measure(name, "--outputs", kind)) == 0
+        assert "outputs" not in capsys.readouterr().err
+    assert call(*measure("log_probabilities")) == 0
+    assert "--outputs log-probabilities" in capsys.readouterr().err
+    assert "declared as probabilities and go from" in refused(*measure("saturated", "--outputs", "probabilities"))
+    assert "use one of logits, probabilities" in refused(*measure("sigmoid", "--outputs", "softmax"))
+    assert call(*measure("saturated")) == 0
+    assert "its logits are saturated" in capsys.readouterr().err

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.registry import get_attack
-from inoculate.core.calls import Behaviour, behaviour, logits_of, pure_calls
+from inoculate.core.calls import Behaviour, behaviour, pure_calls
 from inoculate.core.modes import frozen
+from inoculate.core.outputs import logits_of
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.models.acceleration.fast import fast

@@ -172,7 +172,9 @@ def test_what_cannot_be_matched_is_refused_with_the_way_on(animals: Dataset) -> 
     )
     both = one_hot_data(("tench", "n01440764"), 2)
     assert "classes 'tench' and 'n01440764' of pixels are both output 0" in refused(big, both)
-    assert "the model knows 5 classes and the data has 4: name the outputs" in refused(lookup(range(5)), animals)
+    told = refused(lookup(range(5)), animals)
+    assert "the model knows 5 classes and the data has 4: if one is for the background, declare --outputs" in told
+    assert told.endswith("else name the outputs with --class-names")
     assert "the model knows 3 classes and the data has 4: label 3 of image 3 has no output" in refused(
         lookup(range(3)), animals
     )

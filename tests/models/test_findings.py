@@ -13,7 +13,7 @@ from inoculate.core.errors import InputError
 from inoculate.data.dataset import Dataset
 from inoculate.models.checks import inspect_model, model_warnings
 from inoculate.models.findings import Finding
-from inoculate.models.loading.outputs import FromProbabilities, FromSingleLogit
+from inoculate.models.loading.outputs import AsLogits
 from inoculate.models.normalize import NORMALIZATIONS, Normalize, normalized
 
 CLASSES, N = 4, 64
@@ -48,7 +48,8 @@ class ExpectsPixels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         plain = x * self.prepare.std + self.prepare.mean  # back to [0, 1], if the caller normalised
         fits = ((plain > -0.01) & (plain < 1.01)).flatten(1).all(1) & ((plain.mean((1, 2, 3)) - 0.45).abs() < 0.06)
-        return torch.where(fits[:, None], self.inner(plain), torch.zeros(len(x), CLASSES))
+        wrong = x.mean((1, 2, 3))[:, None] * torch.eye(CLASSES)[0] / 10  # hardly depends on the image
+        return torch.where(fits[:, None], self.inner(plain), wrong)
 
 
 def dataset(sample: tuple[Tensor, Tensor], classes: int) -> Dataset:
@@ -81,8 +82,8 @@ def then(layer: Callable[[Tensor], Tensor]) -> nn.Module:
 @pytest.mark.smoke
 def test_correct_model_has_no_findings(sample: tuple[Tensor, Tensor]) -> None:
     assert check(Quarters(), sample) == []
-    assert check(FromProbabilities(then(lambda z: z.softmax(1))), sample) == []
-    assert check(then(lambda z: z.log_softmax(1)), sample) == []
+    assert check(AsLogits(then(lambda z: z.softmax(1)), "probabilities"), sample) == []
+    assert check(AsLogits(then(lambda z: z.log_softmax(1)), "log-probabilities"), sample) == []
 
 
 def test_untrained_model_has_no_findings(sample: tuple[Tensor, Tensor]) -> None:
@@ -159,7 +160,8 @@ def test_majority_class_baseline_is_no_evidence(sample: tuple[Tensor, Tensor]) -
 
         def forward(self, x: Tensor) -> Tensor:
             bright = (x.mean((1, 2, 3)) > 2).float()
-            return 9 * torch.stack([1 - bright, bright, *[torch.zeros_like(bright)] * 2], dim=1)
+            classes = torch.stack([1 - bright, bright, *[torch.zeros_like(bright)] * 2], dim=1)
+            return 9 * classes + x.mean((1, 2, 3))[:, None] / 100
 
     assert check(Bright(), (sample[0], torch.ones_like(sample[1]))) == []
 
@@ -188,7 +190,36 @@ def test_probabilities(sample: tuple[Tensor, Tensor]) -> None:
     (found,) = check(then(lambda z: z.softmax(1)), sample)
     assert "probabilities" in found.what
     assert "--outputs probabilities" in str(found)
-    assert check(then(torch.sigmoid), sample) == []  # rows do not sum to 1
+    assert check(then(lambda z: (z / 40).sigmoid()), sample) == []  # rows do not sum to 1, and lie close together
+
+
+def test_log_probabilities_and_sigmoids(sample: tuple[Tensor, Tensor]) -> None:
+    (found,) = check(then(lambda z: z.log_softmax(1)), sample)
+    assert "log-probabilities: they serve as logits" in str(found)
+    (found,) = check(then(lambda z: (z - 9).sigmoid()), sample)
+    assert "--outputs sigmoid" in found.cure
+    assert check(AsLogits(then(lambda z: (z - 9).sigmoid()), "sigmoid"), sample) == []
+    assert check(then(lambda z: -z), sample) != [found]  # negative, but no log-probabilities
+
+
+def test_images_with_outputs_that_are_not_finite_do_not_hide_the_others(sample: tuple[Tensor, Tensor]) -> None:
+    def one_nan(z: Tensor) -> Tensor:
+        return torch.where(torch.arange(len(z))[:, None] == 3, torch.nan, z) if len(z) == N else z
+
+    assert check(then(one_nan), sample) == []
+    (found,) = check(then(lambda z: one_nan(z.softmax(1))), sample)
+    assert "probabilities" in found.what
+    (found,) = check(then(lambda z: one_nan(z + torch.randn_like(z))), sample)
+    assert "predictions are random" in found.what
+
+
+def test_zero_gradient(sample: tuple[Tensor, Tensor]) -> None:
+    (found,) = check(then(lambda z: 1e4 * z), sample)
+    assert "logits are saturated" in found.what
+    assert "autoattack" in found.cure
+    assert check(then(lambda z: 5 * z), sample) == []
+    (found,) = check(then(lambda z: z * 0), sample)
+    assert "same outputs for all 64" in found.what
 
 
 def test_other_class_order(sample: tuple[Tensor, Tensor]) -> None:
@@ -206,10 +237,10 @@ def test_single_output_for_two_classes(sample: tuple[Tensor, Tensor]) -> None:
     column = then(lambda z: (z[:, [1, 3]].amax(1) - z[:, [0, 2]].amax(1))[:, None])
     for model in (logit, column):
         assert "--outputs single-logit" in refused(model, two, classes=2)
-        assert check(FromSingleLogit(model), two, classes=2) == []
+        assert check(AsLogits(model, "single-logit"), two, classes=2) == []
         assert "--outputs probabilities" in refused(nn.Sequential(model, nn.Sigmoid()), two, classes=2)
-        assert check(FromProbabilities(nn.Sequential(model, nn.Sigmoid())), two, classes=2) == []
-        assert "declared as probabilities" in refused(FromProbabilities(model), two, classes=2)
+        assert check(AsLogits(nn.Sequential(model, nn.Sigmoid()), "probabilities"), two, classes=2) == []
+        assert "declared as probabilities" in refused(AsLogits(model, "probabilities"), two, classes=2)
 
 
 def test_model_that_cannot_be_measured_is_refused_in_one_line(sample: tuple[Tensor, Tensor]) -> None:
@@ -217,7 +248,7 @@ def test_model_that_cannot_be_measured_is_refused_in_one_line(sample: tuple[Tens
     assert "shape (64, 2, 2) for 64 images" in refused(then(lambda z: z.view(-1, 2, 2)), sample)
     assert "returns dict, not a tensor" in refused(then(lambda z: {"scores": z}), sample)  # type: ignore[arg-type, return-value]
     assert "does not take 3×8×8 images" in refused(nn.Linear(7, 4), sample)
-    assert "declared as a single logit" in refused(FromSingleLogit(Quarters()), sample)
+    assert "declared as a single logit" in refused(AsLogits(Quarters(), "single-logit"), sample)
     scripted = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(7, 4)))
     assert "mat1 and mat2" in refused(scripted, sample)  # not the first line of TorchScript's traceback
 
@@ -251,9 +282,13 @@ def test_model_and_random_state_are_left_as_they_were(sample: tuple[Tensor, Tens
 
 
 def test_output_that_holds_logits(sample: tuple[Tensor, Tensor]) -> None:
-    for pack, name in ((lambda z: {"logits": z}, "dict"), (lambda z: (z, z), "tuple")):
+    for pack, name, place in (
+        (lambda z: {"logits": z}, "dict", "output['logits']"),
+        (lambda z: (z, z), "tuple", "output[0]"),
+    ):
         (found,) = check(then(pack), sample)  # type: ignore[arg-type]
         assert f"the model returns {name}, not a tensor" in found.what
+        assert found.cure == f"{place} is used as the logits"
 
 
 def test_warnings_name_their_model(sample: tuple[Tensor, Tensor]) -> None:

@@ -13,7 +13,7 @@ from inoculate.attacks._apgd_run import Found, Run
 from inoculate.attacks._batching import runs_at_once
 from inoculate.attacks.base import carry_out
 from inoculate.attacks.gradients import ValueAndGrad, value_and_input_grad
-from inoculate.attacks.losses import Objective, get_loss
+from inoculate.attacks.losses import Objective, get_loss, logits_fp32
 from inoculate.attacks.targets import Target, check_target, resolve_targets, wrong_classes
 from inoculate.attacks.termination import check_termination_ratio, is_hopeless
 from inoculate.core.errors import InputError
@@ -119,7 +119,7 @@ class APGD:
         if not self.targets:
             return [fixed]
         with torch.no_grad():
-            order = wrong_classes(model(x), y)
+            order = wrong_classes(logits_fp32(model, x), y)
         return list(order[:, : self.targets].unbind(dim=1))
 
     def _run(self, model: nn.Module, x: Tensor, objective: Objective, threat: Threat, start: Tensor) -> Found:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from inoculate.attacks.apgd import APGD
 from inoculate.attacks.base import Attack, carry_out
 from inoculate.attacks.fab import FAB
+from inoculate.attacks.losses import logits_fp32
 from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
 from inoculate.attacks.termination import check_termination_ratio
@@ -90,12 +91,12 @@ class AutoAttack:
         def craft(x: Tensor, y: Tensor) -> Tensor:
             judge = original(model)
             with frozen(judge), torch.no_grad():
-                logits = judge(x)
+                logits = logits_fp32(judge, x)
             result, rows = x.clone(), torch.arange(len(x), device=x.device)
             for member in self.members(logits.shape[1]).values():
                 result[rows] = member(model, x[rows], y[rows], threat, generator=generator)
                 with frozen(judge), torch.no_grad():
-                    rows = rows[judge(result[rows]).argmax(dim=1) == y[rows]]
+                    rows = rows[logits_fp32(judge, result[rows]).argmax(dim=1) == y[rows]]
                 if not len(rows):
                     break
             return result

@@ -9,12 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from inoculate.core.calls import logits_of, takes_hooks
+from inoculate.core.calls import takes_hooks
 from inoculate.core.errors import InputError
 from inoculate.core.modes import dtype_for, frozen
+from inoculate.core.outputs import logits_of
 from inoculate.core.threat import Norm, Threat
 from inoculate.data.tensors import check_range, class_numbers
-from inoculate.models.acceleration.fast import original
+from inoculate.models.acceleration.fast import follow_original, original
 from inoculate.models.acceleration.small_maps import inference_context
 
 
@@ -117,6 +118,7 @@ def carry_out(
         return x.detach().clone()
     y, judge = class_labels(y, x), original(model)
     with frozen(model), nullcontext() if judge is model else inference_context(judge), labels_in_range(model, x, y):
+        follow_original(model, x.detach())
         return round_towards(craft(_detached(x).to(dtype_for(model)), _detached(y)).detach(), _detached(x))
 
 

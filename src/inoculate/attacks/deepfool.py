@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks._minimum_norm import find_nearest, find_within, search_unbroken
-from inoculate.attacks.gradients import check_differentiable, zero_nonfinite
-from inoculate.attacks.losses import Objective, to_fp32
+from inoculate.attacks.gradients import input_gradient, zero_nonfinite
+from inoculate.attacks.losses import Objective, logits_fp32
 from inoculate.attacks.success import evaluate_adversarial
 from inoculate.attacks.targets import Target, check_target, wrong_classes
 from inoculate.core.errors import InputError
@@ -80,7 +80,7 @@ class DeepFool:
     def _walk(self, model: nn.Module, x: Tensor, objective: Objective, threat: Threat) -> Tensor:
         """The first adversarial image met on the way from each image; the image itself where there is none."""
         with torch.no_grad():
-            others = wrong_classes(to_fp32(model(x)), objective.y)[:, : self.candidates - 1]
+            others = wrong_classes(logits_fp32(model, x), objective.y)[:, : self.candidates - 1]
         result, rows = x.clone(), torch.arange(len(x), device=x.device)
         delta, x_adv = torch.zeros_like(x), x
         for _ in range(self.steps):
@@ -101,16 +101,14 @@ def _step_to_boundary(model: nn.Module, x: Tensor, objective: Objective, others:
     The boundaries: of the `others` (B×k) with the true class, or of the target, if there is one, with all others.
     """
     x = x.detach().requires_grad_()
-    logits = to_fp32(model(x))
-    check_differentiable(logits)
+    logits = logits_fp32(model, x)
     if objective.target is None:
         leads = logits.gather(1, others) - logits.gather(1, objective.y[:, None])
     else:
         leads = objective(logits)[:, None]
     best, shortest = torch.zeros_like(x), torch.full_like(leads[:, 0], torch.inf)
     for lead in leads.unbind(dim=1):
-        (gradient,) = torch.autograd.grad(lead.sum(), x, retain_graph=True)
-        gradient = zero_nonfinite(gradient)
+        gradient = zero_nonfinite(input_gradient(lead.sum(), x, retain_graph=True))
         rise = lead.detach().abs().clamp_min(1e-6)  # a tie would leave the image where it is
         step = step_to_hyperplane(x.detach(), gradient, rise, threat)
         # A step that ends in a corner of the range counts as if it went on to the boundary.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from inoculate.attacks._batching import runs_at_once
 from inoculate.attacks._minimum_norm import NearestAdversarial, find_nearest, find_within
 from inoculate.attacks.gradients import ValueAndGrad, value_and_input_grad
-from inoculate.attacks.losses import LOSSES, Loss, Objective, margin, target_minus_true
+from inoculate.attacks.losses import LOSSES, Loss, Objective, logits_fp32, margin, target_minus_true
 from inoculate.attacks.success import is_adversarial, verify_adversarial
 from inoculate.attacks.targets import Target, check_target, resolve_targets, wrong_classes
 from inoculate.attacks.termination import check_termination_ratio
@@ -116,7 +116,7 @@ class _Search:
         """The nearest adversarial images."""
         options = self.options
         with torch.no_grad():
-            logits = self.model(x)
+            logits = logits_fp32(self.model, x)
         nearest = NearestAdversarial(x.clone(), torch.full(y.shape, torch.inf, dtype=x.dtype, device=x.device))
         fixed = resolve_targets(self.model, x, y, options.target, generator)
         adversarial = verify_adversarial(self.model, x, is_adversarial(logits, y, fixed), y, fixed)
@@ -195,7 +195,7 @@ class _Search:
         adversarial, expected = torch.zeros_like(runs.expected), runs.expected
         if expected.any():
             with torch.no_grad():
-                logits = self.model(runs.x_adv[expected])
+                logits = logits_fp32(self.model, runs.x_adv[expected])
             adversarial[expected] = self._is_adversarial(logits, runs.objective.select(expected))
         return adversarial
 

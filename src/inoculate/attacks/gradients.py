@@ -8,10 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.losses import to_fp32
-from inoculate.core.errors import InputError
+from inoculate.attacks.losses import logits_fp32
+from inoculate.core.errors import InputError, one_line
 
-NO_GRADIENT = "no gradient reaches the images: the model is not differentiable, attack it with square, which needs none"
+NO_GRADIENT = (
+    "no gradient reaches the images: the model is not differentiable (a detach, a no_grad, numpy or a cast to integers "
+    "in its forward), attack it with square, which needs none"
+)
 
 
 class ValueAndGrad(NamedTuple):
@@ -31,13 +34,27 @@ def value_and_input_grad(
     keeps them. Raises `InputError` if the model is not differentiable.
     """
     x = x.detach().requires_grad_()
-    logits = to_fp32(model(x))
+    logits = logits_fp32(model, x)
     values = objective(logits)
-    check_differentiable(values)
-    (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+    gradient = input_gradient(values.sum(), x)
+    return ValueAndGrad(values.detach(), gradient if raw else zero_nonfinite(gradient), logits.detach())
+
+
+def input_gradient(value: Tensor, x: Tensor, *, retain_graph: bool = False) -> Tensor:
+    """The gradient of a number in the images; raises `InputError` if the model is not differentiable."""
+    check_differentiable(value)
+    try:
+        (gradient,) = torch.autograd.grad(value, x, allow_unused=True, retain_graph=retain_graph)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # an edit in place of what the gradient needs, a checkpoint of the old kind
+        raise InputError(
+            f"the gradient of the model cannot be computed ({one_line(error)}): mend its forward, or attack it with "
+            "square, which needs none"
+        ) from error
     if gradient is None:
         raise InputError(NO_GRADIENT)
-    return ValueAndGrad(values.detach(), gradient if raw else zero_nonfinite(gradient), logits.detach())
+    return gradient
 
 
 def zero_nonfinite(gradient: Tensor) -> Tensor:

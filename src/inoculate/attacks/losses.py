@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from inoculate.core.calls import call, single_output
 from inoculate.core.errors import InputError
 
 
@@ -98,8 +99,14 @@ class Objective:
         return Objective(self.loss, self.y[rows], None if self.target is None else self.target[rows])
 
 
-def to_fp32(logits: Tensor) -> Tensor:
-    """Half-precision logits as fp32: a loss of them would lose its last digits."""
+def logits_fp32(model: nn.Module, x: Tensor) -> Tensor:
+    """The logits (B×K) of a model; those in half precision as fp32, because a loss of them would lose its last digits.
+
+    Raises `InputError` where the model does not take the images, or does not return logits of two classes or more.
+    """
+    logits = call(model, x)
+    if logits.ndim == 1 or logits.shape[1] == 1:
+        raise single_output(logits)
     return logits if logits.dtype is torch.float64 else logits.float()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from inoculate.attacks.ascent import Steps, ascend
 from inoculate.attacks.base import carry_out
-from inoculate.attacks.losses import Objective, get_loss, to_fp32
+from inoculate.attacks.losses import Objective, get_loss, logits_fp32
 from inoculate.attacks.success import is_adversarial
 from inoculate.attacks.targets import Target, check_target, resolve_targets
 from inoculate.core.modes import frozen
@@ -97,7 +97,7 @@ def _is_worse(model: nn.Module, other: Tensor, x_adv: Tensor, objective: Objecti
     """
     judge = original(model)
     with frozen(judge), torch.no_grad():
-        old, new = to_fp32(judge(x_adv)), to_fp32(judge(other))
+        old, new = logits_fp32(judge, x_adv), logits_fp32(judge, other)
     before, now = (is_adversarial(logits, objective.y, objective.target) for logits in (old, new))
     worse: Tensor = (now & ~before) | ((now == before) & (objective(new) > objective(old)))
     return worse

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from inoculate.attacks import success
 from inoculate.attacks._batching import full_batch
 from inoculate.attacks.base import carry_out
-from inoculate.attacks.losses import LOSSES, Objective, to_fp32
+from inoculate.attacks.losses import LOSSES, Objective, logits_fp32
 from inoculate.attacks.squares import Squares, tiles
 from inoculate.attacks.success import is_adversarial, verify_adversarial
 from inoculate.attacks.targets import Target, check_target, resolve_targets
@@ -96,7 +96,7 @@ class Square:
     ) -> Tensor:
         """Keep each proposal that raises the objective; the last images, adversarial or not."""
         result = start.clone()
-        logits = to_fp32(model(start))
+        logits = logits_fp32(model, start)
         state = _State.begin(x, objective, start, objective(logits).float())
         adversarial = is_adversarial(logits, objective.y, objective.target)
         done = verify_adversarial(model, start, adversarial, objective.y, objective.target)
@@ -132,7 +132,7 @@ class Square:
         images = torch.arange(len(x), device=x.device)
         many = images.repeat_interleave(ahead)
         trial = propose(x[many], state.x_adv[many], query.flatten().clamp_max(self.queries - 1), threat)
-        values = state.objective.select(many)(to_fp32(model(trial))).float().view(-1, ahead)
+        values = state.objective.select(many)(logits_fp32(model, trial)).float().view(-1, ahead)
         better = (values > state.values[:, None]) & (query < end[:, None])
         helps, which = better.any(dim=1), better.int().argmax(dim=1)
         chosen = images * ahead + which

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.gradients import ValueAndGrad
-from inoculate.attacks.losses import Objective, to_fp32
+from inoculate.attacks.losses import Objective, logits_fp32
 from inoculate.core.modes import frozen
 from inoculate.core.threat import per_sample
 from inoculate.models.acceleration.fast import original
@@ -36,14 +36,14 @@ def verify_adversarial(
         return candidates
     rows = candidates.nonzero().squeeze(1)
     with frozen(judge), torch.no_grad():
-        verified = is_adversarial(judge(x_adv[rows]), y[rows], None if target is None else target[rows])
+        verified = is_adversarial(logits_fp32(judge, x_adv[rows]), y[rows], None if target is None else target[rows])
     return candidates.index_copy(0, rows, verified)
 
 
 def evaluate_adversarial(model: nn.Module, x_adv: Tensor, objective: Objective) -> Tensor:
     """Which images (B, bool) are adversarial after one pass through `model`, verified on the original model."""
     with torch.no_grad():
-        logits = to_fp32(model(x_adv))
+        logits = logits_fp32(model, x_adv)
     candidates = is_adversarial(logits, objective.y, objective.target)
     return verify_adversarial(model, x_adv, candidates, objective.y, objective.target)
 

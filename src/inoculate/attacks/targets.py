@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from inoculate.attacks.losses import logits_fp32
 from inoculate.core.errors import InputError
 from inoculate.core.rng import Draws
 
@@ -28,7 +29,7 @@ def resolve_targets(
     if target is None:
         return None
     with torch.no_grad():
-        logits = model(x)
+        logits = logits_fp32(model, x)
     classes = logits.shape[1]
     if target == "least_likely":
         least: Tensor = logits.argmin(dim=1)

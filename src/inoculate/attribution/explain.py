@@ -27,7 +27,7 @@ from inoculate.core.threat import Threat, per_sample
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
 from inoculate.evaluation.engine import Settings, measure_clean
-from inoculate.evaluation.inputs import name_of_model, resolve_attack, resolve_data, resolve_model
+from inoculate.evaluation.inputs import name_of_model, require_finite, resolve_attack, resolve_data, resolve_model
 from inoculate.models.classes import match_classes
 from inoculate.models.classifier import prepare
 from inoculate.models.loading.load import ModelLike
@@ -95,7 +95,9 @@ def explain(
     earlier = None if before is None else match_classes(resolve_model(before, images, options.device), images)[0]
     images = matched
     first = images.subset(range(min(len(images), 4 * max(amounts.stability, amounts.fragility, 32))))
-    right = measure_clean(classifier, first, settings).right
+    clean = measure_clean(classifier, first, settings)
+    require_finite(clean, classifier.classes)
+    right = clean.right
     rows = choose_images(first, right, amounts.images) if options.shown is None else list(options.shown)
     drawn = right.nonzero().squeeze(1)[: amounts.stability]
     total = len(rows) + len(drawn) + 2
@@ -174,5 +176,5 @@ def _predictions(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
 def _as_integers(pairs: Tensor, top: int, kind: Any) -> NDArray[Any]:
     """N×2×H×W as small integers; the two maps of an image share their scale, so that they can be compared."""
     scale = pairs.flatten(1).abs().amax(dim=1).clamp_min(1e-12)
-    found: NDArray[Any] = (pairs / per_sample(scale, pairs) * top).round().cpu().numpy().astype(kind)
+    found: NDArray[Any] = (pairs / per_sample(scale, pairs) * top).round().cpu().float().numpy().astype(kind)
     return found

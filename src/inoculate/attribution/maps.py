@@ -50,7 +50,8 @@ def last_maps(model: nn.Module, image: Tensor) -> nn.Module | None:
         if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) >= SMALLEST_MAP:
             ended[module] = None
 
-    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    takes_hooks = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    hooks = [module.register_forward_hook(note) for module in takes_hooks]
     try:
         with torch.no_grad():
             model(image)

@@ -29,7 +29,13 @@ Weights = Annotated[
 ]
 Pretrained = Annotated[bool, topic_option("--pretrained/--no-pretrained", MODEL, "Download the pretrained weights.")]
 Outputs = Annotated[
-    str, topic_option("--outputs", MODEL, "What the model returns: logits, probabilities or single-logit.")
+    str,
+    topic_option(
+        "--outputs",
+        MODEL,
+        "What the model returns: logits, probabilities, log-probabilities, sigmoid, single-logit, background-first or "
+        "background-last.",
+    ),
 ]
 Normalize = Annotated[
     str | None,

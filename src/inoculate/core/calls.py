@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from inoculate.core.deadline import OutOfTimeError
+from inoculate.core.errors import InputError, one_line
+from inoculate.core.outputs import describe_output, logits_of, place_of_logits
+
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What a model did at its first pass: whether it edited its input in place, and the type that it returned."""
+    """What a model did at its first pass: whether it edited its input in place, and the type that it returned.
+
+    Where it returned no tensor, `place` says what the logits are in its output, and `form` which tensors it holds.
+    """
 
     edits_input: bool
     returns: type
+    place: str = field(default="output", compare=False)
+    form: str = field(default="", compare=False)
 
     @property
     def is_plain(self) -> bool:
@@ -30,26 +39,50 @@ _OBSERVED: WeakKeyDictionary[nn.Module, Behaviour] = WeakKeyDictionary()  # one 
 
 def behaviour(model: nn.Module) -> Behaviour:
     """What `model` did at its first pass inside `pure_calls`; plain if there was none."""
-    return _OBSERVED.get(model, Behaviour(False, Tensor))
+    return _OBSERVED.get(model, Behaviour(False, Tensor)) if isinstance(model, nn.Module) else Behaviour(False, Tensor)
 
 
-@runtime_checkable
-class _HasLogits(Protocol):
-    logits: Tensor
+def call(model: nn.Module, x: Tensor) -> Tensor:
+    """The outputs of `model` for images (B×C×H×W): floats, B×K or B.
 
-
-def logits_of(output: Any) -> Any:
-    """The logits in what a model returned: a tensor itself, the entry or attribute `logits`, or the first of a tuple.
-
-    Anything else is returned as it is.
+    `x` stays as it is. Raises `InputError` where the model does not take the images, or returns anything else.
     """
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
-        return output.get("logits", output)
-    if isinstance(output, _HasLogits):
-        return output.logits
-    return output[0] if isinstance(output, tuple | list) and output else output
+    try:
+        output = logits_of(model(x if takes_hooks(model) else x.clone()))
+    except (InputError, OutOfTimeError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise InputError(
+            f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({one_line(error)}): "
+            "load the data at the model's image size and channels, --image-size and --channels, in Python "
+            "load_data(…, image_size=…, channels=…)"
+        ) from error
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"the model returns {type(output).__name__}, not a tensor: let its forward return the logits"
+            f"{describe_output(output, len(x))}"
+        )
+    if not output.is_floating_point() or output.layout is not torch.strided:
+        kind = str(output.dtype if output.layout is torch.strided else output.layout).removeprefix("torch.")
+        raise InputError(
+            f"the model returns {kind} numbers, not logits: let its forward return a dense tensor of floats"
+        )
+    if output.ndim not in (1, 2) or len(output) != len(x):
+        raise InputError(
+            f"the model gives outputs of shape {tuple(output.shape)} for {len(x)} images{behaviour(model).form}: "
+            f"it must give one logit per class, {len(x)}×K"
+        )
+    return output
+
+
+def single_output(outputs: Tensor) -> InputError:
+    """The error for a model that gives one number per image, `outputs`: it says how to declare it."""
+    declared = "probabilities" if bool(((outputs >= 0) & (outputs <= 1)).all()) else "single-logit"
+    return InputError(
+        "the model gives a single number per image for two classes: "
+        f"declare it with --outputs {declared}, in Python load_model(model, outputs='{declared}') "
+        "(large for the second class)"
+    )
 
 
 def takes_hooks(model: nn.Module) -> bool:
@@ -64,7 +97,7 @@ def pure_calls(model: nn.Module) -> Iterator[nn.Module]:
 
     The model is observed at its first pass, which gets a copy of its input. One that is plain is called directly from
     then on. TorchScript, which takes no hooks, and a model that was compiled in place, which they would have compiled
-    again, are called directly.
+    again, are called directly; `call` does the same for them.
     """
     known = _OBSERVED.get(model)
     if not takes_hooks(model) or (known is not None and known.is_plain):
@@ -99,6 +132,7 @@ class _Observer:
         if model not in _OBSERVED and self.original is not None:
             copy = inputs[0]
             edited = copy._version != self.version or not torch.equal(copy.detach(), self.original.detach())
-            _OBSERVED[model] = Behaviour(edited, type(output))
+            words = () if isinstance(output, Tensor) else (place_of_logits(output), describe_output(output, len(copy)))
+            _OBSERVED[model] = Behaviour(edited, type(output), *words)
         self.original = None
         return logits_of(output)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from inoculate.core.calls import pure_calls
+from inoculate.core.errors import InputError
+from inoculate.core.functions import modules_behind
 
 
 @contextmanager
@@ -19,14 +22,54 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     Inside, autograd records even if the caller is under `no_grad` or `inference_mode`: attacks need input gradients.
     The model changes no input and returns logits (see `pure_calls`). fp32 means fp32: TF32, which rounds the inputs of
     convolutions to ten bits on a GPU, is off. A model in half precision takes fp32 images, because eps may be smaller
-    than what half precision resolves. A function that is not a module has nothing to freeze.
+    than what half precision resolves. Of a function the modules that it runs are frozen. Raises `InputError` for what
+    is no model, and for weights that cannot be used.
     """
-    with _without_tf32(), torch.inference_mode(False), torch.enable_grad():
-        if not isinstance(model, nn.Module):
-            yield model
-            return
-        with _eval_mode(model), _no_parameter_gradients(model), _images_cast(model), pure_calls(model):
-            yield model
+    require_callable(model)
+    with _without_tf32(), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        for module in modules_of(model):
+            stack.enter_context(_eval_mode(module))
+            stack.enter_context(_no_parameter_gradients(module))
+        if isinstance(model, nn.Module):
+            stack.enter_context(_images_cast(model))
+            stack.enter_context(pure_calls(model))
+        yield model
+
+
+def require_callable(model: object) -> None:
+    """Raise `InputError` unless `model` is a module or a function."""
+    if isinstance(model, type):
+        raise InputError(f"model is the class {model.__name__}: give an object, {model.__name__}(...)")
+    if not callable(model):
+        raise InputError(
+            f"model is {type(model).__name__}: give an nn.Module, a function from images to logits, or a model SPEC"
+        )
+
+
+def modules_of(model: Any) -> list[nn.Module]:
+    """The model itself if it is a module; of a function, the modules that it runs."""
+    return [model] if isinstance(model, nn.Module) else modules_behind(model)
+
+
+def set_eval(model: nn.Module) -> nn.Module:
+    """Put `model` into eval mode. The mode of a program exported by `torch.export` is fixed; it stays as it is."""
+    try:
+        return model.eval()
+    except NotImplementedError:
+        return model
+
+
+def _require_weights(parameter: nn.Parameter) -> None:
+    """Raise `InputError` for weights that have no values yet, or through which no gradient can pass."""
+    if is_lazy(parameter):
+        raise InputError("the model has a lazy layer whose weights have no values yet: run it on some images first")
+    if parameter.is_meta:
+        raise InputError("the model's weights are on the meta device, without values: load them")
+    if parameter.is_inference():
+        raise InputError(
+            "the model's weights were made under torch.inference_mode(), so that no gradient passes: build or load "
+            "the model outside of it"
+        )
 
 
 @contextmanager
@@ -38,7 +81,7 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     before = [(module, _is_training(module)) for module in model.modules()]
     try:
         if any(training for _, training in before):
-            model.eval()
+            set_eval(model)
         yield
     finally:
         for module, training in before:  # parents first: `train()` sets the modules below, which follow
@@ -52,6 +95,8 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _no_parameter_gradients(model: nn.Module) -> Iterator[None]:
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    for parameter, _ in before:
+        _require_weights(parameter)
     try:
         for parameter, _ in before:
             parameter.requires_grad_(False)
@@ -105,7 +150,8 @@ def _values(owners: Sequence[Any], name: str) -> list[object]:
 
 def dtype_for(model: nn.Module) -> torch.dtype:
     """The dtype of images for a `frozen` model: the model's own, but at least fp32."""
-    return torch.promote_types(_dtype_of(model), torch.float32)
+    dtype = _dtype_of(model)
+    return dtype if dtype.itemsize >= 4 else torch.float32
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -123,7 +169,7 @@ def _dtype_of(model: nn.Module) -> torch.dtype:
 
 
 def _parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    return model.parameters() if isinstance(model, nn.Module) else iter(())
+    return (parameter for module in modules_of(model) for parameter in module.parameters() if not is_lazy(parameter))
 
 
 def _is_training(module: nn.Module) -> bool:

@@ -138,10 +138,8 @@ def _check_zero_eps(subject: _Subject, attacks: Mapping[str, Attack]) -> Check:
     for name, attack in attacks.items():
         changed = int((subject.right(shortened(attack), zero) != subject.clean).sum())
         if changed:
-            message = (
-                f"{name} at eps 0 changes {changed} predictions: a random model (autoattack_rand), or a wrong attack"
-            )
-            return Check("eps = 0", False, message)
+            cause = "the model is random (autoattack_rand)" if subject.classifier.is_random else "a wrong attack"
+            return Check("eps = 0", False, f"{name} at eps 0 changes {changed} predictions: {cause}")
     return Check("eps = 0", True, "at eps 0 every attack leaves the clean accuracy as it is")
 
 

@@ -27,7 +27,9 @@ from inoculate.evaluation.inputs import (
     Matching,
     clean_warnings,
     name_of_model,
+    nonfinite_warning,
     prepare_checked,
+    require_finite,
     resolve_attacks,
     resolve_data,
     resolve_model,
@@ -126,6 +128,7 @@ def evaluate(
     finished = [each for each in measured if bool(each.result.finished.any())]
     labels = {"model": options.name or name_of_model(model), "arm": options.arm, "protocol": "white-box", "seed": seed}
     rows = [each.result.row(**labels, dataset=images.name, attack=each.attack, norm=each.norm) for each in finished]
+    warnings += nonfinite_warning(measured[0].result)
     missing = dict.fromkeys(each.attack for each in measured if each not in finished)
     timeouts = [f"{name}: no image was finished within the time budget: give more time" for name in missing]
     checked = max(threats, key=lambda threat: threat.eps, default=None) if options.checks else None
@@ -187,7 +190,9 @@ def smallest_eps(
             f"{type(attack).__name__} uses up its eps and does not look for the nearest adversarial image: "
             "give FAB, DeepFool, FMN or CarliniWagner"
         )
-    clean = measure_clean(classifier, data, settings).right
+    on_clean = measure_clean(classifier, data, settings)
+    require_finite(on_clean, classifier.classes)
+    clean = on_clean.right
     (result,) = measure_attack(classifier, data, attack, [threat], clean, settings)  # type: ignore[arg-type]
     reached = torch.where(result.right, torch.inf, result.distance)
     return torch.where(clean, reached, 0.0)

@@ -167,6 +167,26 @@ def random_weights_warning(model: ModelLike) -> list[str]:
     return [f"{model} has random weights: load weights into it, or give a trained folder"]
 
 
+def require_finite(clean: PerSampleResult, classes: int) -> None:
+    """Raise `InputError` where the outputs are not finite on any clean image."""
+    if classes > 1 and len(clean) and not clean.margin.isfinite().any():
+        raise InputError(
+            f"the model gives outputs that are not finite on all of {len(clean)} clean images: "
+            "check its weights and that it takes pixels in [0, 1]"
+        )
+
+
+def nonfinite_warning(clean: PerSampleResult, name: str = "") -> list[str]:
+    """A warning where the outputs on some clean images are not finite; `name` says of which model."""
+    bad = (~clean.margin.isfinite()).nonzero().squeeze(1)
+    if not len(bad) or len(bad) == len(clean):  # with a single class there are no margins
+        return []
+    return [
+        f"{f'{name}: ' if name else ''}the outputs on {len(bad)} of {len(clean)} clean images (the first is image "
+        f"{int(bad[0])}) are not finite: they count as errors, look for an overflow, or a logarithm of 0, in the model"
+    ]
+
+
 def threat_warnings(threats: Iterable[Threat], data: Dataset) -> list[str]:
     """Threats whose eps is suspiciously large for these images."""
     shape = (data.channels, *data.image_size)

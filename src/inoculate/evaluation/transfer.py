@@ -19,7 +19,9 @@ from inoculate.evaluation.budget import families
 from inoculate.evaluation.engine import Settings, measure_clean, measure_transfer
 from inoculate.evaluation.inputs import (
     Matching,
+    Prepared,
     clean_warnings,
+    nonfinite_warning,
     prepare_checked,
     resolve_attack,
     resolve_data,
@@ -102,12 +104,13 @@ def transfer(
     name, chosen = resolve_attack(attack)
     images = resolve_data(data, next(iter(named.values())))
     warnings = threat_warnings(require_threats(threats), images)
-    prepared, found = _prepare(named, images, options, seed)
-    warnings += found
+    checked = _prepare(named, images, options, seed)
+    prepared = {key: each.classifier for key, each in checked.items()}
     settings = Settings(batch_size, seed)
     labels = {"dataset": images.name, "arm": options.arm, "seed": seed}
     clean = {target: measure_clean(classifier, images, settings) for target, classifier in prepared.items()}
-    warnings += [each for target in clean for each in clean_warnings(clean[target], images, target)]
+    for key, each in checked.items():
+        warnings += [*each.warnings, *nonfinite_warning(clean[key], key), *clean_warnings(clean[key], images, key)]
     norm = threats[0].norm if threats else "linf"
     measured = [
         (result.row(**labels, model=target, attack="none", norm=norm, protocol="white-box"), result)
@@ -127,14 +130,12 @@ def transfer(
 
 def _prepare(
     models: Mapping[str, ModelLike], images: Dataset, options: TransferOptions, seed: int
-) -> tuple[dict[str, Classifier], list[str]]:
-    """The classifiers by name, and what looks wrong with them."""
-    found = {
+) -> dict[str, Prepared]:
+    """The classifiers by name, and what looks wrong with each."""
+    return {
         name: prepare_checked(model, images, options.precision, options.device, seed, name, options.matching)
         for name, model in models.items()
     }
-    warnings = [warning for each in found.values() for warning in each.warnings]
-    return {name: each.classifier for name, each in found.items()}, warnings
 
 
 def _by_name(models: Mapping[str, ModelLike] | Sequence[str]) -> dict[str, ModelLike]:

@@ -32,7 +32,7 @@ class HardeningOptions:
         fallback: name of the method that continues, once, after a monitor has detected a failure.
         weights: file to load into the model, as `load_model` reads it.
         pretrained: start from the weights of timm or torchvision.
-        outputs: what the model returns: `logits`, `probabilities` or `single-logit`.
+        outputs: what the model returns, as in `load_model`.
         normalize: normalisation to put in front of the model, such as `imagenet` or `0.5/0.25`.
         stem: first layer of a new network: `imagenet`, or `small` for small images.
         image_size: side in pixels, or height and width, at which images are read.

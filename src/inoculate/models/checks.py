@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.core.calls import logits_of, pure_calls
+from inoculate.core.calls import call, pure_calls
 from inoculate.core.copying import copy_module
 from inoculate.core.errors import InputError, one_line
 from inoculate.core.modes import device_of, dtype_for, frozen
@@ -18,16 +18,20 @@ from inoculate.models.class_findings import class_order
 from inoculate.models.findings import (
     Finding,
     batch_dependence,
+    constant,
     names_differ,
+    output_kind,
     output_type,
     preprocessing,
-    probabilities,
     randomness,
     selected_outputs,
     training_mode,
+    zero_gradient,
 )
+from inoculate.models.unmeasurable import not_finite, require_output_per_class
 
 INSPECTED_IMAGES = 64
+GRADIENTS = 8  # images
 MIN_IMAGES = 32  # below, accuracies are not compared
 
 
@@ -44,11 +48,13 @@ def inspect_model(model: nn.Module, data: Dataset, *, seed: int = 0) -> list[Fin
     y = sample.labels.to(device)
     found = training_mode(model) + selected_outputs(model) + names_differ(model, data.classes)
     with without_side_effects(model, device):
-        logits = _logits(model, x, classes)
-        found += output_type(model) + probabilities(logits)
-        found += randomness(logits, _logits(model, x, classes)) or batch_dependence(
-            logits[:4], torch.cat([_logits(model, image[None], classes) for image in x[:4]])
-        )
+        logits = _logits(model, x, y, classes)
+        finite = logits.isfinite().all(dim=1)  # the images that are not are reported after all have been measured
+        x, y, logits = x[finite], y[finite], logits[finite]
+        found += output_type(model) + output_kind(model, logits)
+        random = randomness(logits, _logits(model, x, y, classes))
+        found += random or batch_dependence(logits[:4], _one_at_a_time(model, x[:4]))
+        found += constant(logits) or (zero_gradient(logits, y, _gradients(model, x, y)) if not random else [])
         if len(x) >= MIN_IMAGES:
             found += preprocessing(model, x, y, logits) or class_order(logits.argmax(dim=1), y, data.classes)
     return found
@@ -110,47 +116,34 @@ def _copy_for_training(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _logits(model: nn.Module, x: Tensor, classes: int) -> Tensor:
+def _logits(model: nn.Module, x: Tensor, y: Tensor, classes: int) -> Tensor:
     """The model's logits, B×`classes` in fp32; raises `InputError` where its outputs are anything else."""
-    try:
-        out = logits_of(model(x))
-    except InputError:
-        raise
-    except Exception as error:  # whatever the user's code raises
-        raise InputError(
-            f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({one_line(error)}): "
-            "load the data at the model's image size and channels, --image-size and --channels, in Python "
-            "load_data(…, image_size=…, channels=…)"
-        ) from error
-    if not isinstance(out, Tensor):
-        raise InputError(f"the model returns {type(out).__name__}, not a tensor: let its forward return the logits")
-    if classes == 2 and tuple(out.shape) in ((len(x),), (len(x), 1)):
-        raise _single_output(out)
-    if out.ndim != 2 or len(out) != len(x):
-        raise InputError(
-            f"the model gives outputs of shape {tuple(out.shape)} for {len(x)} images: it must give one logit per "
-            f"class, {len(x)}×{classes}"
-        )
-    if out.shape[1] != classes:
-        raise InputError(
-            f"the model knows {out.shape[1]} classes and the data has {classes}: "
-            "give the data it was trained for, or a model with an output per class of the data "
-            "(match_classes matches them by name)"
-        )
+    out = call(model, x)
+    require_output_per_class(model, out, y, classes)
+    out = out.float()
     if not out.isfinite().all(dim=1).any():  # where only some are not, these count as errors
-        raise InputError(
-            f"the model gives outputs that are not finite on all of {len(x)} clean images: "
-            "check its weights and that it takes pixels in [0, 1]"
-        )
-    return out.float()
+        raise not_finite(out)
+    return out
 
 
-def _single_output(out: Tensor) -> InputError:
-    declared = "probabilities" if bool(((out >= 0) & (out <= 1)).all()) else "single-logit"
-    return InputError(
-        "the model gives a single number per image for two classes: "
-        f"declare it with --outputs {declared}, in Python outputs='{declared}' (large for the second class)"
-    )
+def _one_at_a_time(model: nn.Module, x: Tensor) -> Tensor | None:
+    """The logits of a few images, each in a batch of its own; None for a model that takes no batch of one image."""
+    try:
+        return torch.cat([call(model, image[None]).float() for image in x])
+    except InputError:
+        return None
+
+
+def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
+    """The gradients of cross-entropy in a few of the images; None where there are none."""
+    images = x[:GRADIENTS].clone().requires_grad_()
+    try:
+        with torch.enable_grad():
+            loss = F.cross_entropy(call(model, images).float(), y[:GRADIENTS], reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, images, allow_unused=True)
+    except Exception:  # not differentiable: each attack that needs a gradient says so
+        return None
+    return gradient
 
 
 @contextmanager

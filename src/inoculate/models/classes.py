@@ -10,10 +10,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from inoculate.core.calls import logits_of
 from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of, dtype_for
 from inoculate.core.options import require_one_of
+from inoculate.core.outputs import logits_of
 from inoculate.core.pixels import to_float
 from inoculate.data.dataset import Dataset
 from inoculate.models.acceleration.fast import original
@@ -27,9 +27,11 @@ from inoculate.models.class_names import (
     stored_names,
 )
 from inoculate.models.select_outputs import SelectOutputs
+from inoculate.models.unmeasurable import require_output_per_class
 
 Counted = Literal["all", "subset"]
 NAMED = 5  # classes that a message names
+SAMPLE = 64  # images that decide about an output for the background
 _WAY_ON = "name the outputs with --class-names FILE (class_names=...), or give the data that it was trained for"
 
 
@@ -67,6 +69,9 @@ def match_classes(
     found = [frozenset[int]()] * len(data.classes) if names is None else list(map(names.outputs_of, data.classes))
     if outputs == len(data.classes) and class_names is None and _is_unknown(found):
         return model, data  # taken to be in the same order
+    if outputs == len(data.classes) + 1 and names is None:  # the error says whether one may be for the background
+        some = data.limit(min(SAMPLE, len(data)))
+        require_output_per_class(model, _logits(model, some), some.labels.cpu(), len(data.classes))
     if outputs < len(data.classes):
         raise _too_few(data, outputs, names)
     if names is None or not all(found):
@@ -79,14 +84,19 @@ def match_classes(
 
 def _count_outputs(model: nn.Module, data: Dataset) -> int | None:
     """The number of logits for an image of `data`; None where the model gives none."""
-    device = device_of(model)
-    x = to_float(data.images[:1].to(device)).to(dtype_for(model))
     try:
-        with without_side_effects(model, device):
-            logits = logits_of(model(x))
+        logits = _logits(model, data.subset([0]))
     except Exception:  # whatever the user's code raises, which is reported where the model is inspected
         return None
-    return int(logits.shape[1]) if isinstance(logits, Tensor) and logits.ndim == 2 else None
+    return int(logits.shape[1]) if isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == 1 else None
+
+
+def _logits(model: nn.Module, data: Dataset) -> Tensor:
+    device = device_of(model)
+    x = to_float(data.images.to(device)).to(dtype_for(model))
+    with without_side_effects(model, device):
+        logits: Tensor = logits_of(model(x))
+    return logits.cpu() if isinstance(logits, Tensor) else logits
 
 
 def _is_unknown(found: Sequence[frozenset[int]]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from inoculate.core.deadline import OutOfTimeError
-from inoculate.core.errors import InputError, one_line
+from inoculate.core.calls import call
+from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of, dtype_for
 from inoculate.core.options import require_one_of
 from inoculate.core.pixels import to_float
@@ -19,9 +20,12 @@ from inoculate.data.dataset import Dataset
 from inoculate.models.acceleration.fast import fast, original, verified
 from inoculate.models.acceleration.hardware import memory_format_for
 from inoculate.models.acceleration.small_maps import inference_context
+from inoculate.models.findings import differ
+from inoculate.models.unmeasurable import require_output_per_class
 
 Precision = Literal["fast", "exact"]
 VERIFICATION_IMAGES = 2
+RANDOM_PASSES = 20  # over which a random model is judged
 
 
 class Prediction(NamedTuple):
@@ -42,7 +46,8 @@ class Classifier:
 
     `model` gives every verdict. `crafting` is what attacks are called on: with `precision` fast a verified faster copy
     if there can be one, else `model` itself. Images go to `device`, as `dtype`, in the memory format `layout`. The
-    model has one output for each of `classes`.
+    model has one output for each of `classes`. A random model is judged by the mean of its probabilities over several
+    `passes`.
     """
 
     model: nn.Module
@@ -52,11 +57,17 @@ class Classifier:
     dtype: torch.dtype
     layout: torch.memory_format
     precision: Precision
+    passes: int = 1
+
+    @property
+    def is_random(self) -> bool:
+        """Whether two passes over the same images differ."""
+        return self.passes > 1
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Inside, the model is in eval mode with frozen parameters; every flag is restored after."""
-        with inference_context(self.model):
+        """Inside, the model is in eval mode with frozen parameters and without autocast; all is restored after."""
+        with torch.autocast(self.device.type, enabled=False), inference_context(self.model):
             yield
 
     def load(self, data: Dataset, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +80,7 @@ class Classifier:
 
         Raises `InputError` where the model does not take the images, or does not give one logit per class.
         """
-        logits = self._logits(x)
+        logits = self._logits(x, y)
         predicted = logits.argmax(dim=1)
         right = (predicted == y) & logits.isfinite().all(dim=1)
         margin = torch.full((len(x),), torch.nan)
@@ -78,33 +89,26 @@ class Classifier:
             margin = (logits.scatter(1, y[:, None], -torch.inf).amax(dim=1) - true).float().cpu()
         return Prediction(right.cpu(), predicted.cpu(), margin)
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def _logits(self, x: Tensor, y: Tensor) -> Tensor:
         try:
             with torch.no_grad():
-                logits = self.model(x)
-        except (InputError, OutOfTimeError):
-            raise
+                passes = [call(self.model, x) for _ in range(self.passes)]
         except torch.cuda.OutOfMemoryError as error:
             raise InputError(f"no memory for {len(x)} images at once: lower --batch-size") from error
-        except Exception as error:  # whatever the user's code raises
-            raise InputError(
-                f"the model does not take {'×'.join(map(str, x.shape[1:]))} images ({one_line(error)}): "
-                "load the data at the model's image size and channels"
-            ) from error
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != self.classes:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            cure = " (or declare what it gives with --outputs)" if self.classes == 2 else ""
-            raise InputError(
-                f"the model gives outputs of shape {shape}, it must give one logit per class: B×{self.classes}{cure}"
-            )
-        return logits
+        require_output_per_class(self.model, passes[0], y, self.classes)
+        if self.passes == 1:
+            return passes[0]
+        return torch.stack([each.float().log_softmax(dim=1) for each in passes]).logsumexp(dim=0) - math.log(
+            self.passes
+        )
 
 
 def prepare(model: nn.Module, data: Dataset, *, precision: Precision = "fast") -> Classifier:
     """Make `model` (float images in [0, 1] → logits) ready to be measured on `data`; it is left as it was.
 
     With `precision="fast"` attacks craft on a faster copy (see `fast`) if its outputs on images of `data` equal the
-    model's; with `"exact"`, and otherwise, on the model itself. Raises `InputError` for another precision.
+    model's; with `"exact"`, and otherwise, on the model itself. Raises `InputError` for another precision, and for what
+    is no model.
     """
     require_one_of(("fast", "exact"), precision=precision)
     model = original(model)
@@ -112,5 +116,16 @@ def prepare(model: nn.Module, data: Dataset, *, precision: Precision = "fast") -
     images = to_float(data.images[:VERIFICATION_IMAGES].to(device)).to(dtype)
     with torch.inference_mode(False), inference_context(model):
         layout = memory_format_for(model, images[:1])
-    crafting = verified(fast(model), images) if precision == "fast" else model
-    return Classifier(model, crafting, len(data.classes), device, dtype, layout, precision)
+        passes = RANDOM_PASSES if _is_random(model, images) else 1
+    crafting = verified(fast(model), images) if precision == "fast" and passes == 1 else model
+    return Classifier(model, crafting, len(data.classes), device, dtype, layout, precision, passes)
+
+
+def _is_random(model: nn.Module, images: Tensor) -> bool:
+    """Whether two passes over these images differ; False where there is none."""
+    try:
+        with torch.no_grad(), torch.random.fork_rng([images.device] if images.is_cuda else []):
+            one, other = (call(model, images) for _ in range(2))
+    except Exception:  # the first pass that counts will report it
+        return False
+    return bool(len(images)) and differ(one, other)

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from inoculate.core.calls import behaviour
 from inoculate.core.stats import mcnemar
 from inoculate.models.class_names import are_placeholders, stored_names
+from inoculate.models.loading.outputs import AsLogits
 from inoculate.models.normalize import Normalize, parse_normalize
 from inoculate.models.select_outputs import SelectOutputs
 
 MIN_GAIN = 0.2  # of accuracy, for a finding
 MAX_P_VALUE = 0.001  # of a paired test
 BGR = "bgr"  # the order of OpenCV's channels
+MIN_SIGMOID_SPREAD = 0.5  # between the largest and the smallest output
+SATURATED = 80.0  # the other classes' probabilities, and with them the gradient, are 0 in fp32 from there on
 NOISE = 0.01  # of the spread of the logits: rounding differs with the batch size, more so at reduced precision
 
 
@@ -43,9 +46,9 @@ def output_type(model: nn.Module) -> list[Finding]:
     returned = behaviour(model.model if isinstance(model, SelectOutputs) else model).returns
     if issubclass(returned, Tensor):
         return []
+    seen = behaviour(model)
     return [Finding(
-        f"the model returns {returned.__name__}, not a tensor",
-        "its 'logits', or the first entry of a tuple, are used as the logits",
+        f"the model returns {returned.__name__}, not a tensor{seen.form}", f"{seen.place} is used as the logits"
     )]  # fmt: skip
 
 
@@ -71,34 +74,81 @@ def names_differ(model: nn.Module, classes: Sequence[str]) -> list[Finding]:
     )]  # fmt: skip
 
 
-def probabilities(logits: Tensor) -> list[Finding]:
-    """Whether the outputs are probabilities."""
-    sums = logits.sum(dim=1)
-    if logits.min() < 0 or logits.max() > 1 or not torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
+def output_kind(model: nn.Module, logits: Tensor) -> list[Finding]:
+    """Whether outputs that nothing was declared about are probabilities, or come from sigmoids."""
+    if any(isinstance(module, AsLogits) for module in model.modules()):
+        return []
+    if _sum_to_one(logits.exp()) and logits.max() <= 1e-3:
+        return [Finding(
+            "the outputs are log-probabilities",
+            "they serve as logits; --outputs log-probabilities, load_model(..., outputs=...) says so, and takes −inf",
+        )]  # fmt: skip
+    if logits.min() < 0 or logits.max() > 1:
+        return []
+    if _sum_to_one(logits):
+        return [Finding(
+            "the outputs are probabilities, not logits: gradients of a second softmax are weak and flatter the model",
+            "leave the model's softmax out, or declare them: --outputs probabilities, load_model(..., outputs=...)",
+        )]  # fmt: skip
+    if logits.max() - logits.min() < MIN_SIGMOID_SPREAD:
         return []
     return [Finding(
-        "the outputs are probabilities, not logits: gradients of a second softmax are weak and flatter the model",
-        "leave the model's softmax out, or declare them: --outputs probabilities, load_model(..., outputs=...)",
+        "the outputs all lie between 0 and 1, as after a sigmoid: gradients of a softmax of them are weak and flatter "
+        "the model",
+        "leave the model's sigmoid out, or declare it: --outputs sigmoid, load_model(..., outputs=...)",
+    )]  # fmt: skip
+
+
+def constant(logits: Tensor) -> list[Finding]:
+    """Whether all images get the same outputs."""
+    if len(logits) < 2 or logits.shape[1] < 2 or bool((logits != logits[:1]).any()):
+        return []
+    return [Finding(
+        f"the model gives the same outputs for all {len(logits)} sample images",
+        "no attack can change them; check its weights, and what its forward does with its input",
+    )]  # fmt: skip
+
+
+def zero_gradient(logits: Tensor, y: Tensor, gradients: Tensor | None) -> list[Finding]:
+    """Whether cross-entropy has no gradient in most of the images that are right; `gradients` are of the first ones."""
+    if gradients is None or logits.shape[1] < 2:
+        return []
+    logits, y = logits[: len(gradients)], y[: len(gradients)]
+    right = logits.argmax(dim=1) == y
+    zero = int(((gradients == 0).flatten(1).all(dim=1) & right).sum())
+    if not zero or zero < int(right.sum()) / 2:
+        return []
+    top = logits.topk(2, dim=1).values
+    gap = float((top[:, 0] - top[:, 1])[right].median())
+    saturated = gap > SATURATED
+    cause = f"its logits are saturated, {gap:.3g} apart" if saturated else "something in it rounds, or is a step"
+    attack = ("autoattack" if logits.shape[1] > 3 else "autoattack_binary") if saturated else "square"
+    return [Finding(
+        f"cross-entropy has no gradient on {zero} of {int(right.sum())} sample images ({cause}), so fgsm and pgd fail "
+        "and flatter the model",
+        f"attack it with {attack} as well, and believe the lowest number",
     )]  # fmt: skip
 
 
 def randomness(logits: Tensor, again: Tensor) -> list[Finding]:
     """Whether two passes over the same images differ."""
-    if not _differ(logits, again):
+    if not differ(logits, again):
         return []
     return [Finding(
         "predictions are random: two passes over the same images differ",
-        "attack it with autoattack_rand, which averages gradients, and compare several seeds",
+        "each verdict is the mean of 20 passes; attack it with autoattack_rand, which averages gradients, and compare "
+        "several seeds",
     )]  # fmt: skip
 
 
-def batch_dependence(logits: Tensor, alone: Tensor) -> list[Finding]:
-    """Whether the logits of a batch differ from those of the same images one at a time."""
-    if not _differ(logits, alone):
+def batch_dependence(logits: Tensor, alone: Tensor | None) -> list[Finding]:
+    """Whether the logits of a batch differ from those of the same images one at a time, if there are any."""
+    if alone is None or not differ(logits, alone):
         return []
     return [Finding(
         "a prediction depends on the other images of its batch, as with BatchNorm without running statistics",
-        "train with track_running_stats=True; as it is, every number holds for this batch size alone",
+        "train with track_running_stats=True, call eval() of the modules that a function runs; as it is, every number "
+        "holds for this batch size alone",
     )]  # fmt: skip
 
 
@@ -158,5 +208,11 @@ def _threshold(least: float, logits: Tensor, y: Tensor) -> float:
     return max(least, float(y.bincount().max()) / len(y) + MIN_GAIN, (1 + 1 / logits.shape[1]) / 2)
 
 
-def _differ(one: Tensor, other: Tensor) -> bool:
+def _sum_to_one(values: Tensor) -> bool:
+    sums = values.sum(dim=1)
+    return torch.allclose(sums, torch.ones_like(sums), atol=1e-2)
+
+
+def differ(one: Tensor, other: Tensor) -> bool:
+    """Whether outputs differ by more than rounding, which changes with the batch size."""
     return bool((one - other).abs().max() > NOISE * (one.max() - one.min()))

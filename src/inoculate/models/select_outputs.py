@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from inoculate.core.calls import logits_of
 from inoculate.core.modes import device_of
+from inoculate.core.outputs import logits_of
 
 
 class SelectOutputs(nn.Module):

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from inoculate.core.calls import logits_of, pure_calls
+from inoculate.core.calls import pure_calls
 from inoculate.core.errors import InputError
+from inoculate.core.outputs import logits_of
 from inoculate.core.rng import generator, seeded
 from inoculate.models.acceleration.compiling import compiled
 from inoculate.training.batches import Batches

@@ -137,7 +137,7 @@ def test_declared_outputs_and_normalisation(module: Path, tmp_path: Path) -> Non
     named = load_model("resnet10t", small_data(size=32), normalize=((0.5,), (0.25,)))
     assert [type(m) for m in named.modules()].count(Normalize) == 1
     assert named[0].mean.flatten().tolist() == [0.5]
-    assert "use one of logits, probabilities, single-logit" in error("resnet10t", small_data(), outputs="softmax")
+    assert "use one of logits, probabilities, log-probabilities" in error("resnet10t", small_data(), outputs="softmax")
     grey = small_data(channels=1)
     assert "for 3 channels and the images have 1" in error("resnet10t", grey, normalize=NORMALIZATIONS["imagenet"])
     assert "is not understood" in error("resnet10t", grey, normalize="imagnet")

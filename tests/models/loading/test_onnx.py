@@ -19,7 +19,7 @@ from inoculate.models.acceleration.fast import fast, original
 from inoculate.models.build import build_model
 from inoculate.models.loading.load import load_model
 from inoculate.models.loading.onnx import OnnxModel, export_onnx
-from inoculate.models.loading.outputs import FromProbabilities
+from inoculate.models.loading.outputs import AsLogits
 from inoculate.models.loading.specs import expected_size
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed, it makes the test's files")
@@ -78,7 +78,7 @@ def test_gradient_attacks_refer_to_square(declared: str, x: Tensor, tmp_path: Pa
     path, layer = linear_file(tmp_path / "model.onnx")
     model = load_model(path, normalize=((0.5,), (0.5,)))
     if declared == "probabilities":
-        model = FromProbabilities(nn.Sequential(model, nn.Softmax(1)))
+        model = AsLogits(nn.Sequential(model, nn.Softmax(1)), "probabilities")
     right = layer((x.flatten(1) - 0.5) / 0.5).argmax(dim=1)
     for name in ("fgsm", "pgd", "mifgsm", "apgd_ce", "fab_t", "autoattack"):
         for tested in (model, fast(model)):

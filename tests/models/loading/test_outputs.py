@@ -9,25 +9,42 @@ from torch import nn
 from inoculate.attacks.fgsm import FGSM
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
-from inoculate.models.loading.outputs import OUTPUTS, Declared, FromProbabilities, FromSingleLogit
+from inoculate.models.loading.outputs import OUTPUTS, AsLogits, Declared
 from inoculate.models.normalize import NORMALIZATIONS, Normalize, parse_normalize
 
 
 def test_wrappers_literally() -> None:
     p = torch.tensor([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]])
-    logits = FromProbabilities(nn.Identity())(p)
+    logits = AsLogits(nn.Identity(), "probabilities")(p)
     torch.testing.assert_close(logits.softmax(1), p)
     assert logits.isfinite().all()
     for one in (p[:, 1], p[:, 1:]):
-        torch.testing.assert_close(FromProbabilities(nn.Identity())(one).softmax(1), p)
+        torch.testing.assert_close(AsLogits(nn.Identity(), "probabilities")(one).softmax(1), p)
     for z in (torch.tensor([2.0, -4.0]), torch.tensor([[2.0], [-4.0]])):
-        assert FromSingleLogit(nn.Identity())(z).tolist() == [[-1, 1], [2, -2]]
-        torch.testing.assert_close(FromSingleLogit(nn.Identity())(z).softmax(1)[:, 1], z.flatten().sigmoid())
+        assert AsLogits(nn.Identity(), "single-logit")(z).tolist() == [[-1, 1], [2, -2]]
+        torch.testing.assert_close(AsLogits(nn.Identity(), "single-logit")(z).softmax(1)[:, 1], z.flatten().sigmoid())
     with pytest.raises(InputError, match="declared as probabilities and go from -1 to 3"):
-        FromProbabilities(nn.Identity())(torch.tensor([[-1.0, 3.0]]))
+        AsLogits(nn.Identity(), "probabilities")(torch.tensor([[-1.0, 3.0]]))
     with pytest.raises(InputError, match="declared as a single logit"):
-        FromSingleLogit(nn.Identity())(p)
-    assert list(OUTPUTS) == ["logits", "probabilities", "single-logit"]
+        AsLogits(nn.Identity(), "single-logit")(p)
+    assert list(OUTPUTS) == [
+        "logits", "probabilities", "log-probabilities", "sigmoid", "single-logit", "background-first", "background-last"
+    ]  # fmt: skip
+
+
+def test_further_kinds_literally() -> None:
+    p = torch.tensor([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]])
+    logits = AsLogits(nn.Identity(), "log-probabilities")(p.log())
+    torch.testing.assert_close(logits.softmax(1), p)
+    assert logits.isfinite().all()
+    z = torch.tensor([[1.0, -2.0, 0.5]])
+    torch.testing.assert_close(AsLogits(nn.Identity(), "sigmoid")(z.sigmoid()), z)
+    assert AsLogits(nn.Identity(), "sigmoid")(p).isfinite().all()
+    assert AsLogits(nn.Identity(), "background-first")(z).tolist() == [[-2.0, 0.5]]
+    assert AsLogits(nn.Identity(), "background-last")(z).tolist() == [[1.0, -2.0]]
+    for kind in ("log-probabilities", "sigmoid"):
+        with pytest.raises(InputError, match=f"declared as {kind} and go from -2 to 1"):
+            AsLogits(nn.Identity(), kind)(z)
 
 
 def test_attack_through_a_wrapper_equals_that_on_the_logits() -> None:
@@ -41,8 +58,8 @@ def test_attack_through_a_wrapper_equals_that_on_the_logits() -> None:
         single[1].bias[0] = base[1].bias[1] - base[1].bias[0]
     y = torch.arange(6) % 2
     expected = FGSM()(base, x, y, Threat())
-    assert torch.equal(FGSM()(FromProbabilities(nn.Sequential(base, nn.Softmax(1))), x, y, Threat()), expected)
-    assert torch.equal(FGSM()(FromSingleLogit(single), x, y, Threat()), expected)
+    assert torch.equal(FGSM()(AsLogits(nn.Sequential(base, nn.Softmax(1)), "probabilities"), x, y, Threat()), expected)
+    assert torch.equal(FGSM()(AsLogits(single, "single-logit"), x, y, Threat()), expected)
 
 
 def test_parse_normalize() -> None:
@@ -85,5 +102,5 @@ def test_declared_is_wrapped_and_unwrapped() -> None:
             assert declared.unwrap(declared.wrap(network)) is network
     wrapped = Declared("single-logit", mean_std).wrap(nn.Flatten())
     assert wrapped(torch.tensor([[[[1.0]]]])).tolist() == [[-1.0, 1.0]]
-    with pytest.raises(InputError, match="use one of logits, probabilities, single-logit"):
+    with pytest.raises(InputError, match="use one of logits, probabilities, log-probabilities"):
         Declared("softmax")

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from inoculate.core.calls import behaviour, logits_of
+from inoculate.core.calls import behaviour, call
 from inoculate.core.copying import copy_module
-from inoculate.core.modes import device_of, frozen
+from inoculate.core.modes import device_of, frozen, require_callable, set_eval
 from inoculate.models.acceleration.cached_convolutions import cache_convolutions
 from inoculate.models.acceleration.compiling import uncompiled
 from inoculate.models.acceleration.folding import fold_batchnorm
@@ -24,20 +24,29 @@ def fast(model: nn.Module, *, bf16: bool | None = None) -> nn.Module:
     Use it to craft examples only: the original gives the verdict on them. BatchNorm is folded into convolutions, what
     is computed from weights alone is kept, and bf16 is used where the device has it (`bf16` decides otherwise). At its
     first images the copy is compared with the original in full precision; one that differs, or cannot run, passes all
-    images on to the original. TorchScript, or a model that cannot be copied (an ONNX session, an open file), is
-    returned itself.
+    images on to the original. At each attack it is compared again, and made anew where the original has changed since.
+    TorchScript, a function, or a model that cannot be copied (an ONNX session, an open file), is returned itself.
+    Raises `InputError` for what is no model.
     """
+    require_callable(model)
     model = original(model)
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+    inner = _folded(model)
+    if inner is None:
         return model
+    use_bf16 = has_native_bf16(device_of(model)) if bf16 is None else bf16
+    return CraftingCopy(inner, model, torch.bfloat16 if use_bf16 else None)
+
+
+def _folded(model: nn.Module) -> nn.Module | None:
+    """A copy in eval mode with BatchNorm folded; None where there can be none."""
+    if not isinstance(model, nn.Module) or any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
+        return None
     with torch.inference_mode(False):  # autograd could not pass through tensors made under inference_mode
         try:
             copied = copy_module(uncompiled(model))
-        except Exception:  # each such object refuses in its own way
-            return model
-        inner = fold_batchnorm(copied.eval().requires_grad_(False))
-    use_bf16 = has_native_bf16(device_of(model)) if bf16 is None else bf16
-    return CraftingCopy(inner, model, torch.bfloat16 if use_bf16 else None)
+            return fold_batchnorm(set_eval(copied).requires_grad_(False))
+        except Exception:  # each object that cannot be copied refuses in its own way
+            return None
 
 
 def original(model: nn.Module) -> nn.Module:
@@ -47,9 +56,22 @@ def original(model: nn.Module) -> nn.Module:
 
 def verified(model: nn.Module, images: Tensor) -> nn.Module:
     """A `fast` copy that gives the original's outputs on `images`, else the original; any other model itself."""
-    if isinstance(model, CraftingCopy) and not model.verify(images):
-        return original(model)
+    if isinstance(model, CraftingCopy):
+        if not model.verify(images):
+            return original(model)
+        model.follows = False
     return model
+
+
+def follow_original(model: nn.Module, images: Tensor) -> None:
+    """Make a `fast` copy anew if its original, on some of `images`, gives other outputs than it did.
+
+    The copy in a prepared classifier is not compared again: it serves one job, in which the original stays as it is.
+    """
+    if isinstance(model, CraftingCopy) and model.follows and model.is_verified is not None and not model.verify(images):
+        inner = _folded(original(model))
+        model.inner = model.inner if inner is None else inner
+        model.follows = model.verify(images)
 
 
 @contextmanager
@@ -79,6 +101,7 @@ class CraftingCopy(nn.Module):
         self.dtype = dtype
         self.memory_format: torch.memory_format | None = None
         self.is_verified: bool | None = None
+        self.follows = True
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_verified is None and len(x):
@@ -89,7 +112,7 @@ class CraftingCopy(nn.Module):
             x = x.clone()
         with torch.autocast(x.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             x = x if self.memory_format is None else x.contiguous(memory_format=self.memory_format)
-            logits: Tensor = logits_of(self.inner(x))
+            logits = call(self.inner, x)
         return logits.float()
 
     def verify(self, images: Tensor) -> bool:
@@ -109,5 +132,5 @@ class CraftingCopy(nn.Module):
     def _original_logits(self, x: Tensor) -> Tensor:
         records = torch.is_grad_enabled()
         with frozen(self.original[0]) as model, torch.set_grad_enabled(records):
-            logits: Tensor = logits_of(model(x))
+            logits = call(model, x)
         return logits.float()

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
-from inoculate.core.calls import logits_of
 from inoculate.core.copying import copy_module
+from inoculate.core.outputs import logits_of
 from inoculate.models.acceleration.cached_convolutions import cache_convolutions
 from inoculate.models.acceleration.compiling import compile_in_place, is_compiled, uncompiled
 from inoculate.models.acceleration.verification import Reference

@@ -73,8 +73,9 @@ class _WithInputGradient(torch.autograd.Function):
         ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor], gradient: Callable[[Tensor], Tensor]
     ) -> Tensor:
         ctx.gradient = gradient
+        ctx.set_materialize_grads(False)  # a layer without a gradient is no layer whose gradient is 0
         return function(x)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.gradient(grads[0]), None, None
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None]:
+        return None if grads[0] is None else ctx.gradient(grads[0]), None, None

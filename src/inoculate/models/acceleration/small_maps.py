@@ -68,12 +68,15 @@ class MatrixConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
         ctx.geometry = geometry
+        ctx.set_materialize_grads(False)  # a layer without a gradient is no layer whose gradient is 0
         matrix = geometry.matrix(weight, x.dtype)
         ctx.save_for_backward(x, weight, matrix)
         return to_rows(x) @ matrix.T
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+        if grads[0] is None:
+            return None, None, None
         (x, weight, matrix), geometry = ctx.saved_tensors, ctx.geometry
         g = grads[0]
         grad_x = grad_weight = None

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from inoculate.core.errors import InputError
+from inoculate.core.functions import modules_behind
+from inoculate.core.modes import require_callable, set_eval
 from inoculate.core.rng import seeded
 from inoculate.data.dataset import Dataset
 from inoculate.data.preprocessing import as_size, format_size
@@ -30,6 +32,7 @@ from inoculate.models.normalize import MeanStd, check_channels, parse_normalize
 ModelLike: TypeAlias = nn.Module | Callable[[Tensor], Any] | str | Path
 
 
+@torch.inference_mode(False)  # no gradient would pass through weights that are made under it
 def load_model(
     spec: ModelLike,
     data: Dataset | None = None,
@@ -53,7 +56,9 @@ def load_model(
             without prefixes; `file.pth:KEY` names one of several. Nothing else is unpickled. It fits as a whole or is
             refused. A normalisation in it is used.
         pretrained: download the weights of timm or torchvision.
-        outputs: what the model gives: `logits`, `probabilities` or `single-logit`.
+        outputs: what the model gives: `logits`, `probabilities`, `log-probabilities`, `sigmoid` (one for each class),
+            `single-logit` (for the second of two classes), or logits with one more for the background that is left out,
+            `background-first` or `background-last`.
         normalize: normalisation to put in front: (mean, std), or a text such as `imagenet` or `0.5/0.25`.
         seed: of random weights.
 
@@ -70,7 +75,7 @@ def load_model(
     if weights is not None and not (isinstance(spec, str | Path) and kind_of(str(spec)) == "name"):
         classes = None if data is None else len(data.classes)
         declared = replace(declared, normalize=load_into(model, weights, classes=classes, declared=declared.normalize))
-    return declared.wrap(model).eval()
+    return set_eval(declared.wrap(model))
 
 
 def _named(
@@ -130,22 +135,25 @@ def as_module(model: ModelLike, data: Dataset | None = None) -> nn.Module:
         return model
     if isinstance(model, str | Path):
         return load_model(model, data)
-    if callable(model):
-        return FunctionModel(model)
-    raise InputError(
-        f"model is {type(model).__name__}: give an nn.Module, a function from images to logits, or a model SPEC"
-    )
+    require_callable(model)
+    return FunctionModel(model)
 
 
 class FunctionModel(nn.Module):
-    """A function from images (B×C×H×W) to logits as a module without parameters."""
+    """A function from images (B×C×H×W) to logits as a module; the modules that it runs are parts of it.
+
+    It cannot be copied: the function would still run the original modules.
+    """
 
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
         super().__init__()
-        self.function = function
+        self.function, self.parts = function, nn.ModuleList(modules_behind(function))
 
     def forward(self, x: Tensor) -> Any:
         return self.function(x)
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise TypeError("a function cannot be copied")
 
 
 def _load(spec: str, data: Dataset | None, seed: int) -> nn.Module:

@@ -9,58 +9,71 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.core.errors import InputError
+from inoculate.core.outputs import logits_of
 from inoculate.models.normalize import MeanStd, normalized
 
 
-class FromProbabilities(nn.Module):
-    """Logits of a model that returns probabilities: their logarithm, so that softmax gives them back.
+class AsLogits(nn.Module):
+    """Logits of a model that returns something else, declared as one of `CONVERSIONS`.
 
-    B×K probabilities, or B×1 or B of the second of two classes. A zero counts as the smallest normal number. Raises
-    `InputError` for outputs outside [0, 1].
+    Raises `InputError` where its outputs cannot be what they are declared as.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, outputs: str) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.outputs = model, outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        p: Tensor = self.model(x)
-        if p.numel() and (p.min() < -0.01 or p.max() > 1.01):
-            raise InputError(
-                f"the model's outputs are declared as probabilities and go from {float(p.min()):.3g} to "
-                f"{float(p.max()):.3g}: leave the declaration out, or correct it (--outputs)"
-            )
-        if p.ndim == 1 or p.shape[1] == 1:
-            p = torch.stack([1 - p.flatten(), p.flatten()], dim=1)
-        return p.clamp_min(torch.finfo(p.dtype).tiny).log()
+        return CONVERSIONS[self.outputs](logits_of(self.model(x)))
 
 
-class FromSingleLogit(nn.Module):
-    """Logits of a two-class model that returns a single number z per image, large for the second class: (−z/2, z/2).
+def from_probabilities(p: Tensor) -> Tensor:
+    """The logarithm, so that softmax gives the probabilities back.
 
-    B×1 or B → B×2, with the softmax (sigmoid(−z), sigmoid(z)). Raises `InputError` for outputs of another shape.
+    B×K probabilities, or B×1 or B of the second of two classes. A zero counts as the smallest normal number.
     """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.model(x)
-        if z.ndim > 2 or (z.ndim == 2 and z.shape[1] != 1):
-            raise InputError(
-                f"the model's outputs are declared as a single logit and have the shape {tuple(z.shape)}: "
-                "leave the declaration out, or correct it (--outputs)"
-            )
-        half = z.flatten() / 2
-        return torch.stack([-half, half], dim=1)
+    _require_range(p, "probabilities", 0, 1)
+    if p.ndim == 1 or p.shape[1] == 1:
+        p = torch.stack([1 - p.flatten(), p.flatten()], dim=1)
+    return p.clamp_min(torch.finfo(p.dtype).tiny).log()
 
 
-WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "probabilities": FromProbabilities,
-    "single-logit": FromSingleLogit,
+def from_log_probabilities(log_p: Tensor) -> Tensor:
+    """B×K logarithms of probabilities are logits; −infinity counts as the logarithm of the smallest normal number."""
+    _require_range(log_p, "log-probabilities", -torch.inf, 0)
+    return log_p.clamp_min(torch.log(torch.tensor(torch.finfo(log_p.dtype).tiny)).item())
+
+
+def from_sigmoid(p: Tensor) -> Tensor:
+    """log p − log(1 − p) of B×K numbers, one sigmoid for each class: the input of the sigmoid."""
+    _require_range(p, "sigmoid", 0, 1)
+    tiny = torch.finfo(p.dtype).tiny
+    return p.clamp_min(tiny).log() - (1 - p).clamp_min(tiny).log()
+
+
+def from_single_logit(z: Tensor) -> Tensor:
+    """(−z/2, z/2) of one number z per image (B×1 or B), large for the second class.
+
+    The softmax is (sigmoid(−z), sigmoid(z)).
+    """
+    if z.ndim > 2 or (z.ndim == 2 and z.shape[1] != 1):
+        raise InputError(
+            f"the model's outputs are declared as a single logit and have the shape {tuple(z.shape)}: "
+            "leave the declaration out, or correct it (--outputs)"
+        )
+    half = z.flatten() / 2
+    return torch.stack([-half, half], dim=1)
+
+
+CONVERSIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "probabilities": from_probabilities,
+    "log-probabilities": from_log_probabilities,
+    "sigmoid": from_sigmoid,
+    "single-logit": from_single_logit,
+    "background-first": lambda z: z[:, 1:],
+    "background-last": lambda z: z[:, :-1],
 }
-OUTPUTS = ("logits", *WRAPPERS)
+OUTPUTS = ("logits", *CONVERSIONS)
 
 
 @dataclass(frozen=True)
@@ -79,10 +92,18 @@ class Declared:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """`model` behind its normalisation, with its outputs converted to logits."""
-        model = model if self.outputs == "logits" else WRAPPERS[self.outputs](model)
+        model = model if self.outputs == "logits" else AsLogits(model, self.outputs)
         return model if self.normalize is None else normalized(model, *self.normalize)
 
     def unwrap(self, model: nn.Module) -> nn.Module:
         """The network inside what `wrap` returned."""
         network = model if self.normalize is None else model.get_submodule("network")
         return network if self.outputs == "logits" else network.get_submodule("model")
+
+
+def _require_range(outputs: Tensor, declared: str, low: float, high: float) -> None:
+    if outputs.numel() and (outputs.min() < low - 0.01 or outputs.max() > high + 0.01):
+        raise InputError(
+            f"the model's outputs are declared as {declared} and go from {float(outputs.min()):.3g} to "
+            f"{float(outputs.max()):.3g}: leave the declaration out, or correct it (--outputs)"
+        )
