@@ -17,6 +17,7 @@ from inoculate.cli.harden import harden
 from inoculate.cli.report import report
 from inoculate.cli.train import train
 from inoculate.cli.transfer import transfer
+from inoculate.core.allocator import keep_freed_memory
 from inoculate.core.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -39,6 +40,7 @@ def start(
     command = context.invoked_subcommand
     if launched_rank() is not None and command != train.__name__:
         raise InputError(f"{command} runs in one process; only train can share its work between several")
+    keep_freed_memory()
 
 
 def _add(topic: str, *commands: Callable[..., None]) -> None:

@@ -33,6 +33,8 @@ class Evaluation:
         labels: of the images (N).
         classes: names of the classes.
         checked: the threat of the checks.
+        spare_passes: how many forward passes explanations may make so that, with the checks, they cost no more than
+            the attacks: `Amounts().within(found.spare_passes)`.
     """
 
     rows: list[Row]
@@ -42,6 +44,7 @@ class Evaluation:
     labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     classes: tuple[str, ...] = ()
     checked: Threat | None = None
+    spare_passes: int = 0
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -86,7 +89,9 @@ class Evaluation:
 
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write everything into `folder`, in place of an earlier evaluation; returns it."""
-        facts = {"warnings": self.warnings, "classes": list(self.classes), "labels": self.labels.tolist()}
+        facts = {"warnings": self.warnings, "classes": list(self.classes), "labels": self.labels.tolist()} | {
+            "spare_passes": self.spare_passes
+        }
         save_checks(Path(folder), self.checks, self.checked)
         save_results(Path(folder), self.rows, self.per_image, facts)
         return Path(folder)
@@ -97,7 +102,8 @@ class Evaluation:
         rows, per_image, facts = load_results(Path(folder))
         checks, checked = load_checks(Path(folder))
         labels = torch.tensor(facts.get("labels", ()), dtype=torch.int64)
-        return cls(rows, per_image, checks, facts.get("warnings", []), labels, tuple(facts.get("classes", ())), checked)
+        classes, spare = tuple(facts.get("classes", ())), int(facts.get("spare_passes", 0))
+        return cls(rows, per_image, checks, facts.get("warnings", []), labels, classes, checked, spare)
 
     def report(self, path: str | PathLike[str]) -> Path:
         """Write one HTML page of the results to `path`; returns it."""

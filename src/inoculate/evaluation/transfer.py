@@ -10,7 +10,7 @@ import torch
 
 from inoculate.attacks.base import Attack
 from inoculate.core.errors import InputError
-from inoculate.core.options import require_count, require_one_of
+from inoculate.core.options import require_one_of
 from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat, require_threats
 from inoculate.data.dataset import Dataset
@@ -18,6 +18,7 @@ from inoculate.data.load import DataLike
 from inoculate.evaluation.budget import families
 from inoculate.evaluation.engine import Settings, measure_clean, measure_transfer
 from inoculate.evaluation.inputs import prepare_checked, resolve_attack, resolve_data, threat_warnings
+from inoculate.evaluation.passes import batch_within_memory, require_batch_size
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import TransferMatrix
 from inoculate.models.classifier import Classifier, Precision
@@ -51,7 +52,7 @@ def transfer(
     attack: str | Attack = "mifgsm",
     threats: Sequence[Threat] = (Threat(),),
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     seed: int = 0,
     options: TransferOptions = TransferOptions(),
     progress: Progress | None = None,
@@ -66,7 +67,7 @@ def transfer(
         data: as for `evaluate`.
         attack: a name or an attack object.
         threats: norms and sizes.
-        batch_size: images at a time.
+        batch_size: images at a time, by default as in `evaluate`.
         seed: of every random draw.
         options: everything else.
         progress: called as `(source, images done, all images)`.
@@ -78,7 +79,7 @@ def transfer(
     Raises `InputError` for no models, for images or labels that a model cannot take, and for an attack that leaves the
     threat model.
     """
-    require_count(batch_size=batch_size)
+    require_batch_size(batch_size)
     named = _by_name(models)
     name, chosen = resolve_attack(attack)
     images = resolve_data(data, next(iter(named.values())))
@@ -87,7 +88,7 @@ def transfer(
     for key, model in named.items():
         prepared[key], more = prepare_checked(model, images, options.precision, options.device, seed, f"{key}: ")
         warnings += more
-    settings = Settings(batch_size, seed)
+    settings = Settings(min(batch_within_memory(each, images, batch_size) for each in prepared.values()), seed)
     labels = {"dataset": images.name, "arm": options.arm, "seed": seed}
     clean = {target: measure_clean(classifier, images, settings) for target, classifier in prepared.items()}
     norm = threats[0].norm if threats else "linf"
