@@ -32,7 +32,7 @@ def stability(crafting: Crafting, rows: Tensor, steps: int, batch_size: int) -> 
     """
     found: dict[str, Any] = {"measure": MEASURE, "attack": [], "noise": [], "misclassified": []}
     model = crafting.classifier.model
-    for some in torch.split(rows, batch_size):
+    for some in torch.split(rows, batch_size) if len(rows) else ():
         x, y = crafting.classifier.load(crafting.data, some)
         x_adv, draw = crafting.craft(model, x, y)
         direction = steepest_direction(Draws(x, draw).normal(*x.shape[1:]), crafting.threat.norm)

@@ -20,6 +20,7 @@ from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.models.classifier import Classifier
 
 IMAGES = 64
+UNSEEN = 20.0  # passes that an attack is taken to make on an image where they can be neither foreseen nor counted
 Cost = Callable[[int], float]  # from a number of images to the most passes that an attack makes on them
 
 
@@ -74,11 +75,18 @@ class Sample:
         Without a `cost` the first image tells what the others cost. What the evaluation found already is taken over.
         """
         at = threat or self.threat
-        for known, threat_, result in self.known.attacks:
-            same = type(known) is type(attack) and known == attack and threat_ == at
-            if same and bool(result.finished[self.rows].all()):
-                return _restrict(result, self.rows)
+        for known, result in self.known_results(at):
+            if type(known) is type(attack) and known == attack:
+                return result
         return self._measure(attack, cost, at, self.passes.made + share * self.left)
+
+    def known_results(self, threat: Threat) -> list[tuple[Attack, PerSampleResult]]:
+        """The attacks that the evaluation made on all these images at a threat, and their results."""
+        return [
+            (attack, _restrict(result, self.rows))
+            for attack, at, result in self.known.attacks
+            if at == threat and bool(result.finished[self.rows].all())
+        ]
 
     def _measure(self, attack: Attack, cost: Cost | None, threat: Threat, end: float) -> PerSampleResult:
         """Attack chunk after chunk: each may cost the most that it can, so that the passes never exceed `end`."""
@@ -96,8 +104,8 @@ class Sample:
             result.take(found, chunk)
             result.right[chunk], result.finished[chunk] = found.right[chunk], True
             if self.passes.made == before:  # TorchScript, whose passes are not seen
-                self.passes.made += cost(size) if cost else 0.0
-            cost = cost or per_image(max(self.passes.made - before, 1.0))
+                self.passes.made += (cost or per_image(UNSEEN))(size)
+            cost = cost or per_image(self.passes.made - before)
             waiting = waiting[size:]
         return result
 
