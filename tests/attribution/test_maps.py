@@ -5,7 +5,8 @@ import torch
 from digits_samples import trained_digits
 from torch import nn
 
-from inoculate.attribution.maps import grad_cam, integrated_gradients, last_maps
+from inoculate.attribution.features import last_maps
+from inoculate.attribution.maps import grad_cam, integrated_gradients
 from inoculate.core.pixels import to_float
 from inoculate.models.build import build_model
 
@@ -54,9 +55,9 @@ def test_the_last_maps_with_a_sense_of_place(name, size, block, side):
     image = torch.zeros(1, 3, size, size)
     found = last_maps(model, image)
     names = {module: path for path, module in model.named_modules()}
-    assert block is None or names[found] == f"network.{block}"
+    assert block is None or names[found.layer] == f"network.{block}"
     shapes = []
-    hook = found.register_forward_hook(lambda _m, _i, out: shapes.append(out.shape))
+    hook = found.layer.register_forward_hook(lambda _m, _i, out: shapes.append(out.shape))
     model(image)
     hook.remove()
     assert min(shapes[0][2:]) >= side

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from os import PathLike
 from pathlib import Path
@@ -21,6 +21,7 @@ from inoculate.core.errors import InputError
 FACTS, ARRAYS = "explain.json", "explain.npz"
 EXPLANATIONS = "explanations"  # the folder of a run that holds one folder per network and arm
 FORMAT = 2
+LEAST_MEASURED = 8  # images: the statistics of fewer say little
 _REQUIRED = {"dataset", "model", "arm", "seed", "norm", "eps", "attack", "classes", "image_size", "images", "stability"}
 
 
@@ -42,6 +43,46 @@ class Amounts:
     steps: int = 16
     search: int = 30
 
+    def within(self, passes: float) -> Amounts:
+        """The largest amounts, up to these, that cost no more than so many forward passes; under PGD with 10 steps.
+
+        Half is for the images shown, at least one; the rest for the images of the two measurements, which are left out
+        if fewer than eight could be measured. Where not even three images could be shown, paths have eight steps.
+        """
+        steps = self.steps if passes / 2 >= 3 * self._shown else min(self.steps, 8)
+        own = replace(self, steps=steps)
+        images = min(self.images, max(1, int(passes / 2 / own._shown)))
+        left = passes - images * own._shown
+        stability = _enough(left / 2 / own._stable, self.stability)
+        left -= stability * own._stable
+        return replace(own, images=images, stability=stability, fragility=_enough(left / own._fragile, self.fragility))
+
+    def passes(self, attack: int = 20) -> float:
+        """How many forward passes these amounts cost; one with gradients counts as two. `attack`: those of the attack.
+
+        The passes on which images are chosen are not counted.
+        """
+        shown, stable = (each + attack - 20 for each in (self._shown, self._stable))
+        return self.images * shown + self.stability * stable + self.fragility * self._fragile
+
+    @property
+    def _shown(self) -> int:  # two path integrals, two Grad-CAMs, two predictions, one attack
+        return 20 + 2 * 2 * self.steps + 2 * 2 + 2
+
+    @property
+    def _stable(self) -> int:  # three path integrals, one prediction, one attack
+        return 20 + 3 * 2 * self.steps + 1
+
+    @property
+    def _fragile(self) -> int:  # the gradient of the margin, and the search with its checks
+        return 2 + 2 * self.search + 8
+
+
+def _enough(affordable: float, wanted: int) -> int:
+    """As many images as are affordable, up to those wanted; none rather than a few."""
+    found = min(wanted, int(affordable))
+    return found if found >= min(LEAST_MEASURED, wanted) else 0
+
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
@@ -51,13 +92,14 @@ class Explanation:
         images: predictions and attribution change of each.
         stability: the attribution changes under the attack and under noise.
         fragility: margin, gradient norm, estimated and measured smallest eps per image.
+        notes: what is left out and why, one sentence each.
 
     Arrays:
         clean: uint8, N×H×W×C.
         perturbation: int8, N×H×W×C, in 1/127 of each image's `scale`.
         attribution: int8, N×2×H×W: integrated gradients for (+) and against (−) the class on the clean and on the
             adversarial image.
-        grad_cam: uint8, N×2×H×W; absent for a network without feature maps.
+        grad_cam: uint8, N×2×H×W; absent for a network whose features have no place in the image.
     """
 
     facts: Mapping[str, Any]

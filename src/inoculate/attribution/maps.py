@@ -1,78 +1,55 @@
-"""Attribution maps by Captum: integrated gradients and Grad-CAM."""
+"""Attribution maps: integrated gradients by Captum, and Grad-CAM."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-SMALLEST_MAP = 4  # pixels on a side: a smaller map has hardly any spatial resolution
+from inoculate.attribution.features import FeatureMaps, last_maps
 
 
-def integrated_gradients(model: nn.Module, x: Tensor, classes: Tensor, steps: int) -> Tensor:
+def integrated_gradients(
+    model: nn.Module, x: Tensor, classes: Tensor, steps: int, batch_size: int | None = None
+) -> Tensor:
     """The attribution of every pixel to the logit of its image's class (B), summed over the channels: B×H×W.
 
-    The path of `steps` points starts at black, so the sum over the pixels is the logit minus that of a black image.
-    Source: Sundararajan et al. (2017).
+    The path of `steps` points starts at black, so the sum over the pixels is the logit minus that of a black image. No
+    pass holds more than `batch_size` points. Source: Sundararajan et al. (2017).
     """
     from captum.attr import IntegratedGradients
 
-    attribution: Tensor = IntegratedGradients(model).attribute(x, target=classes, n_steps=steps)
-    return attribution.sum(dim=1).detach()
+    method, most = IntegratedGradients(model), batch_size or len(x) * steps
+    found = [
+        method.attribute(some, target=target, n_steps=steps, internal_batch_size=most).sum(dim=1).detach()
+        for some, target in zip(*(torch.split(each, max(1, most // steps)) for each in (x, classes)), strict=True)
+    ]
+    return torch.cat(found)
 
 
 def grad_cam(model: nn.Module, x: Tensor, classes: Tensor) -> Tensor | None:
-    """Grad-CAM for the class (B) on the last feature maps (see `last_maps`): B×H×W, ≥ 0; None for a network without.
+    """Grad-CAM for the class (B) on the last feature maps (see `last_maps`): B×H×W, ≥ 0; None for a network without."""
+    maps = last_maps(model, x[:1])
+    return None if maps is None else grad_cam_on(maps, model, x, classes)
 
-    Source: Selvaraju et al. (2017).
+
+def grad_cam_on(maps: FeatureMaps, model: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
+    """Grad-CAM for the class (B) on these feature maps of the model: B×H×W, ≥ 0.
+
+    Source: Selvaraju et al. (2017), equations 1 and 2.
     """
-    from captum.attr import LayerAttribution, LayerGradCam
+    kept: list[Tensor] = []
 
-    layer = last_maps(model, x[:1])
-    if layer is None:
-        return None
-    cam = LayerGradCam(model, layer).attribute(x.detach().requires_grad_(), target=classes, relu_attributions=True)
-    resized: Tensor = LayerAttribution.interpolate(cam, tuple(x.shape[2:]), "bilinear")
-    return resized[:, 0].detach()
+    def keep(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        kept.append(output)
+        return output.clone()  # what follows may change it in place
 
-
-def last_maps(model: nn.Module, image: Tensor) -> nn.Module | None:
-    """The last block, in the order of execution, whose output is feature maps of 4×4 or more; None without any.
-
-    Blocks are the network's children and those of its sequences; where none qualifies, those of its largest child.
-    """
-    ended: dict[nn.Module, None] = {}  # in order: a dict keeps the order of insertion
-
-    def note(module: nn.Module, _: Any, output: Any) -> None:
-        ended.pop(module, None)
-        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) >= SMALLEST_MAP:
-            ended[module] = None
-
-    takes_hooks = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-    hooks = [module.register_forward_hook(note) for module in takes_hooks]
+    hook = maps.layer.register_forward_hook(keep)
     try:
-        with torch.no_grad():
-            model(image)
+        logits = model(x.detach().requires_grad_())
     finally:
-        for hook in hooks:
-            hook.remove()
-    order, part = list(ended), model
-    while blocks := [block for block in _blocks(part) if _size(block)]:
-        if found := [block for block in blocks if block in ended]:
-            return max(found, key=order.index)
-        part = max(blocks, key=_size)
-    return None
-
-
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
-        if isinstance(child, nn.Sequential):
-            yield from _blocks(child)
-        else:
-            yield child
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+        hook.remove()
+    values = logits.gather(1, classes[:, None]).sum()
+    (gradient,) = torch.autograd.grad(values, kept[-1], materialize_grads=True)
+    features, gradient = maps.placed(kept[-1].detach()), maps.placed(gradient)
+    cam = (gradient.mean(dim=(2, 3), keepdim=True) * features).sum(dim=1, keepdim=True).relu()
+    return nn.functional.interpolate(cam, x.shape[2:], mode="bilinear")[:, 0]

@@ -28,18 +28,18 @@ def attribution_change(one: Tensor, other: Tensor) -> list[float | None]:
 def stability(crafting: Crafting, rows: Tensor, steps: int, batch_size: int) -> dict[str, Any]:
     """The attribution change of these images under the attack and under noise, as lists, and which were misclassified.
 
-    `steps` points of each path integral make up the passes, of which `batch_size` fit into one batch.
+    No pass holds more than `batch_size` images or points of a path.
     """
     found: dict[str, Any] = {"measure": MEASURE, "attack": [], "noise": [], "misclassified": []}
     model = crafting.classifier.model
-    for some in torch.split(rows, max(1, batch_size // steps)) if len(rows) else ():
+    for some in torch.split(rows, batch_size) if len(rows) else ():
         x, y = crafting.classifier.load(crafting.data, some)
         x_adv, draw = crafting.craft(model, x, y)
         direction = steepest_direction(Draws(x, draw).normal(*x.shape[1:]), crafting.threat.norm)
         noisy = project(advance(x, x, direction, crafting.threat.eps, crafting.threat), x, crafting.threat)
-        clean = integrated_gradients(model, x, y, steps)
-        found["attack"] += attribution_change(clean, integrated_gradients(model, x_adv, y, steps))
-        found["noise"] += attribution_change(clean, integrated_gradients(model, noisy, y, steps))
+        clean = integrated_gradients(model, x, y, steps, batch_size)
+        found["attack"] += attribution_change(clean, integrated_gradients(model, x_adv, y, steps, batch_size))
+        found["noise"] += attribution_change(clean, integrated_gradients(model, noisy, y, steps, batch_size))
         with torch.no_grad():
             found["misclassified"] += (model(x_adv).argmax(dim=1) != y).tolist()
     return found

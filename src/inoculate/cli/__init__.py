@@ -18,6 +18,7 @@ from inoculate.cli.output import printed_log
 from inoculate.cli.report import report
 from inoculate.cli.train import train
 from inoculate.cli.transfer import transfer
+from inoculate.core.allocator import keep_freed_memory
 from inoculate.core.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -40,6 +41,7 @@ def start(
     command = context.invoked_subcommand
     if launched_rank() is not None and command != train.__name__:
         raise InputError(f"{command} runs in one process; only train can share its work between several")
+    keep_freed_memory()
 
 
 def _add(topic: str, *commands: Callable[..., None]) -> None:

@@ -45,7 +45,7 @@ def evaluate(
     checks: options.Checks = True,
     surrogate: options.OtherModels = None,
     seed: options.Seed = 0,
-    batch_size: options.BatchSize = 256,
+    batch_size: options.AutoBatchSize = None,
     device: options.Device = "auto",
     json_file: options.Json = None,
     records: options.Records = None,
@@ -91,7 +91,8 @@ def evaluate(
     if out is not None:
         found.save(out)
         largest = max(threats, key=lambda threat: threat.eps)
-        _report(out, network, images, largest, ExplainOptions(seed, batch_size, model) if explain else None)
+        explained = ExplainOptions(seed, batch_size, model, evaluation=found) if explain else None
+        _report(out, network, images, largest, explained)
 
 
 def _write(
@@ -122,5 +123,6 @@ def _report(out: Path, network: nn.Module, images: Dataset, threat: Threat, expl
                 explanations.append(explain(network, images, "pgd", threat, options=explained, progress=steps))
     except InputError as error:  # a model without gradients
         print_note(f"the report explains nothing ({error})")
+    print_warnings(note for each in explanations for note in each.facts["notes"] if note not in images.notes)
     save_explanations(out, explanations)
     print_report(write_report(out))

@@ -37,7 +37,7 @@ def explain(
     attack: options.Attack = "pgd",
     norm: options.Norm = "linf",
     eps: options.Eps = "8/255",
-    batch_size: options.BatchSize = 256,
+    batch_size: options.AutoBatchSize = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
 ) -> None:

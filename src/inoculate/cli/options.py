@@ -91,6 +91,9 @@ OtherModels = Annotated[
 ]
 
 BatchSize = Annotated[int, topic_option("--batch-size", RUN, "Images per batch.", min=1)]
+AutoBatchSize = Annotated[
+    int | None, topic_option("--batch-size", RUN, "Images per batch.", min=1, show_default="as many as fit into 1 GiB")
+]
 Seed = Annotated[int, topic_option("--seed", RUN, "Seed of every random draw.", min=0)]
 Device = Annotated[str, topic_option("--device", RUN, "cpu, cuda, mps …; auto picks the fastest available.")]
 

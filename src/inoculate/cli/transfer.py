@@ -39,7 +39,7 @@ def transfer(
     eps: options.EpsList = "8/255",
     precision: options.Precision = "fast",
     seed: options.Seed = 0,
-    batch_size: options.BatchSize = 256,
+    batch_size: options.AutoBatchSize = None,
     device: options.Device = "auto",
     json_file: options.Json = None,
     out: options.OptionalOut = None,

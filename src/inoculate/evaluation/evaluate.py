@@ -13,10 +13,10 @@ from inoculate.attacks.base import Attack, MinimumNorm
 from inoculate.attacks.fab import FAB
 from inoculate.core.duration import parse_duration
 from inoculate.core.errors import InputError
-from inoculate.core.options import require_bool, require_count, require_one_of
+from inoculate.core.options import require_bool, require_one_of
 from inoculate.core.progress import Progress
 from inoculate.core.rng import seeded
-from inoculate.core.threat import Norm, Threat, require_threats
+from inoculate.core.threat import Threat, require_threats
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
 from inoculate.evaluation.budget import TimeBudget, check_attacks, measure_attacks, named_attacks
@@ -35,8 +35,17 @@ from inoculate.evaluation.inputs import (
     resolve_model,
     threat_warnings,
 )
+from inoculate.evaluation.passes import (
+    CHECKS_SHARE,
+    allowed_passes,
+    batch_within_memory,
+    cost_of,
+    counted,
+    require_batch_size,
+)
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import Evaluation
+from inoculate.evaluation.sample import Known
 from inoculate.models.class_names import ClassNames
 from inoculate.models.classes import Counted, match_classes
 from inoculate.models.classifier import Classifier, Precision, prepare
@@ -94,7 +103,7 @@ def evaluate(
     attacks: Attacks = ("fgsm", "pgd"),
     threats: Sequence[Threat] = (Threat(),),
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     seed: int = 0,
     options: EvaluationOptions = EvaluationOptions(),
     progress: Progress | None = None,
@@ -108,42 +117,51 @@ def evaluate(
         data: a `Dataset`, a pair (images, labels), a torch `Dataset` or `DataLoader`, or a data SPEC (its test part).
         attacks: names, attack objects, or a mapping from names to either.
         threats: norms and sizes.
-        batch_size: images at a time.
+        batch_size: images at a time; by default as many as fit into about 1 GiB (8 GiB on a GPU), at most 256. The
+            results do not depend on it, apart from rounding.
         seed: of every random draw.
         options: everything else.
-        progress: called as `(what, images done, all images)`; in percent under a time budget.
+        progress: called as `(what, done, all)` with numbers of images, in percent under a time budget; for the checks
+            with numbers of passes.
 
     Raises `InputError` for what the model cannot take, and for an attack that leaves the threat model.
     """
-    require_count(batch_size=batch_size)
+    require_batch_size(batch_size)
     named, threats = resolve_attacks(attacks), require_threats(threats)
     images = resolve_data(data, model)
     warnings = threat_warnings(threats, images)
-    settings = Settings(batch_size, seed, keep_images=options.keep_images)
     prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
     classifier, images = prepared.classifier, prepared.data
+    settings = Settings(batch_within_memory(classifier, images, batch_size), seed, keep_images=options.keep_images)
     surrogates, warned = _surrogates(images, options, seed)
-    measured = _measure(classifier, images, named, threats, settings, options, progress)
-    warnings += [*prepared.warnings, *clean_warnings(measured[0].result, images)]
+    with counted(classifier) as passes:
+        measured = _measure(classifier, images, named, threats, settings, options, progress)
+    clean = measured[0].result
+    warnings += [*prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean)]
     finished = [each for each in measured if bool(each.result.finished.any())]
     labels = {"model": options.name or name_of_model(model), "arm": options.arm, "protocol": "white-box", "seed": seed}
-    rows = [each.result.row(**labels, dataset=images.name, attack=each.attack, norm=each.norm) for each in finished]
-    warnings += nonfinite_warning(measured[0].result)
-    missing = dict.fromkeys(each.attack for each in measured if each not in finished)
-    timeouts = [f"{name}: no image was finished within the time budget: give more time" for name in missing]
+    labels["dataset"] = images.name
+    rows = [each.result.row(**labels, attack=each.attack, norm=each.threat.norm) for each in finished]
     checked = max(threats, key=lambda threat: threat.eps, default=None) if options.checks else None
-    checks = []
+    checks, spare = [], allowed_passes(passes.made, cost_of(classifier, images), classifier.device)
     if checked is not None:
-        if progress:
-            progress("checks", 0, 1)
-        checks = run_checks(classifier, images, named, checked, settings, surrogates)
-        if progress:
-            progress("checks", 1, 1)
+        results = [(named[each.attack], each.threat, each.result) for each in measured[1:]]
+        known = Known(measured[0].result, results, CHECKS_SHARE * spare)
+        own = replace(settings, progress=None if progress is None else partial(progress, "checks"))
+        with counted(classifier, *surrogates.values()) as passes:
+            checks = run_checks(classifier, images, named, checked, own, surrogates, known)
+        spare -= passes.made
     return Evaluation(
         rows, {row: each.result for row, each in zip(rows, finished, strict=True)}, checks,
-        [*warnings, *warned, *timeouts], images.labels, images.classes, checked,
-        images.notes, tuple(images.source_names()),
+        [*warnings, *warned, *_late(measured)], images.labels, images.classes, checked,
+        images.notes, tuple(images.source_names()), max(0, int(spare)),
     )  # fmt: skip
+
+
+def _late(measured: Sequence[_Measured]) -> list[str]:
+    """A warning for each attack of which no image was finished at some threat."""
+    late = dict.fromkeys(each.attack for each in measured if not bool(each.result.finished.any()))
+    return [f"{name}: no image was finished within the time budget: give more time" for name in late]
 
 
 def minimal_eps(
@@ -152,7 +170,7 @@ def minimal_eps(
     attack: MinimumNorm = FAB(),
     threat: Threat = Threat(eps=1.0),
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     seed: int = 0,
     precision: Precision = "fast",
 ) -> Tensor:
@@ -165,7 +183,7 @@ def minimal_eps(
         data: as for `evaluate`.
         attack: one that looks for the nearest adversarial image: `DeepFool`, `CarliniWagner`, `FMN` or `FAB`.
         threat: norm, and the largest eps to look at.
-        batch_size: images at a time.
+        batch_size: images at a time, by default as in `evaluate`.
         seed: of every random draw.
         precision: as in `EvaluationOptions`.
 
@@ -174,11 +192,12 @@ def minimal_eps(
 
     Raises `InputError` for an attack of another kind.
     """
-    require_count(batch_size=batch_size)
+    require_batch_size(batch_size)
     images = resolve_data(data, model)
     with seeded(seed, "prepare"):
         classifier = prepare(*match_classes(resolve_model(model, images, "cpu"), images), precision=precision)
-    return smallest_eps(classifier, images, attack, threat, Settings(batch_size, seed))
+    settings = Settings(batch_within_memory(classifier, images, batch_size), seed)
+    return smallest_eps(classifier, images, attack, threat, settings)
 
 
 def smallest_eps(
@@ -200,10 +219,10 @@ def smallest_eps(
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """A result and the labels of its row."""
+    """A result, the name of its attack and its threat; of the clean images only its norm counts."""
 
     attack: str
-    norm: Norm
+    threat: Threat
     result: PerSampleResult
 
 
@@ -238,8 +257,8 @@ def _measure(
     named = named_attacks(attacks, threats)
     if len(attacks) > 1:
         check_attacks(classifier, data, named)
-    measured = [_Measured("none", threats[0].norm if threats else "linf", clean)]
+    measured = [_Measured("none", threats[0] if threats else Threat(), clean)]
     found = measure_attacks(classifier, data, named, clean, settings, budget, progress)
     for each, results in zip(named, found, strict=True):
-        measured += [_Measured(each.name, each.threats[0].norm, result) for result in results]
+        measured += [_Measured(each.name, *pair) for pair in zip(each.threats, results, strict=True)]
     return measured

@@ -35,6 +35,8 @@ class Evaluation:
         checked: the threat of the checks.
         notes: how the images were read, one line each.
         sources: the file that each image comes from, where they come from files.
+        spare_passes: how many forward passes explanations may make so that, with the checks, they cost no more than
+            the attacks: `Amounts().within(found.spare_passes)`.
     """
 
     rows: list[Row]
@@ -46,6 +48,7 @@ class Evaluation:
     checked: Threat | None = None
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    spare_passes: int = 0
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -91,8 +94,12 @@ class Evaluation:
 
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write everything into `folder`, in place of an earlier evaluation; returns it."""
-        facts = {"warnings": self.warnings, "classes": list(self.classes), "labels": self.labels.tolist()}
-        facts |= {"notes": list(self.notes), "sources": list(self.sources)}
+        facts: dict[str, Any] = {
+            "warnings": self.warnings,
+            "classes": list(self.classes),
+            "labels": self.labels.tolist(),
+        }
+        facts |= {"notes": list(self.notes), "sources": list(self.sources), "spare_passes": self.spare_passes}
         save_checks(Path(folder), self.checks, self.checked)
         save_results(Path(folder), self.rows, self.per_image, facts)
         return Path(folder)
@@ -104,7 +111,8 @@ class Evaluation:
         checks, checked = load_checks(Path(folder))
         labels = torch.tensor(facts.get("labels", ()), dtype=torch.int64)
         classes, notes, sources = (tuple(facts.get(name, ())) for name in ("classes", "notes", "sources"))
-        return cls(rows, per_image, checks, facts.get("warnings", []), labels, classes, checked, notes, sources)
+        warnings, spare = facts.get("warnings", []), int(facts.get("spare_passes", 0))
+        return cls(rows, per_image, checks, warnings, labels, classes, checked, notes, sources, spare)
 
     def report(self, path: str | PathLike[str]) -> Path:
         """Write one HTML page of the results to `path`; returns it."""

@@ -10,7 +10,7 @@ import torch
 
 from inoculate.attacks.base import Attack
 from inoculate.core.errors import InputError
-from inoculate.core.options import require_count, require_one_of
+from inoculate.core.options import require_one_of
 from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat, require_threats
 from inoculate.data.dataset import Dataset
@@ -27,6 +27,7 @@ from inoculate.evaluation.inputs import (
     resolve_data,
     threat_warnings,
 )
+from inoculate.evaluation.passes import batch_within_memory, require_batch_size
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import TransferMatrix
 from inoculate.models.class_names import ClassNames
@@ -72,7 +73,7 @@ def transfer(
     attack: str | Attack = "mifgsm",
     threats: Sequence[Threat] = (Threat(),),
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     seed: int = 0,
     options: TransferOptions = TransferOptions(),
     progress: Progress | None = None,
@@ -87,7 +88,7 @@ def transfer(
         data: as for `evaluate`.
         attack: a name or an attack object.
         threats: norms and sizes.
-        batch_size: images at a time.
+        batch_size: images at a time, by default as in `evaluate`.
         seed: of every random draw.
         options: everything else.
         progress: called as `(source, images done, all images)`.
@@ -99,14 +100,14 @@ def transfer(
     Raises `InputError` for no models, for images or labels that a model cannot take, and for an attack that leaves the
     threat model.
     """
-    require_count(batch_size=batch_size)
+    require_batch_size(batch_size)
     named = _by_name(models)
     name, chosen = resolve_attack(attack)
     images = resolve_data(data, next(iter(named.values())))
     warnings = threat_warnings(require_threats(threats), images)
     checked = _prepare(named, images, options, seed)
     prepared = {key: each.classifier for key, each in checked.items()}
-    settings = Settings(batch_size, seed)
+    settings = Settings(min(batch_within_memory(each, images, batch_size) for each in prepared.values()), seed)
     labels = {"dataset": images.name, "arm": options.arm, "seed": seed}
     clean = {target: measure_clean(classifier, images, settings) for target, classifier in prepared.items()}
     for key, each in checked.items():
