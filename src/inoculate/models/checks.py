@@ -24,6 +24,7 @@ from inoculate.models.findings import (
     randomness,
     training_mode,
 )
+from inoculate.models.loading.onnx import onnx_findings
 
 INSPECTED_IMAGES = 64
 MIN_IMAGES = 32  # below, accuracies are not compared
@@ -43,7 +44,7 @@ def inspect_model(model: nn.Module, data: Dataset, *, seed: int = 0) -> list[Fin
     found = training_mode(model)
     with _without_side_effects(model, device):
         logits = _logits(model, x, classes)
-        found += output_type(model) + probabilities(logits)
+        found += onnx_findings(model) + output_type(model) + probabilities(logits)
         found += randomness(logits, _logits(model, x, classes)) or batch_dependence(
             logits[:4], torch.cat([_logits(model, image[None], classes) for image in x[:4]])
         )

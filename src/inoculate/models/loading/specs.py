@@ -8,7 +8,7 @@ from typing import Literal
 
 from inoculate.models.loading.checkpoints import DESCRIPTION, read_description
 from inoculate.models.loading.factories import source_file
-from inoculate.models.loading.onnx import OnnxModel
+from inoculate.models.loading.onnx import onnx_image_shape
 
 TORCHSCRIPT, ONNX = (".ts", ".torchscript", ".pt", ".pth"), (".onnx",)
 Kind = Literal["folder", "torchscript", "onnx", "factory", "name"]
@@ -34,7 +34,7 @@ def expected_size(spec: str) -> tuple[int, int] | None:
         return kept.image_size, kept.channels
     if kind != "onnx" or not path.is_file():
         return None
-    channels, height, width = OnnxModel(path).image_shape
+    channels, height, width = onnx_image_shape(path)
     return (height, channels) if height is not None and height == width and channels is not None else None
 
 

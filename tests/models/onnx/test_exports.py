@@ -1,0 +1,157 @@
+"""Exports of torchvision's and timm's architectures: attacked as ONNX files they are as robust as the torch originals."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from inoculate.core.threat import Threat
+from inoculate.data.dataset import Dataset
+from inoculate.data.load import load_data
+from inoculate.evaluation.evaluate import EvaluationOptions, evaluate
+from inoculate.models.loading.load import load_model
+from inoculate.models.loading.onnx import OnnxModel
+
+pytest.importorskip("onnx", reason="onnx is not installed: pip install 'inoculate[onnx]'")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'inoculate[onnx]'")
+
+CLASSES, IMAGES = 10, 200
+SURVIVORS = 0.06  # of the images, by a linear estimate: the attack's longest part runs on those that are left
+# library:name, side of the images, opset, batch size of the file (None: free), and whether it takes B×H×W×C.
+EXPORTS = [
+    ("torchvision:squeezenet1_1", 32, 13, None, False),
+    ("timm:vit_tiny_patch16_224", 32, 17, None, False),
+    ("torchvision:shufflenet_v2_x0_5", 32, 14, None, True),
+    ("timm:resnet10t", 32, 18, 1, False),
+    ("torchvision:mobilenet_v3_small", 32, 15, None, False),
+    ("timm:convnext_atto", 32, 19, None, False),
+    ("torchvision:mnasnet0_5", 32, 16, 8, False),
+    ("timm:levit_128s", 64, 20, None, False),
+    ("torchvision:mobilenet_v2", 32, 13, None, False),
+    ("timm:ghostnet_050", 32, 14, None, False),
+    ("torchvision:regnet_y_400mf", 32, 20, None, False),
+    ("timm:xcit_nano_12_p16_224", 64, 16, None, False),
+    ("timm:edgenext_xx_small", 64, 18, None, True),
+    ("timm:deit_tiny_patch16_224", 32, 15, 1, False),
+    ("timm:mobilevit_xxs", 64, 17, None, False),
+    ("timm:swin_tiny_patch4_window7_224", 64, 19, None, False),
+]  # fmt: skip
+
+
+class ChannelsLast(nn.Module):
+    """A network that takes B×H×W×C."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x.permute(0, 3, 1, 2))
+
+
+class Standardised(nn.Module):
+    """Outputs with mean 0 and spread 1 over some images: an untrained network gives all images nearly the same."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", logits.mean(dim=0))
+        self.register_buffer("std", logits.std(dim=0).clamp_min(1e-6))  # an output may be dead
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return (logits - self.mean) / self.std
+
+
+def network(spec: str, side: int, images: Tensor) -> nn.Module:
+    """Random weights, with BatchNorm's statistics and the outputs' scale from these images."""
+    import timm
+    import torchvision
+
+    library, name = spec.split(":")
+    torch.manual_seed(0)
+    if library == "torchvision":
+        made = torchvision.models.get_model(name, num_classes=CLASSES)
+    else:
+        size = {"img_size": side} if any(each in name for each in ("vit", "deit", "swin")) else {}
+        size = {} if "mobilevit" in name or "levit" in name else size
+        made = timm.create_model(name, num_classes=CLASSES, **size)
+    for module in made.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None
+    with torch.no_grad():
+        for start in range(0, len(images), 50):
+            made.train()(images[start : start + 50])
+        made.eval()
+        return nn.Sequential(OrderedDict(network=made, outputs=Standardised(made(images)))).eval()
+
+
+def export(model: nn.Module, path: Path, side: int, opset: int, batch: int | None, last: bool) -> None:
+    x = torch.rand(batch or 2, 3, side, side)
+    free = {"images": {0: "batch"}, "logits": {0: "batch"}} if batch is None else None
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            ChannelsLast(model) if last else model, (x.permute(0, 2, 3, 1) if last else x,), str(path),
+            input_names=["images"], output_names=["logits"], dynamic_axes=free, opset_version=opset, dynamo=False,
+        )  # fmt: skip
+
+
+def small_eps(model: nn.Module, x: Tensor) -> tuple[Tensor, float]:
+    """The model's predictions, and the eps at which, were it linear, so few of them would survive."""
+    x = x.clone().requires_grad_()
+    logits = model(x)
+    best = logits.topk(2).values
+    margin = best[:, 0] - best[:, 1]
+    (gradient,) = torch.autograd.grad(margin.sum(), x)
+    needed = margin.detach() / gradient.flatten(1).abs().sum(dim=1)
+    return logits.argmax(dim=1), float(needed.quantile(1 - SURVIVORS))
+
+
+def digits(side: int) -> Dataset:
+    return load_data("digits", split="all", image_size=side, channels=3).limit(IMAGES, seed=0)
+
+
+def _survivors(model: nn.Module, data: Dataset, threat: Threat) -> Tensor:
+    found = evaluate(model, data, ["autoattack"], [threat], options=EvaluationOptions(checks=False))
+    return found.per_image[found.rows[-1]].right
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("spec", "side", "opset", "batch", "last"), EXPORTS, ids=[each[0] for each in EXPORTS])
+def test_as_robust_as_the_original(
+    spec: str, side: int, opset: int, batch: int | None, last: bool, tmp_path: Path
+) -> None:
+    data = digits(side)
+    x = data.images.float() / 255
+    original = network(spec, side, x)
+    y, eps = small_eps(original, x)
+    export(original, tmp_path / "model.onnx", side, opset, batch, last)
+    data = replace(data, labels=y)
+    model = load_model(tmp_path / "model.onnx", data)
+    assert isinstance(model, OnnxModel)
+    counts, clocks = [], []
+    for each in (original, model):
+        start = time.process_time()
+        counts.append(_survivors(each, data, Threat(eps=eps)))
+        clocks.append(time.process_time() - start)
+    differ = int((counts[0] != counts[1]).sum())
+    print(
+        f"\n| {spec} | {side} | {opset} | {batch or 'free'} | {'NHWC' if last else 'NCHW'} | {model.way} | "
+        f"{model.difference:.0e} | {eps:.2e} | {int(counts[0].sum())} | {int(counts[1].sum())} | {differ} | "
+        f"{clocks[0]:.0f} | {clocks[1]:.0f} |",
+        flush=True,
+    )
+    assert abs(int(counts[0].sum()) - int(counts[1].sum())) <= 1
+
+
+def test_every_opset_is_exported() -> None:
+    assert {opset for _, _, opset, _, _ in EXPORTS} == set(range(13, 21))
+    assert len({spec for spec, *_ in EXPORTS}) >= 12
