@@ -82,3 +82,28 @@ def whole(*values: int) -> Array:
 def save(proto: Any, path: Path) -> Path:
     path.write_bytes(proto.SerializeToString())
     return path
+
+
+def write_graph(
+    path: Path,
+    nodes: Sequence[NodeSpec],
+    inputs: dict[str, tuple[str, Sequence[int | str | None]]],
+    outputs: dict[str, tuple[str, Sequence[int | str | None]]],
+    constants: dict[str, Array],
+    ir_version: int = 8,
+) -> Path:
+    """An ONNX file of opset 17; inputs and outputs are name → (type such as FLOAT, shape)."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    made = [
+        helper.make_node(op.rpartition(":")[2], list(ins), list(outs), domain=op.rpartition(":")[0], **attributes)
+        for op, ins, outs, attributes in nodes
+    ]
+    ends = [
+        [helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape) for name, (kind, shape) in each.items()]
+        for each in (inputs, outputs)
+    ]
+    weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    graph = helper.make_graph(made, "g", *ends, weights)
+    return save(helper.make_model(graph, opset_imports=opsets, ir_version=ir_version), path)

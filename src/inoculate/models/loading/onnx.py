@@ -47,8 +47,9 @@ class OnnxModel(nn.Module):
 
     def __init__(self, path: Path, classes: int | None = None) -> None:
         super().__init__()
-        self.path, self._session = path, _session(path)
+        require("onnxruntime", "onnx", f"model {path}")
         proto = read_proto(path)
+        self.path, self._session = path, _session(path)
         self.images = image_input(path, proto)
         outputs = [Output(each.name, each.type, each.shape) for each in self._session.get_outputs()]
         self.output = logits_output(path, outputs, classes)
@@ -130,7 +131,7 @@ class OnnxModel(nn.Module):
     def _converted(self, x: Tensor) -> Tensor:
         """Logits by the conversion, with gradients."""
         assert self.network is not None
-        network, filled = self.network, x if len(x) else x.new_zeros((1, *x.shape[1:]))
+        network, filled = self.network, x if len(x) else torch.cat([x, x.new_zeros((1, *x.shape[1:]))])
         images = self.images.prepared(filled).to(self._float)
         if self.way == "mapped":
             logits = torch.vmap(lambda image: network(image[None])[0])(images)
@@ -193,7 +194,6 @@ def export_onnx(model: nn.Module, path: Path, image_shape: tuple[int, int, int])
 
 
 def _session(path: Path) -> Any:
-    require("onnxruntime", "onnx", f"model {path}")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -9,6 +9,7 @@ from typing import Literal
 from inoculate.models.loading.checkpoints import DESCRIPTION, read_description
 from inoculate.models.loading.factories import source_file
 from inoculate.models.loading.onnx import onnx_image_shape
+from inoculate.models.onnx.nodes import weight_files
 
 TORCHSCRIPT, ONNX = (".ts", ".torchscript", ".pt", ".pth"), (".onnx",)
 Kind = Literal["folder", "torchscript", "onnx", "factory", "name"]
@@ -44,7 +45,12 @@ def brings_weights(spec: str) -> bool:
 
 
 def identity(spec: str) -> str:
-    """`spec` and a hash of the file that defines it: the same SPEC with another content is another model."""
+    """`spec` and a hash of the files that define it: the same SPEC with another content is another model."""
     path = Path(spec)
     file = source_file(spec) if ":" in spec else path / DESCRIPTION if path.is_dir() else path
-    return f"{spec} {hashlib.sha256(file.read_bytes()).hexdigest()}" if file is not None and file.is_file() else spec
+    if file is None or not file.is_file():
+        return spec
+    digest = hashlib.sha256(file.read_bytes())
+    for other in weight_files(path) if kind_of(spec) == "onnx" else ():
+        digest.update(other.read_bytes() if other.is_file() else b"")
+    return f"{spec} {digest.hexdigest()}"

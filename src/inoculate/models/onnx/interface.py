@@ -51,7 +51,8 @@ class ImageInput:
         """`x` in batches of the size that the file fixes, the last filled up with zeros; else as one batch."""
         size = self.batch or max(len(x), 1)
         missing = -len(x) % size if len(x) else size
-        return list(F.pad(x, (0, 0) * (x.ndim - 1) + (0, missing)).split(size))
+        filled = F.pad(x, (0, 0) * (x.ndim - 1) + (0, missing))
+        return [filled[start : start + size] for start in range(0, len(filled), size)]
 
 
 def image_input(path: Path, proto: Any) -> ImageInput:

@@ -59,12 +59,26 @@ def read_proto(path: Path, *, weights: bool = True) -> Any:
     import onnx
 
     try:
-        return onnx.load(str(path), load_external_data=weights)
+        proto = onnx.load(str(path), load_external_data=False)
+        if weights and (missing := [each.name for each in _weight_files(path, proto) if not each.is_file()]):
+            raise InputError(f"model {path} has its weights in {', '.join(missing)}: put the file beside it")
+        if weights:
+            onnx.load_external_data_for_model(proto, str(path.parent))
+        return proto
+    except InputError:
+        raise
     except Exception as error:  # protobuf's and onnx's errors have no other common class
-        raise InputError(
-            f"model {path} cannot be loaded ({one_line(error)}): export it to ONNX again, and keep the files with its "
-            "weights beside it"
-        ) from error
+        raise InputError(f"model {path} cannot be loaded ({one_line(error)}): export it to ONNX again") from error
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files beside an ONNX file that hold its weights. Raises `InputError` like `read_proto`."""
+    return _weight_files(path, read_proto(path, weights=False))
+
+
+def _weight_files(path: Path, proto: Any) -> list[Path]:
+    entries = (entry for each in proto.graph.initializer for entry in each.external_data)
+    return sorted({path.parent / entry.value for entry in entries if entry.key == "location"})
 
 
 def read_graph(proto: Any, input_name: str, output_name: str) -> Graph:

@@ -25,7 +25,8 @@ def _elu(node: Node, x: Tensor) -> Tensor:
 
 
 def _selu(node: Node, x: Tensor) -> Tensor:
-    return node.get("gamma", 1.0507010221481323) * F.elu(x, node.get("alpha", 1.6732631921768188))
+    gamma: float = node.get("gamma", 1.0507010221481323)
+    return gamma * F.elu(x, node.get("alpha", 1.6732631921768188))
 
 
 def _hard_sigmoid(node: Node, x: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ def _mean(node: Node, *inputs: Tensor) -> Tensor:
 
 
 def _where(node: Node, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(*together(condition, a, b))
+    condition, a, b = together(condition, a, b)
+    return torch.where(condition, a, b)
 
 
 def _clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
@@ -74,16 +75,14 @@ def _cumsum(node: Node, x: Tensor, axis: Tensor) -> Tensor:
 
 def _dequantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """Of constant weights, by tensor or by axis."""
-    if node.get("block_size", 0):
-        scale, zero = (
-            None if t is None else t.repeat_interleave(node.get("block_size"), node.get("axis", 1))
-            for t in (scale, zero)
-        )  # type: ignore[assignment]
+    zero = torch.zeros_like(scale) if zero is None else zero
+    if size := node.get("block_size", 0):
+        scale, zero = (each.repeat_interleave(size, node.get("axis", 1)) for each in (scale, zero))
     elif scale.ndim == 1 and scale.numel() > 1:
         shape = [1] * x.ndim
         shape[node.get("axis", 1)] = -1
-        scale, zero = scale.view(shape), None if zero is None else zero.view(shape)
-    return (x.to(scale.dtype) - (0 if zero is None else zero.to(scale.dtype))) * scale
+        scale, zero = scale.view(shape), zero.view(shape)
+    return (x.to(scale.dtype) - zero.to(scale.dtype)) * scale
 
 
 ARITHMETIC: Mapping[str, Callable[..., Any]] = {

@@ -59,11 +59,11 @@ def _scatter_nd(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tens
 
 def _arg_best(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def apply(node: Node, x: Tensor) -> Tensor:
-        axis = node.get("axis", 0)
-        if node.get("select_last_index", 0):
-            found = x.shape[axis] - 1 - function(x.flip(axis), dim=axis, keepdim=bool(node.get("keepdims", 1)))
-            return found
-        return function(x, dim=axis, keepdim=bool(node.get("keepdims", 1)))
+        axis, keep = node.get("axis", 0), bool(node.get("keepdims", 1))
+        if not node.get("select_last_index", 0):
+            return function(x, dim=axis, keepdim=keep)
+        size: int = x.shape[axis]
+        return function(x.flip(axis), dim=axis, keepdim=keep).neg() + (size - 1)
 
     return apply
 

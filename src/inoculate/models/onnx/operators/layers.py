@@ -13,8 +13,8 @@ from inoculate.models.onnx.nodes import Node, UnsupportedError
 from inoculate.models.onnx.operators.tensors import together
 from inoculate.models.onnx.operators.windows import Windows, pad
 
-CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
-TRANSPOSED = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
+CONVOLUTIONS: Mapping[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+TRANSPOSED: Mapping[int, Callable[..., Tensor]] = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
 
 
 def layer_for(node: Node, constants: Sequence[nn.Parameter | None]) -> nn.Module | None:
@@ -58,21 +58,16 @@ def _conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
     before, after = windows.padding(node, x.shape[2:])
     if before != after:
         x, before = pad(x, before, after), [0] * len(before)
-    return CONVOLUTIONS[x.ndim](  # type: ignore[operator, no-any-return]
-        x, weight, bias, windows.stride, before, windows.dilation, node.get("group", 1)
-    )
+    return CONVOLUTIONS[x.ndim](x, weight, bias, windows.stride, before, windows.dilation, node.get("group", 1))
 
 
 def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Computed without padding; then what the padding covers is cut off."""
     windows, sides = Windows.of(node, weight.shape[2:]), x.ndim - 2
     extra = node.get("output_padding", [0] * sides)
-    full = TRANSPOSED[x.ndim](  # type: ignore[operator]
-        x, weight, bias, windows.stride, 0, 0, node.get("group", 1), windows.dilation
-    )
+    full = TRANSPOSED[x.ndim](x, weight, None, windows.stride, 0, 0, node.get("group", 1), windows.dilation)
     full = pad(full, [0] * sides, extra)
-    if bias is not None and any(extra):
-        raise UnsupportedError("ConvTranspose with output_padding and a bias")
+    full = full if bias is None else full + bias.view(-1, *[1] * sides)
     auto, wanted = node.get("auto_pad", "NOTSET"), node.get("output_shape")
     if auto in ("SAME_UPPER", "SAME_LOWER") or wanted is not None:
         sizes = wanted or [length * stride for length, stride in zip(x.shape[2:], windows.stride, strict=True)]
@@ -81,7 +76,7 @@ def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None =
         before, after = (large, small) if auto != "SAME_UPPER" else (small, large)
     else:
         before, after = windows.padding(node, x.shape[2:])
-    return pad(full, [-each for each in before], [-each for each in after])  # type: ignore[no-any-return]
+    return pad(full, [-each for each in before], [-each for each in after])
 
 
 def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
@@ -143,7 +138,9 @@ def _lrn(node: Node, x: Tensor) -> Tensor:
     squares = pad((x**2).movedim(1, -1), [(size - 1) // 2], [size // 2]).unfold(-1, size, 1)
     total = squares.sum(dim=-1)[..., :channels].movedim(-1, 1)
     scaled = node.get("bias", 1.0) + node.get("alpha", 1e-4) / size * total
-    return x / scaled ** node.get("beta", 0.75)  # type: ignore[no-any-return]
+    beta: float = node.get("beta", 0.75)
+    found: Tensor = x / scaled**beta
+    return found
 
 
 def _lp_norm(node: Node, x: Tensor) -> Tensor:

@@ -13,16 +13,14 @@ from torch import Tensor
 from inoculate.models.onnx.nodes import Node, UnsupportedError
 from inoculate.models.onnx.operators.windows import Windows, pad
 
-MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+MAX_POOLS: Mapping[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
 def _max_pool(node: Node, x: Tensor) -> Tensor:
     if len(node.outputs) > 1 and node.outputs[1]:
         raise UnsupportedError("MaxPool with indices")
     windows, padded, _ = _padded(node, x, -math.inf)
-    return MAX_POOLS[x.ndim - 2](  # type: ignore[operator, no-any-return]
-        padded, windows.kernel, windows.stride, dilation=windows.dilation
-    )
+    return MAX_POOLS[x.ndim - 2](padded, windows.kernel, windows.stride, dilation=windows.dilation)
 
 
 def _average_pool(node: Node, x: Tensor) -> Tensor:
@@ -73,7 +71,8 @@ def _global_max(node: Node, x: Tensor) -> Tensor:
 
 
 def _global_lp(node: Node, x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, node.get("p", 2), dim=list(range(2, x.ndim)), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, node.get("p", 2), dim=list(range(2, x.ndim)), keepdim=True)
+    return norm
 
 
 POOLING: Mapping[str, Callable[..., Any]] = {

@@ -34,6 +34,8 @@ def _resize(
         roi, scales = None, roi
     if node.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise UnsupportedError("Resize that keeps the aspect ratio")
+    if node.get("antialias", 0):
+        raise UnsupportedError("Resize with antialias")
     axes = [axis % x.ndim for axis in node.get("axes", range(x.ndim))]
     if sizes is not None and sizes.numel():
         wanted = [(int(size), int(size) / x.shape[axis]) for axis, size in zip(axes, numbers(sizes), strict=True)]
@@ -64,21 +66,18 @@ def _resize_side(node: Node, x: Tensor, axis: int, size: int, scale: float) -> T
     if mode == "nearest":
         rounding = ROUNDING[node.get("nearest_mode", "floor" if legacy else "round_prefer_floor")]
         return x.index_select(axis, rounding(places).long().clamp(0, old - 1).to(x.device))
-    weights = _weights(node, mode, places, old, scale).to(x.device, x.dtype)
+    weights = _weights(node, mode, places, old).to(x.device, x.dtype)
     return (x.movedim(axis, -1) @ weights.T).movedim(-1, axis)
 
 
-def _weights(node: Node, mode: str, places: Tensor, old: int, scale: float) -> Tensor:
+def _weights(node: Node, mode: str, places: Tensor, old: int) -> Tensor:
     """The matrix (new × old) of a linear or cubic interpolation at these places; weights beyond an edge go to it."""
-    stretch = max(1.0, 1 / scale) if node.get("antialias", 0) else 1.0
-    reach = math.ceil((2 if mode == "cubic" else 1) * stretch)
-    first = torch.floor(places)
-    taps = first[:, None] + torch.arange(1 - reach, reach + 1)
-    distance = (places[:, None] - taps).abs() / stretch
+    reach = 2 if mode == "cubic" else 1
+    taps = torch.floor(places)[:, None] + torch.arange(1 - reach, reach + 1)
+    distance = (places[:, None] - taps).abs()
     weights = _cubic(distance, node.get("cubic_coeff_a", -0.75)) if mode == "cubic" else (1 - distance).clamp_min(0)
-    if node.get("exclude_outside", 0) or stretch > 1:
+    if node.get("exclude_outside", 0):
         weights = weights * ((taps >= 0) & (taps < old))
-    if node.get("exclude_outside", 0) or node.get("antialias", 0):
         weights = weights / weights.sum(dim=1, keepdim=True)
     matrix = torch.zeros(len(places), old)
     return matrix.scatter_add(1, taps.long().clamp(0, old - 1), weights)

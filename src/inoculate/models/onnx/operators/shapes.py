@@ -54,9 +54,8 @@ def _split(node: Node, x: Tensor, split: Tensor | None = None) -> tuple[Tensor, 
     axis, sizes = node.get("axis", 0), axes_of(node, split, "split")
     if sizes is None:
         parts = node.get("num_outputs", len(node.outputs))
-        size = -(-x.shape[axis] // parts)
-        return x.split(size, axis)
-    return x.split(sizes, axis)
+        return torch.split(x, -(-x.shape[axis] // parts), axis)
+    return torch.split(x, sizes, axis)
 
 
 def _slice(
@@ -82,7 +81,8 @@ def _slice(
 
 
 def _expand(node: Node, x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(numbers(shape))))
+    sizes = torch.broadcast_shapes(x.shape, tuple(numbers(shape)))  # type: ignore[no-untyped-call]
+    return x.expand(sizes)
 
 
 def _tile(node: Node, x: Tensor, repeats: Tensor) -> Tensor:
