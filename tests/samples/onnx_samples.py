@@ -45,7 +45,11 @@ class Sample:
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
             [numpy_helper.from_array(np.asarray(value), name) for name, value in self.constants.items()],
         )  # fmt: skip
-        opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
+        opsets = [
+            helper.make_opsetid("", self.opset),
+            helper.make_opsetid("com.microsoft", 1),
+            helper.make_opsetid("ai.onnx.ml", 3),
+        ]
         return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
     def run(self, x: Array) -> Array:

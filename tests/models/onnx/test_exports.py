@@ -16,6 +16,7 @@ from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import load_data
 from inoculate.evaluation.evaluate import EvaluationOptions, evaluate
+from inoculate.models.acceleration.fast import CraftingCopy, fast
 from inoculate.models.loading.load import load_model
 from inoculate.models.loading.onnx import OnnxModel
 
@@ -126,6 +127,30 @@ def digits(side: int) -> Dataset:
 def _survivors(model: nn.Module, data: Dataset, threat: Threat) -> Tensor:
     found = evaluate(model, data, ["autoattack"], [threat], options=EvaluationOptions(checks=False))
     return found.per_image[found.rows[-1]].right
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spec", "side", "opset", "batch", "last"), EXPORTS, ids=[each[0] for each in EXPORTS])
+def test_gradients_of_the_original(
+    spec: str, side: int, opset: int, batch: int | None, last: bool, tmp_path: Path
+) -> None:
+    x = digits(side).images[:50].float() / 255
+    original = network(spec, side, x)
+    export(original, tmp_path / "model.onnx", side, opset, batch, last)
+    model = load_model(tmp_path / "model.onnx")
+    model(x)
+    copy = fast(model)
+    assert isinstance(copy, CraftingCopy)
+    assert copy.verify(x)
+    gradients = []
+    for each in (original, model, copy):
+        images = x[:10].clone().requires_grad_()
+        logits = each(images)
+        gradients.append(torch.autograd.grad((logits * torch.arange(CLASSES)).sum(), images)[0])
+    for found in gradients[1:]:
+        difference = (found - gradients[0]).norm() / gradients[0].norm()
+        print(f"\n{spec}: {model.way}, {model.difference:.0e}, gradient {difference:.0e}", flush=True)
+        assert difference < 1e-3
 
 
 @pytest.mark.slow

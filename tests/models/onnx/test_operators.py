@@ -186,8 +186,16 @@ RESIZED = [
     one("Resize", UP, mode="nearest", opset=10), one("Upsample", F([1, 1, 2, 2]), mode="linear", opset=9),
     one("Upsample", mode="nearest", scales=[1.0, 1.0, 2.0, 3.0], opset=7),
 ]  # fmt: skip
+FLAT = {"coefficients": numbers(24).tolist(), "intercepts": numbers(4).tolist(), "classlabels_ints": [0, 1, 2, 3]}
+CLASSICAL = [
+    *(Sample([("ai.onnx.ml:LinearClassifier", ["x"], ["l", "y"], {**FLAT, "post_transform": how})], shape=(5, 6))
+      for how in ("NONE", "SOFTMAX", "LOGISTIC")),
+    one("ai.onnx.ml:Scaler", offset=[0.1] * 6, scale=[0.5, 1.0, 2.0, 1.0, 1.0, 1.0], shape=(5, 6)),
+    *(Sample([*POSITIVE, ("ai.onnx.ml:Normalizer", ["q"], ["y"], {"norm": norm})], C, (5, 6))
+      for norm in ("L1", "L2", "MAX")),
+]  # fmt: skip
 SAMPLES = [
-    *ELEMENTWISE, *ACTIVATIONS, *LAYERS, *POOLING, *SHAPES, *COMPARED, *INDEXING, *REDUCTIONS, *RESIZED,
+    *ELEMENTWISE, *ACTIVATIONS, *LAYERS, *POOLING, *SHAPES, *COMPARED, *INDEXING, *REDUCTIONS, *RESIZED, *CLASSICAL,
 ]  # fmt: skip
 
 

@@ -65,7 +65,7 @@ class OnnxModel(nn.Module):
             require_gradient(graph, self.images.whole_numbers)
             self.network = OnnxModule(graph).eval()
         except UnsupportedError as error:
-            self.obstacle = f"{error} has no conversion with gradients"
+            self.obstacle = f"there is no differentiable conversion of {error}"
 
     def forward(self, x: Tensor) -> Tensor:
         if any(want not in (None, got) for want, got in zip(self.image_shape, x.shape[1:], strict=True)):
@@ -115,7 +115,7 @@ class OnnxModel(nn.Module):
                 try:
                     found = self._converted(x).double()
                 except UnsupportedError as error:
-                    why = f"{error} has no conversion with gradients"
+                    why = f"there is no differentiable conversion of {error}"
                     continue
                 except Exception as error:  # torch's errors have no other common class
                     why = f"its conversion fails ({one_line(error)})"

@@ -30,7 +30,7 @@ def require_gradient(graph: Graph, whole_numbers: bool) -> None:
                 raise UnsupportedError(f"the operator {node} on whole numbers")
             still_whole.update(node.outputs)
         if node.op in FLAT or (node.op == "Cast" and not _makes_float(node)):
-            raise UnsupportedError(f"the operator {node} between pixels and logits, whose gradient is 0,")
+            raise UnsupportedError(f"the operator {node} between pixels and logits, whose gradient is 0")
         pixels.update(node.outputs)
 
 

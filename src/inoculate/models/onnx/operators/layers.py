@@ -137,14 +137,13 @@ def _lrn(node: Node, x: Tensor) -> Tensor:
     size, channels = node.get("size"), x.shape[1]
     squares = pad((x**2).movedim(1, -1), [(size - 1) // 2], [size // 2]).unfold(-1, size, 1)
     total = squares.sum(dim=-1)[..., :channels].movedim(-1, 1)
-    scaled = node.get("bias", 1.0) + node.get("alpha", 1e-4) / size * total
-    beta: float = node.get("beta", 0.75)
-    found: Tensor = x / scaled**beta
-    return found
+    scaled: Tensor = node.get("bias", 1.0) + node.get("alpha", 1e-4) / size * total
+    return x / torch.pow(scaled, node.get("beta", 0.75))
 
 
 def _lp_norm(node: Node, x: Tensor) -> Tensor:
-    return x / x.norm(p=node.get("p", 2), dim=node.get("axis", -1), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, node.get("p", 2), dim=node.get("axis", -1), keepdim=True)
+    return x / norm
 
 
 def _mean_variance_norm(node: Node, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from inoculate.models.onnx.operators.activations import ACTIVATIONS
 from inoculate.models.onnx.operators.arithmetic import ARITHMETIC
+from inoculate.models.onnx.operators.classical import CLASSICAL
 from inoculate.models.onnx.operators.indexing import INDEXING
 from inoculate.models.onnx.operators.layers import LAYERS
 from inoculate.models.onnx.operators.pooling import POOLING
@@ -16,4 +17,5 @@ from inoculate.models.onnx.operators.shapes import SHAPES
 
 OPERATORS: Mapping[str, Callable[..., Any]] = {
     **ARITHMETIC, **ACTIVATIONS, **LAYERS, **POOLING, **SHAPES, **INDEXING, **REDUCTIONS, **RESIZING,
+    **CLASSICAL,
 }  # fmt: skip
