@@ -40,7 +40,7 @@ EXPORTS = [
     ("timm:test_nfnet", 32, 16, None, False),
     ("timm:mobilenetv4_conv_small_050", 32, 14, None, False),
     ("timm:test_coatnet", 64, 18, None, False),
-    ("torchvision:mobilenet_v3_small", 32, 17, None, True),
+    ("torchvision:regnet_y_400mf", 32, 17, None, True),
     ("torchvision:mnasnet0_5", 32, 19, 8, False),
     ("timm:resnet10t", 32, 20, None, False),
     ("timm:levit_128s", 64, 16, None, False),

@@ -56,6 +56,8 @@ LAYERS = [
     one("Einsum", numbers(6, 2), equation="bchw,wk->bkch"),
     one("BatchNormalization", *(numbers(3, low=0.5, high=2, seed=s) for s in range(4)), epsilon=1e-3),
     one("BatchNormalization", *(numbers(4, low=0.5, high=2, seed=s) for s in range(4)), shape=(3, 4)),
+    Sample([("BatchNormalization", ["x", "s", "m", "t", "v"], ["y", "a", "b"], {"training_mode": 1})],
+           {name: numbers(3, low=0.5, high=2) for name in "smtv"}),
     one("LayerNormalization", numbers(6), numbers(6)), one("LayerNormalization", numbers(6, 6), axis=-2, epsilon=1e-2),
     one("RMSNormalization", numbers(6), opset=23), one("InstanceNormalization", numbers(3), numbers(3, seed=1)),
     one("GroupNormalization", numbers(2), numbers(2, seed=1), num_groups=2, shape=(2, 4, 3, 3), opset=18),

@@ -103,8 +103,8 @@ def _einsum(node: Node, *inputs: Tensor) -> Tensor:
 
 
 def _batch_norm(node: Node, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    if node.get("training_mode", 0):
-        raise UnsupportedError("BatchNormalization in training mode")
+    if node.get("training_mode", 0):  # torch writes standardised weights so
+        return F.batch_norm(x, None, None, scale, shift, training=True, eps=node.get("epsilon", 1e-5))
     return F.batch_norm(x, mean, variance, scale, shift, eps=node.get("epsilon", 1e-5))
 
 
