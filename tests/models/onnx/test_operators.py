@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -224,3 +227,9 @@ def test_outputs_and_gradients(sample: Sample) -> None:
 
 def test_every_operator_has_a_sample() -> None:
     assert OPERATORS.keys() - {node[0] for sample in SAMPLES for node in sample.nodes} == set()
+
+
+def test_the_documentation_lists_every_operator() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "onnx.md").read_text(encoding="utf-8")
+    table = page.split("## Operators")[1].split("|---|---|")[1].split("\n\n")[0]
+    assert set(re.findall(r"`([\w.:]+)`", table)) == set(OPERATORS)

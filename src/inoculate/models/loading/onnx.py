@@ -66,6 +66,8 @@ class OnnxModel(nn.Module):
             self.network = OnnxModule(graph).eval()
         except UnsupportedError as error:
             self.obstacle = f"there is no differentiable conversion of {error}"
+        except Exception as error:  # torch's errors have no other common class
+            self.obstacle = f"its conversion fails ({one_line(error)})"
 
     def forward(self, x: Tensor) -> Tensor:
         if any(want not in (None, got) for want, got in zip(self.image_shape, x.shape[1:], strict=True)):
@@ -109,11 +111,11 @@ class OnnxModel(nn.Module):
         """Use the conversion from now on if it gives onnxruntime's outputs for these images, else give it up."""
         batch, why = self.images.batch, ""
         with torch.no_grad():
-            expected = self._original(x).double()
+            expected = self._original(x.cpu()).double()
             spread = float(expected.max() - expected.min())
             for self.way in _ways(batch, len(x)):
                 try:
-                    found = self._converted(x).double()
+                    found = self._converted(x).cpu().double()
                 except UnsupportedError as error:
                     why = f"there is no differentiable conversion of {error}"
                     continue
