@@ -40,7 +40,7 @@ EXPORTS = [
     ("timm:test_nfnet", 32, 16, None, False),
     ("timm:mobilenetv4_conv_small_050", 32, 14, None, False),
     ("timm:test_coatnet", 64, 18, None, False),
-    ("torchvision:regnet_y_400mf", 32, 17, None, True),
+    ("timm:vit_tiny_patch16_224", 32, 17, None, True),
     ("torchvision:mnasnet0_5", 32, 19, 8, False),
     ("timm:resnet10t", 32, 20, None, False),
     ("timm:levit_128s", 64, 16, None, False),
@@ -142,15 +142,18 @@ def test_gradients_of_the_original(
     copy = fast(model)
     assert isinstance(copy, CraftingCopy)
     assert copy.verify(x)
-    gradients = []
-    for each in (original, model, copy):
-        images = x[:10].clone().requires_grad_()
-        logits = each(images)
-        gradients.append(torch.autograd.grad((logits * torch.arange(CLASSES)).sum(), images)[0])
-    for found in gradients[1:]:
-        difference = (found - gradients[0]).norm() / gradients[0].norm()
-        print(f"\n{spec}: {model.way}, {model.difference:.0e}, gradient {difference:.0e}", flush=True)
-        assert difference < 1e-3
+    found = [input_gradient(each, x[:10]) for each in (model, copy, original)]
+    exact = input_gradient(original.double(), x[:10].double())
+    # The middle image: a ReLU near 0 turns rounding into another gradient.
+    errors = [((each - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).median() for each in found]
+    print(f"\n{spec}: {model.way}, {model.difference:.0e}, gradients {[f'{each:.0e}' for each in errors]}", flush=True)
+    assert max(errors) < 1e-3
+
+
+def input_gradient(model: nn.Module, x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    logits = model(x)
+    return torch.autograd.grad((logits * torch.arange(CLASSES)).sum(), x)[0]
 
 
 @pytest.mark.slow
