@@ -160,7 +160,7 @@ def test_helpers_are_loaded_and_inspected(tmp_path):
         ("ensemble", "small_cnn", "has random weights"),
         ("ard", str(tmp_path / "nowhere"), "does not exist"),
         ("ard", "small_cnn", "does not exist"),
-        ("ensemble", "model.onnx", "no gradients"),
+        ("ensemble", "model.onnx", "not there"),
         ("ensemble", str(tmp_path / "nowhere"), "not there"),
     ]:
         with pytest.raises(InputError, match=says):

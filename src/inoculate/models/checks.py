@@ -28,6 +28,7 @@ from inoculate.models.findings import (
     training_mode,
     zero_gradient,
 )
+from inoculate.models.loading.onnx import onnx_findings
 from inoculate.models.unmeasurable import not_finite, require_output_per_class
 
 INSPECTED_IMAGES = 64
@@ -51,7 +52,7 @@ def inspect_model(model: nn.Module, data: Dataset, *, seed: int = 0) -> list[Fin
         logits = _logits(model, x, y, classes)
         finite = logits.isfinite().all(dim=1)  # the images that are not are reported after all have been measured
         x, y, logits = x[finite], y[finite], logits[finite]
-        found += output_type(model) + output_kind(model, logits)
+        found += onnx_findings(model) + output_type(model) + output_kind(model, logits)
         random = randomness(logits, _logits(model, x, y, classes))
         found += random or batch_dependence(logits[:4], _one_at_a_time(model, x[:4]))
         found += constant(logits) or (zero_gradient(logits, y, _gradients(model, x, y)) if not random else [])

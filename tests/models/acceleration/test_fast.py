@@ -15,7 +15,7 @@ from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.registry import get_attack
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.models.acceleration.fast import fast, full_precision, original
+from inoculate.models.acceleration.fast import CraftingCopy, fast, full_precision, original
 from inoculate.models.build import build_model
 from inoculate.models.classifier import prepare
 
@@ -223,3 +223,22 @@ def test_model_that_cannot_be_copied_is_returned_itself() -> None:
     model = NETWORKS["plain"].with_statistics()
     model.session = (each for each in ())  # generators cannot be copied
     assert fast(model) is model
+
+
+def test_a_weight_of_five_dimensions() -> None:
+    """It has no channels-last format, and must not keep the copy from being made."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.scale = nn.Parameter(torch.rand(1, 1, 4, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.conv(x)[None] * self.scale)[0].mean(dim=(2, 3))
+
+    model, x = Scaled().eval(), torch.rand(4, 3, 8, 8)
+    copy = fast(model)
+    assert isinstance(copy, CraftingCopy)
+    assert copy.verify(x)
+    torch.testing.assert_close(copy(x), model(x))

@@ -1,4 +1,4 @@
-"""ONNX files: read as classifiers without gradients, and written from networks."""
+"""ONNX files: read as classifiers with gradients where they can be converted, and written from networks."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def linear_file(
     batch: int | str | None = "N",
     shape: tuple[object, ...] = (3, 8, 8),
     dtype: str = "FLOAT",
-    outputs: int = 1,
+    first: str = "Identity",
 ) -> tuple[Path, nn.Linear]:
-    """Flatten and multiply, as an ONNX file; returns the same as a torch layer."""
+    """An operator, flatten and multiply, as an ONNX file; returns the product as a torch layer."""
     h, kind = onnx.helper, getattr(onnx.TensorProto, dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         layer = nn.Linear(3 * 8 * 8, 4, bias=False)
     weight = h.make_tensor("W", kind, [192, 4], layer.weight.detach().T.double().numpy().astype("f8").ravel())
-    nodes = [h.make_node("Flatten", ["x"], ["flat"], axis=1)]
-    nodes += [h.make_node("MatMul", ["flat", "W"], [f"y{i}"]) for i in range(outputs)]
-    ends = [h.make_tensor_value_info(f"y{i}", kind, [batch, 4]) for i in range(outputs)]
+    nodes = [h.make_node(first, ["x"], ["i"]), h.make_node("Flatten", ["i"], ["flat"], axis=1)]
+    nodes.append(h.make_node("MatMul", ["flat", "W"], ["y"]))
+    ends = [h.make_tensor_value_info("y", kind, [batch, 4])]
     graph = h.make_graph(nodes, "g", [h.make_tensor_value_info("x", kind, [batch, *shape])], ends, [weight])
     onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 13)], ir_version=8), path)
     return path, layer
@@ -75,20 +75,24 @@ def test_logits_at_any_number_of_images(batch: int | str, dtype: str, x: Tensor,
 
 @pytest.mark.parametrize("declared", ["logits", "probabilities"])
 def test_gradient_attacks_refer_to_square(declared: str, x: Tensor, tmp_path: Path) -> None:
-    path, layer = linear_file(tmp_path / "model.onnx")
+    path, layer = linear_file(tmp_path / "model.onnx", first="Round")
     model = load_model(path, normalize=((0.5,), (0.5,)))
     if declared == "probabilities":
         model = AsLogits(nn.Sequential(model, nn.Softmax(1)), "probabilities")
-    right = layer((x.flatten(1) - 0.5) / 0.5).argmax(dim=1)
+    right = layer(((x.flatten(1) - 0.5) / 0.5).round()).argmax(dim=1)
     for name in ("fgsm", "pgd", "mifgsm", "apgd_ce", "fab_t", "autoattack"):
         for tested in (model, fast(model)):
-            with pytest.raises(InputError, match=r"no gradient reaches the images.*square"):
+            with pytest.raises(InputError, match=r"no gradient reaches the images.*Round.*square"):
                 get_attack(name)(tested, x, right, Threat(), generator=torch.Generator().manual_seed(0))
 
 
-def test_square_attacks_onnx_as_it_attacks_the_same_layer(x: Tensor, tmp_path: Path) -> None:
-    path, layer = linear_file(tmp_path / "model.onnx", batch=4)
-    model, reference = load_model(path), nn.Sequential(nn.Flatten(), layer)
+@pytest.mark.parametrize("first", ["Identity", "Ceil"])
+def test_square_attacks_onnx_as_it_attacks_the_same_layer(first: str, x: Tensor, tmp_path: Path) -> None:
+    path, layer = linear_file(tmp_path / "model.onnx", batch=4, first=first)
+    model, reference = (
+        load_model(path),
+        nn.Sequential(Ceil() if first == "Ceil" else nn.Identity(), nn.Flatten(), layer),
+    )
     y = reference(x).argmax(dim=1)
     assert original(fast(model)) is model
     found = [
@@ -97,6 +101,11 @@ def test_square_attacks_onnx_as_it_attacks_the_same_layer(x: Tensor, tmp_path: P
     ]
     torch.testing.assert_close(*found)
     assert (model(found[0]).argmax(dim=1) != y).any()
+
+
+class Ceil(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.ceil()
 
 
 def test_expected_size(tmp_path: Path) -> None:
@@ -114,8 +123,7 @@ def test_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         model(torch.rand(2, 3, 16, 16))
     assert "\n" not in str(caught.value)
     assert "has its own weights" in error(path, weights="w.safetensors")
-    assert "one output" in error(linear_file(path, outputs=2)[0])
-    assert "channels × height × width" in error(linear_file(path, shape=(8, 8, 3))[0])
+    assert "channels × height × width" in error(linear_file(path, shape=(8, 24))[0])
     assert "channels × height × width" in error(linear_file(path, shape=(192,))[0])
     path.write_bytes(b"nonsense")
     assert "cannot be loaded" in error(path)

@@ -15,11 +15,18 @@ def set_memory_format(model: nn.Module, image: Tensor) -> torch.memory_format:
     The weights are converted before the trial: a single grey image has both formats, so that the format of the feature
     maps follows the weights.
     """
-    model.to(memory_format=torch.channels_last)
+    _convert(model, torch.channels_last)
     with frozen(model):
         found = memory_format_for(model, image)
-    model.to(memory_format=found)
+    _convert(model, found)
     return found
+
+
+def _convert(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """`model.to(memory_format=...)`, which refuses a model with a tensor of five dimensions."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=memory_format)
 
 
 def memory_format_for(model: nn.Module, image: Tensor) -> torch.memory_format:

@@ -168,7 +168,9 @@ def _load(spec: str, data: Dataset | None, seed: int) -> nn.Module:
             return call_factory(spec)
     if not path.is_file():
         raise _missing(spec)
-    return OnnxModel(path) if kind == "onnx" else load_torchscript(path)
+    if kind == "onnx":
+        return OnnxModel(path, None if data is None else len(data.classes))
+    return load_torchscript(path)
 
 
 def _require_name(spec: str) -> None:

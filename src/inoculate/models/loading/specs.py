@@ -10,7 +10,8 @@ from inoculate.data.preprocessing import Size, as_size
 from inoculate.models.loading.checkpoints import DESCRIPTION, read_description
 from inoculate.models.loading.factories import source_file
 from inoculate.models.loading.hub import hub_identity
-from inoculate.models.loading.onnx import OnnxModel
+from inoculate.models.loading.onnx import onnx_image_shape
+from inoculate.models.onnx.nodes import weight_files
 from inoculate.models.pretrained import TIMM_HUB, TORCHVISION, TRANSFORMERS, input_config
 
 TORCHSCRIPT, ONNX = (".ts", ".torchscript", ".pt", ".pth"), (".onnx",)
@@ -43,7 +44,7 @@ def expected_size(spec: str) -> tuple[Size, int] | None:
         return kept.image_size, kept.channels
     if kind != "onnx" or not path.is_file():
         return None
-    channels, height, width = OnnxModel(path).image_shape
+    channels, height, width = onnx_image_shape(path)
     return None if height is None or width is None or channels is None else (as_size(height, width), channels)
 
 
@@ -53,11 +54,11 @@ def brings_weights(spec: str) -> bool:
 
 
 def identity(spec: str) -> str:
-    """`spec` and a hash of the file that defines it: the same SPEC with another content is another model."""
+    """`spec` and the hashes of the files that define it: the same SPEC with another content is another model."""
     path, kind = Path(spec), kind_of(spec)
     if kind == "hub":
         file = hub_identity(spec)
     else:
         file = source_file(spec) if kind == "factory" else path / DESCRIPTION if kind == "folder" else path
-    digest = None if file is None else file_digest(file)
-    return spec if digest is None else f"{spec} {digest}"
+    files = () if file is None else (file, *(weight_files(path) if kind == "onnx" else ()))
+    return " ".join((spec, *(digest for each in files if (digest := file_digest(each)) is not None)))

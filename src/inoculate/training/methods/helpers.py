@@ -15,7 +15,7 @@ from inoculate.data.dataset import Dataset
 from inoculate.models.checks import model_warnings
 from inoculate.models.loading.checkpoints import made_by_function
 from inoculate.models.loading.load import ModelLike, as_module, load_model
-from inoculate.models.loading.specs import brings_weights, kind_of
+from inoculate.models.loading.specs import brings_weights
 from inoculate.training.methods.base import Method
 from inoculate.training.methods.names import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER
 from inoculate.training.methods.registry import MethodSpec, get_method
@@ -72,8 +72,6 @@ def _load(method: str, role: str, helper: ModelLike, data: Dataset, seed: int) -
     if role == "teacher" and (not path.is_dir() or made_by_function(path)):
         why = "is not one" if path.exists() else "does not exist"
         raise InputError(f"teacher {helper} {why}: give the folder of a timm network or small_cnn that was trained")
-    if role == "surrogate" and kind_of(str(helper)) == "onnx":
-        raise InputError(f"surrogate {helper} is an ONNX file, which has no gradients: give a trained folder")
     network = load_model(helper, data, seed=seed_for(seed, role))
     if method not in NEEDS_NETWORK and not brings_weights(str(helper)):
         raise InputError(f"{role} {helper} has random weights: train it first, and give its folder")
