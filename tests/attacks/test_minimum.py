@@ -19,7 +19,7 @@ from inoculate.attacks.fmn import FMN
 from inoculate.attacks.losses import margin
 from inoculate.attacks.sweep import sweep
 from inoculate.core.errors import InputError
-from inoculate.core.threat import Norm, Threat, advance, distance, dual_norm, project, steepest_direction
+from inoculate.core.threat import Norm, Threat, distance, dual_norm, project, steepest_direction, step_along
 from inoculate.models.acceleration.fast import fast
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
@@ -109,7 +109,7 @@ def test_the_dual_norm_is_what_a_unit_step_gains(norm: Norm, length: float) -> N
     gradient = torch.tensor([0.0, 3.0, -4.0, 0.0]).view(1, 1, 2, 2)
     assert dual_norm(gradient, norm).item() == length
     wide = Threat(norm, 1.0, low=-5.0, high=5.0)
-    step = advance(
+    step = step_along(
         torch.zeros_like(gradient), torch.zeros_like(gradient), steepest_direction(gradient, norm), 1.0, wide
     )
     assert (gradient * step).sum().item() == pytest.approx(length)

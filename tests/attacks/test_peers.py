@@ -27,7 +27,7 @@ from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.pgd import PGD
 from inoculate.core.modes import frozen
 from inoculate.core.rng import Draws
-from inoculate.core.threat import Norm, Threat, advance, project, sample, steepest_direction
+from inoculate.core.threat import Norm, Threat, project, sample, steepest_direction, step_along
 from inoculate.models.build import build_model
 
 EPSILONS = (0.01, 0.03, 8 / 255)
@@ -118,7 +118,7 @@ def certain(walk: Walk) -> Tensor:
                 change = value_and_input_grad(net, near, objective).gradient - g
                 smooth &= change.abs().flatten(1).amax(1) < 1e-4 * largest
             direction = steepest_direction(g, walk.threat.norm)
-            ahead = advance(x_adv, x, direction, walk.step * walk.threat.eps, walk.threat)
+            ahead = x_adv + step_along(x_adv, x, direction, walk.step * walk.threat.eps, walk.threat)
             x_adv = project(ahead, x, walk.threat)
     assert (~clear).float().mean() < 0.001
     assert smooth.float().mean() >= 0.5

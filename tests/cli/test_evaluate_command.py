@@ -83,8 +83,11 @@ def test_outputs_are_declared(
     call: Callable[..., int], refused: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.py").write_text(
+        "import torch\n"
         "from torch import nn\n"
-        "def net(k): return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, k))\n"
+        "def net(k):\n"
+        "    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, k))\n"
         "def background(): return net(11)\n"
         "def log_probabilities(): return nn.Sequential(net(10), nn.LogSoftmax(1))\n"
         "def sigmoid(): return nn.Sequential(net(10), nn.Hardtanh(), nn.Sigmoid())\n"

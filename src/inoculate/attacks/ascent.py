@@ -12,7 +12,7 @@ from inoculate.attacks import success
 from inoculate.attacks.gradients import ValueAndGrad, value_and_input_grad
 from inoculate.attacks.losses import Objective
 from inoculate.attacks.success import BestAdversarial
-from inoculate.core.threat import Threat, advance, per_sample, project, steepest_direction
+from inoculate.core.threat import Threat, per_sample, project, steepest_direction, step_along
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def ascend(model: nn.Module, x: Tensor, objective: Objective, threat: Threat, st
         if steps.decay:
             gradient = run.velocity = accumulate(run.velocity, gradient, steps.decay)
         direction = steepest_direction(gradient, threat.norm)
-        ahead = advance(run.x_adv, run.x, direction, steps.size * threat.eps, threat)
+        ahead = run.x_adv + step_along(run.x_adv, run.x, direction, steps.size * threat.eps, threat)
         run.x_adv = project(ahead, run.x, threat)
     if steps.early_stop:
         done = run.best.confirm(model, run.objective.y, run.objective.target)

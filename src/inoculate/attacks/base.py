@@ -34,7 +34,7 @@ class Attack(Protocol):
 
 @runtime_checkable
 class OneStep(Protocol):
-    """An attack whose direction does not depend on eps: `x_adv = project(advance(x, direction, eps))`."""
+    """An attack whose direction does not depend on eps: `x_adv = project(x + step_along(x, x, direction, eps))`."""
 
     def direction(
         self, model: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, generator: torch.Generator | None = None

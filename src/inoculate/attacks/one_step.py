@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from inoculate.attacks.base import carry_out, round_towards
 from inoculate.attacks.gradients import value_and_input_grad
 from inoculate.attacks.losses import Objective
-from inoculate.core.threat import Norm, Threat, advance, project, steepest_direction
+from inoculate.core.threat import Norm, Threat, project, steepest_direction, step_along
 from inoculate.models.acceleration.fast import full_precision
 
 
@@ -33,5 +33,5 @@ def take_step(x: Tensor, direction: Tensor, threat: Threat) -> Tensor:
     """One step of length eps from the images along a `direction`, projected; in the dtype of `x`."""
     exact = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
     return round_towards(
-        project(advance(exact, exact, direction.to(exact), threat.eps, threat), exact, threat), x.detach()
+        project(exact + step_along(exact, exact, direction.to(exact), threat.eps, threat), exact, threat), x.detach()
     )

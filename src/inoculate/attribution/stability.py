@@ -11,7 +11,7 @@ from inoculate.attribution.crafting import Crafting
 from inoculate.attribution.maps import integrated_gradients
 from inoculate.core.rng import Draws
 from inoculate.core.stats import rounded, spearman
-from inoculate.core.threat import advance, project, steepest_direction
+from inoculate.core.threat import project, steepest_direction, step_along
 
 MEASURE = "1 − Spearman's rank correlation of |integrated gradients| per pixel, clean against adversarial"
 
@@ -36,7 +36,7 @@ def stability(crafting: Crafting, rows: Tensor, steps: int, batch_size: int) -> 
         x, y = crafting.classifier.load(crafting.data, some)
         x_adv, draw = crafting.craft(model, x, y)
         direction = steepest_direction(Draws(x, draw).normal(*x.shape[1:]), crafting.threat.norm)
-        noisy = project(advance(x, x, direction, crafting.threat.eps, crafting.threat), x, crafting.threat)
+        noisy = project(x + step_along(x, x, direction, crafting.threat.eps, crafting.threat), x, crafting.threat)
         clean = integrated_gradients(model, x, y, steps, batch_size)
         found["attack"] += attribution_change(clean, integrated_gradients(model, x_adv, y, steps, batch_size))
         found["noise"] += attribution_change(clean, integrated_gradients(model, noisy, y, steps, batch_size))

@@ -115,7 +115,7 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat, radius: Tensor | None = No
 
 
 def steepest_direction(gradient: Tensor, norm: Norm) -> Tensor:
-    """Per sample, the direction in which `advance` raises a linear function with this gradient most.
+    """Per sample, the direction in which `step_along` raises a linear function with this gradient most.
 
     L∞: the sign. L2: the normalised gradient. L1: the gradient with a largest entry of 1. 0 for a gradient of 0.
     """
@@ -127,17 +127,17 @@ def steepest_direction(gradient: Tensor, norm: Norm) -> Tensor:
     return gradient / per_sample(gradient.flatten(1).abs().amax(dim=1), gradient).clamp_min(1e-30)
 
 
-def advance(x_adv: Tensor, x: Tensor, direction: Tensor, length: float, threat: Threat) -> Tensor:
-    """The images after a step of this length along a `direction` (all B×C×H×W), not yet projected into the ball at `x`.
+def step_along(x_adv: Tensor, x: Tensor, direction: Tensor, length: float, threat: Threat) -> Tensor:
+    """A step of this length from `x_adv` along a `direction` (all B×C×H×W), to be projected into the ball at `x`.
 
-    L∞, L2: `x_adv + length · direction`. L1: the pixel of the largest entry moves as far as the valid range allows,
+    L∞, L2: `length · direction`. L1: the pixel of the largest entry moves as far as the valid range allows,
     then the next one, until the length is used up. Where the ball has no space for more, only pixels move that gain
     more than one that was moved before.
     """
     import torch
 
     if threat.norm != "l1":
-        return x_adv + length * direction
+        return length * direction
     way, at, delta = direction.flatten(1), x_adv.flatten(1), (x_adv - x).flatten(1)
     gain = way.abs()
     room = torch.where(way > 0, threat.high - at, at - threat.low).clamp_min(0) * (gain > 0)
@@ -147,7 +147,7 @@ def advance(x_adv: Tensor, x: Tensor, direction: Tensor, length: float, threat: 
     ordered = room.gather(1, order)
     budget = torch.where(gain.gather(1, order) > worst, length, space)
     size = ordered.minimum((budget - (ordered.cumsum(dim=1) - ordered)).clamp_min(0))
-    return x_adv + (way.sign() * torch.zeros_like(room).scatter_(1, order, size)).view_as(x)
+    return (way.sign() * torch.zeros_like(room).scatter_(1, order, size)).view_as(x)
 
 
 def dual_norm(gradient: Tensor, norm: Norm) -> Tensor:

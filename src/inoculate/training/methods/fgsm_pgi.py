@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from inoculate.core.options import require_count, require_nonnegative, require_positive
 from inoculate.core.rng import Draws
-from inoculate.core.threat import Threat, advance, project, sample, steepest_direction
+from inoculate.core.threat import Threat, project, sample, steepest_direction, step_along
 from inoculate.models.acceleration.compiling import eager
 from inoculate.training.methods.adversarial import LossAndLogits, minimise, threat_at
 from inoculate.training.methods.options import CommonOptions
@@ -82,9 +82,13 @@ class PGIMethod:
 
         (gradient,) = torch.autograd.grad(loss(first), start, retain_graph=True)
         momentum = options.decay * momentum + gradient / gradient.abs().sum().clamp_min(1e-12)
-        reach, origin = options.step * threat.eps, start.detach()
-        x_adv = project(advance(origin, x, steepest_direction(gradient, threat.norm), reach, threat), x, threat)
-        prior = project(advance(origin, x, steepest_direction(momentum, threat.norm), reach, threat), x, threat) - x
+        origin = start.detach()
+
+        def stepped(along: Tensor) -> Tensor:
+            direction = steepest_direction(along, threat.norm)
+            return project(origin + step_along(origin, x, direction, options.step * threat.eps, threat), x, threat)
+
+        x_adv, prior = stepped(gradient), stepped(momentum) - x
         self._remember(rows, prior, momentum, threat)
 
         def objective() -> LossAndLogits:
@@ -104,7 +108,7 @@ class PGIMethod:
             return delta, momentum
         around = replace(threat, low=threat.low - threat.eps, high=threat.high + threat.eps)
         way = steepest_direction(sample(x, around, Draws(x, generator)) - x, threat.norm)
-        corner = advance(x, x, way, threat.eps, around) - x
+        corner = step_along(x, x, way, threat.eps, around)
         return torch.where(fresh, corner, delta), torch.where(fresh, torch.zeros_like(x), momentum)
 
     def _remember(self, rows: Tensor, delta: Tensor, momentum: Tensor, threat: Threat) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.core.options import require_count, require_positive
-from inoculate.core.threat import Threat, advance, project, steepest_direction
+from inoculate.core.threat import Threat, project, steepest_direction, step_along
 from inoculate.training.methods.adversarial import Batch, minimise, threat_at
 from inoculate.training.methods.options import CommonOptions
 
@@ -74,10 +74,9 @@ class FreeMethod:
             x_adv = project(x + delta, x, threat).requires_grad_()
             metrics = minimise(model, optimizer, y, partial(batch.cross_entropy, x_adv), self.common.awp)
             assert x_adv.grad is not None
-            ahead = advance(
-                x_adv, x, steepest_direction(x_adv.grad, threat.norm), self.options.step * threat.eps, threat
-            )
-            delta = project(delta + (ahead - x_adv).detach(), torch.zeros_like(x), ball)
+            direction, length = steepest_direction(x_adv.grad, threat.norm), self.options.step * threat.eps
+            delta = delta + step_along(x_adv.detach(), x, direction, length, threat)
+            delta = project(delta, torch.zeros_like(x), ball)
         self.delta = delta.detach()
         return metrics
 
