@@ -440,8 +440,22 @@ COMPILED: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", COMPILED)
-@pytest.mark.parametrize("precision", ["fast", "exact"])
+@pytest.mark.parametrize(
+    ("form", "precision"),
+    [
+        ("module", "fast"),
+        ("function around a module", "exact"),
+        *(
+            pytest.param(form, precision, marks=pytest.mark.slow)
+            for form, precision in (
+                ("module", "exact"),
+                ("function", "fast"),
+                ("function", "exact"),
+                ("function around a module", "fast"),
+            )
+        ),
+    ],
+)
 def test_compiled_model_is_not_compiled_at_every_step(form: str, precision: str) -> None:
     counts = []
     for steps in (1, 4):

@@ -240,7 +240,17 @@ class _Ramp(nn.Module):
         return torch.stack([0 * rise, rise, rise - 3, 0 * rise - 3], dim=1)
 
 
-STOPPING = ["apgd_ce", "apgd_dlr", "apgd_t", "square", "fab_t", "fmn", "deepfool", "carlini_wagner", "autoattack"]
+STOPPING: dict[str, dict[str, int]] = {
+    "apgd_ce": {},
+    "apgd_dlr": {},
+    "apgd_t": {},
+    "square": {"queries": 500},
+    "fab_t": {"steps": 20},
+    "fmn": {"steps": 30},
+    "deepfool": {},
+    "carlini_wagner": {"steps": 50, "search": 3},
+    "autoattack": {"queries": 100},
+}
 
 
 @pytest.mark.parametrize("name", STOPPING)
@@ -250,7 +260,7 @@ def test_an_attack_does_not_stop_at_the_boundary_of_its_source(name: str) -> Non
     images[:, 0, 0, 0] -= torch.arange(16, dtype=torch.uint8)
     data = Dataset.from_tensors(images, torch.zeros(16, dtype=torch.long), ("a", "b", "c", "d"))
     threat = Threat("l2", 0.4) if name == "carlini_wagner" else Threat("linf", 0.1)
-    found = transfer({"near": _Ramp(0.503), "far": _Ramp(0.595)}, data, get_attack(name), [threat])
+    found = transfer({"near": _Ramp(0.503), "far": _Ramp(0.595)}, data, get_attack(name, **STOPPING[name]), [threat])
     right = {(row.model, row.protocol): row.correct for row in found.rows if row.attack != "none"}
     assert right["near", "white-box"] == 0
     assert right["far", "transfer:near/standard"] == 0
