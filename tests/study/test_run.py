@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from study_samples import TINY, Recorder, numbers, run, tiny
 
 from inoculate.artifacts.rows import read_rows
@@ -210,6 +212,12 @@ def test_a_network_starts_from_the_given_weights(folder, finished, tmp_path):
     still = {"epochs": 1, "batch_size": 16, "lr": 1e-12, "weight_decay": 0}
     study = tiny(models=["small_cnn"], arms=["standard"], surrogate="small_cnn", training=still)
     given = run(tmp_path / "given", study | {"weights": {"small_cnn": trained / "weights.safetensors"}})[0]
+    own = {name.removeprefix("network."): value for name, value in load_file(trained / "weights.safetensors").items()}
+    torch.save(
+        {"state_dict": {name: value for name, value in own.items() if "normalize." not in name}}, tmp_path / "own.pth"
+    )
+    plain = run(tmp_path / "plain", study | {"weights": {"small_cnn": tmp_path / "own.pth"}})[0]
+    assert clean_of(plain) == clean_of(given)
     fresh = run(tmp_path / "fresh", study)[0]
     (before,) = [row for row in finished if (row.model, row.arm, row.attack) == ("small_cnn", "standard", "none")]
     assert clean_of(given) == before.accuracy != clean_of(fresh)

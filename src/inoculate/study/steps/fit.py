@@ -11,7 +11,8 @@ from inoculate.core.rng import seed_for
 from inoculate.data.augment import default_policy
 from inoculate.data.dataset import Dataset
 from inoculate.models.build import parameter_count
-from inoculate.models.loading.checkpoints import ModelSpec, load_weights, save_model
+from inoculate.models.loading.checkpoints import ModelSpec, save_model
+from inoculate.models.loading.fitting import load_into
 from inoculate.models.loading.load import load_model
 from inoculate.models.normalize import parse_normalize
 from inoculate.study.arms import training_set
@@ -36,7 +37,7 @@ def make_fit(folder: Path, cell: Cell, context: Context, inputs: Inputs[Path]) -
     spec, plan = _model_spec(context, cell.model), plan_of(cell, context, inputs)
     network = spec.build(seed=context.seed)
     if cell.model in context.study.weights:
-        load_weights(context.study.weights[cell.model], network)
+        load_into(network, context.study.weights[cell.model], classes=len(spec.class_names))
     network.to(context.device)
     history = fit(network, plan, folder, progress=context.progress)
     save_model(folder, network, spec, arm=cell.arm, seed=context.seed, parameters=parameter_count(network))
