@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inoculate.attacks.one_step import take_step
 from inoculate.attribution.crafting import Crafting
 from inoculate.attribution.maps import integrated_gradients
 from inoculate.core.rng import Draws
 from inoculate.core.stats import rounded, spearman
-from inoculate.core.threat import project, steepest_direction, step_along
+from inoculate.core.threat import steepest_direction
 
 MEASURE = "1 − Spearman's rank correlation of |integrated gradients| per pixel, clean against adversarial"
 
@@ -36,7 +37,7 @@ def stability(crafting: Crafting, rows: Tensor, steps: int, batch_size: int) -> 
         x, y = crafting.classifier.load(crafting.data, some)
         x_adv, draw = crafting.craft(model, x, y)
         direction = steepest_direction(Draws(x, draw).normal(*x.shape[1:]), crafting.threat.norm)
-        noisy = project(x + step_along(x, x, direction, crafting.threat.eps, crafting.threat), x, crafting.threat)
+        noisy = take_step(x, direction, crafting.threat)
         clean = integrated_gradients(model, x, y, steps, batch_size)
         found["attack"] += attribution_change(clean, integrated_gradients(model, x_adv, y, steps, batch_size))
         found["noise"] += attribution_change(clean, integrated_gradients(model, noisy, y, steps, batch_size))

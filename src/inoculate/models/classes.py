@@ -10,10 +10,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from inoculate.core.calls import call
 from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of, dtype_for
 from inoculate.core.options import require_one_of
-from inoculate.core.outputs import logits_of
 from inoculate.core.pixels import to_float
 from inoculate.data.dataset import Dataset
 from inoculate.models.acceleration.fast import original
@@ -86,17 +86,16 @@ def _count_outputs(model: nn.Module, data: Dataset) -> int | None:
     """The number of logits for an image of `data`; None where the model gives none."""
     try:
         logits = _logits(model, data.subset([0]))
-    except Exception:  # whatever the user's code raises, which is reported where the model is inspected
+    except InputError:  # which is raised again where the model is inspected
         return None
-    return int(logits.shape[1]) if isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == 1 else None
+    return int(logits.shape[1]) if logits.ndim == 2 else None
 
 
 def _logits(model: nn.Module, data: Dataset) -> Tensor:
     device = device_of(model)
     x = to_float(data.images.to(device)).to(dtype_for(model))
     with without_side_effects(model, device):
-        logits: Tensor = logits_of(model(x))
-    return logits.cpu() if isinstance(logits, Tensor) else logits
+        return call(model, x).cpu()
 
 
 def _is_unknown(found: Sequence[frozenset[int]]) -> bool:

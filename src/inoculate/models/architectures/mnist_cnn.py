@@ -7,6 +7,7 @@ from collections import OrderedDict
 from torch import nn
 
 from inoculate.data.preprocessing import Size, as_sides
+from inoculate.models.architectures.small_cnn import small_cnn
 
 
 def trades_cnn(classes: int, channels: int, image_size: Size) -> nn.Sequential:
@@ -38,14 +39,4 @@ def madry_cnn(classes: int, channels: int, image_size: Size) -> nn.Sequential:
 
 def wong_cnn(classes: int, channels: int, image_size: Size) -> nn.Sequential:
     """The network of Wong and Kolter (2018) and of Wong et al. (2020) for MNIST: two 4×4 convolutions of stride 2."""
-    height, width = (side // 2 // 2 for side in as_sides(image_size))
-    return nn.Sequential(
-        nn.Conv2d(channels, 16, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(32 * height * width, 100),
-        nn.ReLU(),
-        nn.Linear(100, classes),
-    )
+    return small_cnn(classes, channels, image_size, maps=(16, 32), units=100)

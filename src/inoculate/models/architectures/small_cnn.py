@@ -9,20 +9,22 @@ from inoculate.data.preprocessing import Size, as_sides
 SMALL_CNN = "small_cnn"
 
 
-def small_cnn(classes: int, channels: int, image_size: Size) -> nn.Sequential:
-    """Two 4×4 convolutions of stride 2 (16 and 64 maps) and two dense layers (128 units): for 8 to 40 pixels.
+def small_cnn(
+    classes: int, channels: int, image_size: Size, *, maps: tuple[int, int] = (16, 64), units: int = 128
+) -> nn.Sequential:
+    """Two 4×4 convolutions of stride 2 (`maps`) and two dense layers (`units` between them): for 8 to 40 pixels.
 
     The network with which Wong et al. (2020) train MNIST, its second convolution twice as wide. No BatchNorm: clean and
     adversarial batches have different statistics. It takes pixels as they are, unless it is told mean and std.
     """
     height, width = as_sides(image_size)
     return nn.Sequential(
-        nn.Conv2d(channels, 16, 4, stride=2, padding=1),
+        nn.Conv2d(channels, maps[0], 4, stride=2, padding=1),
         nn.ReLU(),
-        nn.Conv2d(16, 64, 4, stride=2, padding=1),
+        nn.Conv2d(maps[0], maps[1], 4, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(64 * (height // 4) * (width // 4), 128),
+        nn.Linear(maps[1] * (height // 4) * (width // 4), units),
         nn.ReLU(),
-        nn.Linear(128, classes),
+        nn.Linear(units, classes),
     )
