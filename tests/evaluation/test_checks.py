@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from evaluation_samples import measured
+from evaluation_samples import Misleading, measured
 from torch import Tensor, nn
 
 from inoculate.attacks.autoattack import AutoAttack
@@ -68,25 +68,13 @@ def test_vanishing_gradients_alarm(digits: tuple[nn.Module, Dataset]) -> None:
     assert "masked" in checks["gradients"].message
 
 
-class _Rounded(nn.Module):
-    """The images are rounded to few levels with a gradient that points the wrong way."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.inner(x.detach() - (x - x.detach()))
-        return logits
-
-
 def test_gradients_that_mislead_alarm(digits: tuple[nn.Module, Dataset]) -> None:
     model, split = digits
-    checks = panel(_Rounded(model), split, surrogates={"honest": model})
+    checks = panel(Misleading(model), split, surrogates={"honest": model})
     for name in ("gradient-free", "transfer from honest"):
         assert checks[name].passed is False, name
         assert "masked" in checks[name].message
-    assert panel(_Rounded(model), split, 0.7)["random noise"].passed is False
+    assert panel(Misleading(model), split, 0.7)["random noise"].passed is False
 
 
 class _Random(nn.Module):

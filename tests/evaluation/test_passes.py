@@ -6,6 +6,7 @@ from math import inf
 
 import pytest
 import torch
+from evaluation_samples import Misleading
 from torch import Tensor, nn
 
 import inoculate.evaluation.passes as passes_of
@@ -93,18 +94,6 @@ def test_with_little_to_spend_nothing_passes_unchecked_and_nothing_is_overspent(
             assert all("too few" in check.message for check in checks if check.name != "transfer")
     assert made == sorted(made)
     assert [check.passed for check in checks] == [True] * 6 + [None]
-
-
-class Misleading(nn.Module):
-    """The gradient points the wrong way."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.inner(x.detach() - (x - x.detach()))
-        return logits
 
 
 def test_masked_gradients_are_found_with_few_passes(digits):

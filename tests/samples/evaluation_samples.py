@@ -64,3 +64,15 @@ class Brightness(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean = x.flatten(1).mean(1) - 0.5
         return torch.stack([-mean, mean], dim=1)
+
+
+class Misleading(nn.Module):
+    """The gradient points the wrong way."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x.detach() - (x - x.detach()))
+        return logits

@@ -132,7 +132,8 @@ def evaluate(
     warnings = threat_warnings(threats, images)
     prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
     classifier, images = prepared.classifier, prepared.data
-    settings = Settings(batch_within_memory(classifier, images, batch_size), seed, keep_images=options.keep_images)
+    cost = cost_of(classifier, images)
+    settings = Settings(batch_size or cost.largest_batch(classifier.device), seed, keep_images=options.keep_images)
     surrogates, warned = _surrogates(images, options, seed)
     with counted(classifier) as passes:
         measured = _measure(classifier, images, named, threats, settings, options, progress)
@@ -143,7 +144,7 @@ def evaluate(
     labels["dataset"] = images.name
     rows = [each.result.row(**labels, attack=each.attack, norm=each.threat.norm) for each in finished]
     checked = max(threats, key=lambda threat: threat.eps, default=None) if options.checks else None
-    checks, spare = [], allowed_passes(passes.made, cost_of(classifier, images), classifier.device)
+    checks, spare = [], allowed_passes(passes.made, cost, classifier.device)
     if checked is not None:
         results = [(named[each.attack], each.threat, each.result) for each in measured[1:]]
         known = Known(measured[0].result, results, CHECKS_SHARE * spare)

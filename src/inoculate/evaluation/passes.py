@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inoculate.core.errors import InputError
+from inoculate.core.options import require_count
 from inoculate.data.dataset import Dataset
 from inoculate.models.acceleration.compiling import is_compiled
 from inoculate.models.acceleration.fast import CraftingCopy
@@ -86,5 +86,5 @@ def allowed_passes(made: float, cost: PassCost, device: torch.device) -> float:
 
 def require_batch_size(batch_size: object) -> None:
     """Raise `InputError` for a batch size that is neither None nor a whole number of at least 1."""
-    if batch_size is not None and (not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1):
-        raise InputError(f"batch_size {batch_size!r} is not usable: give a whole number of at least 1, or None")
+    if batch_size is not None:
+        require_count(batch_size=batch_size)
