@@ -237,3 +237,14 @@ def test_results_are_json(tmp_path):
     found = train("small_cnn", blocks(), "trades", THREAT, epochs=1,
                   options=TrainingOptions(batch_size=20, method_options={"steps": 1}))  # fmt: skip
     assert json.loads(json.dumps([found.facts, found.history])) == [found.facts, found.history]
+
+
+def test_a_batch_holds_at_most_all_images() -> None:
+    large, whole = (
+        train(
+            "small_cnn", {"train": blocks(), "val": blocks()}, epochs=1, options=TrainingOptions(batch_size=size)
+        ).model
+        for size in (10**6, 120)
+    )
+    same = zip(large.state_dict().values(), whole.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in same)

@@ -13,7 +13,7 @@ from inoculate.core.calls import takes_hooks
 from inoculate.core.errors import InputError
 from inoculate.core.modes import dtype_for, frozen
 from inoculate.core.outputs import logits_of
-from inoculate.core.threat import Norm, Threat
+from inoculate.core.threat import Norm, Threat, require_threat
 from inoculate.data.tensors import check_range, class_numbers
 from inoculate.models.acceleration.fast import follow_original, original
 from inoculate.models.acceleration.small_maps import inference_context
@@ -133,6 +133,9 @@ def round_towards(x_adv: Tensor, x: Tensor) -> Tensor:
 
 def check_images(x: Tensor, threat: Threat) -> None:
     """Raise `InputError` unless `x` holds finite float images inside the threat's range."""
+    require_threat(threat)
+    if not isinstance(x, Tensor):
+        raise InputError(f"images are a {type(x).__name__}: attacks take a tensor, torch.as_tensor(images)")
     if not x.is_floating_point():
         raise InputError(
             f"images are {x.dtype}: attacks take floats in [{threat.low:g}, {threat.high:g}], divide by 255"

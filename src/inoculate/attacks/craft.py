@@ -18,7 +18,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of
 from inoculate.core.pixels import to_float
 from inoculate.core.rng import generator
-from inoculate.core.threat import Threat
+from inoculate.core.threat import Threat, require_threat
 from inoculate.data.dataset import Dataset
 
 SCALE = 127
@@ -96,7 +96,9 @@ def craft(
 
     Raises `InputError` for another norm.
     """
-    if threat.norm != "linf":
+    if not isinstance(data, Dataset):
+        raise InputError(f"data is a {type(data).__name__}: give a Dataset, such as load_data(data)")
+    if require_threat(threat).norm != "linf":
         raise InputError(f"an AdvSet stores L∞ directions: craft with norm linf, not {threat.norm}")
     device = device_of(model)
     direction = torch.empty(data.images.shape, dtype=torch.int8)

@@ -23,7 +23,7 @@ from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError, suggest
-from inoculate.core.options import require_one_of
+from inoculate.core.options import require_one_of, require_text
 
 ATTACKS: dict[str, Any] = {
     "fgsm": FGSM(),
@@ -59,6 +59,7 @@ def get_attack(name: str, **options: Any) -> Attack:
 
     Raises `InputError` for an unknown name or option, naming the nearest known one, and for an option out of its range.
     """
+    require_text(attack=name)
     library, colon, theirs = name.partition(":")
     if colon:
         if library not in LIBRARIES:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from inoculate.attacks.base import Attack, MinimumNorm, OneStep, check_images
 from inoculate.attacks.one_step import take_step
-from inoculate.core.threat import Threat, project
+from inoculate.core.threat import Threat, project, require_threat
 
 
 def sweep(
@@ -39,7 +39,7 @@ def sweep(
 
     Raises `InputError` for an eps that is none, before any work.
     """
-    threats = [replace(threat, eps=eps) for eps in epsilons]
+    threats = [replace(require_threat(threat), eps=eps) for eps in epsilons]
     if isinstance(attack, OneStep):
         check_images(x, threat)
         direction = attack.direction(model, x, y, threat.norm, generator=generator)

@@ -44,6 +44,13 @@ def require_bool(**values: object) -> None:
             raise InputError(f"{name} {value!r} is not usable: give true or false")
 
 
+def require_text(**values: object) -> None:
+    """Each must be text."""
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise InputError(f"{name} {value!r} is not usable: give its name as text")
+
+
 def require_one_of(valid: Sequence[str], **values: object) -> None:
     """Each must be one of `valid`; the error names the nearest."""
     for name, value in values.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from inoculate.core.errors import InputError
+from inoculate.core.options import is_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +42,8 @@ class Threat:
             raise InputError(f"norm '{self.norm}' is unknown: use one of {', '.join(get_args(Norm))}")
         if not self.low < self.high:
             raise InputError(f"valid range [{self.low}, {self.high}] is empty: low must be below high")
-        if not (math.isfinite(self.eps) and self.eps >= 0):
-            raise InputError(f"eps {self.eps:g} is not a distance: give a number of at least 0, such as 8/255")
+        if not (is_number(self.eps) and math.isfinite(self.eps) and self.eps >= 0):
+            raise InputError(f"eps {self.eps!r} is not a distance: give a number of at least 0, such as 8/255")
         if self.norm == "linf" and self.eps > self.high - self.low:
             raise InputError(
                 f"eps {self.eps:g} is larger than the whole pixel range [{self.low:g}, {self.high:g}]: "

@@ -24,7 +24,7 @@ from torch.utils.data import (
 )
 from torch.utils.data import Dataset as TorchDataset
 
-from inoculate.core.errors import InputError
+from inoculate.core.errors import InputError, one_line
 from inoculate.core.rng import generator, seeded
 from inoculate.data.dataset import Dataset, content_digest
 from inoculate.data.decode import Pixels, UnreadableImageError, decode_image
@@ -132,7 +132,7 @@ def _name_and_classes(data: Any) -> tuple[str, tuple[str, ...] | None]:
 def _items(data: TorchData, seed: int, name: str) -> Iterator[tuple[Any, Any]]:
     """(image, label) of every item."""
     if isinstance(data, DataLoader) and not _reads_every_item_once(data):
-        batches = (_pair(batch, name, "the data loader must yield (images, labels)") for batch in data)
+        batches = (_pair(batch, name, "the data loader must yield (images, labels)") for batch in _read(data, name))
         for images, labels in batches:
             if len(images) != len(labels):
                 raise InputError(
@@ -145,8 +145,21 @@ def _items(data: TorchData, seed: int, name: str) -> Iterator[tuple[Any, Any]]:
     loader = DataLoader(
         inner, _BATCH, num_workers=workers, collate_fn=_uncollated, generator=generator(seed, "read data")
     )
-    for batch in loader:
+    for batch in _read(loader, name):
         yield from (_pair(item, name, "every item must be (image, label)") for item in batch)
+
+
+def _read(loader: DataLoader[Any], name: str) -> Iterator[Any]:
+    """The batches of a loader; what the dataset's own code raises becomes an `InputError`."""
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:  # whatever the user's code raises
+            raise InputError(f"{name}: reading it failed ({type(error).__name__}: {one_line(error)})") from error
+        yield batch
 
 
 def _uncollated(batch: list[Any]) -> list[Any]:

@@ -20,6 +20,7 @@ ONE_HOT_CONVERTED = "one-hot labels were converted to class numbers"
 _TOLERANCE = 1 / 512  # of 8-bit values: half a step of bfloat16 below 1
 _ROWS = 1024  # images converted at a time
 _IMAGE_DIMENSIONS = 4  # N×C×H×W
+_BYTES = 8  # of the largest numbers that torch takes
 MOST_CLASSES = 1_000_000  # of unnamed classes; a larger label is a mistake
 
 
@@ -29,9 +30,7 @@ def uint8_images(images: Any, name: str, first: int = 0) -> tuple[Tensor, tuple[
     images: a tensor or array, N×C×H×W with C 1 or 3; uint8 in 0..255, or floats in [0, 1] that are 8-bit values within
     1/512. name: of the data, for errors; first: number of the first image in them. Raises `InputError` for others.
     """
-    images = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
-    if not isinstance(images, Tensor):
-        raise InputError(f"{name}: images must be a tensor or an array, got {type(images).__name__}: stack them")
+    images = _dense_tensor(images, name)
     _check_image_shape(images, name)
     if images.dtype == torch.uint8:
         return images, ()
@@ -108,6 +107,21 @@ def _number_of_classes(labels: Tensor, name: str) -> int:
         )
     _refuse(labels >= MOST_CLASSES, labels, name, f"below {MOST_CLASSES}: number the classes 0..K-1")
     return largest + 1
+
+
+def _dense_tensor(images: Any, name: str) -> Tensor:
+    """Images as a tensor of real numbers that has its values."""
+    if isinstance(images, np.ndarray) and images.dtype.kind in "biuf" and images.dtype.itemsize <= _BYTES:
+        images = torch.from_numpy(images.astype(images.dtype.newbyteorder("="), copy=False))
+    if isinstance(images, np.ndarray) or (isinstance(images, Tensor) and images.is_complex()):
+        raise InputError(
+            f"{name}: images must be uint8 in 0..255 or floats in [0, 1], got {images.dtype}: convert them"
+        )
+    if not isinstance(images, Tensor):
+        raise InputError(f"{name}: images must be a tensor or an array, got {type(images).__name__}: stack them")
+    if images.is_meta or images.layout != torch.strided:
+        raise InputError(f"{name}: images must be a dense tensor with values, got {images.layout}, {images.device}")
+    return images
 
 
 def _check_image_shape(images: Tensor, name: str) -> None:

@@ -97,7 +97,7 @@ def load_task(
     notes = parts.train.notes if from_files else ()
     large_eps = large_eps_warning(threat, parts.image_shape)
     findings = model_warnings(network.model, parts.val, seed=parts.seed)
-    check_training(network.model, parts.train, min(options.batch_size, len(parts.train)))
+    check_training(network.model, parts.train, options.batch_size)
     if options.onnx:
         require_exportable(network.model, parts.image_shape)
     check_augment(options.augment, parts.train)

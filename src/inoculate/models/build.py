@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from inoculate.core.errors import InputError, one_line
+from inoculate.core.options import require_text
 from inoculate.core.rng import seed_for
 from inoculate.data.preprocessing import Size, as_sides
 from inoculate.models.acceleration.small_maps import use_small_map_convolutions
@@ -20,7 +21,14 @@ from inoculate.models.architectures.libraries import (
     torchvision_network,
 )
 from inoculate.models.architectures.own import OWN_NAMES, own_architecture
-from inoculate.models.normalize import IMAGENET_MEAN, IMAGENET_STD, MeanStd, normalized
+from inoculate.models.normalize import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MeanStd,
+    check_channels,
+    check_normalization,
+    normalized,
+)
 from inoculate.models.pretrained import TORCHVISION, input_config
 
 Stem = Literal["imagenet", "small"]
@@ -55,6 +63,9 @@ def build_model(
     Raises `InputError` for an unknown name, or an architecture that does not take these images.
     """
     check_name(name)
+    if normalize is not None:
+        check_normalization(normalize, repr(normalize))
+        check_channels(normalize, channels)
     if stem not in get_args(Stem):
         raise InputError(f"stem '{stem}' is unknown: use {' or '.join(get_args(Stem))}")
     with torch.random.fork_rng(devices=[]):
@@ -69,6 +80,7 @@ def build_model(
 
 def check_name(name: str) -> None:
     """Raise `InputError`, with the nearest known name, unless an architecture has this name."""
+    require_text(network=name)
     if own_architecture(name) is not None or is_timm(name) or is_torchvision(name):
         return
     known = torchvision_names()

@@ -79,7 +79,7 @@ def check_trainable(model: nn.Module) -> None:
 def check_training(model: nn.Module, data: Dataset, batch_size: int) -> None:
     """Raise `InputError` if `model` cannot be trained on batches of this size, or no gradient reaches the images.
 
-    This is tried on a copy, in train mode.
+    This is tried on a copy, in train mode, with at most all images of the data.
     """
     check_trainable(model)
     if other := {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}:
@@ -88,7 +88,7 @@ def check_training(model: nn.Module, data: Dataset, batch_size: int) -> None:
             "let its function return model.float()"
         )
     device = device_of(model)
-    batch = data.subset(torch.arange(batch_size) % len(data))
+    batch = data.subset(range(min(batch_size, len(data))))
     x, y = (batch.images.to(torch.float32) / 255).requires_grad_(), batch.labels
     network = _copy_for_training(model)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), pure_calls(network):

@@ -82,15 +82,24 @@ def parse_normalize(text: str) -> MeanStd:
         raise InputError(
             f"normalisation '{text}' is not understood: give {known}, or mean/std like 0.5,0.5,0.5/0.2,0.2,0.2"
         ) from None
-    if len(mean) != len(std):
-        raise InputError(f"normalisation '{text}' has {len(mean)} mean and {len(std)} std: give one each per channel")
-    if not all(math.isfinite(number) for number in mean + std) or min(std) <= 0:
-        raise InputError(f"normalisation '{text}' cannot be computed: every std must be a number above 0")
+    check_normalization((mean, std), f"'{text}'")
     if max(mean) > 1:
         raise InputError(
             f"normalisation '{text}' is for pixels from 0 to 255, images here are in [0, 1]: divide by 255"
         )
     return mean, std
+
+
+def check_normalization(normalize: MeanStd, called: str) -> None:
+    """Raise `InputError` unless `normalize` is a mean and a std above 0 per channel; `called` names it."""
+    try:
+        mean, std = (tuple(float(number) for number in each) for each in normalize)
+    except (TypeError, ValueError):
+        raise InputError(f"normalisation {called} is no pair (mean, std) of numbers per channel: give one") from None
+    if len(mean) != len(std):
+        raise InputError(f"normalisation {called} has {len(mean)} mean and {len(std)} std: give one each per channel")
+    if not all(math.isfinite(number) for number in mean + std) or min(std, default=0) <= 0:
+        raise InputError(f"normalisation {called} cannot be computed: every std must be a number above 0")
 
 
 def check_channels(normalize: MeanStd, channels: int) -> None:

@@ -82,7 +82,9 @@ class Study(Section):
         if not isinstance(value, dict) or "arms" not in value or value.get("methods"):
             return value
         arms = value["arms"]
-        given = arms if isinstance(arms, dict) else dict.fromkeys(arms) if isinstance(arms, list | tuple) else {}
+        if not isinstance(arms, dict | list | tuple) or not all(isinstance(arm, str) for arm in arms):
+            return value  # for the schema to refuse
+        given = arms if isinstance(arms, dict) else dict.fromkeys(arms)
         methods = {
             arm: {"method": arm, **(options or {})}
             for arm, options in given.items()

@@ -34,6 +34,8 @@ def load_study(source: StudySource) -> Study:
         return source
     if isinstance(source, Mapping):
         return validate(dict(source), "study")
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"study {source!r} is none: give a file, the name of a shipped study, or a mapping")
     return _read(_find(source))
 
 

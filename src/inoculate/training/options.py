@@ -18,7 +18,7 @@ class TrainingOptions:
     """Options of `train` beside model, data, method and threat.
 
     Options:
-        batch_size: images per update.
+        batch_size: images per update; at most all of them.
         lr: peak learning rate.
         stem: first layer of a new network: `imagenet`, or `small` for small images.
         augment: `none`, `digits`, `photos` or `shifts`.

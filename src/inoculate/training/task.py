@@ -74,7 +74,7 @@ def load_task(
     recipe = _recipe(method, epochs, len(data), options)
     helpers, warnings = load_helpers(method.name, options.helpers, data, device=group.device, seed=options.seed)
     update = method.begin(threat, helpers)
-    part = group.parts(options.batch_size, options.accumulate)[0]
+    part = group.parts(recipe.batch_size, recipe.accumulate)[0]
     check_training(network.model, data, part.stop - part.start)
     facts: dict[str, Any] = {}
     if method.is_adversarial:
@@ -114,10 +114,11 @@ def _build(model: ModelLike, data: Dataset, options: TrainingOptions, device: st
 
 
 def _recipe(method: MethodSpec, epochs: int, size: int, options: TrainingOptions) -> Recipe:
-    updates = updates_in(epochs, size, options.batch_size)
+    batch_size = min(options.batch_size, size)
+    updates = updates_in(epochs, size, batch_size)
     rounds = epochs * (MONITORED_ROUNDS_PER_EPOCH if method.is_adversarial else 1)
     recipe = Recipe(
-        updates, rounds=min(updates, rounds), batch_size=options.batch_size, accumulate=options.accumulate,
+        updates, rounds=min(updates, rounds), batch_size=batch_size, accumulate=options.accumulate,
         lr=options.lr, augment=options.augment, precision=options.precision,
     )  # fmt: skip
     return method.adapt(recipe)

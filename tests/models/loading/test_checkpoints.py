@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,14 +134,28 @@ def test_weights_of_another_network_are_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"model": {}, "sha256": ""}', '{"model": {"name": 1, "colour": 2}, "sha256": ""}']
-)
+    "text",
+    ["", "{", "[]", "{}", '{"model": {}, "sha256": ""}', '{"model": {"name": 1, "colour": 2}, "sha256": ""}',
+     '{"model": ["x"], "sha256": "", "format": 1}', '{"model": "x", "sha256": "", "format": 1}'],
+)  # fmt: skip
 def test_a_damaged_description_is_refused_in_one_line(saved: tuple[Path, nn.Module], text: str) -> None:
     (saved[0] / DESCRIPTION).write_text(text)
     with pytest.raises(InputError) as caught:
         load_model(saved[0])
     assert "\n" not in str(caught.value)
     assert DESCRIPTION in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["format", "sha256"])
+@pytest.mark.parametrize("value", [None, 2, "x", []])
+def test_a_description_of_another_format_or_checksum_is_refused(
+    saved: tuple[Path, nn.Module], key: str, value: Any
+) -> None:
+    file = saved[0] / DESCRIPTION
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(InputError) as caught:
+        load_model(saved[0])
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_a_model_is_refused_in_one_line(tmp_path: Path) -> None:

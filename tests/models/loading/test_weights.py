@@ -409,6 +409,8 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "keras": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)), "HDF5"),
     "gzip": (lambda p: p.write_bytes(b"\x1f\x8b\x08" + bytes(100)), "gzip"),
     "folder": (lambda p: p.mkdir(), "is a folder"),
+    "sparse": (lambda p: torch.save({"fc.weight": torch.eye(4).to_sparse()}, p), "sparse"),
+    "without values": (lambda p: torch.save({"fc.weight": torch.empty(4, 4, device="meta")}, p), "without values"),
     "nothing": (lambda p: None, "cannot be read"),
 }
 

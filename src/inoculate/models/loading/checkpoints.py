@@ -22,6 +22,7 @@ from inoculate.models.build import Stem, build_model
 from inoculate.models.normalize import MeanStd, check_channels
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+FORMAT = 1  # of the description
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def save_module_weights(
 def _save(folder: Path, model: nn.Module, origin: dict[str, Any], facts: dict[str, Any]) -> None:
     save_weights(folder / WEIGHTS, model)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    write_json(folder / DESCRIPTION, {"format": 1, **origin, "sha256": digest, **facts})
+    write_json(folder / DESCRIPTION, {"format": FORMAT, **origin, "sha256": digest, **facts})
 
 
 def load_folder(folder: Path) -> nn.Sequential:
@@ -167,8 +168,10 @@ def read_description(folder: Path) -> Description:
             fields[name] = tuple(fields[name]) if fields[name] is not None else None
         if isinstance(fields["image_size"], list):
             fields["image_size"] = as_size(*fields["image_size"])
-        return Description(ModelSpec(**fields), description["sha256"])
-    except (KeyError, TypeError) as error:
+        if description["format"] != FORMAT:
+            raise ValueError(f"its format is {description['format']!r}, not {FORMAT}")
+        return Description(ModelSpec(**fields), str(description["sha256"]))
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{folder / DESCRIPTION} is not a model description ({error}): train the model again"
         ) from error

@@ -64,7 +64,7 @@ def best_match(
 ) -> Match:
     """How the weights fit the network; where several state dicts of the file do, the preferred one, and this is said.
 
-    Raises `InputError` where none fits, or none of several is preferred.
+    Raises `InputError` where none fits, none of several is preferred, or its values cannot be weights.
     """
     found = matches(states, network)
     if not found or not any(True for _ in network.state_dict()):
@@ -80,12 +80,13 @@ def best_match(
             f"weights {weights} do not fit the network ({describe(found[0], classes)}): give the network they were "
             "trained for, or other weights"
         )
-    return _preferred(list(fitting.values()), weights)
+    chosen = _preferred(list(fitting.values()), weights)
+    _check_values(network, chosen, weights)
+    return chosen
 
 
 def load_match(network: nn.Module, match: Match, weights: str | Path) -> None:
-    """Load what `best_match` found, and say what was done. Raises `InputError` for values that cannot be weights."""
-    _check_values(network, match, weights)
+    """Load what `best_match` found, and say what was done."""
     network.load_state_dict({**network.state_dict(), **match.tensors})
     kinds = sorted(
         {str(value.dtype).removeprefix("torch.") for value in match.tensors.values() if value.is_floating_point()}
@@ -171,7 +172,7 @@ def _check_values(network: nn.Module, match: Match, weights: str | Path) -> None
 
 
 def _is_other_kind(value: Tensor, own: Tensor) -> bool:
-    return value.is_quantized or value.is_sparse or value.is_floating_point() != own.is_floating_point()
+    return value.is_quantized or value.is_floating_point() != own.is_floating_point()
 
 
 def _some(names: Sequence[str]) -> str:

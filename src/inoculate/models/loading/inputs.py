@@ -13,6 +13,7 @@ from torch import nn
 from inoculate.artifacts.files import read_json
 from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of, dtype_for
+from inoculate.core.options import require_text
 from inoculate.data.convert import with_shape
 from inoculate.data.dataset import Dataset
 from inoculate.data.preprocessing import AS_THEY_ARE, Preprocessing, as_size
@@ -40,6 +41,7 @@ def expected_preprocessing(
     images were read. An ONNX file: image size and channels. `weights` of a named network: their channels. A
     normalisation of three channels: these.
     """
+    require_text(model=spec)
     kind = kind_of(spec)
     declared = Preprocessing(channels=3 if normalize and len(parse_normalize(normalize)[0]) == 3 else None)
     if spec.startswith((TIMM_HUB, TRANSFORMERS)) or (pretrained and weights is None and kind == "name"):

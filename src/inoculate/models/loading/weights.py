@@ -60,6 +60,10 @@ def read_state_dicts(path: Path) -> list[StateDict]:
     states = list(_nested(found, ()))
     if not states:
         raise InputError(f"weights {path} {_without_weights(found)}")
+    for name, tensor in (item for state in states for item in state.tensors.items()):
+        if tensor.is_meta or tensor.layout != torch.strided:
+            kind = "without values (meta)" if tensor.is_meta else "sparse"
+            raise InputError(f"weights {path} are {kind}, at least '{name}': save them as dense tensors")
     return states
 
 

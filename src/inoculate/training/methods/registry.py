@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 from torch import nn
 
 from inoculate.core.errors import InputError, suggest
+from inoculate.core.options import require_text
 from inoculate.core.threat import Threat
 from inoculate.training.methods.adversarial import AdversarialMethod, Defence
 from inoculate.training.methods.ard import ARD
@@ -146,6 +147,7 @@ def get_method(name: str, **options: Any) -> MethodSpec:
 
     Raises `InputError` for an unknown name, option or value; it names the nearest known one.
     """
+    require_text(method=name)
     if name not in METHODS:
         raise InputError(f"method '{name}' is unknown: {suggest(name, tuple(METHODS))}")
     if name == STANDARD and options:
