@@ -20,6 +20,8 @@ from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.pgd import PGD
+from inoculate.attacks.sigma_zero import SigmaZero
+from inoculate.attacks.sparse_rs import SparseRS
 from inoculate.attacks.square import Square
 from inoculate.core.threat import Norm
 
@@ -34,7 +36,7 @@ class Case:
     attack: Attack
     random: bool = False
     minimal: bool = False
-    norms: tuple[Norm, ...] = ("linf", "l2", "l1")
+    norms: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
     fewest_classes: int = 2
 
 
@@ -57,15 +59,18 @@ CASES = {
     "apgd_margin": Case(APGD(steps=6, loss="margin", restarts=2), random=True, norms=("linf", "l2")),
     "apgd_targeted": Case(APGD(steps=4, loss="margin", targets=2), random=True, norms=("linf", "l2")),
     "apgd_target": Case(APGD(steps=6, loss="margin", target="least_likely"), random=True, norms=("linf", "l2")),
-    "fab": Case(FAB(steps=5, targets=2), minimal=True),
+    "fab": Case(FAB(steps=5, targets=2), minimal=True, norms=("linf", "l2", "l1")),
     "square": Case(Square(queries=15), random=True, norms=("linf", "l2")),
     "square_target": Case(Square(queries=15, target=1), random=True, norms=("linf", "l2")),
+    "sigma_zero": Case(SigmaZero(steps=6), minimal=True, norms=("l0",)),
+    "sparse_rs": Case(SparseRS(queries=15), random=True, norms=("l0",)),
+    "sparse_rs_target": Case(SparseRS(queries=15, target=1), random=True, norms=("l0",)),
     "autoattack": Case(AutoAttack(steps=4, targets=2, queries=8), random=True, norms=("linf", "l2"), fewest_classes=4),
 }
 DETERMINISTIC = [name for name, case in CASES.items() if not case.random]
 RANDOM = [name for name, case in CASES.items() if case.random]
 IN_NORMS = [(name, norm) for name, case in CASES.items() for norm in case.norms]
-RADII = {"linf": 0.03, "l2": 0.5, "l1": 2.0}
+RADII = {"linf": 0.03, "l2": 0.5, "l1": 2.0, "l0": 3}
 
 
 def for_every(*tables: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[[], None]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from inoculate.attacks import success
 from inoculate.attacks._apgd_run import Found, Run
 from inoculate.attacks._batching import runs_at_once
-from inoculate.attacks.base import carry_out
+from inoculate.attacks.base import carry_out, refuse_l0
 from inoculate.attacks.gradients import ValueAndGrad, value_and_input_grad
 from inoculate.attacks.losses import Objective, get_loss, logits_fp32
 from inoculate.attacks.targets import Target, check_target, resolve_targets, wrong_classes
@@ -75,6 +75,7 @@ class APGD:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
+        refuse_l0("APGD", threat)
         if threat.norm == "l1":
             raise InputError("APGD is made for linf and l2: for l1 use pgd with many steps, fab_t or fmn")
         return carry_out(model, x, y, threat, lambda x, y: self._attack(model, x, y, threat, generator))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.apgd import APGD
-from inoculate.attacks.base import Attack, carry_out
+from inoculate.attacks.base import Attack, carry_out, refuse_l0
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.losses import logits_fp32
 from inoculate.attacks.pgd import PGD
@@ -88,6 +88,8 @@ class AutoAttack:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
+        refuse_l0("AutoAttack", threat)
+
         def craft(x: Tensor, y: Tensor) -> Tensor:
             judge = original(model)
             with frozen(judge), torch.no_grad():

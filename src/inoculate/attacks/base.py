@@ -131,6 +131,18 @@ def round_towards(x_adv: Tensor, x: Tensor) -> Tensor:
     return torch.where(further, torch.nextafter(near, x), near)
 
 
+def refuse_l0(attack: str, threat: Threat) -> None:
+    """Raise `InputError` for a threat in L0, for an attack that has no such version."""
+    if threat.norm == "l0":
+        raise InputError(f"{attack} has no version for l0: use sigma_zero, sparse_rs, pgd or fmn")
+
+
+def require_l0(attack: str, threat: Threat) -> None:
+    """Raise `InputError` for a threat in any other norm, for an attack that is made for L0."""
+    if threat.norm != "l0":
+        raise InputError(f"{attack} is made for l0, not {threat.norm}: give norm l0, and eps as a number of pixels")
+
+
 def check_images(x: Tensor, threat: Threat) -> None:
     """Raise `InputError` unless `x` holds finite float images inside the threat's range."""
     require_threat(threat)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks._minimum_norm import NearestAdversarial, find_nearest, find_within, search_unbroken
+from inoculate.attacks.base import refuse_l0
 from inoculate.attacks.gradients import value_and_input_grad
 from inoculate.attacks.losses import Objective
 from inoculate.attacks.success import is_adversarial, verify_adversarial
@@ -73,6 +74,7 @@ class CarliniWagner:
     def _search(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, generator: torch.Generator | None
     ) -> Tensor:
+        refuse_l0("Carlini and Wagner's attack", threat)
         if threat.norm != "l2":
             raise InputError(f"Carlini and Wagner's attack is made for l2: for {threat.norm} use fmn or fab_t")
 

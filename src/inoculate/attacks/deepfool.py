@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks._minimum_norm import find_nearest, find_within, search_unbroken
+from inoculate.attacks.base import refuse_l0
 from inoculate.attacks.gradients import input_gradient, zero_nonfinite
 from inoculate.attacks.losses import Objective, logits_fp32
 from inoculate.attacks.success import evaluate_adversarial
@@ -21,8 +22,8 @@ from inoculate.core.threat import Threat, distance, per_sample, step_to_hyperpla
 class DeepFool:
     """The nearest adversarial image, by steps onto the nearest boundary of the linearised model.
 
-    For images B×C×H×W in the threat's range, in every norm; the steps keep to the range. Beyond the paper, the straight
-    line from the image to the adversarial one is bisected for the boundary itself.
+    For images B×C×H×W in the threat's range, norms linf, l2 and l1; the steps keep to the range. Beyond the paper, the
+    straight line from the image to the adversarial one is bisected for the boundary itself.
 
     Options:
         steps: number of steps at most; an image that is adversarial takes no more.
@@ -72,6 +73,8 @@ class DeepFool:
     def _search(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, generator: torch.Generator | None
     ) -> Tensor:
+        refuse_l0("DeepFool", threat)
+
         def walk_and_bisect(x: Tensor, objective: Objective) -> Tensor:
             return _bisect(model, x, self._walk(model, x, objective, threat), objective, self.halvings)
 

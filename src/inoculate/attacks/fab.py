@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from inoculate.attacks._batching import runs_at_once
 from inoculate.attacks._minimum_norm import NearestAdversarial, find_nearest, find_within
+from inoculate.attacks.base import refuse_l0
 from inoculate.attacks.gradients import ValueAndGrad, value_and_input_grad
 from inoculate.attacks.losses import LOSSES, Loss, Objective, logits_fp32, margin, target_minus_true
 from inoculate.attacks.success import is_adversarial, verify_adversarial
@@ -26,9 +27,9 @@ ANY_ERROR = Loss(margin, target_minus_true)  # the boundary with one class, but 
 class FAB:
     """The nearest adversarial image, by steps onto the linearised boundary with each of the likeliest wrong classes.
 
-    For images B×C×H×W in the threat's range, in every norm; the targeted version, FAB-T. A step projects the iterate
-    and the original onto the linearised boundary, overshoots by `eta` and mixes the two; an adversarial iterate is
-    drawn back towards the original.
+    For images B×C×H×W in the threat's range, norms linf, l2 and l1; the targeted version, FAB-T. A step projects the
+    iterate and the original onto the linearised boundary, overshoots by `eta` and mixes the two; an adversarial iterate
+    is drawn back towards the original.
 
     Options:
         steps: steps of a run.
@@ -63,6 +64,7 @@ class FAB:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """The first adversarial image found within eps, else the nearest one found, projected."""
+        refuse_l0("FAB", threat)
         search = _Search(self, model, threat, radius=threat.eps)
         return find_within(model, x, y, threat, lambda x, y: search(x, y, generator))
 
@@ -73,6 +75,7 @@ class FAB:
 
         Of `threat` norm and range matter, and eps as twice the radius of random starts.
         """
+        refuse_l0("FAB", threat)
         search = _Search(self, model, threat, radius=None)
         return find_nearest(model, x, y, threat, lambda x, y: search(x, y, generator))
 

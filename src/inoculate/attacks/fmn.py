@@ -14,7 +14,7 @@ from inoculate.attacks.losses import Objective
 from inoculate.attacks.success import is_adversarial, verify_adversarial
 from inoculate.attacks.targets import Target, check_target
 from inoculate.core.options import require_count, require_positive
-from inoculate.core.threat import Threat, distance, dual_norm, project, steepest_direction
+from inoculate.core.threat import Threat, distance, first_order_distance, project, steepest_direction
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class FMN:
             nearest.update(rows, x_adv, length, adversarial)
             # Until the first success, the linearised margin estimates the distance of the boundary. Beyond the paper,
             # ε goes a little further, so that rounding does not decide, and always grows: the margin may mislead.
-            boundary = length + (1 + gamma) * margin.abs() / dual_norm(gradient, threat.norm).clamp_min(1e-12)
+            boundary = length + (1 + gamma) * first_order_distance(margin.abs(), gradient, threat.norm)
             grown = epsilon * (1 + gamma)
             grown = torch.where(nearest.distances.isfinite(), grown, grown.maximum(boundary))
             shrunk = (epsilon * (1 - gamma)).minimum(nearest.distances)

@@ -21,6 +21,8 @@ from inoculate.attacks.interop.torchattacks import TorchattacksAttack
 from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.pgd import PGD
+from inoculate.attacks.sigma_zero import SigmaZero
+from inoculate.attacks.sparse_rs import SparseRS
 from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError, suggest
 from inoculate.core.options import require_one_of, require_text
@@ -41,6 +43,8 @@ ATTACKS: dict[str, Any] = {
     "deepfool": DeepFool(),
     "carlini_wagner": CarliniWagner(),
     "fmn": FMN(),
+    "sigma_zero": SigmaZero(),
+    "sparse_rs": SparseRS(),
     "autoattack": AutoAttack(),
     "autoattack_thorough": AutoAttack(termination_ratio=math.inf),
     "autoattack_binary": AutoAttack("binary"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from inoculate.attacks import success
 from inoculate.attacks._batching import full_batch
-from inoculate.attacks.base import carry_out
+from inoculate.attacks.base import carry_out, refuse_l0
 from inoculate.attacks.losses import LOSSES, Objective, logits_fp32
 from inoculate.attacks.squares import Squares, tiles
 from inoculate.attacks.success import is_adversarial, verify_adversarial
@@ -61,6 +61,7 @@ class Square:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
+        refuse_l0("the Square attack", threat)
         if threat.norm == "l1":
             raise InputError("the Square attack is made for linf and l2: for l1 use pgd with many steps, fab_t or fmn")
 

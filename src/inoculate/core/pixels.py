@@ -23,6 +23,6 @@ def eight_bits(x_adv: Tensor, original: Tensor, threat: Threat) -> Tensor:
     """
     nearest = (x_adv * 255).round().clamp(0, 255)
     inward = torch.where(x_adv * 255 > original, (x_adv * 255 + 1e-4).floor(), (x_adv * 255 - 1e-4).ceil())
-    inside = distance(nearest / 255, to_float(original), threat.norm) <= threat.eps + 1e-7
+    inside = distance(to_float(nearest), to_float(original), threat.norm) <= threat.eps + 1e-7
     chosen = torch.where(per_sample(inside, nearest), nearest, inward.clamp(0, 255))
     return chosen.to(torch.uint8)

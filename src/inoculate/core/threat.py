@@ -11,11 +11,13 @@ from inoculate.core.errors import InputError
 from inoculate.core.options import is_number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from inoculate.core.rng import Draws
 
-Norm = Literal["linf", "l2", "l1"]
+Norm = Literal["linf", "l2", "l1", "l0"]
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,13 @@ class Threat:
     """The threat model: all images within distance `eps` of the original in `norm`, inside the valid range.
 
     Options:
-        norm: `linf`, `l2` or `l1`, over all values of an image.
-        eps: the largest distance, in pixel units of [0, 1] images: 8/255, not 8.
+        norm: `linf`, `l2` or `l1`, over all values of an image; `l0` counts its pixels that change, in any channel.
+        eps: the largest distance, in pixel units of [0, 1] images: 8/255, not 8. In L0 a whole number of pixels.
         low: the lowest valid pixel value.
         high: the highest valid pixel value.
 
-    Raises `InputError` for an unknown norm, an empty range, and an eps that is negative, not finite, or (L∞) larger
-    than the whole range.
+    Raises `InputError` for an unknown norm, an empty range, and an eps that is negative, not finite, (L∞) larger than
+    the whole range or (L0) not whole.
     """
 
     norm: Norm = "linf"
@@ -49,6 +51,8 @@ class Threat:
                 f"eps {self.eps:g} is larger than the whole pixel range [{self.low:g}, {self.high:g}]: "
                 f"eps is in units of [0, 1] images, did you mean {self.eps:g}/255?"
             )
+        if self.norm == "l0" and self.eps != int(self.eps):
+            raise InputError(f"eps {self.eps:g} in l0 is not a number of pixels: give a whole number such as 10")
 
 
 def require_threats(threats: object) -> tuple[Threat, ...]:
@@ -68,14 +72,16 @@ def require_threat(threat: object) -> Threat:
 
 
 def large_eps_warning(threat: Threat, shape: tuple[int, ...]) -> str | None:
-    """A warning for an eps in L2 or L1 that is suspiciously large for images of `shape` (C, H, W), else None."""
-    pixels = math.prod(shape)
-    widest = (threat.high - threat.low) * {"linf": math.inf, "l2": math.sqrt(pixels), "l1": pixels}[threat.norm]
-    if threat.eps <= 0.15 * widest:
+    """A warning for an eps in L2, L1 or L0 that is suspiciously large for images of `shape` (C, H, W), else None."""
+    widest = range_diameter(threat, shape)
+    if threat.norm == "linf" or threat.eps <= 0.15 * widest:
         return None
+    size = "×".join(map(str, shape))
+    if threat.norm == "l0":
+        return f"eps {threat.eps:g} in l0 is {threat.eps / widest:.0%} of the pixels of a {size} image: were fewer meant?"
     return (
         f"eps {threat.eps:g} in {threat.norm} is {threat.eps / widest:.0%} of the way from an all-black to an "
-        f"all-white {'×'.join(map(str, shape))} image: eps is in units of [0, 1], was {threat.eps:g}/255 meant?"
+        f"all-white {size} image: eps is in units of [0, 1], was {threat.eps:g}/255 meant?"
     )
 
 
@@ -93,11 +99,13 @@ def parse_eps(text: str) -> float:
 def project(x_adv: Tensor, x: Tensor, threat: Threat, radius: Tensor | None = None) -> Tensor:
     """The nearest allowed image: into the ball around `x`, then into the valid range. All B×C×H×W.
 
-    The second step never leaves the ball, because `x` itself lies in the range. `radius` (B) gives each image an eps of
-    its own.
+    The second step never leaves the ball, because `x` itself lies in the range. In L0 those pixels keep their change
+    whose undoing would cost most within the range. `radius` (B) gives each image an eps of its own.
     """
     import torch
 
+    if threat.norm == "l0":
+        return _onto_l0_ball(x_adv, x, threat, threat.eps if radius is None else radius.floor())
     eps = threat.eps if radius is None else per_sample(radius, x)
     if threat.norm == "linf":
         inside = x_adv.clamp(x - eps, x + eps)
@@ -118,7 +126,7 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat, radius: Tensor | None = No
 def steepest_direction(gradient: Tensor, norm: Norm) -> Tensor:
     """Per sample, the direction in which `step_along` raises a linear function with this gradient most.
 
-    L∞: the sign. L2: the normalised gradient. L1: the gradient with a largest entry of 1. 0 for a gradient of 0.
+    L∞: the sign. L2: the normalised gradient. L1, L0: the gradient with a largest entry of 1. 0 for a gradient of 0.
     """
     if norm == "linf":
         return gradient.sign()
@@ -133,10 +141,12 @@ def step_along(x_adv: Tensor, x: Tensor, direction: Tensor, length: float, threa
 
     L∞, L2: `length · direction`. L1: the pixel of the largest entry moves as far as the valid range allows,
     then the next one, until the length is used up. Where the ball has no space for more, only pixels move that gain
-    more than one that was moved before.
+    more than one that was moved before. L0: see `_swap_pixels`; the `length`, rounded up, is a number of pixels.
     """
     import torch
 
+    if threat.norm == "l0":
+        return _swap_pixels(x_adv, x, direction, math.ceil(length), threat)
     if threat.norm != "l1":
         return length * direction
     way, at, delta = direction.flatten(1), x_adv.flatten(1), (x_adv - x).flatten(1)
@@ -152,15 +162,44 @@ def step_along(x_adv: Tensor, x: Tensor, direction: Tensor, length: float, threa
 
 
 def dual_norm(gradient: Tensor, norm: Norm) -> Tensor:
-    """The dual norm of the gradient, per sample (B): how far a unit step in `norm` raises a linear function."""
+    """The dual norm of the gradient, per sample (B): how far a unit step in `norm` raises a linear function.
+
+    In L0, where the values of a pixel are free, a unit step moves those of one pixel by 1.
+    """
+    if norm == "l0":
+        return _pixel_sums(gradient.abs()).amax(dim=1)
     order = {"linf": 1, "l2": 2, "l1": math.inf}[norm]
     lengths: Tensor = gradient.flatten(1).norm(p=order, dim=1)
     return lengths
 
 
+def first_order_distance(rise: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
+    """The distance in `norm` at which a linear function with this gradient has risen by `rise` (B), per sample (B).
+
+    Negative for a negative rise. In L0 the fewest pixels, each of whose values moves by at most 1; infinity where all
+    of them are not enough.
+    """
+    import torch
+
+    if norm != "l0":
+        return rise / dual_norm(gradient, norm).clamp_min(1e-12)
+    gains = _pixel_sums(gradient.abs()).sort(dim=1, descending=True).values.cumsum(dim=1)
+    short = (gains < rise.abs()[:, None]).sum(dim=1)
+    pixels = torch.where(short < gains.shape[1], short + 1, torch.inf).to(rise)
+    return torch.where(rise == 0, 0, rise.sign() * pixels)
+
+
 def sample(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
-    """A random allowed image: uniform in the ball around `x`, then projected into the valid range. B×C×H×W."""
+    """A random allowed image: uniform in the ball around `x`, then projected into the valid range. B×C×H×W.
+
+    In L0 random pixels, as many as eps allows, get uniform values of the range.
+    """
+    import torch
+
     shape = x.shape[1:]
+    if threat.norm == "l0":
+        places, values = draws.uniform(1, *shape[1:]), draws.uniform(*shape).to(x.dtype)
+        return torch.where(_largest(places, threat.eps), threat.low + (threat.high - threat.low) * values, x)
     if threat.norm == "linf":
         delta = (draws.uniform(*shape) * 2 - 1) * threat.eps
     else:
@@ -175,7 +214,7 @@ def sample(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
 
 
 def step_to_hyperplane(x: Tensor, normal: Tensor, rise: Tensor, threat: Threat) -> Tensor:
-    """The shortest step in the threat's norm, within the valid range, by which `normal` · x grows by `rise`.
+    """The shortest step in the threat's norm (not L0), within the valid range, by which `normal` · x grows by `rise`.
 
     x, normal: B×C×H×W. rise: B, of either sign. Returns the step, B×C×H×W: onto the hyperplane
     {z: `normal` · (z − x) = `rise`}, or where the range does not reach it, into the corner of the range nearest to it
@@ -194,7 +233,7 @@ def step_to_hyperplane(x: Tensor, normal: Tensor, rise: Tensor, threat: Threat) 
         part = (missing / gains.clamp_min(1e-30)).clamp_max(1)
         size = room * torch.zeros_like(room).scatter_(1, order, part)
     else:
-        pace = torch.ones_like(weight) if threat.norm == "linf" else weight
+        pace = {"linf": torch.ones_like(weight), "l2": weight}[threat.norm]
         size = _scale_within_room(rise.abs(), weight, pace, room)
     return (way.sign() * size).view_as(x)
 
@@ -220,18 +259,21 @@ def _scale_within_room(goal: Tensor, weight: Tensor, pace: Tensor, room: Tensor)
 
 
 def distance(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
-    """The distance between the images in `norm`, per sample (B), in pixel units."""
+    """The distance between the images in `norm`, per sample (B), in pixel units; in L0 the number of pixels."""
+    import torch
+
+    if norm == "l0":
+        return (x_adv != x).any(dim=1).flatten(1).sum(dim=1).to(x if x.dtype.itemsize > 2 else torch.float32)
     order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
     lengths: Tensor = (x_adv - x).flatten(1).norm(p=order, dim=1)
     return lengths
 
 
-def range_diameter(threat: Threat, values: int) -> float:
-    """The largest distance that two images of so many values (C·H·W) can have: from all `low` to all `high`."""
-    import torch
-
-    black = torch.full((1, values), threat.low)
-    return float(distance(black, torch.full_like(black, threat.high), threat.norm))
+def range_diameter(threat: Threat, shape: Sequence[int]) -> float:
+    """The largest distance that two images of this shape (C, H, W) can have: from all `low` to all `high`."""
+    values, width = math.prod(shape), threat.high - threat.low
+    sizes = {"linf": width, "l2": width * math.sqrt(values), "l1": width * values, "l0": values // shape[0]}
+    return float(sizes[threat.norm])
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
@@ -255,3 +297,53 @@ def _onto_l1_ball(delta: Tensor, eps: float | Tensor) -> Tensor:
     threshold = exact.to(delta.dtype)
     threshold = torch.where(threshold < exact, torch.nextafter(threshold, threshold + 1), threshold)
     return delta.sign() * (delta.abs() - threshold).clamp_min(0)
+
+
+def _onto_l0_ball(x_adv: Tensor, x: Tensor, threat: Threat, count: float | Tensor) -> Tensor:
+    """The nearest image in the range with at most `count` changed pixels; what differs by rounding alone is put back."""
+    import torch
+
+    clamped = x_adv.clamp(threat.low, threat.high)
+    cost = ((x_adv - x) ** 2 - (x_adv - clamped) ** 2).sum(dim=1, keepdim=True)
+    rounding = 4 * torch.finfo(x.dtype).eps * (threat.high - threat.low)
+    moved = ((x_adv - x).abs() > rounding).any(dim=1, keepdim=True)
+    return torch.where(moved & _largest(cost, count), clamped, x)
+
+
+def _pixel_sums(values: Tensor) -> Tensor:
+    """Sums over the channels (B×C×H×W to B×H·W)."""
+    return values.sum(dim=1).flatten(1)
+
+
+def _largest(values: Tensor, count: float | Tensor) -> Tensor:
+    """Which pixels (like `values`, B×1×H×W, bool) hold the `count` (one for all, or B) largest values of their image.
+
+    Of equal values the first in reading order counts.
+    """
+    import torch
+
+    flat = values.flatten(1)
+    order = flat.argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(flat.shape[1], device=flat.device).expand_as(order)
+    ranks = torch.empty_like(order).scatter_(1, order, places)
+    return (ranks < (count if isinstance(count, float | int) else count[:, None])).view_as(values)
+
+
+def _swap_pixels(x_adv: Tensor, x: Tensor, way: Tensor, count: int, threat: Threat) -> Tensor:
+    """The step in L0 from `x_adv` that raises a linear function with gradient `way` most by moving `count` pixels.
+
+    A pixel moves to the corner of the range that `way` points to. The ball has space for eps changed pixels, counted
+    from `x`: those are kept that raise the function most, the others put back.
+    """
+    import torch
+
+    corner = torch.where(way == 0, x_adv, torch.where(way > 0, threat.high, threat.low).to(x))
+    present, best = ((way * (each - x)).sum(dim=1, keepdim=True) for each in (x_adv, corner))
+    changed = (x_adv != x).any(dim=1, keepdim=True)
+    worst = present.masked_fill(~changed, torch.inf).amin(dim=(2, 3), keepdim=True)
+    has_space = changed.sum(dim=(2, 3), keepdim=True) < threat.eps
+    rise = best - torch.where(changed, present, torch.where(has_space, 0, worst))
+    chosen = _largest(rise, count) & (rise > 0)
+    gain = torch.where(chosen, best, present).masked_fill(~(changed | chosen), -torch.inf)
+    kept = (changed | chosen) & _largest(gain, threat.eps)
+    return torch.where(kept, torch.where(chosen, corner, x_adv), x) - x_adv

@@ -102,7 +102,7 @@ class Library:
         if name in self.norms:
             return self.norms[name].split()
         if {"norm", "distance"} & known.keys():
-            return list(get_args(Norm))
+            return [norm for norm in get_args(Norm) if norm != "l0"]
         said = re.search(r"L(inf|\d)", name, re.IGNORECASE)
         if said:
             return ["l" + said[1].lower()]
@@ -130,8 +130,8 @@ def craft_with(
         unit = UnitRange(model, threat, x.dtype, x.device).eval()
         with isolated_state(model, seed):
             images = ((x - threat.low) / span).clamp(0, 1).float().contiguous()
-            found = run(unit, images, y, threat.eps / span, seed)
-        x_adv = threat.low + span * found.detach().to(x)
+            found = run(unit, images, y, threat.eps if threat.norm == "l0" else threat.eps / span, seed).detach()
+        x_adv = torch.where(found == images, x, threat.low + span * found.to(x))  # rounding is no change of a pixel
         return project(torch.where(x_adv.isfinite(), x_adv, x), x, threat)
 
     return carry_out(model, x, y, threat, craft)

@@ -52,7 +52,7 @@ class ArtAttack:
             classes = class_count(unit, x)
             arguments = ART.arguments(
                 attack, self.options, eps=eps, max_epsilon=eps, constraint=threat.norm, targeted=False, verbose=False,
-                seed=seed, batch_size=len(x), norm=NORMS[threat.norm],
+                seed=seed, batch_size=len(x), norm=NORMS.get(threat.norm),
             )  # fmt: skip
             with ART.refusals(self.name):
                 made = attack(to_art(unit, Threat(), tuple(x.shape[1:]), classes), **arguments)

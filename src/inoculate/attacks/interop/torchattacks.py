@@ -47,7 +47,7 @@ class TorchattacksAttack:
         attack = TORCHATTACKS.class_for(self.name, threat.norm)
 
         def run(unit: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int) -> Tensor:
-            values = {"eps": eps, "norm": NORMS[threat.norm], "n_classes": class_count(unit, x), "seed": seed}
+            values = {"eps": eps, "norm": NORMS.get(threat.norm), "n_classes": class_count(unit, x), "seed": seed}
             arguments = TORCHATTACKS.arguments(attack, self.options, **values, verbose=False)
             with TORCHATTACKS.refusals(self.name):
                 return torch.as_tensor(attack(unit, **arguments)(x, y))
