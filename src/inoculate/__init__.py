@@ -24,10 +24,14 @@ _ROOMS = {
     "FMN": "attacks.fmn",
     "MIFGSM": "attacks.mifgsm",
     "OneStepTarget": "attacks.one_step_target",
+    "Patch": "attacks.patch",
     "PGD": "attacks.pgd",
     "get_attack": "attacks.registry",
+    "SigmaZero": "attacks.sigma_zero",
+    "SparseRS": "attacks.sparse_rs",
     "Square": "attacks.square",
     "sweep": "attacks.sweep",
+    "FixedPatch": "attacks.universal_patch",
     "ExplainOptions": "attribution.explain",
     "explain": "attribution.explain",
     "Amounts": "attribution.explanation",
@@ -49,6 +53,9 @@ _ROOMS = {
     "TransferMatrix": "evaluation.result",
     "TransferOptions": "evaluation.transfer",
     "transfer": "evaluation.transfer",
+    "PatchOptions": "evaluation.universal_patch",
+    "UniversalPatch": "evaluation.universal_patch",
+    "universal_patch": "evaluation.universal_patch",
     "harden": "hardening.harden",
     "HardeningOptions": "hardening.options",
     "Hardened": "hardening.result",
@@ -101,10 +108,14 @@ if TYPE_CHECKING:
     from inoculate.attacks.fmn import FMN as FMN
     from inoculate.attacks.mifgsm import MIFGSM as MIFGSM
     from inoculate.attacks.one_step_target import OneStepTarget as OneStepTarget
+    from inoculate.attacks.patch import Patch as Patch
     from inoculate.attacks.pgd import PGD as PGD
     from inoculate.attacks.registry import get_attack as get_attack
+    from inoculate.attacks.sigma_zero import SigmaZero as SigmaZero
+    from inoculate.attacks.sparse_rs import SparseRS as SparseRS
     from inoculate.attacks.square import Square as Square
     from inoculate.attacks.sweep import sweep as sweep
+    from inoculate.attacks.universal_patch import FixedPatch as FixedPatch
     from inoculate.attribution.explain import ExplainOptions as ExplainOptions
     from inoculate.attribution.explain import explain as explain
     from inoculate.attribution.explanation import Amounts as Amounts
@@ -126,6 +137,9 @@ if TYPE_CHECKING:
     from inoculate.evaluation.result import TransferMatrix as TransferMatrix
     from inoculate.evaluation.transfer import TransferOptions as TransferOptions
     from inoculate.evaluation.transfer import transfer as transfer
+    from inoculate.evaluation.universal_patch import PatchOptions as PatchOptions
+    from inoculate.evaluation.universal_patch import UniversalPatch as UniversalPatch
+    from inoculate.evaluation.universal_patch import universal_patch as universal_patch
     from inoculate.hardening.harden import harden as harden
     from inoculate.hardening.options import HardeningOptions as HardeningOptions
     from inoculate.hardening.result import Hardened as Hardened

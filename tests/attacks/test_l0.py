@@ -1,4 +1,4 @@
-"""L0, which counts pixels: projection, the exact optimum of linear models near the walls, and what has no such version."""
+"""L0, which counts pixels: projection, the optimum of linear models near the walls, and what has no such version."""
 
 from __future__ import annotations
 
@@ -193,8 +193,12 @@ def test_an_attack_for_l0_refuses_other_norms(attack: Any, norm: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
-@for_every([(SigmaZero, {"steps": 0}), (SigmaZero, {"sigma": 0}), (SigmaZero, {"threshold": -1}), (SigmaZero, {"lr": 0}),
-            (SparseRS, {"queries": 1.5}), (SparseRS, {"alpha": 2}), (SparseRS, {"target": "any"})])  # fmt: skip
+@for_every(
+    [
+        *((SigmaZero, {option: value}) for option, value in (("steps", 0), ("sigma", 0), ("threshold", -1), ("lr", 0))),
+        *((SparseRS, {option: value}) for option, value in (("queries", 1.5), ("alpha", 2), ("target", "any"))),
+    ]
+)
 def test_an_option_that_makes_no_attack_is_refused(attack: Any, options: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
         attack(**options)

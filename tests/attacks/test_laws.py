@@ -37,7 +37,13 @@ def moved(name: str, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> b
 
 
 def run(
-    name: str, x: Tensor, y: Tensor, norm: Norm | None = None, *, model: nn.Module | None = None, eps: float | None = None
+    name: str,
+    x: Tensor,
+    y: Tensor,
+    norm: Norm | None = None,
+    *,
+    model: nn.Module | None = None,
+    eps: float | None = None,
 ) -> Tensor:
     model, norm = small_net(x.shape[1]) if model is None else model, norm or CASES[name].norms[0]
     return CASES[name].attack(model, x, y, Threat(norm, RADII[norm] if eps is None else eps), generator=seeded(9))

@@ -19,6 +19,7 @@ from inoculate.attacks.fab import FAB
 from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.one_step_target import OneStepTarget
+from inoculate.attacks.patch import Patch
 from inoculate.attacks.pgd import PGD
 from inoculate.attacks.sigma_zero import SigmaZero
 from inoculate.attacks.sparse_rs import SparseRS
@@ -65,6 +66,9 @@ CASES = {
     "sigma_zero": Case(SigmaZero(steps=6), minimal=True, norms=("l0",)),
     "sparse_rs": Case(SparseRS(queries=15), random=True, norms=("l0",)),
     "sparse_rs_target": Case(SparseRS(queries=15, target=1), random=True, norms=("l0",)),
+    "patch": Case(Patch(steps=4, step=0.2), random=True, norms=("l0",)),
+    "patch_early": Case(Patch(steps=4, step=0.2, restarts=2, early_stop=True), random=True, norms=("l0",)),
+    "patch_anywhere": Case(Patch(steps=2, step=0.2, eot=2), random=True, norms=("l0",)),
     "autoattack": Case(AutoAttack(steps=4, targets=2, queries=8), random=True, norms=("linf", "l2"), fewest_classes=4),
 }
 DETERMINISTIC = [name for name, case in CASES.items() if not case.random]

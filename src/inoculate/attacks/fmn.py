@@ -87,7 +87,7 @@ class FMN:
             nearest.update(rows, x_adv, length, adversarial)
             # Until the first success, the linearised margin estimates the distance of the boundary. Beyond the paper,
             # ε goes a little further, so that rounding does not decide, and always grows: the margin may mislead.
-            boundary = length + (1 + gamma) * first_order_distance(margin.abs(), gradient, threat.norm)
+            boundary = length + (1 + gamma) * first_order_distance(margin.abs(), gradient, threat.norm).nan_to_num()
             grown = epsilon * (1 + gamma)
             grown = torch.where(nearest.distances.isfinite(), grown, grown.maximum(boundary))
             shrunk = (epsilon * (1 - gamma)).minimum(nearest.distances)

@@ -20,6 +20,7 @@ from inoculate.attacks.interop.foolbox import FoolboxAttack
 from inoculate.attacks.interop.torchattacks import TorchattacksAttack
 from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.one_step_target import OneStepTarget
+from inoculate.attacks.patch import Patch
 from inoculate.attacks.pgd import PGD
 from inoculate.attacks.sigma_zero import SigmaZero
 from inoculate.attacks.sparse_rs import SparseRS
@@ -45,6 +46,7 @@ ATTACKS: dict[str, Any] = {
     "fmn": FMN(),
     "sigma_zero": SigmaZero(),
     "sparse_rs": SparseRS(),
+    "patch": Patch(),
     "autoattack": AutoAttack(),
     "autoattack_thorough": AutoAttack(termination_ratio=math.inf),
     "autoattack_binary": AutoAttack("binary"),

@@ -20,7 +20,6 @@ from inoculate.core.rng import Draws, drawn_seed
 from inoculate.core.threat import Threat, per_sample
 from inoculate.models.acceleration.fast import full_precision
 
-
 RECOLOUR = 16  # a pixel in its place with a wrong colour would stay as it is: the others are worse
 
 
@@ -135,7 +134,7 @@ class Swaps:
         self.low, self.high = threat.low, threat.high
         pixels, channels = x.shape[2] * x.shape[3], x.shape[1]
         self.count = min(int(threat.eps), pixels - 1)
-        draw = random.Random(drawn_seed(generator))  # noqa: S311  takes k of n without a pass over all n
+        draw = random.Random(drawn_seed(generator))
         first = options.alpha * self.count
         sizes = [
             min(max(int(first * schedule(query, options.queries)), 1), pixels - self.count)

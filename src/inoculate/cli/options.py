@@ -68,11 +68,14 @@ Attacks = Annotated[
     str, topic_option("--attack", ATTACK, "Attacks, separated by commas: fgsm, pgd, autoattack …, foolbox:PGD, art:…")
 ]
 Attack = Annotated[str, topic_option("--attack", ATTACK, "One attack, such as fgsm or mifgsm.")]
-Norm = Annotated[str, topic_option("--norm", ATTACK, "linf, l2 or l1.")]
+Norm = Annotated[str, topic_option("--norm", ATTACK, "linf, l2, l1 or l0 (pixels).")]
 EpsList = Annotated[
-    str, topic_option("--eps", ATTACK, "Perturbation sizes in units of [0, 1], separated by commas: 0.01,8/255.")
+    str,
+    topic_option(
+        "--eps", ATTACK, "Perturbation sizes in units of [0, 1] (l0: pixels), separated by commas: 0.01,8/255."
+    ),
 ]
-Eps = Annotated[str, topic_option("--eps", ATTACK, "Perturbation size in units of [0, 1]: 8/255.")]
+Eps = Annotated[str, topic_option("--eps", ATTACK, "Perturbation size in units of [0, 1] (l0: pixels): 8/255.")]
 Precision = Annotated[
     str, topic_option("--precision", ATTACK, "How attacks are crafted: fast or exact. Evaluation is always exact.")
 ]

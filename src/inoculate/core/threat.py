@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from inoculate.core import _l0 as l0
 from inoculate.core.errors import InputError
 from inoculate.core.options import is_number
 
@@ -71,6 +72,16 @@ def require_threat(threat: object) -> Threat:
     raise InputError(f"threat {threat!r} is none: give one such as Threat('linf', 8 / 255)")
 
 
+def require_training_threat(threat: object) -> Threat:
+    """`threat`; raises `InputError` for what a network cannot be trained against: eps 0, and L0."""
+    known = require_threat(threat)
+    if known.eps == 0:
+        raise InputError("eps 0 is no attack: give a size such as 8/255")
+    if known.norm == "l0":
+        raise InputError("no training method knows l0: train against linf, l2 or l1, and measure in l0 with evaluate")
+    return known
+
+
 def large_eps_warning(threat: Threat, shape: tuple[int, ...]) -> str | None:
     """A warning for an eps in L2, L1 or L0 that is suspiciously large for images of `shape` (C, H, W), else None."""
     widest = range_diameter(threat, shape)
@@ -78,7 +89,9 @@ def large_eps_warning(threat: Threat, shape: tuple[int, ...]) -> str | None:
         return None
     size = "×".join(map(str, shape))
     if threat.norm == "l0":
-        return f"eps {threat.eps:g} in l0 is {threat.eps / widest:.0%} of the pixels of a {size} image: were fewer meant?"
+        return (
+            f"eps {threat.eps:g} in l0 is {threat.eps / widest:.0%} of the pixels of a {size} image: were fewer meant?"
+        )
     return (
         f"eps {threat.eps:g} in {threat.norm} is {threat.eps / widest:.0%} of the way from an all-black to an "
         f"all-white {size} image: eps is in units of [0, 1], was {threat.eps:g}/255 meant?"
@@ -105,7 +118,7 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat, radius: Tensor | None = No
     import torch
 
     if threat.norm == "l0":
-        return _onto_l0_ball(x_adv, x, threat, threat.eps if radius is None else radius.floor())
+        return l0.project(x_adv, x, threat, threat.eps if radius is None else radius.floor())
     eps = threat.eps if radius is None else per_sample(radius, x)
     if threat.norm == "linf":
         inside = x_adv.clamp(x - eps, x + eps)
@@ -141,12 +154,12 @@ def step_along(x_adv: Tensor, x: Tensor, direction: Tensor, length: float, threa
 
     L∞, L2: `length · direction`. L1: the pixel of the largest entry moves as far as the valid range allows,
     then the next one, until the length is used up. Where the ball has no space for more, only pixels move that gain
-    more than one that was moved before. L0: see `_swap_pixels`; the `length`, rounded up, is a number of pixels.
+    more than one that was moved before. L0: see `_l0.step_along`; the `length`, rounded up, is a number of pixels.
     """
     import torch
 
     if threat.norm == "l0":
-        return _swap_pixels(x_adv, x, direction, math.ceil(length), threat)
+        return l0.step_along(x_adv, x, direction, math.ceil(length - 1e-9), threat)
     if threat.norm != "l1":
         return length * direction
     way, at, delta = direction.flatten(1), x_adv.flatten(1), (x_adv - x).flatten(1)
@@ -167,7 +180,7 @@ def dual_norm(gradient: Tensor, norm: Norm) -> Tensor:
     In L0, where the values of a pixel are free, a unit step moves those of one pixel by 1.
     """
     if norm == "l0":
-        return _pixel_sums(gradient.abs()).amax(dim=1)
+        return l0.pixel_sums(gradient.abs()).amax(dim=1)
     order = {"linf": 1, "l2": 2, "l1": math.inf}[norm]
     lengths: Tensor = gradient.flatten(1).norm(p=order, dim=1)
     return lengths
@@ -179,14 +192,7 @@ def first_order_distance(rise: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
     Negative for a negative rise. In L0 the fewest pixels, each of whose values moves by at most 1; infinity where all
     of them are not enough.
     """
-    import torch
-
-    if norm != "l0":
-        return rise / dual_norm(gradient, norm).clamp_min(1e-12)
-    gains = _pixel_sums(gradient.abs()).sort(dim=1, descending=True).values.cumsum(dim=1)
-    short = (gains < rise.abs()[:, None]).sum(dim=1)
-    pixels = torch.where(short < gains.shape[1], short + 1, torch.inf).to(rise)
-    return torch.where(rise == 0, 0, rise.sign() * pixels)
+    return l0.pixels_to_rise(rise, gradient) if norm == "l0" else rise / dual_norm(gradient, norm)
 
 
 def sample(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
@@ -194,12 +200,9 @@ def sample(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
 
     In L0 random pixels, as many as eps allows, get uniform values of the range.
     """
-    import torch
-
     shape = x.shape[1:]
     if threat.norm == "l0":
-        places, values = draws.uniform(1, *shape[1:]), draws.uniform(*shape).to(x.dtype)
-        return torch.where(_largest(places, threat.eps), threat.low + (threat.high - threat.low) * values, x)
+        return l0.sample(x, threat, draws)
     if threat.norm == "linf":
         delta = (draws.uniform(*shape) * 2 - 1) * threat.eps
     else:
@@ -260,10 +263,8 @@ def _scale_within_room(goal: Tensor, weight: Tensor, pace: Tensor, room: Tensor)
 
 def distance(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
     """The distance between the images in `norm`, per sample (B), in pixel units; in L0 the number of pixels."""
-    import torch
-
     if norm == "l0":
-        return (x_adv != x).any(dim=1).flatten(1).sum(dim=1).to(x if x.dtype.itemsize > 2 else torch.float32)
+        return l0.distance(x_adv, x)
     order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
     lengths: Tensor = (x_adv - x).flatten(1).norm(p=order, dim=1)
     return lengths
@@ -297,53 +298,3 @@ def _onto_l1_ball(delta: Tensor, eps: float | Tensor) -> Tensor:
     threshold = exact.to(delta.dtype)
     threshold = torch.where(threshold < exact, torch.nextafter(threshold, threshold + 1), threshold)
     return delta.sign() * (delta.abs() - threshold).clamp_min(0)
-
-
-def _onto_l0_ball(x_adv: Tensor, x: Tensor, threat: Threat, count: float | Tensor) -> Tensor:
-    """The nearest image in the range with at most `count` changed pixels; what differs by rounding alone is put back."""
-    import torch
-
-    clamped = x_adv.clamp(threat.low, threat.high)
-    cost = ((x_adv - x) ** 2 - (x_adv - clamped) ** 2).sum(dim=1, keepdim=True)
-    rounding = 4 * torch.finfo(x.dtype).eps * (threat.high - threat.low)
-    moved = ((x_adv - x).abs() > rounding).any(dim=1, keepdim=True)
-    return torch.where(moved & _largest(cost, count), clamped, x)
-
-
-def _pixel_sums(values: Tensor) -> Tensor:
-    """Sums over the channels (B×C×H×W to B×H·W)."""
-    return values.sum(dim=1).flatten(1)
-
-
-def _largest(values: Tensor, count: float | Tensor) -> Tensor:
-    """Which pixels (like `values`, B×1×H×W, bool) hold the `count` (one for all, or B) largest values of their image.
-
-    Of equal values the first in reading order counts.
-    """
-    import torch
-
-    flat = values.flatten(1)
-    order = flat.argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(flat.shape[1], device=flat.device).expand_as(order)
-    ranks = torch.empty_like(order).scatter_(1, order, places)
-    return (ranks < (count if isinstance(count, float | int) else count[:, None])).view_as(values)
-
-
-def _swap_pixels(x_adv: Tensor, x: Tensor, way: Tensor, count: int, threat: Threat) -> Tensor:
-    """The step in L0 from `x_adv` that raises a linear function with gradient `way` most by moving `count` pixels.
-
-    A pixel moves to the corner of the range that `way` points to. The ball has space for eps changed pixels, counted
-    from `x`: those are kept that raise the function most, the others put back.
-    """
-    import torch
-
-    corner = torch.where(way == 0, x_adv, torch.where(way > 0, threat.high, threat.low).to(x))
-    present, best = ((way * (each - x)).sum(dim=1, keepdim=True) for each in (x_adv, corner))
-    changed = (x_adv != x).any(dim=1, keepdim=True)
-    worst = present.masked_fill(~changed, torch.inf).amin(dim=(2, 3), keepdim=True)
-    has_space = changed.sum(dim=(2, 3), keepdim=True) < threat.eps
-    rise = best - torch.where(changed, present, torch.where(has_space, 0, worst))
-    chosen = _largest(rise, count) & (rise > 0)
-    gain = torch.where(chosen, best, present).masked_fill(~(changed | chosen), -torch.inf)
-    kept = (changed | chosen) & _largest(gain, threat.eps)
-    return torch.where(kept, torch.where(chosen, corner, x_adv), x) - x_adv

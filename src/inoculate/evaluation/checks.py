@@ -16,6 +16,7 @@ from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.gradients import value_and_input_grad
 from inoculate.attacks.losses import Objective, get_loss
 from inoculate.attacks.pgd import PGD
+from inoculate.attacks.sparse_rs import SparseRS
 from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError
 from inoculate.core.modes import frozen
@@ -34,6 +35,7 @@ MOST_ZERO = 0.05  # of the images may have no gradient
 SIGNIFICANT = 0.01  # the p-value below which a difference between two attacks counts
 NEARER = 0.9  # of the images; on networks without masked gradients it is all of them
 MASKED = "gradients are probably masked; run square and autoattack, and believe the lowest number"
+SPARSE_RS = SparseRS(queries=200)
 SQUARE, SHORT, LONG = Square(queries=200), PGD(steps=10), PGD(steps=50, step=0.1)
 UNBOUNDED = PGD(steps=20, step=0.25)
 
@@ -91,7 +93,10 @@ def _run(sample: Sample, attacks: Mapping[str, Attack], surrogates: Mapping[str,
     checks.append(_check_noise(sample, fgsm, noise))
     best = replace(long, right=short.right & long.right, finished=short.finished & long.finished)
     others: list[tuple[str, str, Attack, Cost]] = []
-    if sample.threat.norm != "l1":
+    if sample.threat.norm == "l0":
+        cost = partial(_square_passes, sample)
+        others.append(("gradient-free", "Sparse-RS without gradients", SPARSE_RS, cost))
+    elif sample.threat.norm != "l1":
         others.append(("gradient-free", "Square without gradients", SQUARE, partial(_square_passes, sample)))
     others += [
         (f"transfer from {name}", f"examples made on {name}", _CraftedOn(SHORT, surrogate.model), _steps(10))

@@ -182,7 +182,8 @@ def minimal_eps(
     Args:
         model: as for `evaluate`.
         data: as for `evaluate`.
-        attack: one that looks for the nearest adversarial image: `DeepFool`, `CarliniWagner`, `FMN` or `FAB`.
+        attack: one that looks for the nearest adversarial image: `DeepFool`, `CarliniWagner`, `FMN`,
+            `FAB`, or in L0 `SigmaZero` or `FMN`.
         threat: norm, and the largest eps to look at.
         batch_size: images at a time, by default as in `evaluate`.
         seed: of every random draw.
@@ -208,7 +209,7 @@ def smallest_eps(
     if not isinstance(attack, MinimumNorm):
         raise InputError(
             f"{type(attack).__name__} uses up its eps and does not look for the nearest adversarial image: "
-            "give FAB, DeepFool, FMN or CarliniWagner"
+            "give FAB, DeepFool, FMN, CarliniWagner or SigmaZero"
         )
     on_clean = measure_clean(classifier, data, settings)
     require_finite(on_clean, classifier.classes)

@@ -13,7 +13,7 @@ from inoculate.core.duration import parse_duration
 from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of
 from inoculate.core.progress import Progress
-from inoculate.core.threat import Threat, large_eps_warning, require_threat
+from inoculate.core.threat import Threat, large_eps_warning, require_training_threat
 from inoculate.data.load import DataLike
 from inoculate.hardening.data import HardeningData, fit_data, load_hardening_data
 from inoculate.hardening.export import require_exportable, require_onnx
@@ -84,8 +84,7 @@ def load_task(
     progress: Progress | None,
 ) -> Task:
     """Load model, data, method and helpers. Raises `InputError` for whatever would fail later."""
-    if require_threat(threat).eps == 0:
-        raise InputError("eps 0 is no attack: give a size such as 8/255")
+    require_training_threat(threat)
     seconds, chosen = parse_duration(budget), choose_method(method, options)
     fallback = fallback_for(chosen, options.fallback, threat)
     if options.onnx:
