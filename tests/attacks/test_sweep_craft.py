@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from attack_samples import CASES, RADII, RANDOM, for_every, images, seeded, small_net
+from attack_samples import CASES, IN_NORMS, RADII, RANDOM, for_every, images, seeded, small_net
 from torch import Tensor, nn
 
 from inoculate.attacks.bim import BIM
@@ -49,11 +49,11 @@ def test_other_attacks_are_run_per_eps() -> None:
     assert sizes == [6] * 12
 
 
-@for_every(CASES, ["linf", "l2"])
+@for_every([case for case in IN_NORMS if case[1] != "l1"])
 def test_a_sweep_equals_the_attack_at_each_eps(name: str, norm: Norm) -> None:
     model, (x, y), attack = small_net(), images(), CASES[name].attack
-    epsilons = [scale * RADII[norm] for scale in (1.0, 0.25, 2.0, 0.0)]
-    swept = list(sweep(attack, model, x, y, Threat(norm, 0.7), epsilons, generator=seeded(0)))
+    epsilons = [scale * RADII[norm] for scale in (1.0, 1 / 3 if norm == "l0" else 0.25, 2.0, 0.0)]
+    swept = list(sweep(attack, model, x, y, Threat(norm, RADII[norm]), epsilons, generator=seeded(0)))
     assert [eps for eps, _ in swept] == epsilons  # in the order given
     for eps, x_adv in swept:  # the same random numbers at every eps
         single = attack(model, x, y, Threat(norm, eps), generator=seeded(0))
@@ -66,10 +66,12 @@ def test_a_sweep_equals_the_attack_at_each_eps(name: str, norm: Norm) -> None:
 
 @for_every(RANDOM)
 def test_a_sweep_depends_on_its_generator_alone(name: str) -> None:
-    model, (x, y), attack = small_net(), images(16), CASES[name].attack
+    model, (x, y), attack, norm = small_net(), images(16), CASES[name].attack, CASES[name].norms[0]
+    epsilons = (2, 1, 5, 0) if norm == "l0" else EPSILONS
 
     def once(seed: int) -> torch.Tensor:
-        return torch.stack([a for _, a in sweep(attack, model, x, y, Threat(), EPSILONS, generator=seeded(seed))])
+        threat = Threat(norm, RADII[norm])
+        return torch.stack([a for _, a in sweep(attack, model, x, y, threat, epsilons, generator=seeded(seed))])
 
     before = torch.get_rng_state()
     assert torch.equal(once(1), once(1))
