@@ -10,7 +10,6 @@ from attack_samples import for_every, images, linear_net, seeded, small_net
 from torch import Tensor, nn
 
 from inoculate.attacks._pasting import cut, paste
-from inoculate.attacks.losses import margin
 from inoculate.attacks.patch import Patch
 from inoculate.attacks.universal_patch import FixedPatch
 from inoculate.core.errors import InputError
@@ -38,9 +37,7 @@ def test_laying_and_cutting_out_literally() -> None:
     assert x.abs().sum() == 0
 
 
-@for_every(
-    [Patch(), Patch(steps=30), Patch(early_stop=True, restarts=2)], [(4, 2), (11, 3)]
-)
+@for_every([Patch(), Patch(steps=30), Patch(early_stop=True, restarts=2)], [(4, 2), (11, 3)])
 def test_the_optimum_of_a_linear_model_inside_the_square(attack: Patch, eps: int, side: int) -> None:
     """Every value in the square goes to the wall that its weight points to; nothing else changes."""
     x, y = 0.1 + 0.8 * torch.rand(8, 2, 5, 6, generator=seeded(2)), torch.zeros(8, dtype=torch.long)

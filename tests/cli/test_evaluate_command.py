@@ -124,3 +124,21 @@ def test_outputs_are_declared(
     assert "use one of logits, probabilities" in refused(*measure("sigmoid", "--outputs", "softmax"))
     assert call(*measure("saturated")) == 0
     assert "its logits are saturated" in capsys.readouterr().err
+
+
+def test_few_pixels_and_patches(
+    call: Callable[..., int], model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "out.json"
+    threat = ("--norm", "l0", "--eps", "1,9", "--no-checks", "--json", file)
+    assert call(*DIGITS, "--model", model_folder, "--attack", "fgsm,patch", *threat) == 0
+    assert [(row["attack"], row["norm"], row["eps"]) for row in json.loads(file.read_text())[1:]] == [
+        ("fgsm", "l0", 1), ("fgsm", "l0", 9), ("patch", "l0", 1), ("patch", "l0", 9),
+    ]  # fmt: skip
+    for options, said in (
+        (("--attack", "pgd", "--norm", "l0", "--eps", "8/255"), "not a number of pixels"),
+        (("--attack", "square", "--norm", "l0", "--eps", "3"), "no version for l0"),
+        (("--attack", "sigma_zero", "--eps", "0.1"), "give norm l0"),
+    ):
+        assert call(*DIGITS, "--model", model_folder, *options, "--no-checks") == 2
+        assert said in capsys.readouterr().err

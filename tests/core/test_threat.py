@@ -220,6 +220,7 @@ def test_large_images_stay_in_the_l2_ball_to_a_millionth():
         ("l2", 3, (1, 28, 28), False),
         ("l1", 600, (3, 32, 32), True),
         ("l1", 12, (3, 32, 32), False),
+        ("l0", 12, (3, 32, 32), False),
         ("linf", 1, (3, 32, 32), False),  # the largest there is; more is refused
     ],
 )
@@ -231,3 +232,25 @@ def test_an_eps_that_can_hardly_be_meant_is_doubted(
     if said:
         assert f"{eps}/255" in said
         assert "\n" not in said
+
+
+def test_a_number_of_pixels_is_whole_and_doubted_where_it_is_large() -> None:
+    assert Threat("l0", 10).eps == 10
+    with pytest.raises(InputError, match="whole number such as 10") as caught:
+        Threat("l0", 8 / 255)
+    assert "\n" not in str(caught.value)
+    said = large_eps_warning(Threat("l0", 300), (3, 32, 32))
+    assert said is not None
+    assert "29% of the pixels of a 3×32×32 image" in said
+
+
+def test_a_random_start_of_few_pixels() -> None:
+    """As many pixels as eps allows, in the mean the same for all, with values of the whole range."""
+    x = torch.full((4000, 2, 2, 3), 0.5)
+    points = sample(x, Threat("l0", 2), Draws(torch.arange(4000.0)[:, None], None))
+    assert distance(points, x, "l0").unique().tolist() == [2]
+    moved = (points != x).any(dim=1).float().mean(dim=0)
+    assert (moved - 2 / 6).abs().max() < 0.03
+    values = points[points != 0.5]
+    assert values.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert values.std().item() == pytest.approx(12**-0.5, abs=0.01)

@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from inoculate.core.duration import parse_duration
-from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of
 from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat, large_eps_warning, require_training_threat
