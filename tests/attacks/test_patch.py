@@ -125,11 +125,6 @@ def test_an_option_that_makes_no_patch_is_refused(options: dict[str, Any]) -> No
     assert "\n" not in str(caught.value)
 
 
-def test_about_as_strong_as_art_at_the_same_places() -> None:
-    """ART's patch for all images against ours for all: the share of images that either breaks, within a fifth."""
-    pytest.importorskip("art")
-
-
 def test_distance_of_a_patch_is_its_area_at_most() -> None:
     x, y = images()
     assert distance(Patch(steps=3)(small_net(), x, y, Threat("l0", 10), generator=seeded(0)), x, "l0").max() <= 9

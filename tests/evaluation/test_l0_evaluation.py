@@ -29,9 +29,7 @@ THREATS = [Threat("l0", 3), Threat("l0", 9)]
 ATTACKS = {"pgd": PGD(steps=5), "sparse_rs": SparseRS(40), "sigma_zero": SigmaZero(20), "patch": Patch(steps=10)}
 
 
-def test_every_attack_is_measured_and_its_images_can_be_saved(
-    digits: tuple[nn.Module, Dataset], tmp_path: Path
-) -> None:
+def test_every_attack_is_measured_and_its_images_are_saved(digits: tuple[nn.Module, Dataset], tmp_path: Path) -> None:
     model, data = digits[0], digits[1].subset(range(30))
     options = EvaluationOptions(checks=False, keep_images=True)
     found = evaluate(model, data, ATTACKS, THREATS, options=options)

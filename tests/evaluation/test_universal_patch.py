@@ -11,8 +11,10 @@ from attack_samples import linear_net
 from PIL import Image
 from torch import nn
 
+from inoculate.attacks.interop.art import to_art
 from inoculate.attacks.universal_patch import FixedPatch
 from inoculate.core.errors import InputError
+from inoculate.core.pixels import to_float
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.evaluate import EvaluationOptions, evaluate
@@ -53,6 +55,30 @@ def test_the_patch_of_a_linear_model_is_its_optimum() -> None:
         found = universal_patch(net, data, 2, data, options=PatchOptions(steps=30, batch_size=8, target=target))
         assert torch.equal(found.patch, torch.full((1, 2, 2), value))
         assert len(found.evaluation.labels) == 40
+
+
+@pytest.mark.slow
+def test_it_is_about_as_strong_as_arts(digits: tuple[nn.Module, Dataset]) -> None:
+    """Brown et al.'s patch by ART, a quarter of the image as ours is: the accuracies differ by a sixth at most."""
+    art = pytest.importorskip("art.attacks.evasion")
+    model, data = digits
+    first, second = data.subset(range(100)), data.subset(range(100, 200))
+    ours = universal_patch(model, first, 4, second, options=PatchOptions(steps=60, batch_size=50)).evaluation[1]
+    before = np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        attack = art.AdversarialPatchPyTorch(
+            to_art(model, Threat(), (1, 8, 8), 10), rotation_max=0.0, scale_min=0.5, scale_max=0.51, learning_rate=0.05,
+            max_iter=60, batch_size=50, patch_shape=(1, 8, 8), optimizer="Adam", targeted=False, verbose=False,
+        )  # fmt: skip
+        attack.generate(to_float(first.images).numpy(), np.eye(10, dtype=np.float32)[first.labels])
+        x_adv = torch.as_tensor(attack.apply_patch(to_float(second.images).numpy(), scale=0.5)).float()
+    np.random.set_state(before)
+    with torch.no_grad():
+        theirs = float((model(x_adv).argmax(1) == second.labels).float().mean())
+    assert theirs < 0.6
+    assert ours.accuracy <= theirs + 1 / 6
 
 
 def test_what_makes_no_patch_is_refused_in_one_line(digits: tuple[nn.Module, Dataset], tmp_path: Path) -> None:
