@@ -15,7 +15,7 @@ Place = tuple[Tensor, Tensor]  # top and left of the square in each image (B, B)
 
 def largest_side(x: Tensor, threat: Threat) -> int:
     """The side of the largest square of at most eps pixels that fits into the images."""
-    return min(math.isqrt(int(threat.eps)), *x.shape[2:])
+    return min(math.isqrt(int(threat.eps)), int(x.shape[2]), int(x.shape[3]))
 
 
 def random_places(x: Tensor, side: int, draws: Draws) -> Place:
