@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from inoculate.attacks.carlini_wagner import CarliniWagner
 from inoculate.attacks.deepfool import DeepFool
 from inoculate.attacks.fmn import FMN
+from inoculate.attacks.sigma_zero import SigmaZero
 from inoculate.core.threat import Norm, Threat, distance
 
 
@@ -65,13 +66,15 @@ SAMPLES = ("digits", "noise")
         (FMN(steps=30), "linf", "LInfFMNAttack"),
         (FMN(steps=30), "l2", "L2FMNAttack"),
         (FMN(steps=30), "l1", "L1FMNAttack"),
+        (FMN(steps=30), "l0", "L0FMNAttack"),
+        (SigmaZero(steps=30), "l0", "L0FMNAttack"),
     ],
 )
-def test_no_further_than_foolbox(name: str, ours: DeepFool | FMN, norm: Norm, theirs: str) -> None:
+def test_no_further_than_foolbox(name: str, ours: DeepFool | FMN | SigmaZero, norm: Norm, theirs: str) -> None:
     peer = pytest.importorskip("foolbox")
     model, x, y = sample(name)
     found = getattr(peer.attacks, theirs)(steps=ours.steps).run(peer.PyTorchModel(model, bounds=(0, 1)), x, y)
-    mine = ours.closest(model, x, y, Threat(norm, 0.1))
+    mine = ours.closest(model, x, y, Threat(norm, 1))
     bound = 1.05 * median(model, x, y, norm, found)
     assert median(model, x, y, norm, mine, every_one=True) <= bound < torch.inf
 

@@ -274,7 +274,7 @@ MISFITS: list[tuple[str, Any, str]] = [
     ("torchattacks:OnePixel", "linf", "but for none"),
     ("torchattacks:APGD", "l1", "but for linf or l2"),
     ("art:CarliniL2Method", "linf", "but for l2"),
-    ("art:CarliniL0Method", "l1", "but for none"),
+    ("art:CarliniL0Method", "l1", "but for l0"),
     ("art:BasicIterativeMethod", "l1", "but for linf"),
     ("art:Wasserstein", "linf", "refuses: Norm order"),
 ]
