@@ -37,6 +37,7 @@ _ROOMS = {
     "Amounts": "attribution.explanation",
     "Explanation": "attribution.explanation",
     "InputError": "core.errors",
+    "Mask": "core.mask",
     "Row": "core.row",
     "Threat": "core.threat",
     "Dataset": "data.dataset",
@@ -121,6 +122,7 @@ if TYPE_CHECKING:
     from inoculate.attribution.explanation import Amounts as Amounts
     from inoculate.attribution.explanation import Explanation as Explanation
     from inoculate.core.errors import InputError as InputError
+    from inoculate.core.mask import Mask as Mask
     from inoculate.core.row import Row as Row
     from inoculate.core.threat import Threat as Threat
     from inoculate.data.dataset import Dataset as Dataset

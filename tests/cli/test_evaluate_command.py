@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from inoculate.attribution import explain as explaining
 from inoculate.attribution.explanation import Amounts
@@ -142,3 +143,55 @@ def test_few_pixels_and_patches(
     ):
         assert call(*DIGITS, "--model", model_folder, *options, "--no-checks") == 2
         assert said in capsys.readouterr().err
+
+
+def picture(path: Path, size: tuple[int, int], colour: object, mode: str = "L") -> Path:
+    image = Image.new(mode, size, colour)  # type: ignore[arg-type]
+    image.save(path)
+    return path
+
+
+def test_a_mask_from_a_region_and_from_a_file(
+    call: Callable[..., int], model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    white = picture(tmp_path / "sticker.png", (32, 32), 255)
+    rows = []
+    for mask in ("center:0.5", white, None):
+        chosen = ("--mask", mask) if mask else ()
+        common = ("--attack", "fgsm", "--eps", "0.2", "--no-checks", "--json", tmp_path / "out.json")
+        assert call(*DIGITS, "--model", model_folder, *common, *chosen) == 0
+        rows += [row for row in json.loads((tmp_path / "out.json").read_text()) if row["attack"] == "fgsm"]
+    assert rows[0]["mask"] == "center:0.5"
+    assert rows[1]["mask"].startswith("sticker.png-")
+    assert "mask" not in rows[2]
+    assert rows[0]["correct"] >= rows[1]["correct"] == rows[2]["correct"]
+    assert "fgsm linf in center:0.5 eps 0.2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: picture(path, (33, 32), 255), "is 32×33 pixels and the images are 32×32"),
+        (lambda path: picture(path, (32, 32), 0), "is all black"),
+        (lambda path: picture(path, (32, 32), 127), "is not black and white (row 0, column 0)"),
+        (lambda path: picture(path, (32, 32), (255, 0, 0), "RGB"), "is not black and white"),
+        (lambda path: picture(path, (32, 32), (255, 255, 255, 10), "RGBA"), "is not black and white"),
+        (lambda path: path, "no such file"),
+        (lambda path: path.write_text("no picture") and path, "cannot be read"),
+        (lambda path: "center:2", "names no region"),
+        (lambda path: "middle", "names no region"),
+    ],
+)
+def test_a_bad_mask_is_refused_in_one_line(
+    make: Callable[[Path], object],
+    said: str,
+    call: Callable[..., int],
+    model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chosen = ("--attack", "fgsm", "--no-checks", "--mask", make(tmp_path / "mask.png"))
+    assert call(*DIGITS, "--model", model_folder, *chosen) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err

@@ -73,6 +73,7 @@ def search_unbroken(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
+    threat: Threat,
     target: Target,
     generator: torch.Generator | None,
     search: Callable[[Tensor, Objective], Tensor],
@@ -81,6 +82,7 @@ def search_unbroken(
 
     The others come back unchanged.
     """
-    objective = Objective(LOSSES["margin"], y, resolve_targets(model, x, y, target, generator))
+    targets = resolve_targets(model, x, y, target, generator)
+    objective = Objective(LOSSES["margin"], y, targets, threat.changeable(x))
     rows = (~evaluate_adversarial(model, x, objective)).nonzero().squeeze(1)
     return x.index_copy(0, rows, search(x[rows], objective.select(rows))) if len(rows) else x.clone()

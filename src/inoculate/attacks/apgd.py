@@ -99,6 +99,7 @@ class APGD:
         draws, fixed = Draws(x, generator), resolve_targets(model, x, y, self.target, generator)
         runs = [target for target in self._targets(model, x, y, fixed) for _ in range(self.restarts)]
         result, highest = x.clone(), torch.full_like(y, -torch.inf, dtype=x.dtype)
+        objective = Objective(get_loss(self.loss), y, changeable=threat.changeable(x))
         rows, broken = torch.arange(len(x)).to(y), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         while runs and len(rows):
             now = runs[: runs_at_once(x, len(rows))]
@@ -106,7 +107,7 @@ class APGD:
             many = rows.repeat(len(now))
             target = None if now[0] is None else torch.cat([each[rows] for each in now if each is not None])
             start = torch.cat([sample(x, threat, draws)[rows] for _ in now])
-            found = self._run(model, x[many], Objective(get_loss(self.loss), y[many], target), threat, start)
+            found = self._run(model, x[many], replace(objective.select(many), target=target), threat, start)
             for run in zip(*(torch.split(part, len(rows)) for part in found), strict=True):
                 x_adv, values, adversarial = run
                 better = (adversarial & ~broken[rows]) | ((adversarial == broken[rows]) & (values > highest[rows]))

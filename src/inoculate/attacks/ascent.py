@@ -55,7 +55,7 @@ def ascend(model: nn.Module, x: Tensor, objective: Objective, threat: Threat, st
                     run, passed = run.select(~done), ValueAndGrad(*(part[~done] for part in passed))
                     if not len(run.rows):
                         return result
-        gradient = passed.gradient if steps.smooth is None else steps.smooth(passed.gradient)
+        gradient = passed.gradient if steps.smooth is None else run.objective.inside(steps.smooth(passed.gradient))
         if steps.decay:
             gradient = run.velocity = accumulate(run.velocity, gradient, steps.decay)
         direction = steepest_direction(gradient, threat.norm)

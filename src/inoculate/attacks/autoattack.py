@@ -96,7 +96,7 @@ class AutoAttack:
                 logits = logits_fp32(judge, x)
             result, rows = x.clone(), torch.arange(len(x), device=x.device)
             for member in self.members(logits.shape[1]).values():
-                result[rows] = member(model, x[rows], y[rows], threat, generator=generator)
+                result[rows] = member(model, x[rows], y[rows], threat.select(rows), generator=generator)
                 with frozen(judge), torch.no_grad():
                     rows = rows[logits_fp32(judge, result[rows]).argmax(dim=1) == y[rows]]
                 if not len(rows):

@@ -13,7 +13,7 @@ from inoculate.core.calls import takes_hooks
 from inoculate.core.errors import InputError
 from inoculate.core.modes import dtype_for, frozen
 from inoculate.core.outputs import logits_of
-from inoculate.core.threat import Norm, Threat, require_threat
+from inoculate.core.threat import Norm, Threat, keep_outside, require_threat
 from inoculate.data.tensors import check_range, class_numbers
 from inoculate.models.acceleration.fast import follow_original, original
 from inoculate.models.acceleration.small_maps import inference_context
@@ -109,8 +109,9 @@ def carry_out(
 ) -> Tensor:
     """Run `craft(x, y) -> x_adv` on the frozen model, after a check of the images against the threat's range, if given.
 
-    `craft` works in the model's dtype, at least fp32. The result has the dtype of `x`, rounded towards `x`. Raises
-    `InputError` for labels that are no class numbers, or that the model has no output for.
+    `craft` works in the model's dtype, at least fp32. The result has the dtype of `x`, rounded towards `x`, and outside
+    the threat's mask it is `x`. Raises `InputError` for a mask that does not fit the images, and for labels that are no
+    class numbers, or that the model has no output for.
     """
     if threat is not None:
         check_images(x, threat)
@@ -119,7 +120,9 @@ def carry_out(
     y, judge = class_labels(y, x), original(model)
     with frozen(model), nullcontext() if judge is model else inference_context(judge), labels_in_range(model, x, y):
         follow_original(model, x.detach())
-        return round_towards(craft(_detached(x).to(dtype_for(model)), _detached(y)).detach(), _detached(x))
+        clean = _detached(x)
+        x_adv = round_towards(craft(clean.to(dtype_for(model)), _detached(y)).detach(), clean)
+        return x_adv if threat is None else keep_outside(x_adv, clean, threat)
 
 
 def round_towards(x_adv: Tensor, x: Tensor) -> Tensor:

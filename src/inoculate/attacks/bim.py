@@ -49,7 +49,8 @@ class BIM:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            objective = Objective(get_loss(self.loss), y, resolve_targets(model, x, y, self.target, generator))
+            target = resolve_targets(model, x, y, self.target, generator)
+            objective = Objective(get_loss(self.loss), y, target, threat.changeable(x))
             return ascend(model, x, objective, threat, x, Steps(self.steps, self.step, self.early_stop))
 
         return carry_out(model, x, y, threat, craft)

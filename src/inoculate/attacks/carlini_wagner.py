@@ -89,7 +89,7 @@ class CarliniWagner:
                 constant = torch.where(high.isfinite(), (low + high) / 2, 10 * constant)
             return nearest.images
 
-        return search_unbroken(model, x, y, self.target, generator, bisect)
+        return search_unbroken(model, x, y, threat, self.target, generator, bisect)
 
     def _descend(self, model: nn.Module, run: _Descent, threat: Threat, nearest: NearestAdversarial) -> Tensor:
         """One round: updates `nearest`. Returns for which images (B, bool) it met an adversarial one."""
@@ -97,7 +97,7 @@ class CarliniWagner:
         middle, half = _middle_and_half(threat)
         for number in range(1, self.steps + 1):
             squashed = run.w.tanh()
-            x_adv = (middle + half * squashed).clamp(threat.low, threat.high)
+            x_adv = run.objective.inside((middle + half * squashed).clamp(threat.low, threat.high), run.x)
             margin, margin_grad, logits = value_and_input_grad(model, x_adv, run.objective)
             distances = distance(x_adv, run.x, threat.norm)
             y, target = run.objective.y, run.objective.target

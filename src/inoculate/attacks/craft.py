@@ -18,7 +18,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of
 from inoculate.core.pixels import to_float
 from inoculate.core.rng import generator
-from inoculate.core.threat import Threat, require_threat
+from inoculate.core.threat import Threat, keep_outside, require_threat
 from inoculate.data.dataset import Dataset
 
 SCALE = 127
@@ -106,10 +106,12 @@ def craft(
         rows = slice(start, start + batch_size)
         x, y = to_float(data.images[rows].to(device)), data.labels[rows].to(device)
         g = generator(seed, "craft", start, device=device)
+        own = threat.select(torch.arange(len(data))[rows])
         if isinstance(attack, OneStep):
             unit = attack.direction(model, x, y, threat.norm, generator=g)
+            unit = keep_outside(unit, torch.zeros_like(unit), own)
         else:
-            unit = (attack(model, x, y, threat, generator=g) - x) / max(threat.eps, 1e-12)
+            unit = (attack(model, x, y, own, generator=g) - x) / max(threat.eps, 1e-12)
         direction[rows] = (unit * SCALE).round().clamp(-SCALE, SCALE).to("cpu", torch.int8)
         if progress:
             progress("craft", min(start + batch_size, len(data)), len(data))
@@ -119,6 +121,8 @@ def craft(
         "split": data.digest,
         "seed": seed,
     }
+    if threat.mask is not None:
+        provenance["mask"] = threat.mask.digest
     return AdvSet(direction, provenance)
 
 

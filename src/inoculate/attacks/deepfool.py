@@ -78,7 +78,7 @@ class DeepFool:
         def walk_and_bisect(x: Tensor, objective: Objective) -> Tensor:
             return _bisect(model, x, self._walk(model, x, objective, threat), objective, self.halvings)
 
-        return search_unbroken(model, x, y, self.target, generator, walk_and_bisect)
+        return search_unbroken(model, x, y, threat, self.target, generator, walk_and_bisect)
 
     def _walk(self, model: nn.Module, x: Tensor, objective: Objective, threat: Threat) -> Tensor:
         """The first adversarial image met on the way from each image; the image itself where there is none."""
@@ -111,7 +111,7 @@ def _step_to_boundary(model: nn.Module, x: Tensor, objective: Objective, others:
         leads = objective(logits)[:, None]
     best, shortest = torch.zeros_like(x), torch.full_like(leads[:, 0], torch.inf)
     for lead in leads.unbind(dim=1):
-        gradient = zero_nonfinite(input_gradient(lead.sum(), x, retain_graph=True))
+        gradient = objective.inside(zero_nonfinite(input_gradient(lead.sum(), x, retain_graph=True)))
         rise = lead.detach().abs().clamp_min(1e-6)  # a tie would leave the image where it is
         step = step_to_hyperplane(x.detach(), gradient, rise, threat)
         # A step that ends in a corner of the range counts as if it went on to the boundary.

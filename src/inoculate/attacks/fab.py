@@ -131,13 +131,14 @@ class _Search:
             for target in order[:, : options.targets].unbind(dim=1)
         ]
         loss = ANY_ERROR if fixed is None else LOSSES["margin"]
+        objective = Objective(loss, y, changeable=self.threat.changeable(x))
         while runs and len(rows):
             now = runs[: runs_at_once(x, len(rows))]
             runs = runs[len(now) :]
             many = rows.repeat(len(now))
-            objective = Objective(loss, y[many], torch.cat([target[rows] for _, target in now]))
+            towards = replace(objective.select(many), target=torch.cat([target[rows] for _, target in now]))
             start = torch.cat([start[rows] for start, _ in now])
-            found = self._run(_begin(x[many], start, objective, nearest.distances[many], len(rows)))
+            found = self._run(_begin(x[many], start, towards, nearest.distances[many], len(rows)))
             parts = (torch.split(part, len(rows)) for part in (found.images, found.distances))
             for x_adv, distances in zip(*parts, strict=True):
                 nearest.put(rows, x_adv, distances, distances < nearest.distances[rows])
@@ -232,7 +233,7 @@ class _Search:
         weight = per_sample((lengths[0] / (lengths[0] + lengths[1])).clamp(0, self.options.alpha), x)
         eta = self.options.eta
         mixed = (x_adv + eta * from_iterate) * (1 - weight) + (x + eta * from_image) * weight
-        return mixed.clamp(self.threat.low, self.threat.high)
+        return runs.objective.inside(mixed.clamp(self.threat.low, self.threat.high), x)
 
     def _is_settled(self, distances: Tensor) -> Tensor:
         return distances <= (-1.0 if self.radius is None else self.radius)

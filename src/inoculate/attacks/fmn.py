@@ -70,7 +70,7 @@ class FMN:
         def ascend(x: Tensor, objective: Objective) -> Tensor:
             return self._ascend(model, x, objective, threat)
 
-        return search_unbroken(model, x, y, self.target, generator, ascend)
+        return search_unbroken(model, x, y, threat, self.target, generator, ascend)
 
     def _ascend(self, model: nn.Module, x: Tensor, objective: Objective, threat: Threat) -> Tensor:
         nearest, rows, x_adv = NearestAdversarial.none_yet(x), torch.arange(len(x), device=x.device), x

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.losses import logits_fp32
+from inoculate.attacks.losses import Objective, logits_fp32
 from inoculate.core.errors import InputError, one_line
 
 NO_GRADIENT = (
@@ -25,18 +24,16 @@ class ValueAndGrad(NamedTuple):
     logits: Tensor
 
 
-def value_and_input_grad(
-    model: nn.Module, x: Tensor, objective: Callable[[Tensor], Tensor], *, raw: bool = False
-) -> ValueAndGrad:
+def value_and_input_grad(model: nn.Module, x: Tensor, objective: Objective, *, raw: bool = False) -> ValueAndGrad:
     """Differentiate the per-sample `objective` of the logits with respect to the images, not the parameters.
 
-    Pixels at which the gradient is not finite get 0, because one of them would spoil every step of its image; `raw`
-    keeps them. Raises `InputError` if the model is not differentiable.
+    The gradient is 0 outside the objective's pixels. Pixels at which it is not finite get 0, because one of them would
+    spoil every step of its image; `raw` keeps them. Raises `InputError` if the model is not differentiable.
     """
     x = x.detach().requires_grad_()
     logits = logits_fp32(model, x)
     values = objective(logits)
-    gradient = input_gradient(values.sum(), x)
+    gradient = objective.inside(input_gradient(values.sum(), x))
     return ValueAndGrad(values.detach(), gradient if raw else zero_nonfinite(gradient), logits.detach())
 
 

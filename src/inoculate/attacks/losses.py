@@ -80,12 +80,14 @@ def get_loss(name: str) -> Loss:
 class Objective:
     """What an attack raises on each image: `loss` away from its class `y` (B), or towards `target` (B) if given.
 
-    An image that already belongs to its target class is driven away from it.
+    An image that already belongs to its target class is driven away from it. `changeable` (B×c×H×W, bool, from
+    `Threat.changeable`) are the pixels by which it is raised; None for all.
     """
 
     loss: Loss
     y: Tensor
     target: Tensor | None = None
+    changeable: Tensor | None = None
 
     def __call__(self, logits: Tensor) -> Tensor:
         """The value per sample (B) of logits (B×K)."""
@@ -96,7 +98,12 @@ class Objective:
 
     def select(self, rows: Tensor) -> Objective:
         """The objective for some of the images."""
-        return Objective(self.loss, self.y[rows], None if self.target is None else self.target[rows])
+        target, changeable = (None if each is None else each[rows] for each in (self.target, self.changeable))
+        return Objective(self.loss, self.y[rows], target, changeable)
+
+    def inside(self, values: Tensor, outside: Tensor | float = 0.0) -> Tensor:
+        """`values` (like the images) where these pixels may change, `outside` elsewhere."""
+        return values if self.changeable is None else torch.where(self.changeable, values, outside)
 
 
 def logits_fp32(model: nn.Module, x: Tensor) -> Tensor:

@@ -61,7 +61,8 @@ class MIFGSM:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            objective = Objective(get_loss(self.loss), y, resolve_targets(model, x, y, self.target, generator))
+            target = resolve_targets(model, x, y, self.target, generator)
+            objective = Objective(get_loss(self.loss), y, target, threat.changeable(x))
             steps = Steps(
                 self.steps,
                 self.step,

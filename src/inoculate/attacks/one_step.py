@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from inoculate.attacks.base import carry_out, round_towards
 from inoculate.attacks.gradients import value_and_input_grad
 from inoculate.attacks.losses import Objective
-from inoculate.core.threat import Norm, Threat, project, steepest_direction, step_along
+from inoculate.core.threat import Norm, Threat, keep_outside, project, steepest_direction, step_along
 from inoculate.models.acceleration.fast import full_precision
 
 
@@ -30,8 +30,14 @@ def one_step_direction(
 
 
 def take_step(x: Tensor, direction: Tensor, threat: Threat) -> Tensor:
-    """One step of length eps from the images along a `direction`, projected; in the dtype of `x`."""
+    """One step of length eps from the images along a `direction`, projected; in the dtype of `x`.
+
+    Under a mask the direction is the steepest one of the pixels that may change.
+    """
     exact = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
+    direction = direction.to(exact)
+    if threat.mask is not None:
+        direction = steepest_direction(keep_outside(direction, torch.zeros_like(exact), threat), threat.norm)
     return round_towards(
-        project(exact + step_along(exact, exact, direction.to(exact), threat.eps, threat), exact, threat), x.detach()
+        project(exact + step_along(exact, exact, direction, threat.eps, threat), exact, threat), x.detach()
     )

@@ -15,7 +15,7 @@ from inoculate.attacks.targets import Target, check_target, resolve_targets
 from inoculate.core.modes import frozen
 from inoculate.core.options import require_bool, require_count, require_positive
 from inoculate.core.rng import Draws
-from inoculate.core.threat import Threat, per_sample, project, sample
+from inoculate.core.threat import Threat, keep_outside, per_sample, project, sample
 from inoculate.models.acceleration.fast import original
 
 
@@ -66,9 +66,13 @@ class PGD:
         steps = Steps(self.steps, self.step, self.early_stop)
 
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            objective = Objective(get_loss(self.loss), y, resolve_targets(model, x, y, self.target, generator))
+            target = resolve_targets(model, x, y, self.target, generator)
+            objective = Objective(get_loss(self.loss), y, target, threat.changeable(x))
             draws = Draws(x, generator)
-            first = sample(x, threat, draws) if start is None else project(start.detach().to(x), x, threat)
+            if start is None:
+                first = sample(x, threat, draws)
+            else:
+                first = project(keep_outside(start.detach().to(x), x, threat), x, threat)
             worst = ascend(model, x, objective, threat, first, steps)
             for _ in range(1, self.restarts):
                 other = ascend(model, x, objective, threat, sample(x, threat, draws), steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from inoculate.attacks import success
 from inoculate.attacks._batching import full_batch
 from inoculate.attacks.base import carry_out, refuse_l0
 from inoculate.attacks.losses import LOSSES, Objective, logits_fp32
-from inoculate.attacks.squares import Squares, tiles
+from inoculate.attacks.squares import Squares, lengthen, tiles
 from inoculate.attacks.success import is_adversarial, verify_adversarial
 from inoculate.attacks.targets import Target, check_target, resolve_targets
 from inoculate.attacks.termination import check_termination_ratio, is_hopeless
@@ -31,7 +32,8 @@ class Square:
     """Random search over squares of colour, by the margin loss; needs no gradient.
 
     For images B×C×H×W in the threat's range, norms linf and l2. All images share the same squares, which `generator`
-    decides.
+    decides. Under a mask for all images the squares lie in the smallest rectangle around it; what they hold outside of
+    a mask is left out.
 
     Options:
         queries: passes per image at most.
@@ -66,17 +68,18 @@ class Square:
             raise InputError("the Square attack is made for linf and l2: for l1 use pgd with many steps, fab_t or fmn")
 
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            draws = Draws(x, generator)
-            squares = Squares(self.queries, self.p, x, generator)
+            draws, part = Draws(x, generator), x[_box(threat)]
+            squares = Squares(self.queries, self.p, part, generator)
             if threat.norm == "linf":
-                stripes = draws.signs(x.shape[1], 1, x.shape[3]).to(x)
-                start, propose = project(x + threat.eps * stripes, x, threat), squares.linf
+                stripes = draws.signs(x.shape[1], 1, part.shape[3]).to(x)
+                start, propose = project(part + threat.eps * stripes, part, threat), squares.linf
             else:
-                start, propose = tiles(x, threat, draws), squares.l2
+                start, propose = tiles(part, threat, draws), squares.l2
             # Its steps are too small for the three digits of bf16.
             with torch.no_grad(), full_precision(model):
-                objective = Objective(LOSSES["margin"], y, resolve_targets(model, x, y, self.target, generator))
-                return self._search(model, x, objective, threat, start, propose)
+                target = resolve_targets(model, x, y, self.target, generator)
+                objective = Objective(LOSSES["margin"], y, target, threat.changeable(x))
+                return self._search(model, x, objective, threat, _inside(start, x, objective, threat), propose)
 
         return carry_out(model, x, y, threat, craft)
 
@@ -132,8 +135,10 @@ class Square:
         query = state.queries[:, None] + torch.arange(ahead, device=x.device)
         images = torch.arange(len(x), device=x.device)
         many = images.repeat_interleave(ahead)
-        trial = propose(x[many], state.x_adv[many], query.flatten().clamp_max(self.queries - 1), threat)
-        values = state.objective.select(many)(logits_fp32(model, trial)).float().view(-1, ahead)
+        objective, box, before = state.objective.select(many), _box(threat), state.x_adv[many]
+        part = propose(x[many][box], before[box], query.flatten().clamp_max(self.queries - 1), threat)
+        trial = _inside(part, x[many], objective, threat)
+        values = objective(logits_fp32(model, trial)).float().view(-1, ahead)
         better = (values > state.values[:, None]) & (query < end[:, None])
         helps, which = better.any(dim=1), better.int().argmax(dim=1)
         chosen = images * ahead + which
@@ -141,6 +146,24 @@ class Square:
         state.values = torch.where(helps, values.flatten()[chosen], state.values)
         state.queries = torch.where(helps, state.queries + which + 1, (state.queries + ahead).minimum(end))
         state.changed = state.changed | helps
+
+
+def _box(threat: Threat) -> tuple[Any, ...]:
+    """The part of the images where squares lie: around a mask that is the same for all, else everywhere.
+
+    The squares are shared by the images of a batch, so that masks of their own must not decide about them.
+    """
+    shared = threat.mask is not None and not threat.mask.per_image
+    return (..., *threat.mask.box()) if threat.mask is not None and shared else (...,)
+
+
+def _inside(part: Tensor, x: Tensor, objective: Objective, threat: Threat) -> Tensor:
+    """The images `x` with a proposal for the part of them that `_box` cuts out, inside the mask."""
+    if objective.changeable is None:
+        return part
+    proposed = x.clone()
+    proposed[_box(threat)] = part
+    return lengthen(objective.inside(proposed, x), proposed, x, threat)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from inoculate.core.rng import Draws, drawn_seed
-from inoculate.core.threat import Threat, per_sample, project
+from inoculate.core.threat import Threat, distance, per_sample, project
 
 
 class Squares:
@@ -105,6 +105,12 @@ def _pyramid(height: int, width: int) -> Tensor:
 def _normalised(shape: Tensor) -> Tensor:
     length: Tensor = shape.norm()
     return shape / length.clamp_min(1e-12)
+
+
+def lengthen(x_adv: Tensor, like: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """The perturbations of `x_adv`, as long as those of `like`, of which a mask has cut off a part (all B×C×H×W)."""
+    longer, own = (distance(each, x, threat.norm) for each in (like, x_adv))
+    return project(x + (x_adv - x) * per_sample(longer / own.clamp_min(1e-12), x), x, threat)
 
 
 def _scaled(delta: Tensor, eps: float) -> Tensor:

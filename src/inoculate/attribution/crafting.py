@@ -24,7 +24,7 @@ class Crafting:
     threat: Threat
     seed: int
 
-    def craft(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, torch.Generator]:
-        """Adversarial versions of `x` for `model`, and the generator after them."""
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, torch.Generator]:
+        """Adversarial versions of `x`, the images `rows` of the data, for `model`, and the generator after them."""
         draw = generator(self.seed, "explain", device=x.device)
-        return self.attack(model, x, y, self.threat, generator=draw), draw
+        return self.attack(model, x, y, self.threat.select(rows), generator=draw), draw

@@ -27,7 +27,14 @@ from inoculate.core.threat import Threat, per_sample
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
 from inoculate.evaluation.engine import Settings, measure_clean
-from inoculate.evaluation.inputs import name_of_model, require_finite, resolve_attack, resolve_data, resolve_model
+from inoculate.evaluation.inputs import (
+    name_of_model,
+    require_finite,
+    require_fitting_mask,
+    resolve_attack,
+    resolve_data,
+    resolve_model,
+)
 from inoculate.evaluation.passes import GRADIENT, batch_within_memory, counted, require_batch_size
 from inoculate.evaluation.result import Evaluation
 from inoculate.models.classes import match_classes
@@ -107,6 +114,7 @@ def explain(
         classifier = prepare(network, matched)
     earlier = None if before is None else match_classes(resolve_model(before, images, options.device), images)[0]
     images, fitting = matched, batch_within_memory(classifier, matched)
+    require_fitting_mask(threat, images)
     settings = Settings(min(options.batch_size or fitting, fitting), seed)
     chosen = _choose(classifier, images, amounts, options, settings)
     report = progress or (lambda what, done, total: None)
@@ -120,6 +128,7 @@ def explain(
         "dataset": images.name, "seed": seed, "norm": threat.norm, "eps": threat.eps, "classes": list(images.classes),
         "image_size": list(images.image_size), **found, "notes": [*images.notes, *found["notes"]],
     }  # fmt: skip
+    facts |= {} if threat.mask is None else {"mask": threat.mask.name}
     return Explanation(facts, arrays)
 
 
@@ -165,8 +174,10 @@ def _explained(
         }
     found["notes"] = [NO_GRAD_CAM] if images and "grad_cam" not in arrays else []
     if len(chosen.fragility):
-        norm = crafting.threat.norm
-        found["fragility"] = fragility(crafting.classifier, chosen.fragility, norm, amounts.search, settings)
+        threat = crafting.threat.select(range(len(chosen.fragility)))
+        found["fragility"] = fragility(
+            crafting.classifier, chosen.fragility, threat.norm, amounts.search, settings, threat.mask
+        )
     return found, arrays
 
 
@@ -198,11 +209,11 @@ def _shown(
     if not len(rows):
         empty = np.zeros((0, *data.image_size, data.channels), np.uint8)
         return [], {"clean": empty, "perturbation": empty.astype(np.int8)}
-    x_adv, _ = crafting.craft(model, x, y)
+    x_adv, _ = crafting.craft(model, x, y, rows)
     predictions = {"clean": _predictions(model, x), "adversarial": _predictions(model, x_adv)}
     if before is not None:
         with frozen(before):
-            predictions["replayed"] = _predictions(model, crafting.craft(before, x, y)[0])
+            predictions["replayed"] = _predictions(model, crafting.craft(before, x, y, rows)[0])
     classes = torch.tensor([each["predicted"] for each in predictions["clean"]], device=x.device)
     attributions = [integrated_gradients(model, each, classes, steps, batch_size) for each in (x, x_adv)]
     change = attribution_change(*attributions)

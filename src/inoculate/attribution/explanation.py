@@ -106,6 +106,12 @@ class Explanation:
     arrays: Mapping[str, NDArray[Any]]
 
     @property
+    def space(self) -> str:
+        """Norm and mask of the threat, as in rows (`Row.space`)."""
+        mask = self.facts.get("mask")
+        return f"{self.facts['norm']} in {mask}" if mask else str(self.facts["norm"])
+
+    @property
     def key(self) -> tuple[str, str, str]:
         """Dataset, model, arm."""
         return self.facts["dataset"], self.facts["model"], self.facts["arm"]

@@ -35,9 +35,9 @@ def stability(crafting: Crafting, rows: Tensor, steps: int, batch_size: int) -> 
     model = crafting.classifier.model
     for some in torch.split(rows, batch_size) if len(rows) else ():
         x, y = crafting.classifier.load(crafting.data, some)
-        x_adv, draw = crafting.craft(model, x, y)
+        x_adv, draw = crafting.craft(model, x, y, some)
         direction = steepest_direction(Draws(x, draw).normal(*x.shape[1:]), crafting.threat.norm)
-        noisy = take_step(x, direction, crafting.threat)
+        noisy = take_step(x, direction, crafting.threat.select(some))
         clean = integrated_gradients(model, x, y, steps, batch_size)
         found["attack"] += attribution_change(clean, integrated_gradients(model, x_adv, y, steps, batch_size))
         found["noise"] += attribution_change(clean, integrated_gradients(model, noisy, y, steps, batch_size))

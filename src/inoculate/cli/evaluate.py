@@ -9,7 +9,7 @@ import typer
 
 from inoculate.cli import options
 from inoculate.cli.output import print_note, print_notes, print_report, print_warnings, require_writable_places
-from inoculate.cli.parsers import parse_attacks, parse_threats, pick_device
+from inoculate.cli.parsers import masked, parse_attacks, parse_threats, pick_device
 from inoculate.cli.reading_options import reads_images
 from inoculate.core.errors import InputError
 from inoculate.data.preprocessing import Preprocessing
@@ -40,6 +40,7 @@ def evaluate(
     attack: options.Attacks = "fgsm,pgd",
     norm: options.Norm = "linf",
     eps: options.EpsList = "8/255",
+    mask: options.Mask = None,
     precision: options.Precision = "fast",
     time_budget: options.TimeBudget = None,
     checks: options.Checks = True,
@@ -80,6 +81,7 @@ def evaluate(
     print_warnings(random_weights_warning(model) if not (weights or pretrained) else ())
     network, images = loaded.to(place), fit_channels(images, loaded, preprocessing)
     network, images = match_classes(network, images, class_names, classes)  # type: ignore[arg-type]
+    threats = masked(threats, mask, images)
     with Steps() as steps:
         found = run(
             network, images, attacks, threats, batch_size=batch_size, seed=seed, options=settings, progress=steps
@@ -90,9 +92,8 @@ def evaluate(
     _write(found, network, images, json_file, records, save_images)
     if out is not None:
         found.save(out)
-        largest = max(threats, key=lambda threat: threat.eps)
         explained = ExplainOptions(seed, batch_size, model, evaluation=found) if explain else None
-        _report(out, network, images, largest, explained)
+        _report(out, network, images, max(threats, key=lambda threat: threat.eps), explained)
 
 
 def _write(

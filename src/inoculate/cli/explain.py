@@ -6,7 +6,7 @@ from typing import Annotated
 
 from inoculate.cli import options
 from inoculate.cli.output import print_notes, print_report, print_warnings
-from inoculate.cli.parsers import pick_device
+from inoculate.cli.parsers import masked, pick_device
 from inoculate.cli.reading_options import reads_images
 from inoculate.data.preprocessing import Preprocessing
 
@@ -37,6 +37,7 @@ def explain(
     attack: options.Attack = "pgd",
     norm: options.Norm = "linf",
     eps: options.Eps = "8/255",
+    mask: options.Mask = None,
     batch_size: options.AutoBatchSize = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -68,6 +69,7 @@ def explain(
         print_warnings(random_weights_warning(model))
     place = pick_device(device)
     network, dataset = match_classes(network.to(place), dataset, class_names, classes)  # type: ignore[arg-type]
+    (threat,) = masked([threat], mask, dataset)
     settings = ExplainOptions(seed=seed, batch_size=batch_size, name=model, device=place)
     with Steps() as steps:
         found = run(

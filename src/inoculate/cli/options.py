@@ -76,6 +76,12 @@ EpsList = Annotated[
     ),
 ]
 Eps = Annotated[str, topic_option("--eps", ATTACK, "Perturbation size in units of [0, 1] (l0: pixels): 8/255.")]
+Mask = Annotated[
+    str | None,
+    topic_option(
+        "--mask", ATTACK, "Pixels that may change: a picture (white may change, black stays), center:0.5 or border:2."
+    ),
+]
 Precision = Annotated[
     str, topic_option("--precision", ATTACK, "How attacks are crafted: fast or exact. Evaluation is always exact.")
 ]

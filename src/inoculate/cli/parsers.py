@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from inoculate.core.errors import InputError
@@ -10,6 +11,7 @@ from inoculate.data.preprocessing import Preprocessing, parse_range, parse_size
 
 if TYPE_CHECKING:
     from inoculate.core.threat import Threat
+    from inoculate.data.dataset import Dataset
 
 
 def pick_device(name: str) -> str:
@@ -35,6 +37,14 @@ def parse_threats(norm: str, eps: str) -> list[Threat]:
     from inoculate.core.threat import Threat, parse_eps
 
     return [Threat(norm, parse_eps(text)) for text in eps.split(",")]  # type: ignore[arg-type]
+
+
+def masked(threats: list[Threat], mask: str | None, images: Dataset) -> list[Threat]:
+    """The threats under the mask that `--mask` names, which fits the images."""
+    from inoculate.data.masks import read_mask
+
+    found = None if mask is None else read_mask(mask, images)
+    return threats if found is None else [replace(threat, mask=found) for threat in threats]
 
 
 def parse_preprocessing(*, image_size: str | None, value_range: str | None, **others: Any) -> Preprocessing:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from inoculate.cli import options
 from inoculate.cli.output import print_notes, print_table, print_warnings, require_writable_places
-from inoculate.cli.parsers import parse_threats, pick_device
+from inoculate.cli.parsers import masked, parse_threats, pick_device
 from inoculate.cli.reading_options import reads_images
 from inoculate.core.errors import InputError
 from inoculate.data.preprocessing import Preprocessing
@@ -37,6 +37,7 @@ def transfer(
     attack: options.Attack = "mifgsm",
     norm: options.Norm = "linf",
     eps: options.EpsList = "8/255",
+    mask: options.Mask = None,
     precision: options.Precision = "fast",
     seed: options.Seed = 0,
     batch_size: options.AutoBatchSize = None,
@@ -70,6 +71,7 @@ def transfer(
         if not pretrained:
             print_warnings(random_weights_warning(spec))
     images = fit_channels(images, networks[model[0]], preprocessing)
+    threats = masked(threats, mask, images)
     settings = TransferOptions(precision, name=attack, class_names=class_names, classes=classes)  # type: ignore[arg-type]
     with Steps() as steps:
         found = run(
@@ -89,14 +91,14 @@ def _show(found: TransferMatrix, title: str) -> None:
     for model, letter in names.items():
         if letter != model:
             console.print(f"{letter} = {model}", markup=False, highlight=False)
-    for row in {(row.norm, row.eps): row for row in found if row.attack != "none"}.values():
-        matrix = found.matrix(row.eps, row.norm)  # type: ignore[arg-type]
+    for row in {(row.space, row.eps): row for row in found if row.attack != "none"}.values():
+        matrix = found.matrix(row.eps, row.norm, row.mask)  # type: ignore[arg-type]
         cells = [
             [names[source], *(f"{accuracies[target]:.1%}" for target in found.models)]
             for source, accuracies in matrix.items()
         ]
         columns = ["crafted on", *(f"evaluated on {names[target]}" for target in found.models)]
-        print_table(console, columns, cells, title=f"{row.attack} {row.norm} eps {row.eps:.4g}: {title}")
+        print_table(console, columns, cells, title=f"{row.attack} {row.space} eps {row.eps:.4g}: {title}")
 
 
 def _short(models: tuple[str, ...]) -> dict[str, str]:

@@ -13,8 +13,8 @@ _LABELS = ("dataset", "model", "arm", "protocol", "seed")  # shown only where th
 
 
 def name_of(row: Row) -> str:
-    """Attack, norm and eps of a row, or `clean`."""
-    return "clean" if row.attack == "none" else f"{row.attack} {row.norm} eps {row.eps:.4g}"
+    """Attack, norm, mask and eps of a row, or `clean`."""
+    return "clean" if row.attack == "none" else f"{row.attack} {row.space} eps {row.eps:.4g}"
 
 
 def table_of(rows: Iterable[Row]) -> dict[str, list[Any]]:
@@ -36,7 +36,7 @@ def html_of(rows: Iterable[Row], title: str = "") -> str:
         clean = row.attack == "none"
         eps = "" if clean else f"{row.eps:.4g}"
         interval = f"{row.ci_low:.1%} to {row.ci_high:.1%}"
-        cells = [*(getattr(row, name) for name in labels), "clean" if clean else row.attack, "" if clean else row.norm]
+        cells = [*(getattr(row, name) for name in labels), "clean" if clean else row.attack, "" if clean else row.space]
         lines.append(_line("td", [*cells, eps, f"{row.accuracy:.1%}", interval, row.n]))
     caption = f"<caption>{escape(title)}</caption>\n" if title else ""
     return f"<table>\n{caption}" + "\n".join(lines) + "\n</table>"

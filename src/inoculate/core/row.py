@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from inoculate.core.stats import wilson
@@ -21,6 +21,7 @@ class Row:
         correct, n: images classified correctly, and all.
         ci_low, ci_high: 95 % Wilson interval of the accuracy.
         seconds: that the measurement took.
+        mask: the name of the mask of the pixels that the attack may change; empty where it may change all.
     """
 
     dataset: str
@@ -37,13 +38,20 @@ class Row:
     ci_high: float
     seed: int
     seconds: float
+    mask: str = ""
 
     @property
     def key(self) -> str:
         """The name of this row's per-image record: the fields that identify it, joined by `|`."""
         return "|".join(
             [self.dataset, str(self.seed), self.model, self.arm, self.attack, self.norm, f"{self.eps:g}", self.protocol]
+            + ([f"mask {self.mask}"] if self.mask else [])
         )
+
+    @property
+    def space(self) -> str:
+        """The norm and the mask: rows that differ in it do not belong into one table."""
+        return f"{self.norm} in {self.mask}" if self.mask else self.norm
 
     @classmethod
     def measured(cls, *, correct: int, n: int, seconds: float, **labels: Any) -> Row:
@@ -54,5 +62,6 @@ class Row:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields by name, as `results.json` holds them."""
-        return asdict(self)
+        """The fields by name, as `results.json` holds them; one that has a default only where it differs from it."""
+        optional = {field.name: field.default for field in fields(self) if field.default is not MISSING}
+        return {name: value for name, value in asdict(self).items() if name not in optional or value != optional[name]}

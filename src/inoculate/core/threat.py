@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from inoculate.core import _l0 as l0
 from inoculate.core.errors import InputError
+from inoculate.core.mask import Mask
 from inoculate.core.options import is_number
 
 if TYPE_CHECKING:
@@ -30,17 +32,22 @@ class Threat:
         eps: the largest distance, in pixel units of [0, 1] images: 8/255, not 8. In L0 a whole number of pixels.
         low: the lowest valid pixel value.
         high: the highest valid pixel value.
+        mask: the pixels that may change: a `Mask`, or what `Mask.of` takes (H×W, C×H×W, or N×C×H×W with one for each
+            of N images); None for all.
 
-    Raises `InputError` for an unknown norm, an empty range, and an eps that is negative, not finite, (L∞) larger than
-    the whole range or (L0) not whole.
+    Raises `InputError` for an unknown norm, an empty range, an eps that is negative, not finite, (L∞) larger than
+    the whole range or (L0) not whole, and what is no mask.
     """
 
     norm: Norm = "linf"
     eps: float = 8 / 255
     low: float = 0.0
     high: float = 1.0
+    mask: Mask | None = None
 
     def __post_init__(self) -> None:
+        if self.mask is not None and not isinstance(self.mask, Mask):
+            object.__setattr__(self, "mask", Mask.of(self.mask))
         if self.norm not in get_args(Norm):
             raise InputError(f"norm '{self.norm}' is unknown: use one of {', '.join(get_args(Norm))}")
         if not self.low < self.high:
@@ -54,6 +61,29 @@ class Threat:
             )
         if self.norm == "l0" and self.eps != int(self.eps):
             raise InputError(f"eps {self.eps:g} in l0 is not a number of pixels: give a whole number such as 10")
+
+    def select(self, rows: Sequence[int] | Tensor) -> Threat:
+        """The threat for some of the images: where each has a mask of its own, with the masks of these."""
+        return self if self.mask is None else replace(self, mask=self.mask.select(rows))
+
+    def changeable(self, x: Tensor) -> Tensor | None:
+        """Where each of the images `x` (B×C×H×W) may change: bool, B×1×H×W or B×C×H×W; None for everywhere.
+
+        Raises `InputError` where the mask does not fit the images.
+        """
+        return None if self.mask is None else self.mask.on(x)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON values, from which `from_dict` makes it again; no mask is left out."""
+        fields = asdict(replace(self, mask=None))
+        fields.pop("mask")
+        return fields if self.mask is None else fields | {"mask": self.mask.as_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Threat:
+        """The threat that `as_dict` described."""
+        mask = values.get("mask")
+        return cls(**{**values, "mask": None if mask is None else Mask.from_dict(mask)})
 
 
 def require_threats(threats: object) -> tuple[Threat, ...]:
@@ -80,6 +110,12 @@ def require_training_threat(threat: object) -> Threat:
     if known.norm == "l0":
         raise InputError("no training method knows l0: train against linf, l2 or l1, and measure in l0 with evaluate")
     return known
+
+
+def refuse_mask(threat: Threat, what: str) -> None:
+    """Raise `InputError` where `threat` has a mask, for `what` knows none."""
+    if threat.mask is not None:
+        raise InputError(f"{what} knows no mask of pixels that may change: leave it out, or evaluate under it")
 
 
 def large_eps_warning(threat: Threat, shape: tuple[int, ...]) -> str | None:
@@ -113,7 +149,8 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat, radius: Tensor | None = No
     """The nearest allowed image: into the ball around `x`, then into the valid range. All B×C×H×W.
 
     The second step never leaves the ball, because `x` itself lies in the range. In L0 those pixels keep their change
-    whose undoing would cost most within the range. `radius` (B) gives each image an eps of its own.
+    whose undoing would cost most within the range. A pixel that is that of `x` stays as it is, so that a step inside a
+    mask ends inside. `radius` (B) gives each image an eps of its own.
     """
     import torch
 
@@ -134,6 +171,12 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat, radius: Tensor | None = No
         further = (inside.double() - x.double()).abs() > delta.double().abs()  # thousands of pixels add up
         inside = torch.where(further, torch.nextafter(inside, x), inside)
     return inside.clamp(threat.low, threat.high)
+
+
+def keep_outside(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """`x_adv` where the mask lets pixels change, `x` elsewhere; both B×C×H×W, with the masks of these images."""
+    changeable = threat.changeable(x)
+    return x_adv if changeable is None else x_adv.where(changeable, x)
 
 
 def steepest_direction(gradient: Tensor, norm: Norm) -> Tensor:
@@ -198,9 +241,10 @@ def first_order_distance(rise: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
 def sample(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
     """A random allowed image: uniform in the ball around `x`, then projected into the valid range. B×C×H×W.
 
-    In L0 random pixels, as many as eps allows, get uniform values of the range.
+    In L0 random pixels, as many as eps allows, get uniform values of the range. Under a mask the ball is that of the
+    pixels that may change.
     """
-    shape = x.shape[1:]
+    shape, changeable = x.shape[1:], threat.changeable(x)
     if threat.norm == "l0":
         return l0.sample(x, threat, draws)
     if threat.norm == "linf":
@@ -210,10 +254,12 @@ def sample(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
         noise = draws.normal(*shape)
         if threat.norm == "l1":
             noise = -(1 - draws.uniform(*shape)).clamp_min(1e-12).log() * noise.sign()
+        noise = noise if changeable is None else noise * changeable
         length = noise.flatten(1).norm(p=2 if threat.norm == "l2" else 1, dim=1).clamp_min(1e-12)
-        radius = draws.uniform() ** (1 / shape.numel()) * threat.eps
+        count = shape.numel() if changeable is None else changeable.expand_as(x).flatten(1).sum(dim=1)
+        radius = draws.uniform() ** (1 / count) * threat.eps
         delta = noise * per_sample(radius / length, x)
-    return project(x + delta.to(x.dtype), x, threat)
+    return keep_outside(project(x + delta.to(x.dtype), x, threat), x, threat)
 
 
 def step_to_hyperplane(x: Tensor, normal: Tensor, rise: Tensor, threat: Threat) -> Tensor:

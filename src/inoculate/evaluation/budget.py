@@ -68,7 +68,8 @@ def check_attacks(classifier: Classifier, data: Dataset, attacks: Sequence[Named
     image, attacked = data.subset([0]), torch.ones(1, dtype=torch.bool)
     for each in attacks:
         with seeded(0):
-            measure_attack(classifier, image, shortened(each.attack), [replace(each.threats[0], eps=0.0)], attacked)
+            threat = replace(each.threats[0].select([0]), eps=0.0)
+            measure_attack(classifier, image, shortened(each.attack), [threat], attacked)
 
 
 def measure_attacks(

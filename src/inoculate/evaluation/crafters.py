@@ -23,7 +23,7 @@ def white_box(classifier: Classifier, attack: Attack, threats: Sequence[Threat],
 
     def crafter(x: Tensor, y: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
         draw = generator(seed, "attack", device=x.device)
-        return sweep(attack, classifier.crafting, x, y, threats[0], epsilons, generator=draw)
+        return sweep(attack, classifier.crafting, x, y, threats[0].select(rows), epsilons, generator=draw)
 
     return crafter
 
@@ -33,7 +33,7 @@ def by_member(classifier: Classifier, name: str, member: Attack, threat: Threat,
 
     def crafter(x: Tensor, y: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
         draw = generator(seed, "attack", name, device=x.device)
-        yield threat.eps, member(classifier.crafting, x, y, threat, generator=draw)
+        yield threat.eps, member(classifier.crafting, x, y, threat.select(rows), generator=draw)
 
     return crafter
 

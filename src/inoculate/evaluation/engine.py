@@ -204,7 +204,7 @@ def _measure(
                 x, y = first.load(data, rows)
                 began = time.perf_counter()
                 for place, (_, x_adv) in enumerate(crafter(x, y, rows)):
-                    moved = distance_within(x_adv, x, threats[place])
+                    moved = distance_within(x_adv, x, threats[place].select(rows))
                     for number, classifier in enumerate(classifiers):
                         prediction = classifier.predict(*_placed(x_adv, y, first, classifier))
                         _record(results[number][place], rows, prediction, moved, x_adv)

@@ -30,6 +30,7 @@ from inoculate.evaluation.inputs import (
     nonfinite_warning,
     prepare_checked,
     require_finite,
+    require_fitting_mask,
     resolve_attacks,
     resolve_data,
     resolve_model,
@@ -142,7 +143,7 @@ def evaluate(
     finished = [each for each in measured if bool(each.result.finished.any())]
     labels = {"model": options.name or name_of_model(model), "arm": options.arm, "protocol": "white-box", "seed": seed}
     labels["dataset"] = images.name
-    rows = [each.result.row(**labels, attack=each.attack, norm=each.threat.norm) for each in finished]
+    rows = [each.result.row_at(each.threat, **labels, attack=each.attack) for each in finished]
     checked = max(threats, key=lambda threat: threat.eps, default=None) if options.checks else None
     checks, spare = [], allowed_passes(passes.made, cost, classifier.device)
     if checked is not None:
@@ -196,6 +197,7 @@ def minimal_eps(
     """
     require_batch_size(batch_size)
     images = resolve_data(data, model)
+    require_fitting_mask(threat, images)
     with seeded(seed, "prepare"):
         classifier = prepare(*match_classes(resolve_model(model, images, "cpu"), images), precision=precision)
     settings = Settings(batch_within_memory(classifier, images, batch_size), seed)
@@ -259,7 +261,7 @@ def _measure(
     named = named_attacks(attacks, threats)
     if len(attacks) > 1:
         check_attacks(classifier, data, named)
-    measured = [_Measured("none", threats[0] if threats else Threat(), clean)]
+    measured = [_Measured("none", Threat(threats[0].norm if threats else "linf"), clean)]
     found = measure_attacks(classifier, data, named, clean, settings, budget, progress)
     for each, results in zip(named, found, strict=True):
         measured += [_Measured(each.name, *pair) for pair in zip(each.threats, results, strict=True)]

@@ -70,7 +70,7 @@ def save_checks(folder: Path, checks: Sequence[Check], threat: Threat | None) ->
     if not checks or threat is None:
         (folder / CHECKS).unlink(missing_ok=True)
         return
-    write_json(folder / CHECKS, {"threat": asdict(threat), "checks": [asdict(check) for check in checks]})
+    write_json(folder / CHECKS, {"threat": threat.as_dict(), "checks": [asdict(check) for check in checks]})
 
 
 def load_checks(folder: Path) -> tuple[list[Check], Threat | None]:
@@ -78,7 +78,7 @@ def load_checks(folder: Path) -> tuple[list[Check], Threat | None]:
     if not (folder / CHECKS).is_file():
         return [], None
     found = read_json(folder / CHECKS)
-    return [Check(**each) for each in found["checks"]], Threat(**found["threat"])
+    return [Check(**each) for each in found["checks"]], Threat.from_dict(found["threat"])
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

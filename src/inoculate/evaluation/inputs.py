@@ -188,6 +188,14 @@ def nonfinite_warning(clean: PerSampleResult, name: str = "") -> list[str]:
 
 
 def threat_warnings(threats: Iterable[Threat], data: Dataset) -> list[str]:
-    """Threats whose eps is suspiciously large for these images."""
-    shape = (data.channels, *data.image_size)
+    """Threats whose eps is suspiciously large for these images; raises `InputError` for a mask that fits them not."""
+    shape, threats = (data.channels, *data.image_size), list(threats)
+    for threat in threats:
+        require_fitting_mask(threat, data)
     return [message for threat in threats if (message := large_eps_warning(threat, shape))]
+
+
+def require_fitting_mask(threat: Threat, data: Dataset) -> None:
+    """Raise `InputError` where the threat's mask does not fit the images."""
+    if threat.mask is not None:
+        threat.mask.check((len(data), data.channels, *data.image_size))

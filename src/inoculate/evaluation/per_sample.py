@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inoculate.core.errors import InputError
 from inoculate.core.row import Row
-from inoculate.core.threat import Threat, distance
+from inoculate.core.threat import Threat, distance, keep_outside
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +71,11 @@ class PerSampleResult:
         right = self.right[self.finished]
         return Row.measured(correct=int(right.sum()), n=len(right), seconds=self.seconds, eps=self.eps, **labels)
 
+    def row_at(self, threat: Threat, **labels: Any) -> Row:
+        """The row of a result at a threat; `labels` are the fields that the threat does not tell."""
+        mask = "" if threat.mask is None else threat.mask.name
+        return self.row(norm=threat.norm, mask=mask, **labels)
+
     def copy(self, **changes: Any) -> PerSampleResult:
         """The same with tensors of its own, and some fields changed."""
         tensors = {name: value.clone() for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -89,7 +94,7 @@ class PerSampleResult:
 
 
 def distance_within(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
-    """Distances (B) of adversarial images; raises `InputError` for one outside the threat's ball or range.
+    """Distances (B) of adversarial images; raises `InputError` for one outside the threat's ball, range or mask.
 
     Raises `InputError` too for what is not a tensor of the images' shape.
     """
@@ -103,5 +108,9 @@ def distance_within(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
         raise InputError(
             f"the attack returned an image outside the threat model ({threat.norm} distance {far:.4g} at eps "
             f"{threat.eps:g}, pixels in [{low:.4g}, {high:.4g}]): fix the attack"
+        )
+    if threat.mask is not None and float((x_adv - keep_outside(x_adv, x, threat)).abs().max()) > 1e-6:
+        raise InputError(
+            "the attack changed pixels outside the threat's mask: multiply its steps with threat.changeable(x)"
         )
     return moved

@@ -36,7 +36,7 @@ def write_records(found: Evaluation, path: str | PathLike[str]) -> Path:
         image: its number in the data.
         source: the file that it comes from, or null.
         label: its class.
-        attack, norm, eps, seed: of the row.
+        attack, norm, mask, eps, seed: of the row.
         clean_predicted: class predicted without an attack.
         predicted: class predicted on the adversarial image, −1 if not finished.
         margin: the best wrong logit minus the true one, on the adversarial image.
@@ -67,11 +67,12 @@ def _columns(found: Evaluation, row: Row, smallest: dict[tuple[str, str], Tensor
     import pyarrow as pa
 
     result, n = found.per_image[row], len(found.labels)
-    at = smallest.get((row.attack, row.norm), torch.full((n,), torch.inf)).tolist()
+    at = smallest.get((row.attack, row.space), torch.full((n,), torch.inf)).tolist()
     return {
         "image": np.arange(n), "source": pa.array(found.sources or [None] * n, pa.string()),
         "label": found.labels.numpy(),
-        "attack": [row.attack] * n, "norm": [row.norm] * n, "eps": np.full(n, row.eps), "seed": np.full(n, row.seed),
+        "attack": [row.attack] * n, "norm": [row.norm] * n, "mask": [row.mask] * n, "eps": np.full(n, row.eps),
+        "seed": np.full(n, row.seed),
         "clean_predicted": found.per_image[found[0]].predicted.numpy(), "predicted": result.predicted.numpy(),
         "margin": result.margin.numpy(), "right": result.right.numpy(), "finished": result.finished.numpy(),
         "distance": result.distance.numpy(),
@@ -81,10 +82,10 @@ def _columns(found: Evaluation, row: Row, smallest: dict[tuple[str, str], Tensor
 
 
 def _smallest_distances(found: Evaluation) -> dict[tuple[str, str], Tensor]:
-    """By attack and norm, the smallest distance (N) at which the attack broke each image at any eps."""
+    """By attack, norm and mask, the smallest distance (N) at which the attack broke each image at any eps."""
     clean, smallest = found.per_image[found[0]].right, dict[tuple[str, str], Tensor]()
     for row in found.rows[1:]:
-        result, key = found.per_image[row], (row.attack, row.norm)
+        result, key = found.per_image[row], (row.attack, row.space)
         at = torch.where(~result.right & result.finished, result.distance, torch.inf)
         smallest[key] = torch.minimum(smallest.get(key, at), torch.where(clean, at, 0.0))
     return smallest
@@ -106,8 +107,9 @@ class SavedImages:
 def save_images(found: Evaluation, model: ModelLike, data: Dataset, folder: str | PathLike[str]) -> list[SavedImages]:
     """Write the misclassified adversarial images as 8-bit PNGs that stay inside the ball, and verify them.
 
-    Only images that an attack broke are written: `<folder>/<attack>/<norm>-<eps>/<image>-<true class>-as-<predicted
-    class>.png`. They are then read back and shown to the model again.
+    Only images that an attack broke are written:
+    `<folder>/<attack>/<norm>-<eps>[-<mask>]/<image>-<true class>-as-<predicted class>.png`. They are then read back and
+    shown to the model again.
 
     Args:
         found: from `evaluate(model, data, ...)` with `keep_images`.
@@ -131,7 +133,7 @@ def save_images(found: Evaluation, model: ModelLike, data: Dataset, folder: str 
 
 
 def _write(result: PerSampleResult, images: Tensor, data: Dataset, row: Row, folder: Path) -> dict[int, Path]:
-    place = folder / row.attack / f"{row.norm}-{row.eps:g}"
+    place = folder / row.attack / f"{row.norm}-{row.eps:g}{row.mask and f'-{_plain(row.mask)}'}"
     rows = (result.broken_by >= 0).nonzero().squeeze(1)
     pixels = eight_bits(images[rows], data.images[rows], Threat(row.norm, row.eps))  # type: ignore[arg-type]
     files = {}

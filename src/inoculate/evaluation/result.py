@@ -149,15 +149,20 @@ class TransferMatrix:
     def __getitem__(self, place: int) -> Row:
         return self.rows[place]
 
-    def matrix(self, eps: float | None = None, norm: Norm | None = None) -> dict[str, dict[str, float]]:
+    def matrix(
+        self, eps: float | None = None, norm: Norm | None = None, mask: str | None = None
+    ) -> dict[str, dict[str, float]]:
         """The accuracies at one threat: `matrix[crafted_on][evaluated_on]`. A single threat need not be named.
 
         Raises `InputError` where the threat was not measured, or is not the only one that fits.
         """
         attacked = [row for row in self.rows if row.attack != "none"]
-        fitting = [row for row in attacked if eps in (None, row.eps) and norm in (None, row.norm)]
-        if len({(row.norm, row.eps) for row in fitting}) != 1:
-            known = dict.fromkeys(f"{row.norm} {row.eps:g}" for row in attacked)
+        fitting = [
+            row for row in attacked
+            if eps in (None, row.eps) and norm in (None, row.norm) and mask in (None, row.mask)
+        ]  # fmt: skip
+        if len({(row.space, row.eps) for row in fitting}) != 1:
+            known = dict.fromkeys(f"{row.space} {row.eps:g}" for row in attacked)
             raise InputError(f"eps {eps} does not name one of the measured threats: give one of {', '.join(known)}")
         found: dict[str, dict[str, float]] = {source: {} for source in self.models}
         for row in fitting:

@@ -100,7 +100,8 @@ class Sample:
                 break
             chunk = torch.zeros_like(self.clean)
             chunk[waiting[:size]] = True
-            (found,) = measure_attack(self.classifier, self.data, attack, [threat], chunk, self.settings)
+            at = threat.select(self.rows)
+            (found,) = measure_attack(self.classifier, self.data, attack, [at], chunk, self.settings)
             result.take(found, chunk)
             result.right[chunk], result.finished[chunk] = found.right[chunk], True
             if self.passes.made == before:  # TorchScript, whose passes are not seen

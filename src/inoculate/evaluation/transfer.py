@@ -125,7 +125,7 @@ def transfer(
             named_as["protocol"] = "white-box" if target == source else f"transfer:{source}/{options.arm}"
             for threat, result in zip(threats, results[target], strict=True):
                 counted = _counted(result, clean[target], options.name or name)
-                measured.append((counted.row(norm=threat.norm, **named_as), counted))
+                measured.append((counted.row_at(threat, **named_as), counted))
     return TransferMatrix([row for row, _ in measured], tuple(prepared), dict(measured), warnings, images.notes)
 
 

@@ -99,7 +99,7 @@ class Hardened:
 
     def write(self, folder: Path) -> None:
         """Write all files but the history, which marks a folder as complete."""
-        facts: dict[str, Any] = {"threat": asdict(self.threat), "seed": self.facts.seed, "data": self.facts.digest}
+        facts: dict[str, Any] = {"threat": self.threat.as_dict(), "seed": self.facts.seed, "data": self.facts.digest}
         if self.facts.reading:
             facts["reading"] = dict(self.facts.reading)
         if not self.facts.training.kept_original:
@@ -125,7 +125,7 @@ class Hardened:
         rows, per_image, _ = load_results(folder)
         before, after = rows[: len(rows) // 2], rows[len(rows) // 2 :]
         return cls(
-            network=reload_network(folder, after[0].model, model), threat=Threat(**description["threat"]),
+            network=reload_network(folder, after[0].model, model), threat=Threat.from_dict(description["threat"]),
             before=before, after=after, history=read_json(folder / MODEL_FOLDER.completion),
             per_image=per_image, facts=CardFacts.from_json(description["card"]),
             run=description["run"], onnx=(folder / ONNX).read_bytes() if (folder / ONNX).is_file() else None,

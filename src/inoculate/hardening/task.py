@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from inoculate.core.duration import parse_duration
 from inoculate.core.modes import device_of
 from inoculate.core.progress import Progress
-from inoculate.core.threat import Threat, large_eps_warning, require_training_threat
+from inoculate.core.threat import Threat, large_eps_warning, refuse_mask, require_training_threat
 from inoculate.data.load import DataLike
 from inoculate.hardening.data import HardeningData, fit_data, load_hardening_data
 from inoculate.hardening.export import require_exportable, require_onnx
@@ -53,7 +53,7 @@ class Task:
         helpers = [model_identity(each) for each in options.helpers]
         return {
             "model": self.model_id, "weights": options.weights and identity(str(options.weights)),
-            "pretrained": options.pretrained, "stem": options.stem, "threat": asdict(data.threat),
+            "pretrained": options.pretrained, "stem": options.stem, "threat": data.threat.as_dict(),
             "method": None if self.method is None else self.method.spec, "fallback": options.fallback,
             "budget": [self.seconds, options.epochs],
             "data": [part.digest for part in (data.train, data.val, data.test)],
@@ -83,7 +83,7 @@ def load_task(
     progress: Progress | None,
 ) -> Task:
     """Load model, data, method and helpers. Raises `InputError` for whatever would fail later."""
-    require_training_threat(threat)
+    refuse_mask(require_training_threat(threat), "harden")
     seconds, chosen = parse_duration(budget), choose_method(method, options)
     fallback = fallback_for(chosen, options.fallback, threat)
     if options.onnx:

@@ -61,7 +61,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Results:
-    """The rows of one dataset under one norm."""
+    """The rows of one dataset under one norm, which names the mask too where there is one."""
 
     dataset: str
     norm: str
@@ -133,7 +133,7 @@ def protocol_of(reading: str, model: str, arm: str, surrogate: str | None) -> st
 
 
 def collect(rows: Iterable[Row], surrogate: Mapping[str, str] | None = None) -> list[Results]:
-    """Group rows by dataset and norm, in order of appearance; clean rows belong to every norm of their dataset.
+    """Group rows by dataset, norm and mask, in order of appearance; clean rows belong to every group of their dataset.
 
     `surrogate` names each dataset's surrogate; where it does not, it is inferred from the transfer protocols.
     """
@@ -143,9 +143,9 @@ def collect(rows: Iterable[Row], surrogate: Mapping[str, str] | None = None) -> 
     results = []
     for dataset, found in by_dataset.items():
         name = (surrogate or {}).get(dataset) or infer_surrogate(found)
-        attacked = list(dict.fromkeys(row.norm for row in found if row.attack != "none"))
+        attacked = list(dict.fromkeys(row.space for row in found if row.attack != "none"))
         for norm in attacked or [found[0].norm]:
-            chosen = tuple(row for row in found if row.attack == "none" or row.norm == norm)
+            chosen = tuple(row for row in found if row.attack == "none" or row.space == norm)
             results.append(Results(dataset, norm, name, chosen, _index(chosen)))
     return results
 

@@ -78,7 +78,7 @@ def load_task(
     check_training(network.model, data, part.stop - part.start)
     facts: dict[str, Any] = {}
     if method.is_adversarial:
-        facts = {"method": method.spec, "threat": asdict(threat)}
+        facts = {"method": method.spec, "threat": threat.as_dict()}
         facts |= {"fallback": options.fallback} if options.fallback else {}
         large = large_eps_warning(threat, tuple(data.images.shape[1:]))
         warnings = [*([large] if large else []), *warnings]

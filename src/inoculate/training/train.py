@@ -16,7 +16,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of
 from inoculate.core.options import require_count
 from inoculate.core.progress import Progress
-from inoculate.core.threat import Threat, require_threat, require_training_threat
+from inoculate.core.threat import Threat, refuse_mask, require_threat, require_training_threat
 from inoculate.data.load import DataLike
 from inoculate.models.loading.checkpoints import MODEL_FOLDER
 from inoculate.models.loading.inputs import fit_channels
@@ -66,6 +66,7 @@ def train(
     """
     require_count(epochs=epochs)
     chosen, threat = as_method(method, **options.method_options), require_threat(threat or Threat())
+    refuse_mask(threat, "train")
     if chosen.is_adversarial:
         require_training_threat(threat)
     check_model(model)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from inoculate.attacks.base import carry_out
 from inoculate.core.errors import InputError
 from inoculate.core.rng import drawn_seed
-from inoculate.core.threat import Norm, Threat, project
+from inoculate.core.threat import Norm, Threat, project, refuse_mask
 from inoculate.models.acceleration.fast import original
 
 # Options that follow from the threat or from the call.
@@ -119,8 +119,9 @@ def craft_with(
     """Adversarial examples (like `x`) by another library's attack on the original model, projected into the threat.
 
     The library sees float32 images that run from 0 to 1 over the threat's range. An image that comes back with a value
-    that is not finite, or an eps of 0, gives the clean one.
+    that is not finite, or an eps of 0, gives the clean one. Raises `InputError` for a mask, to which no library keeps.
     """
+    refuse_mask(threat, "an attack of another library")
     model, seed = original(model), drawn_seed(generator, 2**31)
     span = threat.high - threat.low
 

@@ -91,7 +91,7 @@ def _all_results(run: RunRecord) -> list[Results]:
     found = collect(run.rows, run.surrogates)
     known = {(results.dataset, results.norm) for results in found}
     datasets = {results.dataset for results in found}
-    others = [(each.key[0], str(each.facts["norm"])) for each in run.explanations]
+    others = [(each.key[0], each.space) for each in run.explanations]
     others = [pair for pair in others if pair not in known]
     others += [(each.dataset, "linf") for each in run.trainings if each.history and each.dataset not in datasets]
     return found + [Results(dataset, norm, None, (), {}) for dataset, norm in dict.fromkeys(others)]
@@ -119,7 +119,7 @@ def _attributions(
     results: Results, explanations: Sequence[Explanation], budget: int, folder: Path | None
 ) -> Attributions | None:
     name = results.dataset
-    chosen = [each for each in explanations if each.key[0] == name and each.facts["norm"] == results.norm]
+    chosen = [each for each in explanations if each.key[0] == name and each.space == results.norm]
     if not chosen:
         return None
     chosen.sort(key=lambda each: (natural_order(each.key[1]), arm_order(each.key[2])))
