@@ -40,10 +40,12 @@ _ROOMS = {
     "Mask": "core.mask",
     "Row": "core.row",
     "Threat": "core.threat",
+    "corrupt": "data.corruptions.corrupt",
     "Dataset": "data.dataset",
     "load_data": "data.load",
     "Preprocessing": "data.preprocessing",
     "Check": "evaluation.checks",
+    "corruptions": "evaluation.corruptions",
     "EvaluationOptions": "evaluation.evaluate",
     "evaluate": "evaluation.evaluate",
     "minimal_eps": "evaluation.evaluate",
@@ -52,6 +54,8 @@ _ROOMS = {
     "write_records": "evaluation.records",
     "Evaluation": "evaluation.result",
     "TransferMatrix": "evaluation.result",
+    "Movements": "evaluation.spatial",
+    "spatial": "evaluation.spatial",
     "TransferOptions": "evaluation.transfer",
     "transfer": "evaluation.transfer",
     "PatchOptions": "evaluation.universal_patch",
@@ -125,10 +129,12 @@ if TYPE_CHECKING:
     from inoculate.core.mask import Mask as Mask
     from inoculate.core.row import Row as Row
     from inoculate.core.threat import Threat as Threat
+    from inoculate.data.corruptions.corrupt import corrupt as corrupt
     from inoculate.data.dataset import Dataset as Dataset
     from inoculate.data.load import load_data as load_data
     from inoculate.data.preprocessing import Preprocessing as Preprocessing
     from inoculate.evaluation.checks import Check as Check
+    from inoculate.evaluation.corruptions import corruptions as corruptions
     from inoculate.evaluation.evaluate import EvaluationOptions as EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as evaluate
     from inoculate.evaluation.evaluate import minimal_eps as minimal_eps
@@ -137,6 +143,8 @@ if TYPE_CHECKING:
     from inoculate.evaluation.records import write_records as write_records
     from inoculate.evaluation.result import Evaluation as Evaluation
     from inoculate.evaluation.result import TransferMatrix as TransferMatrix
+    from inoculate.evaluation.spatial import Movements as Movements
+    from inoculate.evaluation.spatial import spatial as spatial
     from inoculate.evaluation.transfer import TransferOptions as TransferOptions
     from inoculate.evaluation.transfer import transfer as transfer
     from inoculate.evaluation.universal_patch import PatchOptions as PatchOptions

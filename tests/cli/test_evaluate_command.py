@@ -195,3 +195,40 @@ def test_a_bad_mask_is_refused_in_one_line(
     err = capsys.readouterr().err
     assert said in err
     assert "Traceback" not in err
+
+
+def test_common_corruptions(call: Callable[..., int], model_folder: Path, tmp_path: Path) -> None:
+    chosen = ("--attack", "fgsm", "--no-checks", "--corruptions", "contrast,fog", "--severity", "1,4-5")
+    assert call(*DIGITS, "--model", model_folder, *chosen, "--json", tmp_path / "out.json") == 0
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert [row.get("severity", 0) for row in rows] == [0, 0, 1, 4, 5, 1, 4, 5, 0]
+    assert rows[-1]["attack"] == "mean_corruption"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("rain", "--severity", "1"), "corruption 'rain'"),
+        (("fog", "--severity", "6"), "severity 6"),
+        (("fog", "--severity", "high"), "severity 'high'"),
+        (("fog", "--severity", "5-1"), "no severity"),
+        (("fog", "--severity", "1-999999999999"), "severity 999999999999"),
+    ],
+)
+def test_an_unknown_corruption_is_refused_in_one_line(
+    wrong: tuple[str, ...], said: str, call: Callable[..., int], model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*DIGITS, "--model", model_folder, "--corruptions", *wrong) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_rotations_and_shifts(
+    call: Callable[..., int], model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ("--limit", "10", "--attack", "fgsm", "--no-checks", "--spatial", "10,5%", "--json", tmp_path / "out.json")
+    assert call("evaluate", "--data", "digits", "--model", model_folder, *chosen) == 0
+    row = json.loads((tmp_path / "out.json").read_text())[-1]
+    assert (row["attack"], row["movements"]) == ("spatial_grid", "±10°, ±1.6 px, 31×5×5")
+    for wrong in ("30", "a,b", "30;3", "200,3"):
+        assert call(*DIGITS, "--model", model_folder, "--spatial", wrong) == 2
+        assert "Traceback" not in capsys.readouterr().err

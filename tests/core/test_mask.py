@@ -59,6 +59,7 @@ def test_a_mask_is_its_pixels() -> None:
     assert one != Threat()
     assert one.mask != Mask.of(pixels[:1].expand(3, 1, 5, 7))
     assert Mask.of(pixels[0, 0]) != Mask.of(pixels[:1])  # for all images, for one
+    assert Mask.of(pixels[0], "same").name != Mask.of(pixels[1], "same").name
     assert len({one, other, Threat(), Threat(mask=pixels[0])}) == 3  # type: ignore[arg-type]
 
 
@@ -69,7 +70,7 @@ def test_a_threat_survives_json(shape: tuple[int, ...]) -> None:
     read = Threat.from_dict(json.loads(json.dumps(threat.as_dict())))
     assert read == threat
     assert read.mask is not None
-    assert read.mask.name == "mine"
+    assert read.mask.name == f"mine-{read.mask.digest}"
     assert Threat.from_dict(json.loads(json.dumps(Threat().as_dict()))) == Threat()
     assert "mask" not in Threat().as_dict()
 

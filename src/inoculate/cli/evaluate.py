@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import typer
 
 from inoculate.cli import options
-from inoculate.cli.output import print_note, print_notes, print_report, print_warnings, require_writable_places
-from inoculate.cli.parsers import masked, parse_attacks, parse_threats, pick_device
+from inoculate.cli.evaluation_files import write_files, write_page
+from inoculate.cli.output import print_notes, print_warnings, require_writable_places
+from inoculate.cli.parsers import masked, parse_attacks, parse_corruptions, parse_movements, parse_threats, pick_device
 from inoculate.cli.reading_options import reads_images
-from inoculate.core.errors import InputError
 from inoculate.data.preprocessing import Preprocessing
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from inoculate.attribution.explain import ExplainOptions
-    from inoculate.core.threat import Threat
-    from inoculate.data.dataset import Dataset
-    from inoculate.evaluation.result import Evaluation
 
 
 @reads_images
@@ -41,6 +32,9 @@ def evaluate(
     norm: options.Norm = "linf",
     eps: options.EpsList = "8/255",
     mask: options.Mask = None,
+    corruptions: options.Corruptions = None,
+    severity: options.Severities = "1-5",
+    spatial: options.Spatial = None,
     precision: options.Precision = "fast",
     time_budget: options.TimeBudget = None,
     checks: options.Checks = True,
@@ -60,15 +54,18 @@ def evaluate(
     """
     from inoculate.attribution.explain import ExplainOptions
     from inoculate.cli.progress import Steps
+    from inoculate.evaluation.corruptions import corruptions as run_corruptions
     from inoculate.evaluation.evaluate import EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as run
     from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attacks
     from inoculate.evaluation.records import require_parquet
+    from inoculate.evaluation.spatial import spatial as run_spatial
     from inoculate.models.classes import match_classes
     from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
 
     threats, attacks = parse_threats(norm, eps), resolve_attacks(parse_attacks(attack))
+    corrupted, movements = parse_corruptions(corruptions, severity), parse_movements(spatial)
     place, others = pick_device(device), {spec: spec for spec in surrogate or ()}
     settings = EvaluationOptions(
         precision, time_budget, checks, others, save_images is not None, name=model, device=place, classes=classes  # type: ignore[arg-type]
@@ -82,48 +79,19 @@ def evaluate(
     network, images = loaded.to(place), fit_channels(images, loaded, preprocessing)
     network, images = match_classes(network, images, class_names, classes)  # type: ignore[arg-type]
     threats = masked(threats, mask, images)
+    how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "options": settings}
     with Steps() as steps:
-        found = run(
-            network, images, attacks, threats, batch_size=batch_size, seed=seed, options=settings, progress=steps
-        )
+        found = run(network, images, attacks, threats, **how, progress=steps)
     print_notes(found.notes)
     print_warnings(found.warnings)
+    with Steps() as steps:
+        if corrupted:
+            found = found.joined(run_corruptions(network, images, *corrupted, **how, progress=steps))
+        if movements:
+            found = found.joined(run_spatial(network, images, movements, **how, progress=steps))
     typer.echo(found)
-    _write(found, network, images, json_file, records, save_images)
+    write_files(found, network, images, json_file, records, save_images)
     if out is not None:
         found.save(out)
         explained = ExplainOptions(seed, batch_size, model, evaluation=found) if explain else None
-        _report(out, network, images, max(threats, key=lambda threat: threat.eps), explained)
-
-
-def _write(
-    found: Evaluation, network: nn.Module, images: Dataset, rows: Path | None, records: Path | None, folder: Path | None
-) -> None:
-    from inoculate.artifacts.rows import write_rows
-    from inoculate.evaluation.records import save_images, write_records
-
-    if rows is not None:
-        write_rows(rows, found.rows)
-    if records is not None:
-        write_records(found, records)
-    for saved in save_images(found, network, images, folder) if folder else ():
-        typer.echo(f"  {saved}")
-
-
-def _report(out: Path, network: nn.Module, images: Dataset, threat: Threat, explained: ExplainOptions | None) -> None:
-    """Write the page of an evaluation, with an explanation of the model under PGD if it is wanted and possible."""
-    from inoculate.attribution.explain import explain
-    from inoculate.attribution.explanation import save_explanations
-    from inoculate.cli.progress import Steps
-    from inoculate.report.write import write_report
-
-    explanations = []
-    try:
-        with Steps() as steps:
-            if explained is not None:
-                explanations.append(explain(network, images, "pgd", threat, options=explained, progress=steps))
-    except InputError as error:  # a model without gradients
-        print_note(f"the report explains nothing ({error})")
-    print_warnings(note for each in explanations for note in each.facts["notes"] if note not in images.notes)
-    save_explanations(out, explanations)
-    print_report(write_report(out))
+        write_page(out, network, images, max(threats, key=lambda threat: threat.eps), explained)

@@ -82,6 +82,17 @@ Mask = Annotated[
         "--mask", ATTACK, "Pixels that may change: a picture (white may change, black stays), center:0.5 or border:2."
     ),
 ]
+Corruptions = Annotated[
+    str | None,
+    topic_option(
+        "--corruptions", ATTACK, "Common corruptions too: all, noise, blur, weather, digital, gaussian_noise …"
+    ),
+]
+Severities = Annotated[str, topic_option("--severity", ATTACK, "Severities of the corruptions: 3, 1,5 or 1-5.")]
+Spatial = Annotated[
+    str | None,
+    topic_option("--spatial", ATTACK, "Rotations and shifts too: 30,3 for ±30° and ±3 pixels, 30,10% for a share."),
+]
 Precision = Annotated[
     str, topic_option("--precision", ATTACK, "How attacks are crafted: fast or exact. Evaluation is always exact.")
 ]

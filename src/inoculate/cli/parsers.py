@@ -12,6 +12,7 @@ from inoculate.data.preprocessing import Preprocessing, parse_range, parse_size
 if TYPE_CHECKING:
     from inoculate.core.threat import Threat
     from inoculate.data.dataset import Dataset
+    from inoculate.evaluation.spatial import Movements
 
 
 def pick_device(name: str) -> str:
@@ -37,6 +38,33 @@ def parse_threats(norm: str, eps: str) -> list[Threat]:
     from inoculate.core.threat import Threat, parse_eps
 
     return [Threat(norm, parse_eps(text)) for text in eps.split(",")]  # type: ignore[arg-type]
+
+
+def parse_corruptions(kinds: str | None, severities: str) -> tuple[tuple[str, ...], tuple[int, ...]] | None:
+    """The kinds and severities that `--corruptions` and `--severity` (such as `1-3,5`) name; None without kinds."""
+    from inoculate.data.corruptions.corrupt import corruption_kinds, require_severities
+
+    found: list[int] = []
+    for part in severities.split(","):
+        ends = re.fullmatch(r"\s*([0-9]+)(?:\s*-\s*([0-9]+))?\s*", part)
+        if not ends:
+            raise InputError(f"severity '{severities}' is not understood: write it like 3, 1,5 or 1-5")
+        first, last = require_severities([int(ends[1])]), require_severities([int(ends[2] or ends[1])])
+        found += range(first[0], last[0] + 1)
+    chosen = require_severities(found)
+    return None if kinds is None else (corruption_kinds([kind.strip() for kind in kinds.split(",")]), chosen)
+
+
+def parse_movements(text: str | None) -> Movements | None:
+    """The limits that `--spatial` names, degrees and pixels (`30,3`) or a share of the shorter side (`30,10%`)."""
+    from inoculate.evaluation.spatial import Movements
+
+    if text is None:
+        return None
+    limits = re.fullmatch(r"\s*([0-9]+\.?[0-9]*)\s*,\s*([0-9]+\.?[0-9]*%?)\s*", text)
+    if not limits:
+        raise InputError(f"movements '{text}' are not understood: write degrees and pixels, like 30,3")
+    return Movements(float(limits[1]), limits[2])
 
 
 def masked(threats: list[Threat], mask: str | None, images: Dataset) -> list[Threat]:

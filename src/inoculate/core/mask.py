@@ -28,7 +28,7 @@ class Mask:
         pixels: bool, True where a pixel may change: 1×c×H×W for all images or N×c×H×W for one each, where c is 1 (all
             channels of a pixel) or the images' channels.
         per_image: whether each image has its own.
-        name: what it is called in rows.
+        name: what it is called in rows: a region, or a text that ends in the hash of the pixels.
     """
 
     pixels: Tensor
@@ -39,8 +39,9 @@ class Mask:
     def of(cls, pixels: Any, name: str = "") -> Mask:
         """A mask from an array or tensor: H×W or C×H×W for all images, N×C×H×W or N×1×H×W for one each.
 
-        The values are truth values, or 0 and 1, or 0 and 255. Without a `name` it is called by the hash of its pixels.
-        Raises `InputError` for another shape, other values, and where no pixel of an image may change.
+        The values are truth values, or 0 and 1, or 0 and 255. `name` is what it is called in rows, with the hash of the
+        pixels, so that two masks are never taken for one. Raises `InputError` for another shape, other values, and
+        where no pixel of an image may change.
         """
         import torch
 
@@ -59,7 +60,7 @@ class Mask:
         if empty:
             where = f" of image {empty[0]}" if per_image else ""
             raise InputError(f"mask lets no pixel{where} change: mark those that may change with 1 (white)")
-        return cls(pixels, per_image, name or f"mask-{_digest(pixels)}")
+        return cls(pixels, per_image, f"{name or 'mask'}-{_digest(pixels)}")
 
     @classmethod
     def region(cls, text: str, size: tuple[int, int]) -> Mask:
@@ -82,7 +83,7 @@ class Mask:
             pixels[wide : size[0] - wide, wide : size[1] - wide] = False
         else:
             raise InputError(f"mask '{text}' names no region: {_REGIONS}")
-        return cls.of(pixels, text)
+        return replace(cls.of(pixels), name=text)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mask) and self._identity == other._identity
@@ -92,11 +93,11 @@ class Mask:
 
     @property
     def _identity(self) -> tuple[object, ...]:
-        return self.per_image, *self.pixels.shape, self.digest
+        return self.per_image, self.digest
 
     @property
     def digest(self) -> str:
-        """Hash of the pixels."""
+        """Hash of the shape and the pixels."""
         return _digest(self.pixels)
 
     @property
@@ -156,4 +157,5 @@ class Mask:
 def _digest(pixels: torch.Tensor) -> str:
     import numpy as np
 
-    return hashlib.sha256(np.packbits(pixels.numpy()).tobytes()).hexdigest()[:12]
+    content = str(tuple(pixels.shape)).encode() + np.packbits(pixels.numpy()).tobytes()
+    return hashlib.sha256(content).hexdigest()[:12]

@@ -15,12 +15,14 @@ class Row:
     Fields:
         dataset, model, arm, seed: labels of what was measured.
         attack: its name, `none` for clean accuracy.
-        norm, eps: the threat; eps in pixel units of [0, 1], 0 for clean.
+        norm, eps: the threat; eps in pixel units of [0, 1], 0 for clean. Beyond norms `corruption` and `spatial`.
         protocol: `white-box` (crafted on the evaluated model) or `transfer:<model>/<arm>`.
         accuracy: `correct / n`, in [0, 1]. An image that is misclassified without an attack counts as wrong.
         correct, n: images classified correctly, and all.
         ci_low, ci_high: 95 % Wilson interval of the accuracy.
         seconds: that the measurement took.
+        severity: of a common corruption, 1 to 5; 0 for everything else.
+        movements: the rotations and translations that were tried, in words, under norm `spatial`.
         mask: the name of the mask of the pixels that the attack may change; empty where it may change all.
     """
 
@@ -38,15 +40,24 @@ class Row:
     ci_high: float
     seed: int
     seconds: float
+    severity: int = 0
     mask: str = ""
+    movements: str = ""
 
     @property
     def key(self) -> str:
         """The name of this row's per-image record: the fields that identify it, joined by `|`."""
         return "|".join(
             [self.dataset, str(self.seed), self.model, self.arm, self.attack, self.norm, f"{self.eps:g}", self.protocol]
+            + ([f"severity {self.severity}"] if self.severity else [])
             + ([f"mask {self.mask}"] if self.mask else [])
+            + ([self.movements] if self.movements else [])
         )
+
+    @property
+    def has_eps(self) -> bool:
+        """Whether the row is clean or under an attack of a size in a norm: not under corruptions or movements."""
+        return self.attack == "none" or self.norm not in ("corruption", "spatial")
 
     @property
     def space(self) -> str:

@@ -41,5 +41,4 @@ def read_mask(spec: str | PathLike[str], data: Dataset) -> Mask:
     white = colours[..., 0] == 255
     if not white.any():
         raise InputError(f"mask {path} is all black: paint the pixels that may change white")
-    found = Mask.of(white)
-    return Mask(found.pixels, found.per_image, f"{path.name}-{found.digest[:6]}")
+    return Mask.of(white, path.name)

@@ -36,7 +36,7 @@ def write_records(found: Evaluation, path: str | PathLike[str]) -> Path:
         image: its number in the data.
         source: the file that it comes from, or null.
         label: its class.
-        attack, norm, mask, eps, seed: of the row.
+        attack, norm, mask, severity, eps, seed: of the row.
         clean_predicted: class predicted without an attack.
         predicted: class predicted on the adversarial image, −1 if not finished.
         margin: the best wrong logit minus the true one, on the adversarial image.
@@ -71,7 +71,8 @@ def _columns(found: Evaluation, row: Row, smallest: dict[tuple[str, str], Tensor
     return {
         "image": np.arange(n), "source": pa.array(found.sources or [None] * n, pa.string()),
         "label": found.labels.numpy(),
-        "attack": [row.attack] * n, "norm": [row.norm] * n, "mask": [row.mask] * n, "eps": np.full(n, row.eps),
+        "attack": [row.attack] * n, "norm": [row.norm] * n, "mask": [row.mask] * n,
+        "severity": np.full(n, row.severity), "eps": np.full(n, row.eps),
         "seed": np.full(n, row.seed),
         "clean_predicted": found.per_image[found[0]].predicted.numpy(), "predicted": result.predicted.numpy(),
         "margin": result.margin.numpy(), "right": result.right.numpy(), "finished": result.finished.numpy(),
@@ -86,6 +87,8 @@ def _smallest_distances(found: Evaluation) -> dict[tuple[str, str], Tensor]:
     clean, smallest = found.per_image[found[0]].right, dict[tuple[str, str], Tensor]()
     for row in found.rows[1:]:
         result, key = found.per_image[row], (row.attack, row.space)
+        if not row.has_eps:  # whose size is no distance
+            continue
         at = torch.where(~result.right & result.finished, result.distance, torch.inf)
         smallest[key] = torch.minimum(smallest.get(key, at), torch.where(clean, at, 0.0))
     return smallest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from os import PathLike
 from pathlib import Path
@@ -78,7 +78,7 @@ class Evaluation:
 
     def _line(self, row: Row) -> str:
         line = f"{name_of(row):28} {row.accuracy:6.1%}  [{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seconds:.1f} s"
-        if row.n == len(self.labels):
+        if row.n == len(self.labels) or not row.has_eps:
             return line
         low, high = self.per_image[row].bounds
         return f"{line}  {row.n} images in the time given; over all {len(self.labels)} in [{low:.1%}, {high:.1%}]"
@@ -113,6 +113,11 @@ class Evaluation:
         classes, notes, sources = (tuple(facts.get(name, ())) for name in ("classes", "notes", "sources"))
         warnings, spare = facts.get("warnings", []), int(facts.get("spare_passes", 0))
         return cls(rows, per_image, checks, warnings, labels, classes, checked, notes, sources, spare)
+
+    def joined(self, other: Evaluation) -> Evaluation:
+        """This evaluation with the attacked or corrupted rows of another, of the same model and images."""
+        added = {row: result for row, result in other.per_image.items() if row.attack != "none"}
+        return replace(self, rows=[*self.rows, *added], per_image=self.per_image | added)
 
     def report(self, path: str | PathLike[str]) -> Path:
         """Write one HTML page of the results to `path`; returns it."""

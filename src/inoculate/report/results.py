@@ -139,7 +139,8 @@ def collect(rows: Iterable[Row], surrogate: Mapping[str, str] | None = None) -> 
     """
     by_dataset: dict[str, list[Row]] = {}
     for row in rows:
-        by_dataset.setdefault(row.dataset, []).append(row)
+        if row.has_eps:  # corruptions and movements have tables of their own
+            by_dataset.setdefault(row.dataset, []).append(row)
     results = []
     for dataset, found in by_dataset.items():
         name = (surrogate or {}).get(dataset) or infer_surrogate(found)

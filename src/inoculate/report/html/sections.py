@@ -24,6 +24,7 @@ from inoculate.report.results import BEFORE, Results, arm_order, collect, natura
 from inoculate.report.run import RunRecord
 from inoculate.report.tables.evaluation import accuracy_table, before_after_table
 from inoculate.report.tables.fragility import fragility_table
+from inoculate.report.tables.natural import natural_tables
 from inoculate.report.tables.paper import paper_tables
 from inoculate.report.tables.table import Table
 from inoculate.report.tables.transfer import Heatmap, transfer_heatmaps
@@ -65,7 +66,8 @@ def sections(run: RunRecord, folder: Path | None = None) -> list[Section]:
     found = claims(run.rows, run.records, run.surrogates, run.parameters)
     tables = paper_tables(run.rows, run.surrogates)
     budget = BUDGET // max(1, len({each.key[0] for each in run.explanations}))
-    made = []
+    made: list[Section] = []
+    shown: set[str] = set()
     for results in _all_results(run):
         title = published.title(results.dataset) + ("" if results.norm == "linf" else f" ({results.norm})")
         made.append(
@@ -74,7 +76,10 @@ def sections(run: RunRecord, folder: Path | None = None) -> list[Section]:
                 title=title,
                 headline=_headline(results, run),
                 claims=[claim for claim in found if claim.sentence.startswith(f"{title} (")],
-                tables=_tables(results, [t for t in tables if t.title.startswith((f"{title}, ", f"{title}: "))]),
+                tables=[
+                    *_tables(results, [t for t in tables if t.title.startswith((f"{title}, ", f"{title}: "))]),
+                    *(() if results.dataset in shown else natural_tables(run.rows, results.dataset)),
+                ],
                 legend=legend(results.arms or [each.arm for each in run.trainings]),
                 accuracy=accuracy_figures(results, folder),
                 tradeoffs=tradeoff_figures(results, run.training_seconds(results.dataset), folder),
@@ -83,6 +88,7 @@ def sections(run: RunRecord, folder: Path | None = None) -> list[Section]:
                 training=training_figures(results.dataset, run.histories(results.dataset), folder),
             )
         )
+        shown.add(results.dataset)
     return made
 
 
