@@ -53,7 +53,7 @@ def attacked(attack: Attack, norm: Norm, mask: object, *, eps: float | None = No
     return attack(small_net(), x, y, Threat(norm, eps or RADII[norm], mask=mask), generator=seeded(9))  # type: ignore[arg-type]
 
 
-@for_every(EVERY, [SHARED, own_masks(6, channels=3)])
+@for_every(EVERY, [SHARED])
 def test_only_pixels_of_the_mask_change(attack: Attack, norm: Norm, mask: Tensor) -> None:
     (x, _), x_adv = images(), attacked(attack, norm, mask)
     changed = x_adv != x
@@ -67,18 +67,20 @@ def test_only_pixels_of_the_mask_change(attack: Attack, norm: Norm, mask: Tensor
 @for_every(EVERY)
 def test_a_mask_follows_its_image_through_the_batch(attack: Attack, norm: Norm) -> None:
     """In another order, and alone: the runs of an attack that end early must not exchange masks."""
-    model, masks, (x, y) = small_net().double(), own_masks(4), images(4)
+    model, masks, (x, y) = small_net().double(), own_masks(3, channels=3), images(3)
     x, eps = x.double(), 2 * RADII[norm]
 
     def run(rows: Tensor) -> Tensor:
         return attack(model, x[rows], y[rows], Threat(norm, eps, mask=masks[rows]), generator=seeded(9))
 
-    whole, order = run(torch.arange(4)), torch.randperm(4, generator=seeded(2))
+    whole, order = run(torch.arange(3)), torch.randperm(3, generator=seeded(2))
+    assert not ((whole != x) & ~masks).any()
     torch.testing.assert_close(run(order), whole[order], rtol=0, atol=1e-6)
-    alone = torch.cat([run(torch.tensor([row])) for row in range(4)])
+    alone = torch.cat([run(torch.tensor([row])) for row in range(3)])
     torch.testing.assert_close(alone, whole, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @for_every(EVERY)
 def test_a_mask_of_all_pixels_changes_nothing(attack: Attack, norm: Norm) -> None:
     masked = attacked(attack, norm, torch.ones(6, 3, 8, 8), count=6)
@@ -152,7 +154,7 @@ def linear_case() -> tuple[Tensor, nn.Module, Tensor, Tensor, Tensor]:
 
 
 EXACT = [(FGSM(), norm) for norm in ("linf", "l1")]
-NEAR = [(attack, norm) for attack in (BIM(300, 0.02), PGD(300, 0.02)) for norm in NORMS]
+NEAR = [(attack, norm) for attack in (BIM(200, 0.03), PGD(200, 0.03)) for norm in NORMS]
 
 
 @for_every([*EXACT, *NEAR], [0.3, 1.5])
