@@ -64,7 +64,8 @@ class Patch:
             side = largest_side(x, threat)
             if not side:
                 return x.clone()
-            objective = Objective(get_loss(self.loss), y, resolve_targets(model, x, y, self.target, generator))
+            target = resolve_targets(model, x, y, self.target, generator)
+            objective = Objective(get_loss(self.loss), y, target, threat.changeable(x))
             result, rows, draws = x.clone(), torch.arange(len(x), device=x.device), Draws(x, generator)
             for number in range(self.restarts):
                 run = _Run.begin(x, objective, threat, side, draws).select(rows)
@@ -98,7 +99,7 @@ class Patch:
         stops = self.early_stop and self.eot == 1
         for number in range(self.steps):
             if self.eot == 1:
-                x_adv = paste(run.x, run.patch, run.place)
+                x_adv = run.images
                 passed = value_and_input_grad(model, x_adv, run.objective)
                 if stops and number:
                     run.best.update(x_adv, passed, run.objective.y, run.objective.target)
@@ -110,7 +111,7 @@ class Patch:
             else:
                 gradient = self._expected_gradient(model, run, draws, everything)
             run.patch = (run.patch + length * gradient.sign()).clamp(threat.low, threat.high)
-        result[run.rows] = paste(run.x, run.patch, run.place)
+        result[run.rows] = run.images
         if stops:
             _settle(model, run, passed, result)
         return result
@@ -143,6 +144,11 @@ class _Run:
         patch = threat.low + (threat.high - threat.low) * draws.uniform(x.shape[1], side, side).to(x)
         rows = torch.arange(len(x), device=x.device)
         return cls(rows, x, patch, place, objective, BestAdversarial.empty(x))
+
+    @property
+    def images(self) -> Tensor:
+        """With their patches, where pixels may change."""
+        return self.objective.inside(paste(self.x, self.patch, self.place), self.x)
 
     def select(self, rows: Tensor) -> _Run:
         return _Run(

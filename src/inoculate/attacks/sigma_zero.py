@@ -80,7 +80,7 @@ class SigmaZero:
         def descend(x: Tensor, objective: Objective) -> Tensor:
             return self._descend(model, x, objective, threat)
 
-        return search_unbroken(model, x, y, self.target, generator, descend)
+        return search_unbroken(model, x, y, threat, self.target, generator, descend)
 
     def _descend(self, model: nn.Module, x: Tensor, objective: Objective, threat: Threat) -> Tensor:
         nearest, rows, x_adv = NearestAdversarial.none_yet(x), torch.arange(len(x), device=x.device), x

@@ -63,7 +63,8 @@ class SparseRS:
                 return x.clone()
             # A colour alone changes the logits little: bf16 would not show it.
             with torch.no_grad(), full_precision(model):
-                objective = Objective(LOSSES["margin"], y, resolve_targets(model, x, y, self.target, generator))
+                target = resolve_targets(model, x, y, self.target, generator)
+                objective = Objective(LOSSES["margin"], y, target, threat.changeable(x))
                 return self._search(model, x, objective, Swaps(self, x, threat, generator), Draws(x, generator))
 
         return carry_out(model, x, y, threat, craft)
@@ -82,8 +83,11 @@ class SparseRS:
 
     def _search(self, model: nn.Module, x: Tensor, objective: Objective, swaps: Swaps, draws: Draws) -> Tensor:
         """Keep each exchange that raises the objective; the last images, adversarial or not."""
-        order = draws.uniform(x.shape[2] * x.shape[3]).argsort(dim=1)
-        start = swaps.begin(x, order, draws)
+        places = draws.uniform(x.shape[2] * x.shape[3])
+        if objective.changeable is not None:  # pixels that may change come first
+            places = places - objective.changeable.any(dim=1).flatten(1).to(places)
+        order = places.argsort(dim=1)
+        start = objective.inside(swaps.begin(x, order, draws), x)
         state = _State.begin(x, start, order, objective, objective(logits_fp32(model, start)).float())
         result, passes = start.clone(), 0
         while True:
@@ -110,8 +114,9 @@ class SparseRS:
         query = state.queries[:, None] + torch.arange(ahead, device=x.device)
         images = torch.arange(len(x), device=x.device)
         many, asked = images.repeat_interleave(ahead), query.flatten().clamp_max(self.queries - 1)
-        trial = swaps.propose(x[many], state.x_adv[many], state.order[many], asked)
-        values = state.objective.select(many)(logits_fp32(model, trial)).float().view(-1, ahead)
+        objective = state.objective.select(many)
+        trial = objective.inside(swaps.propose(x[many], state.x_adv[many], state.order[many], asked), x[many])
+        values = objective(logits_fp32(model, trial)).float().view(-1, ahead)
         better = (values > state.values[:, None]) & (query < self.queries)
         helps, which = better.any(dim=1), better.int().argmax(dim=1)
         chosen = images * ahead + which

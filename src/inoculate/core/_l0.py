@@ -69,10 +69,12 @@ def pixels_to_rise(rise: Tensor, gradient: Tensor) -> Tensor:
 
 
 def sample(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
-    """Random pixels, as many as eps allows, with uniform values of the range."""
+    """Random pixels, as many as eps allows, with uniform values of the range; of those that may change first."""
     import torch
 
     places, values = draws.uniform(1, *x.shape[2:]), draws.uniform(*x.shape[1:]).to(x.dtype)
+    if (changeable := threat.changeable(x)) is not None:
+        places = places + changeable.any(dim=1, keepdim=True)
     return torch.where(_largest(places, threat.eps), threat.low + (threat.high - threat.low) * values, x)
 
 

@@ -246,7 +246,7 @@ def sample(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
     """
     shape, changeable = x.shape[1:], threat.changeable(x)
     if threat.norm == "l0":
-        return l0.sample(x, threat, draws)
+        return keep_outside(l0.sample(x, threat, draws), x, threat)
     if threat.norm == "linf":
         delta = (draws.uniform(*shape) * 2 - 1) * threat.eps
     else:
