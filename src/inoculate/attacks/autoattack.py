@@ -41,7 +41,7 @@ class AutoAttack:
         steps: steps of APGD and FAB.
         targets: target classes of APGD-T and FAB-T.
         queries: passes of Square.
-        termination_ratio: of the members; FAB-T, which is checked later, uses a quarter of it. Infinity spends every
+        termination_ratio: of the members; FAB-T, whose measure is a distance, uses a third. Infinity spends every
             budget (`autoattack_thorough`).
 
     Raises `InputError` for a version that does not fit the number of classes, another norm, an option out of its range,
@@ -74,14 +74,14 @@ class AutoAttack:
             raise InputError(f"autoattack needs four classes (DLR loss), not {classes}: use autoattack_binary")
         first: dict[str, Attack] = {"pgd": PGD(steps=10, early_stop=True)}
         if classes == 2:  # cross-entropy rises along the margin, and vanishes where outputs saturate
-            first |= {"apgd_margin": APGD(self.steps, "margin", restarts=2)}
+            first |= {"apgd_margin": APGD(self.steps, "margin", restarts=2, termination_ratio=ratio)}
         else:
             loss = "margin" if self.version == "binary" else "dlr"
             targeted = APGD(self.steps, loss, min(self.targets, classes - 1), termination_ratio=ratio)
-            first |= {"apgd_ce": APGD(self.steps), "apgd_t": targeted}
+            first |= {"apgd_ce": APGD(self.steps, termination_ratio=ratio), "apgd_t": targeted}
         return {
             **first,
-            "fab_t": FAB(self.steps, self.targets, termination_ratio=ratio / 4),
+            "fab_t": FAB(self.steps, self.targets, termination_ratio=ratio / 3),
             "square": Square(self.queries, termination_ratio=ratio),
         }
 
