@@ -18,6 +18,7 @@ from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.base import Attack, Ensemble
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.pgd import PGD
+from inoculate.attacks.registry import get_attack
 from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Norm, Threat, distance
@@ -117,6 +118,18 @@ def test_the_ensemble_is_no_weaker_than_its_members(norm: Norm) -> None:
 
 
 @for_every(NORMS)
+def test_the_quick_ensemble_is_as_strong_within_a_point_for_half_the_passes(norm: Norm) -> None:
+    model, x, y = robust_digits()
+    threat, found = Threat(norm, RADII[norm]), []
+    for name in ("autoattack", "autoattack_quick"):
+        counted = _Counts(model)
+        x_adv = get_attack(name, steps=20, queries=200)(counted, x, y, threat, generator=seeded(0))
+        found.append((standing(model, x_adv, y), sum(counted.sizes)))
+    assert found[1][0] <= found[0][0] + 0.01
+    assert found[1][1] < 0.6 * found[0][1]
+
+
+@for_every(NORMS)
 def test_two_classes_are_judged_exactly_where_the_answer_is_known(norm: Norm) -> None:
     """A linear model of two classes: an image withstands eps just if its margin exceeds eps times the dual norm."""
     weight = torch.randn(48, generator=seeded(3))
@@ -141,6 +154,11 @@ def test_versions_fit_the_number_of_classes() -> None:
     assert list(three) == ["pgd", "apgd_ce", "apgd_t", "fab_t", "square"]
     assert (three["apgd_t"].loss, three["apgd_t"].targets) == ("margin", 2)  # type: ignore[attr-defined]
     assert list(AutoAttack("rand").members(10)) == ["apgd_ce", "apgd_dlr"]
+    quick = AutoAttack("quick", targets=3)
+    assert list(quick.members(10)) == list(quick.members(3)) == ["pgd", "apgd_ce", "apgd_t", "square"]
+    assert list(quick.members(2)) == ["pgd", "apgd_margin", "square"]
+    found = [(each["apgd_t"].loss, each["apgd_t"].targets) for each in map(quick.members, (10, 3))]  # type: ignore
+    assert found == [("dlr", 3), ("margin", 2)]
     for version, classes, cure in (("standard", 2, "autoattack_binary"), ("standard", 3, "autoattack_binary"),
                                    ("binary", 10, "autoattack"), ("rand", 2, "apgd_ce")):  # fmt: skip
         with pytest.raises(InputError, match=cure):
@@ -194,3 +212,25 @@ def test_broken_images_cost_nothing_more(attack: Attack, runs: int) -> None:
     left = int((model(x_adv).argmax(1) == y).sum())
     assert 0 < left < 190
     assert counted.sizes[-1] <= runs * (left + 10)  # the last sees those that stand, and few that fell in it
+
+
+class _Reached(nn.Module):
+    """Four classes of one pixel: towards class 1 an image falls at its first step; towards 2 and 3 never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = list[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        t = x.flatten(1).mean(dim=1) - 0.5
+        return torch.stack([0 * t, 20 * t - 1, -2 - t, -3 - t], dim=1)
+
+
+def test_an_image_that_one_target_breaks_leaves_the_runs_towards_others() -> None:
+    x, y, model = torch.full((8, 1, 1, 1), 0.5), torch.zeros(8, dtype=torch.long), _Reached()
+    x = x + 0.001 * torch.arange(8.0).view(-1, 1, 1, 1)
+    x_adv = APGD(30, "dlr", targets=3)(model, x, y, Threat("linf", 0.1), generator=seeded(0))
+    assert (_Reached()(x_adv).argmax(1) == 1).all()
+    assert max(model.sizes) == 24
+    assert len(model.sizes) < 8

@@ -70,6 +70,7 @@ CASES = {
     "patch_early": Case(Patch(steps=4, step=0.2, restarts=2, early_stop=True), random=True, norms=("l0",)),
     "patch_anywhere": Case(Patch(steps=2, step=0.2, eot=2), random=True, norms=("l0",)),
     "autoattack": Case(AutoAttack(steps=4, targets=2, queries=8), random=True, norms=("linf", "l2"), fewest_classes=4),
+    "autoattack_quick": Case(AutoAttack("quick", 4, 2, 8, 0.6), random=True, norms=("linf", "l2")),
 }
 DETERMINISTIC = [name for name, case in CASES.items() if not case.random]
 RANDOM = [name for name, case in CASES.items() if case.random]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.gradients import ValueAndGrad
-from inoculate.attacks.losses import Objective
+from inoculate.attacks.losses import LOSSES, Objective
 from inoculate.attacks.success import BestAdversarial
 from inoculate.core.threat import Threat, per_sample, project, steepest_direction
 
@@ -77,7 +77,8 @@ class Run:
     last_images: Tensor  # one step before
     best: Point
     best_values: Tensor
-    first_values: Tensor
+    began: Tensor  # where it began, and the highest it reached, of an objective that is 0 at the boundary
+    reached: Tensor
     step: StepSize
     adversarial: BestAdversarial
 
@@ -89,7 +90,8 @@ class Run:
         adversarial = BestAdversarial.empty(start)
         adversarial.update(start, first, objective.y, sought)
         rows, step = torch.arange(len(x), device=x.device), StepSize.begin(size, values, x)
-        return cls(rows, x, objective, sought, point, start, point, values, values, step, adversarial)
+        began = towards_boundary(objective, first)
+        return cls(rows, x, objective, sought, point, start, point, values, began, began, step, adversarial)
 
     def move(self, threat: Threat, share: float) -> None:
         """One step, of which the last one's direction makes 1 − `share`."""
@@ -108,6 +110,7 @@ class Run:
         better = passed.values > self.best_values
         self.best = self.best.replaced(better, self.current)
         self.best_values = torch.where(better, passed.values, self.best_values)
+        self.reached = self.reached.maximum(towards_boundary(self.objective, passed))
 
     def check(self, enough: float) -> None:
         """Where the step size is halved, go back to the best point."""
@@ -123,7 +126,8 @@ class Run:
             self.last_images[keep],
             self.best.select(keep),
             self.best_values[keep],
-            self.first_values[keep],
+            self.began[keep],
+            self.reached[keep],
             self.step.select(keep),
             self.adversarial.select(keep),
         )
@@ -136,15 +140,26 @@ class Found(NamedTuple):
     values: Tensor
     adversarial: Tensor
 
-    def take_adversarial(self, run: Run, model: nn.Module) -> Run:
-        """Store the adversarial images met since the last call; returns the run without these images."""
+    def take_adversarial(self, run: Run, model: nn.Module, images: int) -> Run:
+        """Store the adversarial images met since the last call; returns the run without what is done.
+
+        The run holds a number of `images` several times, such as once per target: one that is broken is done in all.
+        """
         done = run.adversarial.confirm(model, run.objective.y, run.sought)
         if not done.any():
             return run
         rows, adversarial = run.rows[done], run.adversarial.select(done)
         self.images[rows], self.values[rows], self.adversarial[rows] = adversarial.images, adversarial.values, True
-        return run.select(~done)
+        broken = self.adversarial.view(-1, images).any(dim=0)
+        return run.select(~broken[run.rows % images])
 
     def take_best(self, run: Run) -> None:
         """Store the best images of a run that ends without an adversarial one."""
         self.images[run.rows], self.values[run.rows] = run.best.images, run.best_values
+
+
+def towards_boundary(objective: Objective, passed: ValueAndGrad) -> Tensor:
+    """The objective (B) after a pass; for cross-entropy, which is not 0 at the boundary, the margin."""
+    if objective.loss is LOSSES["cross_entropy"]:
+        return replace(objective, loss=LOSSES["margin"])(passed.logits)
+    return passed.values

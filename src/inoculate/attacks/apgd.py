@@ -15,7 +15,7 @@ from inoculate.attacks.base import carry_out, refuse_l0
 from inoculate.attacks.gradients import ValueAndGrad, value_and_input_grad
 from inoculate.attacks.losses import Objective, get_loss, logits_fp32
 from inoculate.attacks.targets import Target, check_target, resolve_targets, wrong_classes
-from inoculate.attacks.termination import check_termination_ratio, is_hopeless
+from inoculate.attacks.termination import check_termination_ratio, is_hopeless, outlook, stages
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_bool, require_count, require_fraction
 from inoculate.core.rng import Draws
@@ -40,8 +40,9 @@ class APGD:
         rho: fraction of the steps since the last check that must raise the loss for the step size to be kept.
         eot: gradients averaged per step, for randomised models. Above 1 every run goes to its end, whatever a pass on
             the way says, and the iterate of the highest mean loss counts.
-        termination_ratio: a run on `dlr` or `margin` ends after its first check (22 % of the steps) for an image
-            whose missing loss exceeds this times what was gained; infinity for never.
+        termination_ratio: from a tenth of the steps on (`termination.STAGES`), a run ends for an image whose missing
+            loss exceeds this times what was gained (a fifth of the steps; less later, see `outlook`). On cross-entropy
+            the margin decides. Infinity for never.
         target: as in `OneStepTarget`: all runs go towards that class, and only it counts; None for any.
         early_stop: stop changing an image once it is adversarial; else its adversarial iterate of highest loss counts.
 
@@ -107,7 +108,8 @@ class APGD:
             many = rows.repeat(len(now))
             target = None if now[0] is None else torch.cat([each[rows] for each in now if each is not None])
             start = torch.cat([sample(x, threat, draws)[rows] for _ in now])
-            found = self._run(model, x[many], replace(objective.select(many), target=target), threat, start)
+            aim = replace(objective.select(many), target=target)
+            found = self._run(model, x[many], aim, threat, start, len(rows))
             for run in zip(*(torch.split(part, len(rows)) for part in found), strict=True):
                 x_adv, values, adversarial = run
                 better = (adversarial & ~broken[rows]) | ((adversarial == broken[rows]) & (values > highest[rows]))
@@ -124,8 +126,10 @@ class APGD:
             order = wrong_classes(logits_fp32(model, x), y)
         return list(order[:, : self.targets].unbind(dim=1))
 
-    def _run(self, model: nn.Module, x: Tensor, objective: Objective, threat: Threat, start: Tensor) -> Found:
-        """One run from `start` for each image."""
+    def _run(
+        self, model: nn.Module, x: Tensor, objective: Objective, threat: Threat, start: Tensor, images: int
+    ) -> Found:
+        """One run from `start` for each of `x`, which holds a number of `images` several times."""
         found = Found(
             start.clone(),
             torch.zeros(len(x), dtype=x.dtype, device=x.device),
@@ -134,22 +138,23 @@ class APGD:
         sought = None if self.target is None else objective.target
         run = Run.begin(x, objective, sought, start, self._gradient(model, start, objective), 2 * threat.eps)
         judges = self.eot == 1  # a pass of a randomised model is no verdict
-        run = found.take_adversarial(run, model) if judges and self.early_stop else run
-        checks = checkpoints(self.steps)
-        first_check = min(checks)
+        run = found.take_adversarial(run, model, images) if judges and self.early_stop else run
+        checks, judged = checkpoints(self.steps), stages(self.steps, self.termination_ratio)
         for number in range(1, self.steps + 1):
             if not len(run.rows):
                 break
             run.move(threat, 1.0 if number == 1 else MOMENTUM)
             run.update(self._gradient(model, run.current.images, run.objective))
-            due = success.should_check_success(number, x.device) or number == first_check
+            due = success.should_check_success(number, x.device) or number in judged
             if judges and (number == self.steps or (self.early_stop and due)):
-                run = found.take_adversarial(run, model)  # always before runs are ended
+                run = found.take_adversarial(run, model, images)  # always before runs are ended
             if number in checks:
                 run.check(self.rho * checks[number])
-                if number == first_check and self.loss != "cross_entropy":  # whose boundary is not at 0
-                    hopeless = is_hopeless(run.first_values, run.best_values, self.termination_ratio)
-                    hopeless &= ~(run.adversarial.found & judges)  # towards a target, any error counts
+            if number in judged:
+                ratio = self.termination_ratio * outlook(float(number), self.steps)
+                hopeless = is_hopeless(run.began, run.reached, ratio)
+                hopeless &= ~(run.adversarial.found & judges)  # towards a target, any error counts
+                if hopeless.any():
                     found.take_best(run.select(hopeless))
                     run = run.select(~hopeless)
         found.take_best(run)

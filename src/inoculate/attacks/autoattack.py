@@ -22,7 +22,7 @@ from inoculate.core.options import require_count
 from inoculate.core.threat import Threat
 from inoculate.models.acceleration.fast import original
 
-Version = Literal["standard", "binary", "rand"]
+Version = Literal["standard", "binary", "rand", "quick"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,12 @@ class AutoAttack:
         version: `standard` (four classes or more): APGD on cross-entropy, APGD-T on the targeted DLR loss, FAB-T and
             Square. `binary` (two or three classes), for which that loss is not defined: with three, APGD-T takes the
             margin; with two, APGD on the margin, from two starts, replaces both. `rand`, for randomised models (three
-            classes): APGD on cross-entropy and on DLR, each step over 20 gradients.
+            classes): APGD on cross-entropy and on DLR, each step over 20 gradients. `quick`: as `standard` or
+            `binary`, whichever fits, without FAB-T; `autoattack_quick` also has fewer targets and ends runs sooner.
         steps: steps of APGD and FAB.
         targets: target classes of APGD-T and FAB-T.
         queries: passes of Square.
-        termination_ratio: of the members; FAB-T, which is checked later, uses a quarter of it. Infinity spends every
+        termination_ratio: of the members; FAB-T, whose measure is a distance, uses a third. Infinity spends every
             budget (`autoattack_thorough`).
 
     Raises `InputError` for a version that does not fit the number of classes, another norm, an option out of its range,
@@ -72,18 +73,16 @@ class AutoAttack:
             raise InputError(f"autoattack_binary is for two or three classes, not {classes}: use autoattack")
         if self.version == "standard" and classes < 4:
             raise InputError(f"autoattack needs four classes (DLR loss), not {classes}: use autoattack_binary")
-        first: dict[str, Attack] = {"pgd": PGD(steps=10, early_stop=True)}
+        members: dict[str, Attack] = {"pgd": PGD(steps=10, early_stop=True)}
         if classes == 2:  # cross-entropy rises along the margin, and vanishes where outputs saturate
-            first |= {"apgd_margin": APGD(self.steps, "margin", restarts=2)}
+            members["apgd_margin"] = APGD(self.steps, "margin", restarts=2, termination_ratio=ratio)
         else:
-            loss = "margin" if self.version == "binary" else "dlr"
-            targeted = APGD(self.steps, loss, min(self.targets, classes - 1), termination_ratio=ratio)
-            first |= {"apgd_ce": APGD(self.steps), "apgd_t": targeted}
-        return {
-            **first,
-            "fab_t": FAB(self.steps, self.targets, termination_ratio=ratio / 4),
-            "square": Square(self.queries, termination_ratio=ratio),
-        }
+            loss = "margin" if self.version == "binary" or classes == 3 else "dlr"
+            members["apgd_ce"] = APGD(self.steps, termination_ratio=ratio)
+            members["apgd_t"] = APGD(self.steps, loss, min(self.targets, classes - 1), termination_ratio=ratio)
+        if self.version != "quick":
+            members["fab_t"] = FAB(self.steps, self.targets, termination_ratio=ratio / 3)
+        return {**members, "square": Square(self.queries, termination_ratio=ratio)}
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None

@@ -15,7 +15,7 @@ from inoculate.attacks.gradients import ValueAndGrad, value_and_input_grad
 from inoculate.attacks.losses import LOSSES, Loss, Objective, logits_fp32, margin, target_minus_true
 from inoculate.attacks.success import is_adversarial, verify_adversarial
 from inoculate.attacks.targets import Target, check_target, resolve_targets, wrong_classes
-from inoculate.attacks.termination import check_termination_ratio
+from inoculate.attacks.termination import check_termination_ratio, outlook, stages
 from inoculate.core.options import require_count
 from inoculate.core.rng import Draws
 from inoculate.core.threat import Threat, distance, per_sample, sample, step_to_hyperplane
@@ -38,8 +38,9 @@ class FAB:
         alpha: largest weight of the original's projection in the mix (the paper's α_max).
         eta: overshoot factor.
         beta: an adversarial iterate is drawn back to this fraction of its distance.
-        termination_ratio: under a fixed eps, a run ends after a third of its steps for an image whose nearest
-            adversarial one is more than this ratio times eps outside the ball; infinity for never.
+        termination_ratio: under a fixed eps, a run is judged from a tenth of its steps on (`termination.STAGES`). It
+            ends for an image whose nearest adversarial one is further outside the ball than this ratio times eps (a
+            fifth of the steps; less later, see `outlook`); infinity for never.
         target: as in `OneStepTarget`: one run, onto the boundary where that class overtakes all others; only it counts.
 
     Raises `InputError` for an option out of its range, images outside theirs, or a model that is not differentiable.
@@ -96,13 +97,14 @@ class _Runs:
     x_adv: Tensor
     objective: Objective
     expected: Tensor  # adversarial at the last step, so likely at this one (B, bool)
+    reached: Tensor  # the least distance at which this run was adversarial (B)
     nearest: NearestAdversarial
     images: int
 
     def select(self, keep: Tensor) -> _Runs:
         return _Runs(
             self.rows[keep], self.x[keep], self.x_adv[keep], self.objective.select(keep), self.expected[keep],
-            self.nearest, self.images,
+            self.reached[keep], self.nearest, self.images,
         )  # fmt: skip
 
 
@@ -154,15 +156,16 @@ class _Search:
 
     def _run(self, runs: _Runs) -> NearestAdversarial:
         """Walk to where the objective is 0: the nearest adversarial images on the way."""
-        nearest = runs.nearest
-        for number in range(self.options.steps):
+        nearest, steps, ratio = runs.nearest, self.options.steps, self.options.termination_ratio
+        judged = stages(steps, ratio)
+        for number in range(steps):
             keep, passed = self._pass(runs, first=number == 0)
             if self.radius is not None:
                 # An image that is settled towards any target leaves all runs.
                 settled = self._is_settled(nearest.distances).view(-1, runs.images).any(0)
                 keep &= ~settled[runs.rows % runs.images]
-                if number == -(-self.options.steps // 3):
-                    keep &= nearest.distances[runs.rows] <= (1 + self.options.termination_ratio) * self.radius
+                if number in judged:
+                    keep &= runs.reached <= (1 + ratio * outlook(float(number), steps)) * self.radius
             if not keep.any():
                 return nearest
             if not keep.all():
@@ -212,6 +215,7 @@ class _Search:
         if not adversarial.any():
             return torch.ones_like(adversarial)
         distances = distance(runs.x_adv, runs.x, self.threat.norm)
+        runs.reached = torch.where(adversarial, runs.reached.minimum(distances), runs.reached)
         nearer = adversarial & (distances < runs.nearest.distances[runs.rows])
         counts = nearer if self.radius is None else nearer & (distances <= self.radius)
         y, sought = runs.objective.y, self._sought(runs.objective)
@@ -250,4 +254,5 @@ def _begin(x: Tensor, start: Tensor, objective: Objective, distances: Tensor, im
     """Runs from `start`; what they find must be nearer than `distances` (B)."""
     nothing = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     nearest = NearestAdversarial(x.clone(), distances.clone())
-    return _Runs(torch.arange(len(x), device=x.device), x, start, objective, nothing, nearest, images)
+    nowhere = torch.full_like(distances, torch.inf)
+    return _Runs(torch.arange(len(x), device=x.device), x, start, objective, nothing, nowhere, nearest, images)

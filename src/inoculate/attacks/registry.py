@@ -49,6 +49,7 @@ ATTACKS: dict[str, Any] = {
     "patch": Patch(),
     "autoattack": AutoAttack(),
     "autoattack_thorough": AutoAttack(termination_ratio=math.inf),
+    "autoattack_quick": AutoAttack("quick", targets=3, termination_ratio=0.6),
     "autoattack_binary": AutoAttack("binary"),
     "autoattack_rand": AutoAttack("rand"),
 }

@@ -17,7 +17,7 @@ from inoculate.attacks.losses import LOSSES, Objective, logits_fp32
 from inoculate.attacks.squares import Squares, lengthen, tiles
 from inoculate.attacks.success import is_adversarial, verify_adversarial
 from inoculate.attacks.targets import Target, check_target, resolve_targets
-from inoculate.attacks.termination import check_termination_ratio, is_hopeless
+from inoculate.attacks.termination import check_termination_ratio, is_hopeless, outlook, stages
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_bool, require_count, require_fraction
 from inoculate.core.rng import Draws
@@ -38,8 +38,9 @@ class Square:
     Options:
         queries: passes per image at most.
         p: fraction of the pixels that the first squares cover.
-        termination_ratio: after a fifth of the queries, an image is given up whose missing margin exceeds this times
-            what was gained; infinity for never.
+        termination_ratio: from a tenth of the queries on (`termination.STAGES`), an image is given up whose missing
+            margin exceeds this times what was gained (a fifth of the queries; less later, see `outlook`); infinity for
+            never.
         target: as in `OneStepTarget`: raise that class's margin, and only it counts; None for untargeted.
         early_stop: stop changing an image once it is adversarial.
 
@@ -104,10 +105,11 @@ class Square:
         state = _State.begin(x, objective, start, objective(logits).float())
         adversarial = is_adversarial(logits, objective.y, objective.target)
         done = verify_adversarial(model, start, adversarial, objective.y, objective.target)
-        fifth, passes = self.queries // 5, 0
+        judged, passes = torch.tensor([*stages(self.queries, self.termination_ratio), self.queries]).to(objective.y), 0
         while True:
-            hopeless = is_hopeless(state.first_values, state.values, self.termination_ratio)
-            state.hopeless |= (state.queries == max(fifth, 1)) & hopeless
+            ratio = self.termination_ratio * outlook(state.queries.float(), self.queries)
+            hopeless = is_hopeless(state.first_values, state.values, ratio)
+            state.hopeless |= torch.isin(state.queries, judged) & hopeless
             if success.should_check_success(passes, x.device):
                 if passes:
                     done = state.confirm(model)
@@ -119,7 +121,7 @@ class Square:
                     state = state.select(~stop)
                     if not len(state.rows):
                         return result
-            end = torch.where(state.queries < fifth, fifth, self.queries)
+            end = judged[torch.searchsorted(judged, state.queries, right=True).clamp_max(len(judged) - 1)]
             self._try_squares(model, state, threat, propose, end)
             passes += 1
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import TypeVar
+
 from torch import Tensor
 
 from inoculate.core.errors import InputError
+
+STAGES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # fractions of the budget after which runs are judged
+Number = TypeVar("Number", float, Tensor)
 
 
 def check_termination_ratio(value: object) -> None:
@@ -13,7 +19,20 @@ def check_termination_ratio(value: object) -> None:
         raise InputError(f"termination_ratio {value!r} is not usable: give a number above 0, or infinity for never")
 
 
-def is_hopeless(first: Tensor, best: Tensor, ratio: float) -> Tensor:
+def stages(budget: int, ratio: float) -> list[int]:
+    """The steps or queries, of `budget`, after which runs are judged: in order, none if `ratio` is infinite."""
+    return sorted({max(int(part * budget), 1) for part in STAGES} - {budget}) if ratio < math.inf else []
+
+
+def outlook(done: Number, budget: int) -> Number:
+    """What `budget` may still bring after `done` steps, relative to what they have gained: 1 after a fifth.
+
+    It is a quarter of what the mean pace so far would bring, because the pace falls.
+    """
+    return (budget - done) / (4 * done)
+
+
+def is_hopeless(first: Tensor, best: Tensor, ratio: float | Tensor) -> Tensor:
     """Which runs (B, bool) to end: what is missing to the boundary exceeds `ratio` times what was gained so far.
 
     `first` and `best` (B) are the first and the highest value of an objective that is 0 at the boundary, such as the

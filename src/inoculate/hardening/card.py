@@ -21,6 +21,7 @@ ATTACK_MEANING = {
     "fgsm": "one gradient step",
     "pgd": "20 gradient steps from a random start",
     "autoattack": "four attacks, one of them gradient-free (Croce and Hein 2020)",
+    "autoattack_quick": "AutoAttack without FAB-T, with three targets and runs that end sooner",
     "autoattack_binary": "AutoAttack for two or three classes, without the targeted DLR loss",
 }
 NORM_MEANING = {

@@ -7,6 +7,7 @@ _ATTACKS = {
     "fgsm": "FGSM", "pgd": "PGD", "bim": "BIM", "mifgsm": "MI-FGSM", "apgd_ce": "APGD-CE", "apgd_dlr": "APGD-DLR",
     "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square", "deepfool": "DeepFool", "carlini_wagner": "C&W",
     "fmn": "FMN", "autoattack": "AutoAttack", "autoattack_binary": "AutoAttack (binary)",
+    "autoattack_quick": "AutoAttack (quick)",
 }  # fmt: skip
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 
