@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ def _row(item: Any, where: str) -> Row:
     values: dict[str, Any] = {}
     for field in fields(Row):
         if field.name not in item:
+            if field.default is not MISSING:
+                continue
             raise InputError(f"{where}: field '{field.name}' is missing")
         value: Any = item[field.name]
         kind = str(field.type)

@@ -38,7 +38,7 @@ def evaluate(
     data_root: options.DataRoot = None,
     limit: options.Limit = None,
     attack: options.Attacks = "fgsm,pgd",
-    norm: options.Norm = "linf",
+    norm: options.Norms = "linf",
     eps: options.EpsList = "8/255",
     precision: options.Precision = "fast",
     time_budget: options.TimeBudget = None,
@@ -59,6 +59,7 @@ def evaluate(
     """
     from inoculate.attribution.explain import ExplainOptions
     from inoculate.cli.progress import Steps
+    from inoculate.core.threat import largest_threat
     from inoculate.evaluation.evaluate import EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as run
     from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attacks
@@ -90,7 +91,7 @@ def evaluate(
     _write(found, network, images, json_file, records, save_images)
     if out is not None:
         found.save(out)
-        largest = max(threats, key=lambda threat: threat.eps)
+        largest = largest_threat(threats)
         explained = ExplainOptions(seed, batch_size, model, evaluation=found) if explain else None
         _report(out, network, images, largest, explained)
 

@@ -69,6 +69,9 @@ Attacks = Annotated[
 ]
 Attack = Annotated[str, topic_option("--attack", ATTACK, "One attack, such as fgsm or mifgsm.")]
 Norm = Annotated[str, topic_option("--norm", ATTACK, "linf, l2, l1 or l0 (pixels).")]
+Norms = Annotated[
+    str, topic_option("--norm", ATTACK, "linf, l2, l1 or l0 (pixels); or several, with an eps for each: linf,l2.")
+]
 EpsList = Annotated[
     str,
     topic_option(

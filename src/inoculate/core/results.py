@@ -14,7 +14,7 @@ _LABELS = ("dataset", "model", "arm", "protocol", "seed")  # shown only where th
 
 def name_of(row: Row) -> str:
     """Attack, norm and eps of a row, or `clean`."""
-    return "clean" if row.attack == "none" else f"{row.attack} {row.norm} eps {row.eps:.4g}"
+    return "clean" if row.attack == "none" else f"{row.attack} {row.threat}"
 
 
 def table_of(rows: Iterable[Row]) -> dict[str, list[Any]]:
@@ -34,7 +34,7 @@ def html_of(rows: Iterable[Row], title: str = "") -> str:
     lines = [_line("th", head)]
     for row in rows:
         clean = row.attack == "none"
-        eps = "" if clean else f"{row.eps:.4g}"
+        eps = "" if clean else row.threats or f"{row.eps:.4g}"
         interval = f"{row.ci_low:.1%} to {row.ci_high:.1%}"
         cells = [*(getattr(row, name) for name in labels), "clean" if clean else row.attack, "" if clean else row.norm]
         lines.append(_line("td", [*cells, eps, f"{row.accuracy:.1%}", interval, row.n]))

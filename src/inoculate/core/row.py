@@ -7,6 +7,8 @@ from typing import Any
 
 from inoculate.core.stats import wilson
 
+UNION = "union"  # the norm of a row that counts the worst over several norms
+
 
 @dataclass(frozen=True)
 class Row:
@@ -15,12 +17,14 @@ class Row:
     Fields:
         dataset, model, arm, seed: labels of what was measured.
         attack: its name, `none` for clean accuracy.
-        norm, eps: the threat; eps in pixel units of [0, 1], 0 for clean.
+        norm, eps: the threat; eps in pixel units of [0, 1], 0 for clean. Norm `union`, with eps 1: the worst of several
+            norms for each image.
         protocol: `white-box` (crafted on the evaluated model) or `transfer:<model>/<arm>`.
         accuracy: `correct / n`, in [0, 1]. An image that is misclassified without an attack counts as wrong.
         correct, n: images classified correctly, and all.
         ci_low, ci_high: 95 % Wilson interval of the accuracy.
         seconds: that the measurement took.
+        threats: of a union, each norm with its eps, such as `linf 0.1, l2 1.5`.
     """
 
     dataset: str
@@ -37,12 +41,19 @@ class Row:
     ci_high: float
     seed: int
     seconds: float
+    threats: str = ""
+
+    @property
+    def threat(self) -> str:
+        """Norm and eps in words."""
+        return f"{UNION} of {self.threats}" if self.norm == UNION else f"{self.norm} eps {self.eps:.4g}"
 
     @property
     def key(self) -> str:
         """The name of this row's per-image record: the fields that identify it, joined by `|`."""
+        eps = self.threats or f"{self.eps:g}"
         return "|".join(
-            [self.dataset, str(self.seed), self.model, self.arm, self.attack, self.norm, f"{self.eps:g}", self.protocol]
+            [self.dataset, str(self.seed), self.model, self.arm, self.attack, self.norm, eps, self.protocol]
         )
 
     @classmethod
@@ -54,5 +65,5 @@ class Row:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields by name, as `results.json` holds them."""
-        return asdict(self)
+        """The fields by name, as `results.json` holds them; `threats` only of a union."""
+        return {name: value for name, value in asdict(self).items() if name != "threats" or value}
