@@ -143,15 +143,13 @@ def evaluate(
         measured = _measure(classifier, images, named, threats, settings, options, progress)
     clean = measured[0].result
     warnings += [*prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean)]
-    unions = _unions(named, threats, measured[1:])
-    finished = [each for each in (*measured, *unions) if bool(each.result.finished.any())]
+    finished = [each for each in measured if bool(each.result.finished.any())]
     labels = {"model": options.name or name_of_model(model), "arm": options.arm, "protocol": "white-box", "seed": seed}
-    labels["dataset"] = images.name
-    rows = [each.row(**labels) for each in finished]
+    rows = [each.row(**labels, dataset=images.name) for each in finished]
     checked = largest_threat(threats) if options.checks and threats else None
     checks, spare = [], allowed_passes(passes.made, cost, classifier.device)
     if checked is not None:
-        results = [(named[each.attack], each.threat, each.result) for each in measured[1:]]
+        results = [(named[each.attack], each.threat, each.result) for each in measured[1:] if not each.united]
         known = Known(measured[0].result, results, CHECKS_SHARE * spare)
         own = replace(settings, progress=None if progress is None else partial(progress, "checks"))
         with counted(classifier, *surrogates.values()) as passes:
@@ -276,7 +274,7 @@ def _measure(
     options: EvaluationOptions,
     progress: Progress | None,
 ) -> list[_Measured]:
-    """The results on clean images, then of each attack at each threat."""
+    """The results on clean images, then of each attack at each threat, then the unions."""
     seconds = None if options.time_budget is None else parse_duration(options.time_budget)
     budget = None if seconds is None else TimeBudget.start(seconds)
     observe = None if progress is None else partial(progress, "clean")
@@ -289,4 +287,4 @@ def _measure(
     found = measure_attacks(classifier, data, named, clean, settings, budget, progress)
     for each, results in zip(named, found, strict=True):
         measured += [_Measured(each.name, *pair) for pair in zip(each.threats, results, strict=True)]
-    return measured
+    return measured + _unions(attacks, threats, measured[1:])
