@@ -113,7 +113,8 @@ def _pyramid(height: int, width: int, order: int) -> Tensor:
 
 def _normalised(shape: Tensor, order: int) -> Tensor:
     """Images (…×H×W) of unit length in L2 or L1."""
-    return shape / shape.flatten(-2).norm(p=order, dim=-1)[..., None, None].clamp_min(1e-12)
+    lengths: Tensor = shape.flatten(-2).norm(p=order, dim=-1)
+    return shape / lengths[..., None, None].clamp_min(1e-12)
 
 
 def _scaled(delta: Tensor, eps: float) -> Tensor:
