@@ -153,6 +153,9 @@ def test_versions_fit_the_number_of_classes() -> None:
     three = AutoAttack("binary").members(3)
     assert list(three) == ["pgd", "apgd_ce", "apgd_t", "fab_t", "square"]
     assert (three["apgd_t"].loss, three["apgd_t"].targets) == ("margin", 2)  # type: ignore[attr-defined]
+    in_l1 = AutoAttack().members(10, "l1")
+    assert list(in_l1) == list(AutoAttack().members(10))
+    assert (in_l1["apgd_ce"].restarts, in_l1["apgd_t"].targets, in_l1["fab_t"].targets) == (5, 5, 9)  # type: ignore[attr-defined]
     assert list(AutoAttack("rand").members(10)) == ["apgd_ce", "apgd_dlr"]
     quick = AutoAttack("quick", targets=3)
     assert list(quick.members(10)) == list(quick.members(3)) == ["pgd", "apgd_ce", "apgd_t", "square"]

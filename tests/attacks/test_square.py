@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
-from attack_samples import for_every, images, seeded, small_net
+from attack_samples import for_every, seeded
 from torch import Tensor, nn
 
 from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
 from inoculate.attacks.squares import Squares, bump, size_schedule
-from inoculate.core.errors import InputError
-from inoculate.core.threat import Norm, Threat, distance
+from inoculate.core.threat import Norm, Threat, distance, project
 
 
 def test_an_l2_square_takes_its_channels_mass_from_the_other_square() -> None:
@@ -63,7 +61,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return float((model(x).argmax(1) == y).float().mean())
 
 
-@for_every([("linf", 0.2), ("l2", 0.8)])
+@for_every([("linf", 0.2), ("l2", 0.8), ("l1", 3.0)])
 def test_square_breaks_what_has_no_gradient(norm: Norm, eps: float) -> None:
     x, y = torch.full((20, 1, 8, 8), 0.45) + 1e-3 * torch.rand(20, 1, 8, 8, generator=seeded(0)), torch.zeros(20).long()
     model, threat = _Coarse(), Threat(norm, eps)
@@ -74,6 +72,30 @@ def test_square_breaks_what_has_no_gradient(norm: Norm, eps: float) -> None:
     assert distance(x_adv, x, norm).max() <= eps + 1e-6
 
 
-def test_square_refuses_l1() -> None:
-    with pytest.raises(InputError, match="linf and l2"):
-        Square()(small_net(), *images(), Threat("l1", 2.0))
+def test_an_l1_square_takes_more_than_the_other_leaves_and_is_projected() -> None:
+    """Mind the Box: as in L2, with absolute values, each channel times their number; the projection cuts the rest."""
+    x, eps, query = torch.full((2, 3, 12, 12), 0.5), 3.0, 11
+    squares = Squares(20, 0.8, x, seeded(0))
+    delta = project(x + torch.randn(x.shape, generator=seeded(1)), x, Threat("l1", eps)) - x
+    delta[1] /= 2
+    side = round((0.8 * size_schedule(query) * 144) ** 0.5)
+    side += 1 - side % 2
+    top, left, other_top, other_left = (int(place * (12 - side + 1)) for place in squares.places[query].tolist())
+    covered = torch.zeros(12, 12)
+    covered[top : top + side, left : left + side] = covered[
+        other_top : other_top + side, other_left : other_left + side
+    ] = 1
+    expected = delta.clone()
+    for image in range(2):
+        unused = eps - float(delta[image].abs().sum())
+        for channel in range(3):
+            d = delta[image, channel]
+            available = 3 * (float((d.abs() * covered).sum()) + max(unused, 0) / 3)
+            old = d[top : top + side, left : left + side]
+            fresh = bump(side, bool(squares.transposed[query]), 1) * squares.signs[query, channel]
+            fresh = fresh + old / old.abs().sum()
+            expected[image, channel, other_top : other_top + side, other_left : other_left + side] = 0
+            expected[image, channel, top : top + side, left : left + side] = fresh / fresh.abs().sum() * available
+    found = squares.l1(x, x + delta, torch.tensor([query, query]), Threat("l1", eps))
+    assert torch.allclose(found, project(x + expected, x, Threat("l1", eps)), atol=1e-5)
+    assert distance(found, x, "l1").max() <= eps + 1e-6

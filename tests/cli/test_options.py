@@ -24,7 +24,7 @@ DIFFERENT = {
     "--model": [{"evaluate", "explain"}, {"transfer"}, {"train"}, {"harden"}],
     "--attack": [{"evaluate"}, {"transfer", "explain"}],
     "--eps": [{"evaluate", "transfer"}, {"explain", "harden"}, {"train"}],
-    "--norm": [{"evaluate", "transfer", "explain", "harden"}, {"train"}],
+    "--norm": [{"evaluate", "transfer"}, {"explain", "harden"}, {"train"}],
     "--method": [{"train"}, {"harden"}],
     "--epochs": [{"train"}, {"harden"}],
     "--precision": [{"evaluate", "transfer"}, {"train"}],
@@ -113,3 +113,15 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     assert pick_device("auto") in ("cpu", "cuda")
     with pytest.raises(InputError, match="choose cpu or auto"):
         pick_device("cuda:77")
+
+
+def test_several_norms_have_an_eps_each() -> None:
+    assert parse_threats("linf, l2,l1", "8/255,0.5,12") == [
+        Threat("linf", 8 / 255),
+        Threat("l2", 0.5),
+        Threat("l1", 12),
+    ]
+    assert parse_threats("l2", "0.5,1") == [Threat("l2", 0.5), Threat("l2", 1)]
+    for norms, sizes in (("linf,l2", "8/255"), ("linf,l2", "0.1,0.2,0.3")):
+        with pytest.raises(InputError, match="give each norm its eps"):
+            parse_threats(norms, sizes)

@@ -80,6 +80,33 @@ def test_projection_literally() -> None:
     torch.testing.assert_close(project(x + 0.2, x, Threat("linf", 0.2)), image(0.7, 0.7, 0.7, 1.0))
 
 
+def test_l1_projection_uses_up_the_ball_at_a_wall() -> None:
+    """The last pixel wants 0.6 and has room for 0.1: what it cannot use is left to the others."""
+    x = image(0.5, 0.5, 0.5, 0.9)
+    far = x + image(0.3, -0.4, 0.0, 0.6)
+    torch.testing.assert_close(project(far, x, Threat("l1", 0.6)), image(0.7, 0.2, 0.5, 1.0))
+    torch.testing.assert_close(project(far, x, Threat("l1", 0.8)), image(0.8, 0.1, 0.5, 1.0))
+    torch.testing.assert_close(project(far, x, Threat("l1", 9.0)), image(0.8, 0.1, 0.5, 1.0))
+
+
+def test_l1_projection_is_the_nearest_point_of_ball_and_range() -> None:
+    """Against bisection on the threshold; also with an eps for each image."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(64, 3, 5, 5, generator=g).double()
+    far = x + 2 * torch.randn(x.shape, generator=g).double() * (torch.rand(x.shape, generator=g) < 0.5)
+    radius = torch.logspace(-2, 2, 64).double()
+    found = project(far, x, Threat("l1", 1.0), radius)
+    low, high = torch.zeros(64, 1, 1, 1).double(), torch.full((64, 1, 1, 1), 20.0).double()
+    for _ in range(60):
+        middle = (low + high) / 2
+        delta = ((far - x).sign() * ((far - x).abs() - middle).clamp_min(0) + x).clamp(0, 1) - x
+        outside = (delta.abs().flatten(1).sum(1) > radius).view(-1, 1, 1, 1)
+        low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
+    nearest = ((far - x).sign() * ((far - x).abs() - high).clamp_min(0) + x).clamp(0, 1)
+    torch.testing.assert_close(found, nearest, rtol=0, atol=1e-9)
+    assert (distance(found, x, "l1") <= radius + 1e-9).all()
+
+
 def test_steepest_literally() -> None:
     gradient = image(0.0, 3.0, -4.0, 0.0)
     torch.testing.assert_close(steepest_direction(gradient, "linf"), image(0, 1, -1, 0))

@@ -8,10 +8,10 @@ from torch import nn
 
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.bim import BIM
+from inoculate.attacks.carlini_wagner import CarliniWagner
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.pgd import PGD
-from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError
 from inoculate.core.pixels import to_float
 from inoculate.core.stats import wilson
@@ -29,10 +29,11 @@ THREATS = [Threat("linf", eps) for eps in (0.02, 0.1, 0.05)]
 def test_rows_hold_every_field(digits):
     attacks = {"fgsm": FGSM(), "bim": BIM(steps=2)}
     found = measured(*digits, attacks, [*THREATS, Threat("l2", 0.5)], seed=4, name="cnn", arm="augmented")
-    assert [list(row.as_dict()) for row in found] == [FIELDS] * 9
+    assert [list(row.as_dict()) for row in found] == [FIELDS] * 9 + [[*FIELDS, "threats"]] * 2
     assert [(row.attack, row.norm, row.eps) for row in found] == [
         ("none", "linf", 0.0),
         *[(a, n, e) for a in attacks for n, e in [("linf", 0.02), ("linf", 0.1), ("linf", 0.05), ("l2", 0.5)]],
+        *[(a, "union", 1.0) for a in attacks],
     ]
     for row in found:
         labels = (row.dataset, row.model, row.arm, row.protocol, row.seed)
@@ -46,7 +47,7 @@ def test_rows_hold_every_field(digits):
         assert result.right.dtype is torch.bool
         assert int(result.right.sum()) == row.correct
         assert not (result.right & ~found.per_image[found[0]].right).any()
-    assert len(found.per_image) == len(found) == 9
+    assert len(found.per_image) == len(found) == 11
 
 
 def test_accuracies_equal_a_count_by_hand(digits):
@@ -237,8 +238,8 @@ def test_the_seed_decides_the_numbers_of_a_random_model(digits):
 
 def test_an_attack_that_does_not_fit_is_refused_before_another_has_worked(digits):
     told = []
-    with pytest.raises(InputError, match="made for linf and l2"):
-        measured(*digits, ["pgd", Square()], [Threat("l1", 2.0)], progress=lambda what, *_: told.append(what))
+    with pytest.raises(InputError, match="made for l2"):
+        measured(*digits, ["pgd", CarliniWagner()], [Threat("l1", 2.0)], progress=lambda what, *_: told.append(what))
     assert set(told) == {"clean"}
 
 

@@ -136,10 +136,10 @@ def test_fewer_images_than_a_batch_are_one_batch(quick_harden):
     assert (training.batch_size, training.images) == (24, 24)
 
 
-def test_l1_has_no_autoattack(quick_harden):
+def test_l1_has_the_same_attacks(quick_harden):
     found = quick_harden(threat=Threat("l1", 2.0), epochs=1, **PGD_2)
-    assert [row.attack for row in found] == ["none", "fgsm", "pgd"] * 2
-    assert "AutoAttack" not in found.card
+    assert [row.attack for row in found] == ["none", "fgsm", "pgd", "autoattack"] * 2
+    assert "AutoAttack" in found.card
 
 
 def test_a_module_is_hardened_and_stays_as_it_was(quick_harden, digits, tmp_path):

@@ -56,21 +56,23 @@ CASES = {
     "mifgsm": Case(MIFGSM(steps=3, step=0.5)),
     "mifgsm_blurred": Case(MIFGSM(steps=3, step=0.5, blur=3)),
     "mifgsm_diverse": Case(MIFGSM(steps=3, step=0.5, diversity=1.0), random=True),
-    "apgd": Case(APGD(steps=6), random=True, norms=("linf", "l2")),
-    "apgd_margin": Case(APGD(steps=6, loss="margin", restarts=2), random=True, norms=("linf", "l2")),
-    "apgd_targeted": Case(APGD(steps=4, loss="margin", targets=2), random=True, norms=("linf", "l2")),
-    "apgd_target": Case(APGD(steps=6, loss="margin", target="least_likely"), random=True, norms=("linf", "l2")),
+    "apgd": Case(APGD(steps=6), random=True, norms=("linf", "l2", "l1")),
+    "apgd_margin": Case(APGD(steps=6, loss="margin", restarts=2), random=True, norms=("linf", "l2", "l1")),
+    "apgd_targeted": Case(APGD(steps=4, loss="margin", targets=2), random=True, norms=("linf", "l2", "l1")),
+    "apgd_target": Case(APGD(steps=6, loss="margin", target="least_likely"), random=True, norms=("linf", "l2", "l1")),
     "fab": Case(FAB(steps=5, targets=2), minimal=True, norms=("linf", "l2", "l1")),
-    "square": Case(Square(queries=15), random=True, norms=("linf", "l2")),
-    "square_target": Case(Square(queries=15, target=1), random=True, norms=("linf", "l2")),
+    "square": Case(Square(queries=15), random=True, norms=("linf", "l2", "l1")),
+    "square_target": Case(Square(queries=15, target=1), random=True, norms=("linf", "l2", "l1")),
     "sigma_zero": Case(SigmaZero(steps=6), minimal=True, norms=("l0",)),
     "sparse_rs": Case(SparseRS(queries=15), random=True, norms=("l0",)),
     "sparse_rs_target": Case(SparseRS(queries=15, target=1), random=True, norms=("l0",)),
     "patch": Case(Patch(steps=4, step=0.2), random=True, norms=("l0",)),
     "patch_early": Case(Patch(steps=4, step=0.2, restarts=2, early_stop=True), random=True, norms=("l0",)),
     "patch_anywhere": Case(Patch(steps=2, step=0.2, eot=2), random=True, norms=("l0",)),
-    "autoattack": Case(AutoAttack(steps=4, targets=2, queries=8), random=True, norms=("linf", "l2"), fewest_classes=4),
-    "autoattack_quick": Case(AutoAttack("quick", 4, 2, 8, 0.6), random=True, norms=("linf", "l2")),
+    "autoattack": Case(
+        AutoAttack(steps=4, targets=2, queries=8), random=True, norms=("linf", "l2", "l1"), fewest_classes=4
+    ),
+    "autoattack_quick": Case(AutoAttack("quick", 4, 2, 8, 0.6), random=True, norms=("linf", "l2", "l1")),
 }
 DETERMINISTIC = [name for name, case in CASES.items() if not case.random]
 RANDOM = [name for name, case in CASES.items() if case.random]

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from inoculate.attacks._apgd_steps import StepRule, step_rule
 from inoculate.attacks.gradients import ValueAndGrad
 from inoculate.attacks.losses import LOSSES, Objective
 from inoculate.attacks.success import BestAdversarial
-from inoculate.core.threat import Threat, per_sample, project, steepest_direction
+from inoculate.core.threat import Threat, per_sample, project, steepest_direction, step_along
 
 
 class Point(NamedTuple):
@@ -30,47 +31,12 @@ class Point(NamedTuple):
 
 
 @dataclass
-class StepSize:
-    """The step size of each image, and the history that decides about halving it (section 3.1, conditions 1 and 2)."""
-
-    size: Tensor  # B×1×1×1
-    rises: Tensor  # steps since the last check that raised the objective
-    previous: Tensor  # the objective at the last step
-    best_at_check: Tensor  # the best objective at the last check
-    halved_at_check: Tensor  # whether the size was halved there
-
-    @classmethod
-    def begin(cls, size: float, values: Tensor, x: Tensor) -> StepSize:
-        sizes = per_sample(torch.full_like(values, size), x)
-        return cls(sizes, torch.zeros_like(values), values, values, torch.ones_like(values, dtype=torch.bool))
-
-    def update(self, values: Tensor) -> None:
-        self.rises = self.rises + (values > self.previous)
-        self.previous = values
-
-    def check(self, best: Tensor, enough: float) -> Tensor:
-        """Halve the size where at most `enough` steps rose, or nothing improved. Returns where (B, bool)."""
-        halve = (self.rises <= enough) | (~self.halved_at_check & (self.best_at_check >= best))
-        self.halved_at_check, self.best_at_check, self.rises = halve, best, torch.zeros_like(self.rises)
-        self.size = torch.where(per_sample(halve, self.size), self.size / 2, self.size)
-        return halve
-
-    def select(self, rows: Tensor) -> StepSize:
-        return StepSize(
-            self.size[rows],
-            self.rises[rows],
-            self.previous[rows],
-            self.best_at_check[rows],
-            self.halved_at_check[rows],
-        )
-
-
-@dataclass
 class Run:
     """The images that a run still changes (`rows` of its batch) and what belongs to them."""
 
     rows: Tensor
     x: Tensor
+    ball: Threat
     objective: Objective
     sought: Tensor | None  # the only class that counts
     current: Point
@@ -79,28 +45,40 @@ class Run:
     best_values: Tensor
     began: Tensor  # where it began, and the highest it reached, of an objective that is 0 at the boundary
     reached: Tensor
-    step: StepSize
+    step: StepRule
     adversarial: BestAdversarial
 
     @classmethod
     def begin(
-        cls, x: Tensor, objective: Objective, sought: Tensor | None, start: Tensor, first: ValueAndGrad, size: float
+        cls, x: Tensor, objective: Objective, sought: Tensor | None, start: Tensor, first: ValueAndGrad, threat: Threat
     ) -> Run:
         point, values = Point(start, first.gradient), first.values
         adversarial = BestAdversarial.empty(start)
         adversarial.update(start, first, objective.y, sought)
-        rows, step = torch.arange(len(x), device=x.device), StepSize.begin(size, values, x)
+        rows, step = torch.arange(len(x), device=x.device), step_rule(threat, values, start - x)
         began = towards_boundary(objective, first)
-        return cls(rows, x, objective, sought, point, start, point, values, began, began, step, adversarial)
+        return cls(rows, x, threat, objective, sought, point, start, point, values, began, began, step, adversarial)
 
-    def move(self, threat: Threat, share: float) -> None:
-        """One step, of which the last one's direction makes 1 − `share`."""
-        images = self.current.images
-        direction = steepest_direction(self.current.gradient, threat.norm)
-        ahead = project(images + self.step.size * direction, self.x, threat)
-        moved = images + (ahead - images) * share + (images - self.last_images) * (1 - share)
+    def restarted(self, start: Tensor, first: ValueAndGrad, threat: Threat) -> Run:
+        """A run of the same images in another ball, from `start` (B×C×H×W) with the pass `first` there."""
+        return replace(Run.begin(self.x, self.objective, self.sought, start, first, threat), rows=self.rows)
+
+    def move(self, first: bool) -> None:
+        """One step; except for the `first`, the last one's direction makes a part of it."""
+        images, share = self.current.images, 1.0 if first else self.step.momentum
+        ahead = project(images + self.step.along(self.current.gradient, self.ball), self.x, self.ball)
+        if share < 1:
+            ahead = images + (ahead - images) * share + (images - self.last_images) * (1 - share)
+            ahead = project(ahead, self.x, self.ball)
         self.last_images = images
-        self.current = self.current._replace(images=project(moved, self.x, threat))
+        self.current = self.current._replace(images=ahead)
+
+    def jump(self) -> None:
+        """Go where a linear function with the gradient at the best point would be highest in the ball."""
+        direction = steepest_direction(self.best.gradient, self.ball.norm)
+        ahead = self.x + step_along(self.x, self.x, direction, self.ball.eps, self.ball)
+        self.last_images = self.current.images
+        self.current = self.current._replace(images=project(ahead, self.x, self.ball))
 
     def update(self, passed: ValueAndGrad) -> None:
         """Take in the pass through the model at the current images."""
@@ -113,13 +91,15 @@ class Run:
         self.reached = self.reached.maximum(towards_boundary(self.objective, passed))
 
     def check(self, enough: float) -> None:
-        """Where the step size is halved, go back to the best point."""
-        self.current = self.current.replaced(self.step.check(self.best_values, enough), self.best)
+        """Check the step, and go back to the best point where it says so."""
+        back = self.step.check(self.best_values, self.best.images - self.x, enough)
+        self.current = self.current.replaced(back, self.best)
 
     def select(self, keep: Tensor) -> Run:
         return Run(
             self.rows[keep],
             self.x[keep],
+            self.ball,
             self.objective.select(keep),
             None if self.sought is None else self.sought[keep],
             self.current.select(keep),
@@ -139,6 +119,12 @@ class Found(NamedTuple):
     images: Tensor
     values: Tensor
     adversarial: Tensor
+
+    @classmethod
+    def nothing(cls, start: Tensor) -> Found:
+        """Nothing yet for runs from the images `start`."""
+        none = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+        return cls(start.clone(), torch.zeros(len(start), dtype=start.dtype, device=start.device), none)
 
     def take_adversarial(self, run: Run, model: nn.Module, images: int) -> Run:
         """Store the adversarial images met since the last call; returns the run without what is done.

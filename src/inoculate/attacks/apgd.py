@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from inoculate.attacks import success
 from inoculate.attacks._apgd_run import Found, Run
+from inoculate.attacks._apgd_steps import checkpoints, radius_schedule
 from inoculate.attacks._batching import runs_at_once
 from inoculate.attacks.base import carry_out, refuse_l0
 from inoculate.attacks.gradients import ValueAndGrad, value_and_input_grad
@@ -19,17 +21,16 @@ from inoculate.attacks.termination import check_termination_ratio, is_hopeless, 
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_bool, require_count, require_fraction
 from inoculate.core.rng import Draws
-from inoculate.core.threat import Threat, sample
-
-MOMENTUM = 0.75  # weight of the new step against the last one (the paper's α)
+from inoculate.core.threat import Threat, keep_outside, project, sample
 
 
 @dataclass(frozen=True)
 class APGD:
     """Gradient ascent with momentum whose steps are halved where they stop helping.
 
-    For images B×C×H×W in the threat's range, norms linf and l2. An image that never is adversarial comes back at its
-    highest loss.
+    For images B×C×H×W in the threat's range. An image that never is adversarial comes back at its highest loss. In L1 a
+    step is sparse, and a run begins in a ball three times as large, then twice, then in that of eps; the last step in a
+    ball goes to the point that FGSM would find from the gradient at the best one.
 
     Options:
         steps: steps of a run.
@@ -42,13 +43,12 @@ class APGD:
             the way says, and the iterate of the highest mean loss counts.
         termination_ratio: from a tenth of the steps on (`termination.STAGES`), a run ends for an image whose missing
             loss exceeds this times what was gained (a fifth of the steps; less later, see `outlook`). On cross-entropy
-            the margin decides. Infinity for never.
+            the margin decides. In L1 it ends when it leaves the largest ball, after 30 %. Infinity for never.
         target: as in `OneStepTarget`: all runs go towards that class, and only it counts; None for any.
         early_stop: stop changing an image once it is adversarial; else its adversarial iterate of highest loss counts.
 
-    Raises `InputError` for another norm, an option out of its range, images outside theirs, or a model that is not
-    differentiable.
-    Source: Croce and Hein 2020, algorithm 1 and section 3; targeted DLR: section 4.
+    Raises `InputError` for an option out of its range, images outside theirs, or a model that is not differentiable.
+    Source: Croce and Hein 2020, algorithm 1 and section 3; targeted DLR: section 4. L1: Croce and Hein 2021.
     """
 
     steps: int = 100
@@ -77,8 +77,6 @@ class APGD:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         refuse_l0("APGD", threat)
-        if threat.norm == "l1":
-            raise InputError("APGD is made for linf and l2: for l1 use pgd with many steps, fab_t or fmn")
         return carry_out(model, x, y, threat, lambda x, y: self._attack(model, x, y, threat, generator))
 
     def with_early_stop(self) -> APGD:
@@ -107,7 +105,7 @@ class APGD:
             runs = runs[len(now) :]
             many = rows.repeat(len(now))
             target = None if now[0] is None else torch.cat([each[rows] for each in now if each is not None])
-            start = torch.cat([sample(x, threat, draws)[rows] for _ in now])
+            start = torch.cat([self._start(x, threat, draws)[rows] for _ in now])
             aim = replace(objective.select(many), target=target)
             found = self._run(model, x[many], aim, threat, start, len(rows))
             for run in zip(*(torch.split(part, len(rows)) for part in found), strict=True):
@@ -126,51 +124,77 @@ class APGD:
             order = wrong_classes(logits_fp32(model, x), y)
         return list(order[:, : self.targets].unbind(dim=1))
 
+    def _start(self, x: Tensor, threat: Threat, draws: Draws) -> Tensor:
+        """A random point: for L1 Gaussian noise inside the mask, projected into the first and widest ball."""
+        if threat.norm != "l1":
+            return sample(x, threat, draws)
+        widest = radius_schedule(threat, self.steps)[0][0]
+        noisy = x + draws.normal(*x.shape[1:]).to(x.dtype)
+        return project(keep_outside(noisy, x, threat), x, widest)
+
     def _run(
         self, model: nn.Module, x: Tensor, objective: Objective, threat: Threat, start: Tensor, images: int
     ) -> Found:
         """One run from `start` for each of `x`, which holds a number of `images` several times."""
-        found = Found(
-            start.clone(),
-            torch.zeros(len(x), dtype=x.dtype, device=x.device),
-            torch.zeros(len(x), dtype=torch.bool, device=x.device),
-        )
+        found, balls = Found.nothing(start), radius_schedule(threat, self.steps)
         sought = None if self.target is None else objective.target
-        run = Run.begin(x, objective, sought, start, self._gradient(model, start, objective), 2 * threat.eps)
-        judges = self.eot == 1  # a pass of a randomised model is no verdict
-        run = found.take_adversarial(run, model, images) if judges and self.early_stop else run
-        checks, judged = checkpoints(self.steps), stages(self.steps, self.termination_ratio)
-        for number in range(1, self.steps + 1):
-            if not len(run.rows):
-                break
-            run.move(threat, 1.0 if number == 1 else MOMENTUM)
-            run.update(self._gradient(model, run.current.images, run.objective))
-            due = success.should_check_success(number, x.device) or number in judged
-            if judges and (number == self.steps or (self.early_stop and due)):
-                run = found.take_adversarial(run, model, images)  # always before runs are ended
-            if number in checks:
-                run.check(self.rho * checks[number])
-            if number in judged:
-                ratio = self.termination_ratio * outlook(float(number), self.steps)
-                hopeless = is_hopeless(run.began, run.reached, ratio)
-                hopeless &= ~(run.adversarial.found & judges)  # towards a target, any error counts
-                if hopeless.any():
-                    found.take_best(run.select(hopeless))
-                    run = run.select(~hopeless)
+        run = Run.begin(x, objective, sought, start, self._gradient(model, start, objective), balls[0][0])
+        for ball, steps in balls[:-1]:  # what is found in a wider ball does not count
+            run = self._ascend(model, self._within(model, run, ball), steps, None, images)
+            if ball is balls[0][0]:
+                run = self._end_hopeless(model, run, threat, found, self.termination_ratio)
+        judged = stages(self.steps, self.termination_ratio) if len(balls) == 1 else []
+        run = self._ascend(model, self._within(model, run, threat), balls[-1][1], found, images, judged)
         found.take_best(run)
         return found
+
+    def _ascend(
+        self, model: nn.Module, run: Run, steps: int, found: Found | None, images: int, judged: Sequence[int] = ()
+    ) -> Run:
+        """So many steps; where adversarial images count they go into `found`. Returns the runs that remain.
+
+        After the steps `judged`, hopeless runs end.
+        """
+        judges = found if self.eot == 1 else None  # a pass of a randomised model is no verdict
+        if judges is not None and self.early_stop:
+            run = judges.take_adversarial(run, model, images)
+        checks = checkpoints(steps, run.ball)
+        for number in range(1, steps + 1):
+            if not len(run.rows):
+                break
+            if run.ball.norm == "l1" and number == steps:  # the sparse steps come near the best point, not quite there
+                run.jump()
+            else:
+                run.move(number == 1)
+            run.update(self._gradient(model, run.current.images, run.objective))
+            due = self.early_stop and (success.should_check_success(number, run.x.device) or number in judged)
+            if judges is not None and (number == steps or due):
+                run = judges.take_adversarial(run, model, images)  # always before runs are ended
+            if number in checks:
+                run.check(self.rho * checks[number])
+            if number in judged and found is not None:
+                ratio = self.termination_ratio * outlook(float(number), steps)
+                run = self._end_hopeless(model, run, run.ball, found, ratio)
+        return run
+
+    def _within(self, model: nn.Module, run: Run, ball: Threat) -> Run:
+        """The runs in another ball, from their best points."""
+        if run.ball == ball or not len(run.rows):
+            return run
+        start = project(run.best.images, run.x, ball)
+        return run.restarted(start, self._gradient(model, start, run.objective), ball)
+
+    def _end_hopeless(self, model: nn.Module, run: Run, threat: Threat, found: Found, ratio: float) -> Run:
+        """Store the best images of hopeless runs, within `threat`; returns the other runs."""
+        hopeless = is_hopeless(run.began, run.reached, ratio)
+        hopeless &= ~(run.adversarial.found & (self.eot == 1))  # towards a target, any error counts
+        if not hopeless.any():
+            return run
+        found.take_best(self._within(model, run.select(hopeless), threat))
+        return run.select(~hopeless)
 
     def _gradient(self, model: nn.Module, x: Tensor, objective: Objective) -> ValueAndGrad:
         passes = [value_and_input_grad(model, x, objective) for _ in range(self.eot)]
         if len(passes) == 1:
             return passes[0]
         return ValueAndGrad(*(torch.stack(parts).mean(dim=0) for parts in zip(*passes, strict=True)))
-
-
-def checkpoints(steps: int) -> dict[int, int]:
-    """The steps after which the step size is checked, each with the steps since the last check (section 3.1)."""
-    checkpoints, period, at = {}, max(int(0.22 * steps), 1), 0
-    while (at := at + period) <= steps:
-        checkpoints[at] = period
-        period = max(period - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
-    return checkpoints

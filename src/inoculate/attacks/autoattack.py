@@ -19,7 +19,7 @@ from inoculate.attacks.termination import check_termination_ratio
 from inoculate.core.errors import InputError
 from inoculate.core.modes import frozen
 from inoculate.core.options import require_count
-from inoculate.core.threat import Threat
+from inoculate.core.threat import Norm, Threat
 from inoculate.models.acceleration.fast import original
 
 Version = Literal["standard", "binary", "rand", "quick"]
@@ -29,9 +29,9 @@ Version = Literal["standard", "binary", "rand", "quick"]
 class AutoAttack:
     """The parameter-free ensemble: each member attacks the images that no earlier one has broken.
 
-    For images B×C×H×W in the threat's range, norms linf and l2. Two things make it quicker than the paper's: a short
-    PGD comes first and breaks the easy images, and a member gives up an image whose missing margin exceeds
-    `termination_ratio` times what its run has gained.
+    For images B×C×H×W in the threat's range. Two things make it quicker than the paper's: a short PGD comes first and
+    breaks the easy images, and a member gives up an image whose missing margin exceeds `termination_ratio` times what
+    its run has gained.
 
     Options:
         version: `standard` (four classes or more): APGD on cross-entropy, APGD-T on the targeted DLR loss, FAB-T and
@@ -40,14 +40,14 @@ class AutoAttack:
             classes): APGD on cross-entropy and on DLR, each step over 20 gradients. `quick`: as `standard` or
             `binary`, whichever fits, without FAB-T; `autoattack_quick` also has fewer targets and ends runs sooner.
         steps: steps of APGD and FAB.
-        targets: target classes of APGD-T and FAB-T.
+        targets: target classes of APGD-T and FAB-T. In L1, APGD-T takes at most 5, and untargeted APGD 5 restarts.
         queries: passes of Square.
         termination_ratio: of the members; FAB-T, whose measure is a distance, uses a third. Infinity spends every
             budget (`autoattack_thorough`).
 
-    Raises `InputError` for a version that does not fit the number of classes, another norm, an option out of its range,
-    images outside theirs, or a model that is not differentiable.
-    Source: Croce and Hein 2020, section 5.
+    Raises `InputError` for a version that does not fit the number of classes, an option out of its range, images
+    outside theirs, or a model that is not differentiable.
+    Source: Croce and Hein 2020, section 5. L1: Croce and Hein 2021, section 5.
     """
 
     version: Version = "standard"
@@ -62,9 +62,11 @@ class AutoAttack:
         if self.version not in get_args(Version):
             raise InputError(f"AutoAttack has no version '{self.version}': use {', '.join(get_args(Version))}")
 
-    def members(self, classes: int) -> Mapping[str, Attack]:
+    def members(self, classes: int, norm: Norm = "linf") -> Mapping[str, Attack]:
         """The members by name, in their order; raises `InputError` if the version does not fit `classes`."""
-        ratio = self.termination_ratio
+        ratio, restarts, targets = self.termination_ratio, 1, min(self.targets, classes - 1)
+        if norm == "l1":
+            restarts, targets = 5, min(targets, 5)
         if self.version == "rand":
             if classes < 3:
                 raise InputError("AutoAttack's version rand needs three classes (DLR loss): use apgd_ce with eot=20")
@@ -75,11 +77,11 @@ class AutoAttack:
             raise InputError(f"autoattack needs four classes (DLR loss), not {classes}: use autoattack_binary")
         members: dict[str, Attack] = {"pgd": PGD(steps=10, early_stop=True)}
         if classes == 2:  # cross-entropy rises along the margin, and vanishes where outputs saturate
-            members["apgd_margin"] = APGD(self.steps, "margin", restarts=2, termination_ratio=ratio)
+            members["apgd_margin"] = APGD(self.steps, "margin", restarts=max(restarts, 2), termination_ratio=ratio)
         else:
             loss = "margin" if self.version == "binary" or classes == 3 else "dlr"
-            members["apgd_ce"] = APGD(self.steps, termination_ratio=ratio)
-            members["apgd_t"] = APGD(self.steps, loss, min(self.targets, classes - 1), termination_ratio=ratio)
+            members["apgd_ce"] = APGD(self.steps, restarts=restarts, termination_ratio=ratio)
+            members["apgd_t"] = APGD(self.steps, loss, targets, termination_ratio=ratio)
         if self.version != "quick":
             members["fab_t"] = FAB(self.steps, self.targets, termination_ratio=ratio / 3)
         return {**members, "square": Square(self.queries, termination_ratio=ratio)}
@@ -94,7 +96,7 @@ class AutoAttack:
             with frozen(judge), torch.no_grad():
                 logits = logits_fp32(judge, x)
             result, rows = x.clone(), torch.arange(len(x), device=x.device)
-            for member in self.members(logits.shape[1]).values():
+            for member in self.members(logits.shape[1], threat.norm).values():
                 result[rows] = member(model, x[rows], y[rows], threat.select(rows), generator=generator)
                 with frozen(judge), torch.no_grad():
                     rows = rows[logits_fp32(judge, result[rows]).argmax(dim=1) == y[rows]]

@@ -94,7 +94,7 @@ class Iterative(Protocol):
 class Ensemble(Protocol):
     """An attack made of others: an image counts as broken if any member breaks it."""
 
-    def members(self, classes: int) -> Mapping[str, Attack]:
+    def members(self, classes: int, norm: Norm = "linf") -> Mapping[str, Attack]:
         """The members by name, in the order in which they attack the images that no earlier one has broken."""
         ...
 

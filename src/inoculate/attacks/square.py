@@ -18,7 +18,6 @@ from inoculate.attacks.squares import Squares, lengthen, tiles
 from inoculate.attacks.success import is_adversarial, verify_adversarial
 from inoculate.attacks.targets import Target, check_target, resolve_targets
 from inoculate.attacks.termination import check_termination_ratio, is_hopeless, outlook, stages
-from inoculate.core.errors import InputError
 from inoculate.core.options import require_bool, require_count, require_fraction
 from inoculate.core.rng import Draws
 from inoculate.core.threat import Threat, per_sample, project
@@ -31,9 +30,9 @@ Propose = Callable[[Tensor, Tensor, Tensor, Threat], Tensor]
 class Square:
     """Random search over squares of colour, by the margin loss; needs no gradient.
 
-    For images B×C×H×W in the threat's range, norms linf and l2. All images share the same squares, which `generator`
-    decides. Under a mask for all images the squares lie in the smallest rectangle around it; what they hold outside of
-    a mask is left out.
+    For images B×C×H×W in the threat's range. All images share the same squares, which `generator` decides. Under a
+    mask for all images the squares lie in the smallest rectangle around it; what they hold outside of a mask is left
+    out.
 
     Options:
         queries: passes per image at most.
@@ -44,8 +43,8 @@ class Square:
         target: as in `OneStepTarget`: raise that class's margin, and only it counts; None for untargeted.
         early_stop: stop changing an image once it is adversarial.
 
-    Raises `InputError` for another norm, an option out of its range, or images outside theirs.
-    Source: Andriushchenko et al. 2020, algorithms 1 to 3.
+    Raises `InputError` for an option out of its range, or images outside theirs.
+    Source: Andriushchenko et al. 2020, algorithms 1 to 3. L1: Croce and Hein 2021.
     """
 
     queries: int = 5000
@@ -65,8 +64,6 @@ class Square:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         refuse_l0("the Square attack", threat)
-        if threat.norm == "l1":
-            raise InputError("the Square attack is made for linf and l2: for l1 use pgd with many steps, fab_t or fmn")
 
         def craft(x: Tensor, y: Tensor) -> Tensor:
             draws, part = Draws(x, generator), x[_box(threat)]
@@ -75,7 +72,7 @@ class Square:
                 stripes = draws.signs(x.shape[1], 1, part.shape[3]).to(x)
                 start, propose = project(part + threat.eps * stripes, part, threat), squares.linf
             else:
-                start, propose = tiles(part, threat, draws), squares.l2
+                start, propose = tiles(part, threat, draws), squares.l2 if threat.norm == "l2" else squares.l1
             # Its steps are too small for the three digits of bf16.
             with torch.no_grad(), full_precision(model):
                 target = resolve_targets(model, x, y, self.target, generator)
@@ -129,7 +126,8 @@ class Square:
         """Propose the next squares, before query `end` (B), and keep the first that raises each image's objective.
 
         Few images fill a batch with several proposals each: all are compared with the same image, up to the first that
-        helps, so the search is the same as one by one. For L2, whose squares depend on all before them, it is one each.
+        helps, so the search is the same as one by one. For L2 and L1, whose squares depend on all before them, it is
+        one each.
         """
         x = state.x
         most = 128 if x.is_cuda else 16

@@ -38,6 +38,14 @@ class Squares:
 
     def l2(self, x: Tensor, x_adv: Tensor, queries: Tensor, threat: Threat) -> Tensor:
         """The perturbation of one square moves to another, with what the ball has left (algorithm 3)."""
+        return project(x + _scaled(self._moved(x, x_adv, queries, threat, 2), threat.eps), x, threat)
+
+    def l1(self, x: Tensor, x_adv: Tensor, queries: Tensor, threat: Threat) -> Tensor:
+        """The same in L1, where the projection makes it sparse (Croce and Hein 2021, appendix)."""
+        return project(x + self._moved(x, x_adv, queries, threat, 1), x, threat)
+
+    def _moved(self, x: Tensor, x_adv: Tensor, queries: Tensor, threat: Threat, order: int) -> Tensor:
+        """The perturbation after its move, in L2 or L1 (`order` 2 or 1)."""
         query = queries[:1]
         side = max(int(self.side[query]), 3)
         side = min(side + 1 - side % 2, self.height, self.width)  # odd, as its middle is a pixel
@@ -49,15 +57,15 @@ class Squares:
         delta = x_adv - x
         mask = torch.zeros_like(x[:1])
         mask[here] = mask[there] = 1
-        unused = (threat.eps**2 - _square_sum(delta)).clamp_min(0) / self.channels
-        budget = (unused + ((delta * mask) ** 2).sum(dim=(2, 3), keepdim=True)).sqrt()  # of each channel
+        unused = (threat.eps**order - _sum_of_powers(delta, order)).clamp_min(0) / self.channels
+        budget = unused + (delta * mask).abs().pow(order).sum(dim=(2, 3), keepdim=True)  # of each channel
+        budget = budget.sqrt() if order == 2 else budget * self.channels  # in L1 the projection cuts what is too much
         old = delta[here]
-        pattern = bump(side, bool(self.transposed[int(query)])).to(x) * self.signs[query][:, :, None, None]
-        fresh = pattern + old / old.flatten(2).norm(dim=2)[..., None, None].clamp_min(1e-12)
-        fresh = fresh / fresh.flatten(2).norm(dim=2)[..., None, None].clamp_min(1e-12) * budget
+        pattern = bump(side, bool(self.transposed[int(query)]), order).to(x) * self.signs[query][:, :, None, None]
+        fresh = _normalised(pattern + _normalised(old, order), order) * budget
         delta[there] = 0
         delta[here] = fresh
-        return project(x + _scaled(delta, threat.eps), x, threat)
+        return delta
 
     def _corner(self, queries: Tensor, which: int, side: Tensor, size: int) -> Tensor:
         """Where the square begins in a direction with `size` pixels."""
@@ -71,10 +79,11 @@ def size_schedule(query: int) -> float:
 
 
 def tiles(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
-    """L2: a grid of bumps with random signs, at least five a side, in the middle; scaled to the ball."""
+    """L2 and L1: a grid of bumps with random signs, at least five a side, in the middle; brought into the ball."""
+    order = 2 if threat.norm == "l2" else 1
     side = max(min(x.shape[2], x.shape[3]) // 5, 1)
     top, left = x.shape[2] % side // 2, x.shape[3] % side // 2
-    pattern = bump(side, transposed=False).to(x)
+    pattern = bump(side, False, order).to(x)
     delta = torch.zeros_like(x)
     signs = draws.signs(x.shape[2] // side, x.shape[3] // side, x.shape[1]).to(x)
     for row in range(signs.shape[1]):
@@ -82,29 +91,30 @@ def tiles(x: Tensor, threat: Threat, draws: Draws) -> Tensor:
             above, before = top + row * side, left + column * side
             place = (..., slice(above, above + side), slice(before, before + side))
             delta[place] = pattern * signs[:, row, column, :, None, None]
-    return project(x + _scaled(delta, threat.eps), x, threat)
+    return project(x + (_scaled(delta, threat.eps) if order == 2 else delta), x, threat)
 
 
-def bump(side: int, transposed: bool) -> Tensor:
-    """Two neighbouring pyramids of opposite sign, of unit length (side×side)."""
+def bump(side: int, transposed: bool, order: int = 2) -> Tensor:
+    """Two neighbouring pyramids of opposite sign, of unit length in L2 or L1 (`order` 2 or 1): side×side."""
     half = side // 2
-    pyramids = torch.cat([_pyramid(half, side), -_pyramid(side - half, side)])
-    return _normalised(pyramids.T if transposed else pyramids)
+    pyramids = torch.cat([_pyramid(half, side, order), -_pyramid(side - half, side, order)])
+    return _normalised(pyramids.T if transposed else pyramids, order)
 
 
-def _pyramid(height: int, width: int) -> Tensor:
-    """Nested rectangles around the middle, the inner ones higher (equation 2 of the paper)."""
+def _pyramid(height: int, width: int, order: int) -> Tensor:
+    """Nested rectangles around the middle, the inner ones higher (equation 2 of the paper); in L1 steeper."""
     hill = torch.zeros(height, width)
     middle, centre = height // 2, width // 2
     for ring in range(max(height // 2 + 1, width // 2 + 1)):
         rows = slice(max(middle - ring, 0), min(middle + ring + 1, height))
-        hill[rows, max(centre - ring, 0) : min(centre + ring + 1, width)] += 1 / (ring + 1) ** 2
-    return _normalised(hill)
+        hill[rows, max(centre - ring, 0) : min(centre + ring + 1, width)] += (ring + 1) ** (-4 / order)
+    return _normalised(hill, order)
 
 
-def _normalised(shape: Tensor) -> Tensor:
-    length: Tensor = shape.norm()
-    return shape / length.clamp_min(1e-12)
+def _normalised(shape: Tensor, order: int) -> Tensor:
+    """Images (…×H×W) of unit length in L2 or L1."""
+    lengths: Tensor = shape.flatten(-2).norm(p=order, dim=-1)
+    return shape / lengths[..., None, None].clamp_min(1e-12)
 
 
 def lengthen(x_adv: Tensor, like: Tensor, x: Tensor, threat: Threat) -> Tensor:
@@ -117,6 +127,6 @@ def _scaled(delta: Tensor, eps: float) -> Tensor:
     return delta / per_sample(delta.flatten(1).norm(dim=1), delta).clamp_min(1e-12) * eps
 
 
-def _square_sum(delta: Tensor) -> Tensor:
-    """Sum of squares per image: B×1×1×1."""
-    return per_sample((delta**2).flatten(1).sum(dim=1), delta)
+def _sum_of_powers(delta: Tensor, order: int) -> Tensor:
+    """Sum of |δ|^`order` per image: B×1×1×1."""
+    return per_sample(delta.abs().pow(order).flatten(1).sum(dim=1), delta)

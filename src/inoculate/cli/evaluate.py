@@ -29,7 +29,7 @@ def evaluate(
     data_root: options.DataRoot = None,
     limit: options.Limit = None,
     attack: options.Attacks = "fgsm,pgd",
-    norm: options.Norm = "linf",
+    norm: options.Norms = "linf",
     eps: options.EpsList = "8/255",
     mask: options.Mask = None,
     corruptions: options.Corruptions = None,
@@ -54,6 +54,7 @@ def evaluate(
     """
     from inoculate.attribution.explain import ExplainOptions
     from inoculate.cli.progress import Steps
+    from inoculate.core.threat import largest_threat
     from inoculate.evaluation.corruptions import corruptions as run_corruptions
     from inoculate.evaluation.evaluate import EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as run
@@ -94,4 +95,4 @@ def evaluate(
     if out is not None:
         found.save(out)
         explained = ExplainOptions(seed, batch_size, model, evaluation=found) if explain else None
-        write_page(out, network, images, max(threats, key=lambda threat: threat.eps), explained)
+        write_page(out, network, images, largest_threat(threats), explained)

@@ -69,11 +69,12 @@ Attacks = Annotated[
 ]
 Attack = Annotated[str, topic_option("--attack", ATTACK, "One attack, such as fgsm or mifgsm.")]
 Norm = Annotated[str, topic_option("--norm", ATTACK, "linf, l2, l1 or l0 (pixels).")]
+Norms = Annotated[
+    str, topic_option("--norm", ATTACK, "linf, l2, l1 or l0 (pixels); or several, with an eps for each: linf,l2.")
+]
 EpsList = Annotated[
     str,
-    topic_option(
-        "--eps", ATTACK, "Perturbation sizes in units of [0, 1] (l0: pixels), separated by commas: 0.01,8/255."
-    ),
+    topic_option("--eps", ATTACK, "Sizes in units of [0, 1] (l0: pixels), separated by commas: 0.01,8/255."),
 ]
 Eps = Annotated[str, topic_option("--eps", ATTACK, "Perturbation size in units of [0, 1] (l0: pixels): 8/255.")]
 Mask = Annotated[

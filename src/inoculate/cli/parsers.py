@@ -34,10 +34,19 @@ def parse_attacks(text: str) -> list[str]:
 
 
 def parse_threats(norm: str, eps: str) -> list[Threat]:
-    """A `Threat` for each eps in a list separated by commas, such as `0.01,8/255`."""
+    """A `Threat` for each eps in a list separated by commas, such as `0.01,8/255`; of several norms each has its own.
+
+    Raises `InputError` for several norms and another number of eps.
+    """
     from inoculate.core.threat import Threat, parse_eps
 
-    return [Threat(norm, parse_eps(text)) for text in eps.split(",")]  # type: ignore[arg-type]
+    norms, sizes = [name.strip() for name in norm.split(",")], eps.split(",")
+    norms = norms * len(sizes) if len(norms) == 1 else norms
+    if len(norms) != len(sizes):
+        raise InputError(
+            f"{len(norms)} norms and {len(sizes)} eps: give each norm its eps, --norm linf,l2 --eps 8/255,0.5"
+        )
+    return [Threat(*pair) for pair in zip(norms, map(parse_eps, sizes), strict=True)]  # type: ignore[arg-type]
 
 
 def parse_corruptions(kinds: str | None, severities: str) -> tuple[tuple[str, ...], tuple[int, ...]] | None:

@@ -35,7 +35,7 @@ def transfer(
     data_root: options.DataRoot = None,
     limit: options.Limit = None,
     attack: options.Attack = "mifgsm",
-    norm: options.Norm = "linf",
+    norm: options.Norms = "linf",
     eps: options.EpsList = "8/255",
     mask: options.Mask = None,
     precision: options.Precision = "fast",

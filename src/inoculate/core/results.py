@@ -13,12 +13,14 @@ _LABELS = ("dataset", "model", "arm", "protocol", "seed")  # shown only where th
 
 
 def name_of(row: Row) -> str:
-    """Attack, norm, mask and eps of a row, a corruption and its severity, or `clean`."""
+    """Attack, norm, mask and eps of a row, a union and its threats, a corruption and its severity, or `clean`."""
     return "clean" if row.attack == "none" else " ".join(filter(None, (row.attack, row.space, size_of(row))))
 
 
 def size_of(row: Row) -> str:
-    """How strong the attack of a row is: its eps, the severity of a corruption, or the movements."""
+    """How strong the attack of a row is: its eps, the threats of a union, a corruption's severity, or the movements."""
+    if row.threats:
+        return f"of {row.threats}"
     if row.has_eps:
         return f"eps {row.eps:.4g}"
     return row.movements or (f"severity {row.severity}" if row.severity else "")
@@ -41,7 +43,7 @@ def html_of(rows: Iterable[Row], title: str = "") -> str:
     lines = [_line("th", head)]
     for row in rows:
         clean = row.attack == "none"
-        eps = "" if clean else size_of(row).removeprefix("eps ")
+        eps = "" if clean else size_of(row).removeprefix("eps ").removeprefix("of ")
         interval = f"{row.ci_low:.1%} to {row.ci_high:.1%}"
         cells = [*(getattr(row, name) for name in labels), "clean" if clean else row.attack, "" if clean else row.space]
         lines.append(_line("td", [*cells, eps, f"{row.accuracy:.1%}", interval, row.n]))

@@ -7,6 +7,8 @@ from typing import Any
 
 from inoculate.core.stats import wilson
 
+UNION = "union"  # the norm of a row that counts the worst over several norms
+
 
 @dataclass(frozen=True)
 class Row:
@@ -15,7 +17,8 @@ class Row:
     Fields:
         dataset, model, arm, seed: labels of what was measured.
         attack: its name, `none` for clean accuracy.
-        norm, eps: the threat; eps in pixel units of [0, 1], 0 for clean. Beyond norms `corruption` and `spatial`.
+        norm, eps: the threat; eps in pixel units of [0, 1], 0 for clean. Norm `union`, with eps 1: the worst of several
+            norms for each image. Beyond norms `corruption` and `spatial`.
         protocol: `white-box` (crafted on the evaluated model) or `transfer:<model>/<arm>`.
         accuracy: `correct / n`, in [0, 1]. An image that is misclassified without an attack counts as wrong.
         correct, n: images classified correctly, and all.
@@ -24,6 +27,7 @@ class Row:
         severity: of a common corruption, 1 to 5; 0 for everything else.
         movements: the rotations and translations that were tried, in words, under norm `spatial`.
         mask: the name of the mask of the pixels that the attack may change; empty where it may change all.
+        threats: of a union, each norm with its eps, such as `linf 0.1, l2 1.5`.
     """
 
     dataset: str
@@ -43,12 +47,14 @@ class Row:
     severity: int = 0
     mask: str = ""
     movements: str = ""
+    threats: str = ""
 
     @property
     def key(self) -> str:
         """The name of this row's per-image record: the fields that identify it, joined by `|`."""
+        eps = self.threats or f"{self.eps:g}"
         return "|".join(
-            [self.dataset, str(self.seed), self.model, self.arm, self.attack, self.norm, f"{self.eps:g}", self.protocol]
+            [self.dataset, str(self.seed), self.model, self.arm, self.attack, self.norm, eps, self.protocol]
             + ([f"severity {self.severity}"] if self.severity else [])
             + ([f"mask {self.mask}"] if self.mask else [])
             + ([self.movements] if self.movements else [])

@@ -118,6 +118,11 @@ def refuse_mask(threat: Threat, what: str) -> None:
         raise InputError(f"{what} knows no mask of pixels that may change: leave it out, or evaluate under it")
 
 
+def largest_threat(threats: Sequence[Threat]) -> Threat:
+    """The threat of largest eps among those in the norm of the first: eps of two norms cannot be compared."""
+    return max((threat for threat in threats if threat.norm == threats[0].norm), key=lambda threat: threat.eps)
+
+
 def large_eps_warning(threat: Threat, shape: tuple[int, ...]) -> str | None:
     """A warning for an eps in L2, L1 or L0 that is suspiciously large for images of `shape` (C, H, W), else None."""
     widest = range_diameter(threat, shape)
@@ -148,9 +153,10 @@ def parse_eps(text: str) -> float:
 def project(x_adv: Tensor, x: Tensor, threat: Threat, radius: Tensor | None = None) -> Tensor:
     """The nearest allowed image: into the ball around `x`, then into the valid range. All B×C×H×W.
 
-    The second step never leaves the ball, because `x` itself lies in the range. In L0 those pixels keep their change
-    whose undoing would cost most within the range. A pixel that is that of `x` stays as it is, so that a step inside a
-    mask ends inside. `radius` (B) gives each image an eps of its own.
+    The second step never leaves the ball, because `x` itself lies in the range. For L∞ and L1 the result is the nearest
+    point of both together. In L0 those pixels keep their change whose undoing would cost most within the range. A pixel
+    that is that of `x` stays as it is, so that a step inside a mask ends inside. `radius` (B) gives each image an eps
+    of its own.
     """
     import torch
 
@@ -166,7 +172,10 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat, radius: Tensor | None = No
         length = per_sample(delta.flatten(1).norm(dim=1, dtype=finest), x)
         inside = x + delta * (eps / length.clamp_min(1e-12)).clamp_max(1).to(x.dtype)
     else:
-        delta = _onto_l1_ball((x_adv - x).flatten(1), threat.eps if radius is None else radius[:, None]).view_as(x)
+        room = torch.where(x_adv > x, threat.high - x, x - threat.low).flatten(1)
+        delta = _onto_l1_ball((x_adv - x).flatten(1), room, threat.eps if radius is None else radius[:, None]).view_as(
+            x
+        )
         inside = x + delta
         further = (inside.double() - x.double()).abs() > delta.double().abs()  # thousands of pixels add up
         inside = torch.where(further, torch.nextafter(inside, x), inside)
@@ -311,8 +320,10 @@ def distance(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
     """The distance between the images in `norm`, per sample (B), in pixel units; in L0 the number of pixels."""
     if norm == "l0":
         return l0.distance(x_adv, x)
-    order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
-    lengths: Tensor = (x_adv - x).flatten(1).norm(p=order, dim=1)
+    delta = (x_adv - x).flatten(1)
+    if norm == "l1":
+        return delta.abs().sum(dim=1)  # in pairs: `norm` adds up one by one, and thousands of pixels lose digits
+    lengths: Tensor = delta.norm(p={"linf": math.inf, "l2": 2}[norm], dim=1)
     return lengths
 
 
@@ -328,19 +339,25 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def _onto_l1_ball(delta: Tensor, eps: float | Tensor) -> Tensor:
-    """The nearest point of the L1 ball, per row (Duchi et al. 2008, figure 1): soft thresholding of the entries.
+def _onto_l1_ball(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
+    """What, cut off at `room`, is the nearest point of the L1 ball within the valid range, per row (all B×D).
 
-    `eps` is a number or B×1.
+    Soft thresholding: sign(δ) · max(|δ| − t, 0) with the least t ≥ 0 at which min(max(|δ| − t, 0), room) adds up to at
+    most `eps`, a number or B×1 (Croce and Hein 2021, section 2). An entry shrinks for t between |δ| − room and |δ|.
     """
     import torch
 
     finest = torch.float32 if delta.device.type == "mps" else torch.float64  # as in `project`
-    ordered = delta.abs().to(finest).sort(dim=1, descending=True).values
-    excess = ordered.cumsum(dim=1) - eps
-    count = torch.arange(1, delta.shape[1] + 1, device=delta.device)
-    last = (ordered * count > excess).sum(dim=1, keepdim=True).clamp_min(1)
-    exact = (excess.gather(1, last - 1) / last).clamp_min(0)
+    size, room = delta.abs().to(finest), room.to(finest)
+    knots, order = torch.cat([(size - room).clamp_min(0), size], dim=1).sort(dim=1)
+    shrinking = torch.where(order < delta.shape[1], 1, -1).cumsum(dim=1)  # entries that do so from each knot on
+    shrunk = (shrinking[:, :-1] * knots.diff(dim=1)).cumsum(dim=1)
+    excess = size.minimum(room).sum(dim=1, keepdim=True) - eps
+    excess = torch.cat([excess, excess - shrunk], dim=1)  # at each knot
+    above = (excess > 0).sum(dim=1, keepdim=True)
+    last = (above - 1).clamp_min(0)
+    exact = knots.gather(1, last) + excess.gather(1, last) / shrinking.gather(1, last).clamp_min(1)
+    exact = torch.where(above > 0, exact, 0)
     threshold = exact.to(delta.dtype)
     threshold = torch.where(threshold < exact, torch.nextafter(threshold, threshold + 1), threshold)
     return delta.sign() * (delta.abs() - threshold).clamp_min(0)

@@ -94,7 +94,7 @@ def _run(sample: Sample, attacks: Mapping[str, Attack], surrogates: Mapping[str,
     others: list[tuple[str, str, Attack, Cost]] = []
     if sample.threat.norm == "l0":
         checks.append(Check("gradient-free", None, UNDECIDED_IN_L0))
-    elif sample.threat.norm != "l1":
+    else:
         others.append(("gradient-free", "Square without gradients", SQUARE, partial(_square_passes, sample)))
     others += [
         (f"transfer from {name}", f"examples made on {name}", _CraftedOn(SHORT, surrogate.model), _steps(10))

@@ -95,7 +95,7 @@ def measure_transfer(
     alone.
     """
     everything = torch.ones(len(data), dtype=torch.bool)
-    members = attack.members(source.classes) if isinstance(attack, Ensemble) else {"": attack}
+    members = attack.members(source.classes, threats[0].norm) if isinstance(attack, Ensemble) else {"": attack}
     found: list[list[PerSampleResult]] = []
     for number, member in enumerate(members.values()):
         crafter = white_box(source, in_full(member), threats, settings.seed)
@@ -148,7 +148,7 @@ def _measure_ensemble(
     settings: Settings,
 ) -> list[PerSampleResult]:
     """One member after the other, each on full batches of the images that all before it, at any smaller eps, left."""
-    members = ensemble.members(classifier.classes)
+    members = ensemble.members(classifier.classes, threats[0].norm)
     best = PerSampleResult.empty(len(data), 0.0, members, _clean_images(classifier, data, settings))
     best.right.copy_(attacked)
     found: dict[float, PerSampleResult] = {}

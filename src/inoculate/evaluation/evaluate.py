@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from inoculate.core.errors import InputError
 from inoculate.core.options import require_bool, require_one_of
 from inoculate.core.progress import Progress
 from inoculate.core.rng import seeded
-from inoculate.core.threat import Threat, require_threats
+from inoculate.core.row import UNION, Row
+from inoculate.core.threat import Threat, largest_threat, require_threats
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
 from inoculate.evaluation.budget import TimeBudget, check_attacks, measure_attacks, named_attacks
@@ -47,6 +49,7 @@ from inoculate.evaluation.passes import (
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.sample import Known
+from inoculate.evaluation.union import names_of, shared_mask, union_of
 from inoculate.models.class_names import ClassNames
 from inoculate.models.classes import Counted, match_classes
 from inoculate.models.classifier import Classifier, Precision, prepare
@@ -111,7 +114,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure a classifier on labelled images: clean, then under each attack at each threat.
 
-    Attacks are white-box. Every image counts: one that is misclassified clean is an error under every attack.
+    Attacks are white-box. Every image counts: one that is misclassified clean is an error under every attack. Threats
+    in several norms also give each attack a row with norm `union`: an image is right if it is so at all of them.
 
     Args:
         model: a module or function from float images in [0, 1] (B×C×H×W) to logits (B×K), or a model SPEC.
@@ -142,12 +146,11 @@ def evaluate(
     warnings += [*prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean)]
     finished = [each for each in measured if bool(each.result.finished.any())]
     labels = {"model": options.name or name_of_model(model), "arm": options.arm, "protocol": "white-box", "seed": seed}
-    labels["dataset"] = images.name
-    rows = [each.result.row_at(each.threat, **labels, attack=each.attack) for each in finished]
-    checked = max(threats, key=lambda threat: threat.eps, default=None) if options.checks else None
+    rows = [each.row(**labels, dataset=images.name) for each in finished]
+    checked = largest_threat(threats) if options.checks and threats else None
     checks, spare = [], allowed_passes(passes.made, cost, classifier.device)
     if checked is not None:
-        results = [(named[each.attack], each.threat, each.result) for each in measured[1:]]
+        results = [(named[each.attack], each.threat, each.result) for each in measured[1:] if not each.united]
         known = Known(measured[0].result, results, CHECKS_SHARE * spare)
         own = replace(settings, progress=None if progress is None else partial(progress, "checks"))
         with counted(classifier, *surrogates.values()) as passes:
@@ -223,11 +226,35 @@ def smallest_eps(
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """A result, the name of its attack and its threat; of the clean images only its norm counts."""
+    """A result, the name of its attack and its threat; of the clean images only its norm counts.
+
+    `united` are the threats of a union.
+    """
 
     attack: str
     threat: Threat
     result: PerSampleResult
+    united: tuple[Threat, ...] = ()
+
+    def row(self, **labels: Any) -> Row:
+        """The row of the result; `labels` are the fields that all rows share."""
+        labels["attack"] = self.attack
+        if not self.united:
+            return self.result.row_at(self.threat, **labels)
+        mask = shared_mask(self.united)
+        return self.result.row(**labels, norm=UNION, mask=mask, threats=", ".join(names_of(self.united)))
+
+
+def _unions(attacks: Iterable[str], threats: Sequence[Threat], measured: Sequence[_Measured]) -> list[_Measured]:
+    """The union of the threats for each attack, where they have several norms."""
+    if len({threat.norm for threat in threats}) < 2:
+        return []
+    found = []
+    for name in attacks:
+        own = [each for each in measured if each.attack == name]
+        united = tuple(each.threat for each in own)
+        found.append(_Measured(name, united[0], union_of(united, [each.result for each in own]), united))
+    return found
 
 
 def _surrogates(data: Dataset, options: EvaluationOptions, seed: int) -> tuple[dict[str, Classifier], list[str]]:
@@ -252,7 +279,7 @@ def _measure(
     options: EvaluationOptions,
     progress: Progress | None,
 ) -> list[_Measured]:
-    """The results on clean images, then of each attack at each threat."""
+    """The results on clean images, then of each attack at each threat, then the unions."""
     seconds = None if options.time_budget is None else parse_duration(options.time_budget)
     budget = None if seconds is None else TimeBudget.start(seconds)
     observe = None if progress is None else partial(progress, "clean")
@@ -265,4 +292,4 @@ def _measure(
     found = measure_attacks(classifier, data, named, clean, settings, budget, progress)
     for each, results in zip(named, found, strict=True):
         measured += [_Measured(each.name, *pair) for pair in zip(each.threats, results, strict=True)]
-    return measured
+    return measured + _unions(attacks, threats, measured[1:])

@@ -135,7 +135,9 @@ def _front_matter(facts: CardFacts, title: str, method: str, rows: Sequence[Row]
     metrics = [
         {
             "type": "accuracy",
-            "name": "Clean" if row.attack == "none" else f"Under {row.attack} ({row.norm}, eps {row.eps:.4g})",
+            "name": "Clean"
+            if row.attack == "none"
+            else f"Under {row.attack} ({row.threats or f'{row.norm}, eps {row.eps:.4g}'})",
             "value": round(row.accuracy, 4),
         }
         for row in rows

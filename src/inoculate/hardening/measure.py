@@ -13,12 +13,10 @@ from inoculate.hardening.data import HardeningData
 
 
 def attacks_for(data: HardeningData) -> dict[str, Attack]:
-    """FGSM, PGD-20 and AutoAttack (there is none for L1; with fewer than four classes it has no targeted DLR loss)."""
+    """FGSM, PGD-20 and AutoAttack (with fewer than four classes the one without a targeted DLR loss)."""
     attacks = {"fgsm": get_attack("fgsm"), "pgd": get_attack("pgd", steps=20, step=0.125)}
-    if data.threat.norm != "l1":
-        strongest = "autoattack" if len(data.test.classes) >= 4 else "autoattack_binary"
-        attacks[strongest] = get_attack(strongest)
-    return attacks
+    strongest = "autoattack" if len(data.test.classes) >= 4 else "autoattack_binary"
+    return attacks | {strongest: get_attack(strongest)}
 
 
 def measure(

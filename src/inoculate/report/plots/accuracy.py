@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inoculate.artifacts.names import file_name
+from inoculate.core.row import UNION
 from inoculate.report.formatting import attack_name, percent
 from inoculate.report.plots.style import RULE, drawing_order, style_of
 from inoculate.report.plots.svg import Caption, SvgFigure, draw
@@ -20,7 +21,7 @@ READINGS = {"white-box": "crafted anew on each network", "replayed": "crafted be
 
 def accuracy_figures(results: Results, folder: Path | None = None) -> list[tuple[str, list[SvgFigure]]]:
     """Per reading, a title and a figure for each network."""
-    if not results.attacks:
+    if not results.attacks or results.norm == UNION:  # which has no sizes to draw a line over
         return []
     main, groups = results.attacks[0], []
     for reading, words in READINGS.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoculate.artifacts.files import write_file
-from inoculate.core.row import Row
+from inoculate.core.row import UNION, Row
 from inoculate.report import published
 from inoculate.report.formatting import attack_name
 from inoculate.report.plots.accuracy import is_measured, plot_accuracy
@@ -30,11 +30,11 @@ def write_accuracy_figures(
     """Draw the main attack's accuracy (percent) against eps for every network of a dataset; return the files.
 
     Upper panels white-box with PGD dotted, lower panels replayed; bands are 95 % Wilson intervals, eps 0 is clean
-    accuracy. One PNG and one SVG per norm; a norm without an attack row draws nothing.
+    accuracy. One PNG and one SVG per norm; a norm without an attack row, and a union of norms, draw nothing.
     """
     paths: list[Path] = []
     for results in collect((row for row in rows if row.dataset == dataset), surrogate):
-        if not results.attacks:
+        if not results.attacks or results.norm == UNION:
             continue
         norm = "" if results.norm == "linf" else f"-{results.norm}"
         stem = re.sub(r"[^\w.-]+", "_", dataset).strip("._") or "dataset"

@@ -12,7 +12,7 @@ _NOTE = "95 % Wilson intervals; every test image counts, a clean error is an err
 def accuracy_table(results: Results) -> Table:
     """Every white-box accuracy of results that have one arm."""
     rows = [
-        [model, attack_name(attack), f"{eps:.4g}", accuracy_cell(number, number.n), f"{number.n:,}"]
+        [model, attack_name(attack), _size(results, eps), accuracy_cell(number, number.n), f"{number.n:,}"]
         for model in results.models
         for attack, eps in _columns(results)
         if (number := results.find(model, results.arms[0], attack, eps, "white-box"))
@@ -27,7 +27,9 @@ def before_after_table(results: Results) -> Table:
     for model in results.models:
         for attack, eps in _columns(results):
             pair = [results.find(model, arm, attack, eps, "white-box") for arm in (BEFORE, after)]
-            rows.append([attack_name(attack), f"{eps:.4g}", *(_cell(number) for number in pair), *_difference(*pair)])
+            rows.append(
+                [attack_name(attack), _size(results, eps), *(_cell(number) for number in pair), *_difference(*pair)]
+            )
     columns = ("attack", "eps", "before", "after" if after == AFTER else f"after ({after})", "difference", "n")
     return Table("Accuracy before and after hardening, %", _NOTE, columns, rows)
 
@@ -36,6 +38,12 @@ def _columns(results: Results) -> list[tuple[str, float]]:
     """Clean images, then every attack at every eps."""
     attacked = [(attack, eps) for attack in results.attacks for eps in results.epsilons(attack)]
     return [("none", 0.0), *attacked]
+
+
+def _size(results: Results, eps: float) -> str:
+    """The eps to print; of a union, each norm with its own."""
+    united = dict.fromkeys(row.threats for row in results.rows if row.threats and eps > 0)
+    return "; ".join(united) or f"{eps:.4g}"
 
 
 def _cell(number: Measurement | None) -> str:
