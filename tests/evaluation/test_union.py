@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from inoculate.artifacts.rows import read_rows
 from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.pgd import PGD
+from inoculate.core.mask import Mask
 from inoculate.core.threat import Threat, largest_threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.records import write_records
@@ -60,6 +61,19 @@ def test_a_union_is_the_worst_of_each_image() -> None:
         margins = torch.stack([each.margin for each in alone])
         assert torch.equal(union.margin, margins.amax(0))
         assert union.seconds == pytest.approx(sum(each.seconds for each in alone))
+
+
+def test_a_union_names_the_mask_of_its_threats() -> None:
+    data = Dataset.from_tensors(torch.full((2, 1, 4, 4), 50, dtype=torch.uint8), torch.tensor([0, 1]))
+    edge, centre = (Mask.region(text, (4, 4)) for text in ("border:1", "center:0.5"))
+    for masks, mask, threats in (
+        ((edge, edge), edge.name, "linf 0.1, l1 1"),
+        ((edge, centre), "", f"linf 0.1 in {edge.name}, l1 1 in {centre.name}"),
+        ((edge, None), "", f"linf 0.1 in {edge.name}, l1 1"),
+    ):
+        united = [Threat(*pair, mask=own) for pair, own in zip((("linf", 0.1), ("l1", 1.0)), masks, strict=True)]
+        row = measured(_BrightOrSpot(), data, {"fgsm": FGSM(loss="margin")}, united, precision="exact")[-1]
+        assert (row.norm, row.mask, row.threats) == ("union", mask, threats)
 
 
 def test_one_norm_has_no_union() -> None:
