@@ -38,6 +38,8 @@ class Square:
     Options:
         queries: passes per image at most.
         p: fraction of the pixels that the first squares cover.
+        rescale_schedule: whether the squares shrink over `queries`; else as over 10,000, whatever `queries` is, which
+            is how AutoAttack uses this attack.
         termination_ratio: after a fifth of the queries, an image is given up whose missing margin exceeds this times
             what was gained; infinity for never.
         target: as in `OneStepTarget`: raise that class's margin, and only it counts; None for untargeted.
@@ -52,13 +54,14 @@ class Square:
     termination_ratio: float = math.inf
     target: Target = None
     early_stop: bool = True
+    rescale_schedule: bool = False
 
     def __post_init__(self) -> None:
         require_count(queries=self.queries)
         require_fraction(p=self.p)
         check_termination_ratio(self.termination_ratio)
         check_target(self.target)
-        require_bool(early_stop=self.early_stop)
+        require_bool(early_stop=self.early_stop, rescale_schedule=self.rescale_schedule)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -69,7 +72,7 @@ class Square:
 
         def craft(x: Tensor, y: Tensor) -> Tensor:
             draws, part = Draws(x, generator), x[_box(threat)]
-            squares = Squares(self.queries, self.p, part, generator)
+            squares = Squares(self.queries, self.p, part, generator, self.rescale_schedule)
             if threat.norm == "linf":
                 stripes = draws.signs(x.shape[1], 1, part.shape[3]).to(x)
                 start, propose = project(part + threat.eps * stripes, part, threat), squares.linf

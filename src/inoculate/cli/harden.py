@@ -88,7 +88,10 @@ def print_result(found: Hardened) -> None:
 
 def print_accuracies(before: Sequence[Row], after: Sequence[Row]) -> None:
     """Print accuracies before and after, side by side."""
+    from inoculate.core.results import early_termination_words
+
     typer.echo(f"{'':18}{'before':>8}{'after':>8}   95 % interval, {after[0].n} test images")
     for old, new in zip(before, after, strict=True):
         name = "clean" if new.attack == "none" else f"{new.attack} {new.eps:.4g}"
-        typer.echo(f"{name:18}{old.accuracy:8.1%}{new.accuracy:8.1%}   [{new.ci_low:.1%}, {new.ci_high:.1%}]")
+        interval = f"[{new.ci_low:.1%}, {new.ci_high:.1%}]  {early_termination_words(new)}".rstrip()
+        typer.echo(f"{name:18}{old.accuracy:8.1%}{new.accuracy:8.1%}   {interval}")

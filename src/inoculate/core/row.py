@@ -7,6 +7,8 @@ from typing import Any
 
 from inoculate.core.stats import wilson
 
+AUDIT_FIELDS = ("audited", "audited_broken", "hidden")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -24,6 +26,11 @@ class Row:
         severity: of a common corruption, 1 to 5; 0 for everything else.
         movements: the rotations and translations that were tried, in words, under norm `spatial`.
         mask: the name of the mask of the pixels that the attack may change; empty where it may change all.
+        audited, audited_broken: of the images that stand although the attack may have ended runs on them early, how
+            many it attacked again with its full budget, and how many of these it then broke. None where no run can
+            have been ended early.
+        hidden: the most accuracy, in [0, 1], that early termination can have hidden (95 %, one-sided Clopper–Pearson):
+            the accuracy under the full budget is at least `accuracy - hidden`.
     """
 
     dataset: str
@@ -43,6 +50,9 @@ class Row:
     severity: int = 0
     mask: str = ""
     movements: str = ""
+    audited: int | None = None
+    audited_broken: int | None = None
+    hidden: float | None = None
 
     @property
     def key(self) -> str:

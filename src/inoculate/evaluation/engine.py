@@ -13,6 +13,7 @@ from torch import Tensor
 from inoculate.attacks._minimum_norm import Extended
 from inoculate.attacks.base import Attack, EarlyStopping, Ensemble, MinimumNorm
 from inoculate.attacks.craft import AdvSet
+from inoculate.attacks.termination import with_full_budget
 from inoculate.core.deadline import OutOfTimeError, with_deadline
 from inoculate.core.errors import InputError
 from inoculate.core.pixels import to_float
@@ -106,7 +107,8 @@ def measure_transfer(
 
 
 def in_full(attack: Attack) -> Attack:
-    """The same attack, which does not stop at the decision boundary of the model that it is called on."""
+    """The same attack, which neither stops at the boundary of the model that it is called on nor ends runs early."""
+    attack = with_full_budget(attack)
     if isinstance(attack, EarlyStopping):
         return attack.without_early_stop()
     return Extended(attack) if isinstance(attack, MinimumNorm) else attack

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ from inoculate.core.rng import seeded
 from inoculate.core.threat import Threat, require_threats
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
+from inoculate.evaluation.agreement import Measured, disagreement_warnings, early_termination_checks
 from inoculate.evaluation.budget import TimeBudget, check_attacks, measure_attacks, named_attacks
-from inoculate.evaluation.checks import run_checks
+from inoculate.evaluation.checks import Check, run_checks
 from inoculate.evaluation.engine import Settings, measure_attack, measure_clean
 from inoculate.evaluation.inputs import (
     Attacks,
@@ -44,9 +46,9 @@ from inoculate.evaluation.passes import (
     counted,
     require_batch_size,
 )
-from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.sample import Known
+from inoculate.evaluation.termination import finish
 from inoculate.models.class_names import ClassNames
 from inoculate.models.classes import Counted, match_classes
 from inoculate.models.classifier import Classifier, Precision, prepare
@@ -136,33 +138,37 @@ def evaluate(
     cost = cost_of(classifier, images)
     settings = Settings(batch_size or cost.largest_batch(classifier.device), seed, keep_images=options.keep_images)
     surrogates, warned = _surrogates(images, options, seed)
+    seconds = None if options.time_budget is None else parse_duration(options.time_budget)
+    budget = None if seconds is None else TimeBudget.start(seconds)
     with counted(classifier) as passes:
-        measured = _measure(classifier, images, named, threats, settings, options, progress)
+        measured = _measure(classifier, images, named, threats, settings, budget, progress)
     clean = measured[0].result
-    warnings += [*prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean)]
+    warnings += [*prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean), *warned]
+    checked = max(threats, key=lambda threat: threat.eps, default=None) if options.checks else None
+    spare, checks = allowed_passes(passes.made, cost, classifier.device), list[Check]()
+    with counted(classifier, *surrogates.values()) as passes:
+        if checked is not None:
+            known = Known(clean, [each.triple for each in measured if each.attack], CHECKS_SHARE * spare)
+            own = replace(settings, progress=None if progress is None else partial(progress, "checks"))
+            checks = run_checks(classifier, images, named, checked, own, surrogates, known)
+    doubts = disagreement_warnings(measured, classifier.classes)
+    if doubts or any(check.passed is False for check in checks):
+        measured = _finish(classifier, images, measured, settings, budget)
+    checks += early_termination_checks(measured) if checked else []
     finished = [each for each in measured if bool(each.result.finished.any())]
     labels = {"model": options.name or name_of_model(model), "arm": options.arm, "protocol": "white-box", "seed": seed}
     labels["dataset"] = images.name
-    rows = [each.result.row_at(each.threat, **labels, attack=each.attack) for each in finished]
-    checked = max(threats, key=lambda threat: threat.eps, default=None) if options.checks else None
-    checks, spare = [], allowed_passes(passes.made, cost, classifier.device)
-    if checked is not None:
-        results = [(named[each.attack], each.threat, each.result) for each in measured[1:]]
-        known = Known(measured[0].result, results, CHECKS_SHARE * spare)
-        own = replace(settings, progress=None if progress is None else partial(progress, "checks"))
-        with counted(classifier, *surrogates.values()) as passes:
-            checks = run_checks(classifier, images, named, checked, own, surrogates, known)
-        spare -= passes.made
+    rows = [each.result.row_at(each.threat, **labels, attack=each.name) for each in finished]
     return Evaluation(
         rows, {row: each.result for row, each in zip(rows, finished, strict=True)}, checks,
-        [*warnings, *warned, *_late(measured)], images.labels, images.classes, checked,
-        images.notes, tuple(images.source_names()), max(0, int(spare)),
+        [*warnings, *doubts, *_late(measured)], images.labels, images.classes, checked,
+        images.notes, tuple(images.source_names()), max(0, int(spare - passes.made)),
     )  # fmt: skip
 
 
-def _late(measured: Sequence[_Measured]) -> list[str]:
+def _late(measured: Sequence[Measured]) -> list[str]:
     """A warning for each attack of which no image was finished at some threat."""
-    late = dict.fromkeys(each.attack for each in measured if not bool(each.result.finished.any()))
+    late = dict.fromkeys(each.name for each in measured if not bool(each.result.finished.any()))
     return [f"{name}: no image was finished within the time budget: give more time" for name in late]
 
 
@@ -221,15 +227,6 @@ def smallest_eps(
     return torch.where(clean, reached, 0.0)
 
 
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """A result, the name of its attack and its threat; of the clean images only its norm counts."""
-
-    attack: str
-    threat: Threat
-    result: PerSampleResult
-
-
 def _surrogates(data: Dataset, options: EvaluationOptions, seed: int) -> tuple[dict[str, Classifier], list[str]]:
     """The surrogates of the checks, prepared, and warnings about them."""
     found: dict[str, Classifier] = {}
@@ -249,20 +246,41 @@ def _measure(
     attacks: Mapping[str, Attack],
     threats: Sequence[Threat],
     settings: Settings,
-    options: EvaluationOptions,
+    budget: TimeBudget | None,
     progress: Progress | None,
-) -> list[_Measured]:
+) -> list[Measured]:
     """The results on clean images, then of each attack at each threat."""
-    seconds = None if options.time_budget is None else parse_duration(options.time_budget)
-    budget = None if seconds is None else TimeBudget.start(seconds)
     observe = None if progress is None else partial(progress, "clean")
     with seeded(settings.seed, "clean"):
         clean = measure_clean(classifier, data, replace(settings, progress=observe))
     named = named_attacks(attacks, threats)
     if len(attacks) > 1:
         check_attacks(classifier, data, named)
-    measured = [_Measured("none", Threat(threats[0].norm if threats else "linf"), clean)]
+    measured = [Measured("none", None, Threat(threats[0].norm if threats else "linf"), clean)]
     found = measure_attacks(classifier, data, named, clean, settings, budget, progress)
     for each, results in zip(named, found, strict=True):
-        measured += [_Measured(each.name, *pair) for pair in zip(each.threats, results, strict=True)]
+        measured += [Measured(each.name, each.attack, *pair) for pair in zip(each.threats, results, strict=True)]
     return measured
+
+
+def _finish(
+    classifier: Classifier,
+    data: Dataset,
+    measured: Sequence[Measured],
+    settings: Settings,
+    budget: TimeBudget | None,
+) -> list[Measured]:
+    """The results once every run that was ended early has its full budget, for which there is a cause to distrust it.
+
+    A time budget ends this too.
+    """
+    settings = replace(settings, deadline=None if budget is None else budget.deadline)
+    found: list[Measured] = []
+    for (name, _), group in groupby(measured, key=lambda each: (each.name, replace(each.threat, eps=0.0))):
+        family = list(group)
+        results, attack = [each.result for each in family], family[0].attack
+        if attack is not None:
+            with seeded(settings.seed, name, "full budget"):
+                results = finish(classifier, data, attack, [each.threat for each in family], results, settings)
+        found += [replace(each, result=result) for each, result in zip(family, results, strict=True)]
+    return found

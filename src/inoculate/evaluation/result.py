@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from inoculate.core.errors import InputError
-from inoculate.core.results import html_of, name_of, table_of
+from inoculate.core.results import early_termination_words, html_of, name_of, table_of
 from inoculate.core.row import Row
 from inoculate.core.threat import Norm, Threat
 from inoculate.evaluation.checks import Check
@@ -78,6 +78,8 @@ class Evaluation:
 
     def _line(self, row: Row) -> str:
         line = f"{name_of(row):28} {row.accuracy:6.1%}  [{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seconds:.1f} s"
+        if row.hidden is not None:
+            line += f"  {early_termination_words(row)}"
         if row.n == len(self.labels) or not row.has_eps:
             return line
         low, high = self.per_image[row].bounds

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jinja2
 import yaml
 
+from inoculate.core.results import early_termination_words
 from inoculate.core.row import Row
 from inoculate.data.preprocessing import Preprocessing, Size
 from inoculate.hardening.export import OnnxCheck
@@ -102,6 +103,8 @@ def render_card(facts: CardFacts, before: Sequence[Row], after: Sequence[Row], f
         title=title,
         front=_front_matter(facts, title, method, after),
         clean=after[0],
+        after=after,
+        early_termination_words=early_termination_words,
         worst=min(reversed(after), key=lambda row: row.accuracy),
         pairs=list(zip(before, after, strict=True)),
         attacks=[row.attack for row in after if row.attack != "none"],

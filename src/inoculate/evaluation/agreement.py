@@ -1,0 +1,100 @@
+"""What the attacks of an evaluation say of each other: early termination, Square against gradients, PGD's strength."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inoculate.attacks.base import Attack, Ensemble
+from inoculate.attacks.pgd import PGD
+from inoculate.attacks.square import Square
+from inoculate.core.stats import exceeds_rate
+from inoculate.core.threat import Threat
+from inoculate.evaluation.checks import GAP, SIGNIFICANT, Check
+from inoculate.evaluation.per_sample import PerSampleResult
+
+SQUARE_ALONE = 0.002  # of the images: what Square may break beyond gradient attacks, as in AutoAttack's own warning
+FAR_BELOW = 0.1  # of the images: what an ensemble may break beyond PGD; PGD-10 leaves up to 7 points on honest networks
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A result, its attack by name, and its threat; of clean images (no attack) only the threat's norm counts."""
+
+    name: str
+    attack: Attack | None
+    threat: Threat
+    result: PerSampleResult
+
+    @property
+    def triple(self) -> tuple[Attack, Threat, PerSampleResult]:
+        """Attack, threat and result, for `Known`."""
+        assert self.attack is not None
+        return self.attack, self.threat, self.result
+
+
+def early_termination_checks(measured: Sequence[Measured]) -> list[Check]:
+    """What the audit of early termination found, at the threat where it may hide most; none where none was audited."""
+    audits = [(each, found) for each in measured if (found := each.result.audit_fields)]
+    if not audits:
+        return []
+    worst, found = max(audits, key=lambda pair: pair[1]["hidden"])
+    words = f"{worst.name} eps {worst.threat.eps:.4g}: {found['audited_broken']} of {found['audited']} images on which "
+    words += (
+        f"it may have ended runs early fall under the full budget; at most {100 * found['hidden']:.1f} points hidden"
+    )
+    if found["hidden"] <= GAP:
+        return [Check("early termination", True, words)]
+    return [Check("early termination", None, f"{words}: give more images, or use autoattack_thorough")]
+
+
+def disagreement_warnings(measured: Sequence[Measured], classes: int) -> list[str]:
+    """A warning for each threat at which gradient attacks, or PGD, were clearly weaker than the others."""
+    warnings = []
+    for threat in dict.fromkeys(each.threat for each in measured if each.attack is not None):
+        breaks = [each for one in measured if one.attack and one.threat == threat for each in _breaks(one, classes)]
+        finished = _all(one.result.finished for one in measured if one.attack and one.threat == threat)
+        n, at = int(finished.sum()), f"{threat.norm} eps {threat.eps:.4g}"
+        square, gradient = (
+            _any((b for a, b in breaks if isinstance(a, Square) is free), finished) for free in (True, False)
+        )
+        alone = int((square & ~gradient & finished).sum())
+        gradient_ran = any(not isinstance(attack, Square) for attack, _ in breaks)
+        if gradient_ran and exceeds_rate(alone, n, SQUARE_ALONE) < SIGNIFICANT:
+            warnings.append(
+                f"{at}: Square breaks {alone} of {n} images that no gradient attack breaks: gradients may be masked, "
+                "and an attack adapted to this model may break more"
+            )
+        by_pgd = _any((broken for attack, broken in breaks if isinstance(attack, PGD)), finished)
+        beyond = int(((square | gradient) & ~by_pgd & finished).sum())
+        if any(isinstance(attack, PGD) for attack, _ in breaks) and exceeds_rate(beyond, n, FAR_BELOW) < SIGNIFICANT:
+            warnings.append(
+                f"{at}: other attacks break {beyond} of {n} images that PGD leaves right: believe the lowest number"
+            )
+    return warnings
+
+
+def _breaks(measured: Measured, classes: int) -> Iterator[tuple[Attack, Tensor]]:
+    """The attack or, of an ensemble, each member, and the images (N, bool) that it was the first to break."""
+    result, attack = measured.result, measured.attack
+    members = list(attack.members(classes).values()) if isinstance(attack, Ensemble) else [attack]
+    for place, member in enumerate(members):
+        if member is not None:
+            yield member, result.broken_by == place
+
+
+def _any(masks: Iterable[Tensor], like: Tensor) -> Tensor:
+    found = torch.zeros_like(like)
+    for mask in masks:
+        found |= mask
+    return found
+
+
+def _all(masks: Iterable[Tensor]) -> Tensor:
+    first, *others = masks
+    for mask in others:
+        first = first & mask
+    return first
