@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from inoculate.attacks.base import Attack, Ensemble
 from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
+from inoculate.core.row import Row
 from inoculate.core.stats import exceeds_rate
 from inoculate.core.threat import Threat
 from inoculate.evaluation.checks import GAP, SIGNIFICANT, Check
@@ -29,11 +31,14 @@ class Measured:
     threat: Threat
     result: PerSampleResult
 
-    @property
-    def triple(self) -> tuple[Attack, Threat, PerSampleResult]:
-        """Attack, threat and result, for `Known`."""
-        assert self.attack is not None
-        return self.attack, self.threat, self.result
+    def row(self, **labels: Any) -> Row:
+        """Its row, white-box; `labels` are what it does not know."""
+        return self.result.row(**labels, protocol="white-box", attack=self.name, norm=self.threat.norm)
+
+
+def known_results(measured: Sequence[Measured]) -> list[tuple[Attack, Threat, PerSampleResult]]:
+    """The attacks, threats and results, as `Known` takes them."""
+    return [(each.attack, each.threat, each.result) for each in measured if each.attack is not None]
 
 
 def early_termination_checks(measured: Sequence[Measured]) -> list[Check]:

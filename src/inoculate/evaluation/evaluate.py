@@ -20,9 +20,9 @@ from inoculate.core.rng import seeded
 from inoculate.core.threat import Threat, require_threats
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
-from inoculate.evaluation.agreement import Measured, disagreement_warnings, early_termination_checks
+from inoculate.evaluation.agreement import Measured, disagreement_warnings, early_termination_checks, known_results
 from inoculate.evaluation.budget import TimeBudget, check_attacks, measure_attacks, named_attacks
-from inoculate.evaluation.checks import Check, run_checks
+from inoculate.evaluation.checks import run_checks
 from inoculate.evaluation.engine import Settings, measure_attack, measure_clean
 from inoculate.evaluation.inputs import (
     Attacks,
@@ -138,27 +138,24 @@ def evaluate(
     cost = cost_of(classifier, images)
     settings = Settings(batch_size or cost.largest_batch(classifier.device), seed, keep_images=options.keep_images)
     surrogates, warned = _surrogates(images, options, seed)
-    seconds = None if options.time_budget is None else parse_duration(options.time_budget)
-    budget = None if seconds is None else TimeBudget.start(seconds)
+    budget = None if options.time_budget is None else TimeBudget.start(parse_duration(options.time_budget))
     with counted(classifier) as passes:
         measured = _measure(classifier, images, named, threats, settings, budget, progress)
     clean = measured[0].result
     warnings += [*prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean), *warned]
     checked = max(threats, key=lambda threat: threat.eps, default=None) if options.checks else None
-    spare, checks = allowed_passes(passes.made, cost, classifier.device), list[Check]()
+    spare = allowed_passes(passes.made, cost, classifier.device)
+    known = Known(clean, known_results(measured), CHECKS_SHARE * spare)
+    own = replace(settings, progress=progress and partial(progress, "checks"))
     with counted(classifier, *surrogates.values()) as passes:
-        if checked is not None:
-            known = Known(clean, [each.triple for each in measured if each.attack], CHECKS_SHARE * spare)
-            own = replace(settings, progress=None if progress is None else partial(progress, "checks"))
-            checks = run_checks(classifier, images, named, checked, own, surrogates, known)
+        checks = run_checks(classifier, images, named, checked, own, surrogates, known) if checked else []
     doubts = disagreement_warnings(measured, classifier.classes)
     if doubts or any(check.passed is False for check in checks):
         measured = _finish(classifier, images, measured, settings, budget)
     checks += early_termination_checks(measured) if checked else []
     finished = [each for each in measured if bool(each.result.finished.any())]
-    labels = {"model": options.name or name_of_model(model), "arm": options.arm, "protocol": "white-box", "seed": seed}
-    labels["dataset"] = images.name
-    rows = [each.result.row_at(each.threat, **labels, attack=each.name) for each in finished]
+    labels = {"model": options.name or name_of_model(model), "arm": options.arm, "dataset": images.name, "seed": seed}
+    rows = [each.row(**labels) for each in finished]
     return Evaluation(
         rows, {row: each.result for row, each in zip(rows, finished, strict=True)}, checks,
         [*warnings, *doubts, *_late(measured)], images.labels, images.classes, checked,
