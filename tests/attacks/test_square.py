@@ -77,3 +77,34 @@ def test_square_breaks_what_has_no_gradient(norm: Norm, eps: float) -> None:
 def test_square_refuses_l1() -> None:
     with pytest.raises(InputError, match="linf and l2"):
         Square()(small_net(), *images(), Threat("l1", 2.0))
+
+
+class _Distant(nn.Module):
+    """The wrong class gains as the image brightens, and misses `gap` times as much as the brightest gives."""
+
+    def __init__(self, gap: float) -> None:
+        super().__init__()
+        self.gap, self.seen = gap, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        bright = x.mean((1, 2, 3))
+        return torch.stack([0.6 + self.gap + 0 * bright, bright], dim=1)
+
+
+@for_every([(2.0, 250), (0.19, 1000), (0.08, 5000)])
+def test_square_gives_up_by_how_far_it_is(gap: float, queries: int) -> None:
+    """The gain is at most 0.1 + 0.1: far images end after 250 queries, nearer ones after a fifth, near ones never."""
+    x, y = torch.full((2, 1, 8, 8), 0.5) + 1e-3 * torch.rand(2, 1, 8, 8, generator=seeded(0)), torch.zeros(2).long()
+    model = _Distant(gap)
+    Square(termination_ratio=1.0)(model, x, y, Threat("linf", 0.1), generator=seeded(0))
+    assert 2 * queries <= model.seen <= 2 * queries * 1.5
+
+
+def test_a_schedule_for_its_own_queries_reaches_the_smallest_squares() -> None:
+    x = torch.zeros(1, 1, 64, 64)
+    sides = {rescale: Squares(200, 0.8, x, seeded(0), rescale).side.tolist() for rescale in (False, True)}
+    assert sides[False][-1] == round((0.8 * 64 * 64 / 2**2) ** 0.5)  # as after 199 of 10,000 queries
+    assert sides[True][-1] == round((0.8 * 64 * 64 / 2**9) ** 0.5)  # as after 9,950
+    assert sides[True][0] == sides[False][0]
+    assert sorted(sides[True], reverse=True) == sides[True]

@@ -26,6 +26,11 @@ from inoculate.models.acceleration.fast import full_precision
 
 Propose = Callable[[Tensor, Tensor, Tensor, Threat], Tensor]
 
+EARLY_QUERIES, EARLY_RATIO = (
+    250,
+    3.0,
+)  # after these, the margin gained grew at most 2.4 times (two robust MNIST networks)
+
 
 @dataclass(frozen=True)
 class Square:
@@ -41,7 +46,7 @@ class Square:
         rescale_schedule: whether the squares shrink over `queries`; else as over 10,000, whatever `queries` is, which
             is how AutoAttack uses this attack.
         termination_ratio: after a fifth of the queries, an image is given up whose missing margin exceeds this times
-            what was gained; infinity for never.
+            what was gained; infinity for never. After 250 queries, if a fifth is more, three times this is enough.
         target: as in `OneStepTarget`: raise that class's margin, and only it counts; None for untargeted.
         early_stop: stop changing an image once it is adversarial.
 
@@ -98,6 +103,13 @@ class Square:
         """The same attack with two queries."""
         return replace(self, queries=2)
 
+    @property
+    def _checks(self) -> dict[int, float]:
+        """The queries after which hopeless images are given up, each with the ratio that decides."""
+        last = max(self.queries // 5, 1)
+        early = {EARLY_QUERIES: EARLY_RATIO * self.termination_ratio} if last > EARLY_QUERIES else {}
+        return {**early, last: self.termination_ratio}
+
     def _search(
         self, model: nn.Module, x: Tensor, objective: Objective, threat: Threat, start: Tensor, propose: Propose
     ) -> Tensor:
@@ -107,10 +119,11 @@ class Square:
         state = _State.begin(x, objective, start, objective(logits).float())
         adversarial = is_adversarial(logits, objective.y, objective.target)
         done = verify_adversarial(model, start, adversarial, objective.y, objective.target)
-        fifth, passes = self.queries // 5, 0
+        checks, passes = self._checks, 0
         while True:
-            hopeless = is_hopeless(state.first_values, state.values, self.termination_ratio)
-            state.hopeless |= (state.queries == max(fifth, 1)) & hopeless
+            for query, ratio in checks.items():
+                hopeless = is_hopeless(state.first_values, state.values, ratio)
+                state.hopeless |= (state.queries == query) & hopeless
             if success.should_check_success(passes, x.device):
                 if passes:
                     done = state.confirm(model)
@@ -122,7 +135,9 @@ class Square:
                     state = state.select(~stop)
                     if not len(state.rows):
                         return result
-            end = torch.where(state.queries < fifth, fifth, self.queries)
+            end = torch.full_like(state.queries, self.queries)
+            for query in sorted(checks, reverse=True):  # no image passes a check in the middle of its proposals
+                end = torch.where(state.queries < query, query, end)
             self._try_squares(model, state, threat, propose, end)
             passes += 1
 

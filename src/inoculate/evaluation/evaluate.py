@@ -153,11 +153,10 @@ def evaluate(
     if doubts or any(check.passed is False for check in checks):
         measured = _finish(classifier, images, measured, settings, budget)
     checks += early_termination_checks(measured) if checked else []
-    finished = [each for each in measured if bool(each.result.finished.any())]
     labels = {"model": options.name or name_of_model(model), "arm": options.arm, "dataset": images.name, "seed": seed}
-    rows = [each.row(**labels) for each in finished]
+    found = [(each.row(**labels), each.result) for each in measured if bool(each.result.finished.any())]
     return Evaluation(
-        rows, {row: each.result for row, each in zip(rows, finished, strict=True)}, checks,
+        [row for row, _ in found], dict(found), checks,
         [*warnings, *doubts, *_late(measured)], images.labels, images.classes, checked,
         images.notes, tuple(images.source_names()), max(0, int(spare - passes.made)),
     )  # fmt: skip

@@ -81,7 +81,7 @@ class PerSampleResult:
         return Row.measured(**counts, seconds=self.seconds, eps=self.eps, **self.audit_fields, **labels)
 
     @property
-    def audit_fields(self) -> dict[str, int | float]:
+    def audit_fields(self) -> dict[str, Any]:
         """The row's fields about early termination (`AUDIT_FIELDS`); none where no run can have been ended early."""
         drawn, left = self.audited & self.finished, int((self.terminated & self.finished).sum())
         n, broken = int(drawn.sum()), int((drawn & ~self.right).sum())
