@@ -17,7 +17,7 @@ from inoculate.attacks.losses import LOSSES, Objective, logits_fp32
 from inoculate.attacks.squares import Squares, lengthen, tiles
 from inoculate.attacks.success import is_adversarial, verify_adversarial
 from inoculate.attacks.targets import Target, check_target, resolve_targets
-from inoculate.attacks.termination import check_termination_ratio, is_hopeless
+from inoculate.attacks.termination import check_termination_ratio, is_hopeless, termination_checks
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_bool, require_count, require_fraction
 from inoculate.core.rng import Draws
@@ -26,10 +26,7 @@ from inoculate.models.acceleration.fast import full_precision
 
 Propose = Callable[[Tensor, Tensor, Tensor, Threat], Tensor]
 
-EARLY_QUERIES, EARLY_RATIO = (
-    250,
-    3.0,
-)  # after these, the margin gained grew at most 2.4 times (two robust MNIST networks)
+EARLY_QUERIES = 250  # after these, the margin gained grew at most 2.4 times (two robust MNIST networks)
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Square:
         rescale_schedule: whether the squares shrink over `queries`; else as over 10,000, whatever `queries` is, which
             is how AutoAttack uses this attack.
         termination_ratio: after a fifth of the queries, an image is given up whose missing margin exceeds this times
-            what was gained; infinity for never. After 250 queries, if a fifth is more, three times this is enough.
+            what was gained, and after the first 250 queries one that misses three times as much; infinity for never.
         target: as in `OneStepTarget`: raise that class's margin, and only it counts; None for untargeted.
         early_stop: stop changing an image once it is adversarial.
 
@@ -103,13 +100,6 @@ class Square:
         """The same attack with two queries."""
         return replace(self, queries=2)
 
-    @property
-    def _checks(self) -> dict[int, float]:
-        """The queries after which hopeless images are given up, each with the ratio that decides."""
-        last = max(self.queries // 5, 1)
-        early = {EARLY_QUERIES: EARLY_RATIO * self.termination_ratio} if last > EARLY_QUERIES else {}
-        return {**early, last: self.termination_ratio}
-
     def _search(
         self, model: nn.Module, x: Tensor, objective: Objective, threat: Threat, start: Tensor, propose: Propose
     ) -> Tensor:
@@ -119,7 +109,7 @@ class Square:
         state = _State.begin(x, objective, start, objective(logits).float())
         adversarial = is_adversarial(logits, objective.y, objective.target)
         done = verify_adversarial(model, start, adversarial, objective.y, objective.target)
-        checks, passes = self._checks, 0
+        checks, passes = termination_checks(EARLY_QUERIES, max(self.queries // 5, 1), self.termination_ratio), 0
         while True:
             for query, ratio in checks.items():
                 hopeless = is_hopeless(state.first_values, state.values, ratio)

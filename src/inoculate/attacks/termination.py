@@ -12,6 +12,8 @@ from torch import Tensor
 from inoculate.attacks.base import Attack, Ensemble
 from inoculate.core.errors import InputError
 
+EARLY_RATIO = 3.0
+
 
 @runtime_checkable
 class Terminating(Protocol):
@@ -50,6 +52,12 @@ def check_termination_ratio(value: object) -> None:
     """Raise `InputError` unless `value` is a number above 0; infinity never terminates."""
     if not (isinstance(value, int | float) and value > 0):
         raise InputError(f"termination_ratio {value!r} is not usable: give a number above 0, or infinity for never")
+
+
+def termination_checks(early: int, last: int, ratio: float) -> dict[int, float]:
+    """The steps after which hopeless runs are ended, each with its ratio: after `early`, if that is before `last`, only
+    those that are much farther away."""
+    return {early: EARLY_RATIO * ratio, last: ratio} if early < last else {last: ratio}
 
 
 def is_hopeless(first: Tensor, best: Tensor, ratio: float) -> Tensor:
