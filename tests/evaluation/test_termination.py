@@ -199,7 +199,7 @@ def test_the_printed_bound_covers_what_is_hidden() -> None:
 
 @pytest.mark.slow
 def test_the_printed_bound_covers_what_is_hidden_in_eighteen_of_twenty_repetitions() -> None:
-    assert sum(hides(seed, full_counts(seed, 200), 200) for seed in range(20)) <= 2
+    assert sum(hides(seed, full_counts(seed, 100), 100) for seed in range(20)) <= 2
 
 
 def test_after_an_alarm_every_run_is_finished() -> None:
