@@ -33,7 +33,12 @@ class Measured:
 
     def row(self, **labels: Any) -> Row:
         """Its row, white-box; `labels` are what it does not know."""
-        return self.result.row(**labels, protocol="white-box", attack=self.name, norm=self.threat.norm)
+        return self.result.row_at(
+            self.threat,
+            **labels,
+            protocol="white-box",
+            attack=self.name,
+        )
 
 
 def known_results(measured: Sequence[Measured]) -> list[tuple[Attack, Threat, PerSampleResult]]:
