@@ -27,6 +27,7 @@ _ROOMS = {
     "Patch": "attacks.patch",
     "PGD": "attacks.pgd",
     "get_attack": "attacks.registry",
+    "ShortEnsemble": "attacks.short_ensemble",
     "SigmaZero": "attacks.sigma_zero",
     "SparseRS": "attacks.sparse_rs",
     "Square": "attacks.square",
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
     from inoculate.attacks.patch import Patch as Patch
     from inoculate.attacks.pgd import PGD as PGD
     from inoculate.attacks.registry import get_attack as get_attack
+    from inoculate.attacks.short_ensemble import ShortEnsemble as ShortEnsemble
     from inoculate.attacks.sigma_zero import SigmaZero as SigmaZero
     from inoculate.attacks.sparse_rs import SparseRS as SparseRS
     from inoculate.attacks.square import Square as Square

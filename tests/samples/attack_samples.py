@@ -21,6 +21,7 @@ from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.patch import Patch
 from inoculate.attacks.pgd import PGD
+from inoculate.attacks.short_ensemble import ShortEnsemble
 from inoculate.attacks.sigma_zero import SigmaZero
 from inoculate.attacks.sparse_rs import SparseRS
 from inoculate.attacks.square import Square
@@ -69,6 +70,7 @@ CASES = {
     "patch": Case(Patch(steps=4, step=0.2), random=True, norms=("l0",)),
     "patch_early": Case(Patch(steps=4, step=0.2, restarts=2, early_stop=True), random=True, norms=("l0",)),
     "patch_anywhere": Case(Patch(steps=2, step=0.2, eot=2), random=True, norms=("l0",)),
+    "short_ensemble": Case(ShortEnsemble(steps=3, queries=6), random=True, norms=("linf", "l2", "l1")),
     "autoattack": Case(AutoAttack(steps=4, targets=2, queries=8), random=True, norms=("linf", "l2"), fewest_classes=4),
 }
 DETERMINISTIC = [name for name, case in CASES.items() if not case.random]

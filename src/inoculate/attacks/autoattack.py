@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from inoculate.attacks._survivors import attack_survivors
 from inoculate.attacks.apgd import APGD
 from inoculate.attacks.base import Attack, carry_out, refuse_l0
 from inoculate.attacks.fab import FAB
@@ -93,15 +94,8 @@ class AutoAttack:
         def craft(x: Tensor, y: Tensor) -> Tensor:
             judge = original(model)
             with frozen(judge), torch.no_grad():
-                logits = logits_fp32(judge, x)
-            result, rows = x.clone(), torch.arange(len(x), device=x.device)
-            for member in self.members(logits.shape[1]).values():
-                result[rows] = member(model, x[rows], y[rows], threat.select(rows), generator=generator)
-                with frozen(judge), torch.no_grad():
-                    rows = rows[logits_fp32(judge, result[rows]).argmax(dim=1) == y[rows]]
-                if not len(rows):
-                    break
-            return result
+                classes = logits_fp32(judge, x).shape[1]
+            return attack_survivors(self.members(classes).values(), model, x, y, threat, generator)
 
         return carry_out(model, x, y, threat, craft)
 

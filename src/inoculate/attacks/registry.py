@@ -22,6 +22,7 @@ from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.patch import Patch
 from inoculate.attacks.pgd import PGD
+from inoculate.attacks.short_ensemble import ShortEnsemble
 from inoculate.attacks.sigma_zero import SigmaZero
 from inoculate.attacks.sparse_rs import SparseRS
 from inoculate.attacks.square import Square
@@ -41,6 +42,7 @@ ATTACKS: dict[str, Any] = {
     "apgd_t": APGD(loss="dlr", targets=9),
     "fab_t": FAB(),
     "square": Square(),
+    "short_ensemble": ShortEnsemble(),
     "deepfool": DeepFool(),
     "carlini_wagner": CarliniWagner(),
     "fmn": FMN(),

@@ -16,6 +16,7 @@ from inoculate.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from inoculate.core.row import Row
+    from inoculate.evaluation.checks import Check
     from inoculate.hardening.result import Hardened
 
 
@@ -81,9 +82,18 @@ def print_result(found: Hardened) -> None:
     training = found.facts.training
     typer.echo(f"{found.method}: {training.reason}; augmentation {training.augment}")
     print_accuracies(found.before, found.after)
+    print_checks(found.checks)
     print_warnings(found.warnings)
     files = "weights, README.md (robustness card), results.json" + (", model.onnx" if found.onnx is not None else "")
     typer.echo(f"{found.folder}: {files}")
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """Print in one line whether the accuracies can be trusted."""
+    failed = [check.name for check in checks if check.passed is False]
+    made = sum(check.passed is not None for check in checks)
+    verdict = f"FAILED: {', '.join(failed)}" if failed else "no alarm"
+    typer.echo(f"checks: {verdict} ({made} of {len(checks)} made)")
 
 
 def print_accuracies(before: Sequence[Row], after: Sequence[Row]) -> None:

@@ -13,12 +13,19 @@ from inoculate.hardening.data import HardeningData
 
 
 def attacks_for(data: HardeningData) -> dict[str, Attack]:
-    """FGSM, PGD-20 and AutoAttack (there is none for L1; with fewer than four classes it has no targeted DLR loss)."""
+    """FGSM, PGD-20 and AutoAttack in the version for the data and the network (there is none for L1)."""
     attacks = {"fgsm": get_attack("fgsm"), "pgd": get_attack("pgd", steps=20, step=0.125)}
     if data.threat.norm != "l1":
-        strongest = "autoattack" if len(data.test.classes) >= 4 else "autoattack_binary"
+        strongest = _autoattack(len(data.test.classes), data.is_random)
         attacks[strongest] = get_attack(strongest)
     return attacks
+
+
+def _autoattack(classes: int, is_random: bool) -> str:
+    """The targeted DLR loss needs four classes, the DLR loss three."""
+    if is_random and classes >= 3:
+        return "autoattack_rand"
+    return "autoattack" if classes >= 4 else "autoattack_binary"
 
 
 def measure(
