@@ -83,7 +83,7 @@ class Hardened:
 
     @property
     def checks(self) -> list[Check]:
-        """Whether the delivered network's numbers can be trusted; made on up to 64 test images."""
+        """Whether the delivered network's numbers can be trusted; made on some of the test images."""
         return list(self.facts.checks)
 
     @property
