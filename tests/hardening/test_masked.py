@@ -111,6 +111,7 @@ def test_pgd_far_above_autoattack_is_an_alarm(pgd, strongest, passed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", MASKED)
 def test_each_masked_network_gives_an_honest_number_or_a_statement(name, monkeypatch):
     for attack, version in (("autoattack", "standard"), ("autoattack_rand", "rand")):

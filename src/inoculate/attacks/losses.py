@@ -26,7 +26,8 @@ def rescaled_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     Yu and Xu 2023). A gap below a thousandth of the spread of all logits counts as that.
     """
     fixed = logits.detach()
-    highest, second = fixed.topk(2, dim=1).values.split(1, dim=1)
+    top = fixed.topk(2, dim=1).values
+    highest, second = top[:, :1], top[:, 1:]
     spread = (highest - fixed.amin(dim=1, keepdim=True)).clamp_min(torch.finfo(logits.dtype).tiny)
     return cross_entropy((logits - highest) / torch.maximum(highest - second, spread / 1000), y)
 
