@@ -17,11 +17,13 @@ from inoculate.attacks.base import Attack
 from inoculate.attacks.bim import BIM
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.fgsm import FGSM
+from inoculate.attacks.hopskipjump import HopSkipJump
 from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.patch import Patch
 from inoculate.attacks.pgd import PGD
 from inoculate.attacks.short_ensemble import ShortEnsemble
+from inoculate.attacks.rays import RayS
 from inoculate.attacks.sigma_zero import SigmaZero
 from inoculate.attacks.sparse_rs import SparseRS
 from inoculate.attacks.square import Square
@@ -62,6 +64,9 @@ CASES = {
     "apgd_targeted": Case(APGD(steps=4, loss="margin", targets=2), random=True, norms=("linf", "l2")),
     "apgd_target": Case(APGD(steps=6, loss="margin", target="least_likely"), random=True, norms=("linf", "l2")),
     "fab": Case(FAB(steps=5, targets=2), minimal=True, norms=("linf", "l2", "l1")),
+    "fab": Case(FAB(steps=5, targets=2), minimal=True),
+    "hopskipjump": Case(HopSkipJump(queries=150, samples=10), random=True, minimal=True, norms=("linf", "l2")),
+    "rays": Case(RayS(queries=60), minimal=True, norms=("linf",)),
     "square": Case(Square(queries=15), random=True, norms=("linf", "l2")),
     "square_target": Case(Square(queries=15, target=1), random=True, norms=("linf", "l2")),
     "sigma_zero": Case(SigmaZero(steps=6), minimal=True, norms=("l0",)),

@@ -15,6 +15,7 @@ from inoculate.attacks.deepfool import DeepFool
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.fmn import FMN
+from inoculate.attacks.hopskipjump import HopSkipJump
 from inoculate.attacks.interop.art import ArtAttack
 from inoculate.attacks.interop.foolbox import FoolboxAttack
 from inoculate.attacks.interop.torchattacks import TorchattacksAttack
@@ -23,6 +24,7 @@ from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.patch import Patch
 from inoculate.attacks.pgd import PGD
 from inoculate.attacks.short_ensemble import ShortEnsemble
+from inoculate.attacks.rays import RayS
 from inoculate.attacks.sigma_zero import SigmaZero
 from inoculate.attacks.sparse_rs import SparseRS
 from inoculate.attacks.square import Square
@@ -49,6 +51,8 @@ ATTACKS: dict[str, Any] = {
     "sigma_zero": SigmaZero(),
     "sparse_rs": SparseRS(),
     "patch": Patch(),
+    "hopskipjump": HopSkipJump(),
+    "rays": RayS(),
     "autoattack": AutoAttack(),
     "autoattack_thorough": AutoAttack(termination_ratio=math.inf),
     "autoattack_binary": AutoAttack("binary"),

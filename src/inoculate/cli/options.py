@@ -12,7 +12,7 @@ MODEL, DATA, ATTACK, TRAINING, RUN, OUTPUT = "Model", "Data", "Attack", "Trainin
 
 MODEL_SPEC = (
     "timm or torchvision name, wideresnet28_10 …, hf-hub:owner/name, hf:folder, package.module:factory, "
-    "file.py:factory, a trained folder, a TorchScript or an ONNX file."
+    "file.py:factory, a trained folder, a TorchScript or an ONNX file, http://127.0.0.1:8000/predict."
 )
 
 
@@ -33,8 +33,8 @@ Outputs = Annotated[
     topic_option(
         "--outputs",
         MODEL,
-        "What the model returns: logits, probabilities, log-probabilities, sigmoid, single-logit, background-first or "
-        "background-last.",
+        "What the model returns: logits, probabilities, log-probabilities, sigmoid, single-logit, labels, "
+        "background-first or background-last.",
     ),
 ]
 Normalize = Annotated[

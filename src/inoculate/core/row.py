@@ -31,6 +31,7 @@ class Row:
             have been ended early.
         hidden: the most accuracy, in [0, 1], that early termination can have hidden (95 %, one-sided Clopper–Pearson):
             the accuracy under the full budget is at least `accuracy - hidden`.
+        queries: of the attack for an image on average, where the model is a black box (labels only, or an endpoint).
     """
 
     dataset: str
@@ -53,6 +54,7 @@ class Row:
     audited: int | None = None
     audited_broken: int | None = None
     hidden: float | None = None
+    queries: float | None = None
 
     @property
     def key(self) -> str:

@@ -156,6 +156,7 @@ def _merge(one: PerSampleResult, other: PerSampleResult) -> PerSampleResult:
     """Results on disjoint chunks as one."""
     both = one.copy(
         seconds=one.seconds + other.seconds,
+        queries=None if one.queries is None or other.queries is None else one.queries + other.queries,
         right=one.right & other.right,
         broken_by=torch.where(other.finished, other.broken_by, one.broken_by),
         finished=one.finished | other.finished,

@@ -76,6 +76,9 @@ def _run(panel: Panel) -> list[Check]:
     if not panel.sample.clean.any():
         return [Check("images", None, "the model gets none of the images right: there is nothing to attack")]
     checks = check_zero_eps(panel)
+    if panel.sample.classifier.labels_only:
+        names = ("gradients", "a very large eps", "more steps", "random noise", "gradient-free", "transfer")
+        return [*checks, *(Check(name, None, "– (the model gives labels only)") for name in names)]
     try:
         checks += check_gradients(panel)
     except InputError:

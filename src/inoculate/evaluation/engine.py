@@ -20,6 +20,7 @@ from inoculate.core.pixels import to_float
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.crafters import Crafter, by_member, stored, white_box
+from inoculate.evaluation.passes import Passes, counted
 from inoculate.evaluation.per_sample import PerSampleResult, distance_within
 from inoculate.models.classifier import Classifier, Prediction
 
@@ -198,14 +199,18 @@ def _measure(
     images = _clean_images(first, data, settings)
     results = [[PerSampleResult.empty(len(data), threat.eps, images=images) for threat in threats] for _ in classifiers]
     seconds = [[0.0] * len(threats) for _ in classifiers]
+    queries = [0] * len(threats)
     with ExitStack() as stack:
+        passes = stack.enter_context(counted(first)) if first.is_black_box else None
         for classifier in classifiers:
             stack.enter_context(classifier.ready())
         try:
             for rows in _batches(remaining, settings.batch_size):
                 x, y = first.load(data, rows)
-                began = time.perf_counter()
+                began, before, made = time.perf_counter(), _made(passes), 0
                 for place, (_, x_adv) in enumerate(crafter(x, y, rows)):
+                    made = _made(passes) - before or made  # one search may serve several threats
+                    queries[place] += made
                     moved = distance_within(x_adv, x, threats[place].select(rows))
                     for number, classifier in enumerate(classifiers):
                         prediction = classifier.predict(*_placed(x_adv, y, first, classifier))
@@ -213,6 +218,7 @@ def _measure(
                         ended = time.perf_counter()
                         seconds[number][place] += ended - began
                         began = ended
+                    before = _made(passes)
                 done += len(rows)
                 if settings.progress:
                     settings.progress(done, len(remaining))
@@ -224,10 +230,15 @@ def _measure(
             for result in (each for of_one in results for each in of_one):
                 result.finished[remaining[done:]] = False
                 result.right[remaining[done:]] = True
+    asked = queries if first.is_black_box else [None] * len(threats)
     return [
-        [replace(result, seconds=time_) for result, time_ in zip(*pair, strict=True)]
+        [replace(result, seconds=time_, queries=made) for result, time_, made in zip(*pair, asked, strict=True)]
         for pair in zip(results, seconds, strict=True)
     ]
+
+
+def _made(passes: Passes | None) -> int:
+    return 0 if passes is None else int(passes.made)
 
 
 def _record(

@@ -116,7 +116,7 @@ def evaluate(
     Attacks are white-box. Every image counts: one that is misclassified clean is an error under every attack.
 
     Args:
-        model: a module or function from float images in [0, 1] (B×C×H×W) to logits (B×K), or a model SPEC.
+        model: a module or function from float images in [0, 1] (B×C×H×W) to logits (B×K) or labels (B), or a SPEC.
         data: a `Dataset`, a pair (images, labels), a torch `Dataset` or `DataLoader`, or a data SPEC (its test part).
         attacks: names, attack objects, or a mapping from names to either.
         threats: norms and sizes.
@@ -185,8 +185,8 @@ def minimal_eps(
     Args:
         model: as for `evaluate`.
         data: as for `evaluate`.
-        attack: one that looks for the nearest adversarial image: `DeepFool`, `CarliniWagner`, `FMN`,
-            `FAB`, or in L0 `SigmaZero` or `FMN`.
+        attack: one that looks for the nearest adversarial image: `DeepFool`, `CarliniWagner`, `FMN`, `FAB`, in L0
+            `SigmaZero` or `FMN`; where the model gives labels only `HopSkipJump` or `RayS`.
         threat: norm, and the largest eps to look at.
         batch_size: images at a time, by default as in `evaluate`.
         seed: of every random draw.
@@ -214,9 +214,10 @@ def smallest_eps(
         raise InputError(
             f"{type(attack).__name__} uses up its eps and does not look for the nearest adversarial image: "
             "give FAB, DeepFool, FMN, CarliniWagner or SigmaZero"
+            "give FAB, DeepFool, FMN or CarliniWagner; HopSkipJump and RayS need labels only"
         )
     on_clean = measure_clean(classifier, data, settings)
-    require_finite(on_clean, classifier.classes)
+    require_finite(on_clean, classifier)
     clean = on_clean.right
     (result,) = measure_attack(classifier, data, attack, [threat], clean, settings)  # type: ignore[arg-type]
     reached = torch.where(result.right, torch.inf, result.distance)

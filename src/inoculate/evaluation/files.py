@@ -44,7 +44,10 @@ def save_results(
         _write_arrays(folder / IMAGES, images)
     else:
         (folder / IMAGES).unlink(missing_ok=True)
-    described = [{"eps": each.eps, "seconds": each.seconds, "names": list(each.names)} for each in results]
+    described = [
+        {"eps": each.eps, "seconds": each.seconds, "names": list(each.names), "queries": each.queries}
+        for each in results
+    ]
     write_json(folder / FACTS, {**facts, "results": described})
     write_rows(folder / RESULTS, rows)
 
@@ -66,7 +69,12 @@ def load_results(folder: Path) -> tuple[list[Row], dict[Row, PerSampleResult], d
         tensors = {name: torch.from_numpy(arrays[name][place]) for name in _ARRAYS + _AUDIT}
         kept = torch.from_numpy(images[str(place)]) if str(place) in images else None
         per_image[row] = PerSampleResult(
-            each["eps"], each["seconds"], **tensors, names=tuple(each["names"]), images=kept
+            each["eps"],
+            each["seconds"],
+            **tensors,
+            names=tuple(each["names"]),
+            images=kept,
+            queries=each.get("queries"),
         )
     return rows, per_image, facts
 

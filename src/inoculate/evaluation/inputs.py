@@ -30,7 +30,7 @@ from inoculate.models.loading.load import ModelLike, as_module
 from inoculate.models.loading.specs import brings_weights, kind_of
 
 Attacks = Mapping[str, Attack] | Sequence[str | Attack]
-_WITHOUT_DATA = ("factory", "torchscript", "onnx")  # model SPECs whose module does not depend on the images
+_WITHOUT_DATA = ("factory", "torchscript", "onnx", "endpoint")  # model SPECs whose module does not depend on the images
 
 
 def resolve_data(data: DataLike, model: ModelLike) -> Dataset:
@@ -167,9 +167,9 @@ def random_weights_warning(model: ModelLike) -> list[str]:
     return [f"{model} has random weights: load weights into it, or give a trained folder"]
 
 
-def require_finite(clean: PerSampleResult, classes: int) -> None:
-    """Raise `InputError` where the outputs are not finite on any clean image."""
-    if classes > 1 and len(clean) and not clean.margin.isfinite().any():
+def require_finite(clean: PerSampleResult, classifier: Classifier) -> None:
+    """Raise `InputError` where the outputs are not finite on any clean image; labels always are."""
+    if classifier.classes > 1 and not classifier.labels_only and len(clean) and not clean.margin.isfinite().any():
         raise InputError(
             f"the model gives outputs that are not finite on all of {len(clean)} clean images: "
             "check its weights and that it takes pixels in [0, 1]"

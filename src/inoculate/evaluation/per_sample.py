@@ -31,6 +31,7 @@ class PerSampleResult:
         terminated: bool, stands, and early termination may have ended runs on it that nothing has continued.
         audited: bool, drawn at random among those that stood so, and attacked again with the full budget.
         images: N×C×H×W floats in [0, 1], if they were kept.
+        queries: of the attack on all images together, where they were counted.
     """
 
     eps: float
@@ -45,6 +46,7 @@ class PerSampleResult:
     audited: Tensor
     names: tuple[str, ...] = ()
     images: Tensor | None = None
+    queries: int | None = None
 
     @classmethod
     def empty(
@@ -77,8 +79,12 @@ class PerSampleResult:
     def row(self, **labels: Any) -> Row:
         """The accuracy over the finished images; `labels` are the row's remaining fields."""
         right = self.right[self.finished]
+        attacked = int(right.sum()) + int((self.broken_by >= 0).sum())
+        queries = None if self.queries is None else round(self.queries / max(attacked, 1), 1)
         counts = {"correct": int(right.sum()), "n": len(right)}
-        return Row.measured(**counts, seconds=self.seconds, eps=self.eps, **self.audit_fields, **labels)
+        return Row.measured(
+            **counts, seconds=self.seconds, eps=self.eps, queries=queries, **self.audit_fields, **labels
+        )
 
     @property
     def audit_fields(self) -> dict[str, Any]:

@@ -80,6 +80,8 @@ class Evaluation:
         line = f"{name_of(row):28} {row.accuracy:6.1%}  [{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seconds:.1f} s"
         if row.hidden is not None:
             line += f"  {early_termination_words(row)}"
+        if row.queries is not None:
+            line += f"  {row.queries:.0f} queries an image"
         if row.n == len(self.labels) or not row.has_eps:
             return line
         low, high = self.per_image[row].bounds

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from inoculate.core.calls import call
+from inoculate.core.calls import call, labels_or_outputs
 from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of, dtype_for
 from inoculate.core.options import require_one_of
@@ -60,6 +60,8 @@ def match_classes(
     require_one_of(("all", "subset"), classes=classes)
     model = original(model)
     outputs = _count_outputs(model, data)
+    if outputs is None and class_names is not None and _gives_labels(model, data):
+        raise InputError("the model gives labels only, which no class names can be matched with: leave them out")
     if outputs is None or (outputs == 1 and len(data.classes) == 2):
         return model, data  # what looks at the model closer says what is wrong, or declared
     if class_names is not None:
@@ -89,6 +91,15 @@ def _count_outputs(model: nn.Module, data: Dataset) -> int | None:
     except InputError:  # which is raised again where the model is inspected
         return None
     return int(logits.shape[1]) if logits.ndim == 2 else None
+
+
+def _gives_labels(model: nn.Module, data: Dataset) -> bool:
+    try:
+        with without_side_effects(model, device_of(model)):
+            x = to_float(data.images[:1].to(device_of(model))).to(dtype_for(model))
+            return not labels_or_outputs(model, x).is_floating_point()
+    except InputError:
+        return False
 
 
 def _logits(model: nn.Module, data: Dataset) -> Tensor:
