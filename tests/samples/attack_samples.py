@@ -64,7 +64,6 @@ CASES = {
     "apgd_targeted": Case(APGD(steps=4, loss="margin", targets=2), random=True, norms=("linf", "l2")),
     "apgd_target": Case(APGD(steps=6, loss="margin", target="least_likely"), random=True, norms=("linf", "l2")),
     "fab": Case(FAB(steps=5, targets=2), minimal=True, norms=("linf", "l2", "l1")),
-    "fab": Case(FAB(steps=5, targets=2), minimal=True),
     "hopskipjump": Case(HopSkipJump(queries=150, samples=10), random=True, minimal=True, norms=("linf", "l2")),
     "rays": Case(RayS(queries=60), minimal=True, norms=("linf",)),
     "square": Case(Square(queries=15), random=True, norms=("linf", "l2")),

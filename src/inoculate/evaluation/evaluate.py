@@ -213,8 +213,7 @@ def smallest_eps(
     if not isinstance(attack, MinimumNorm):
         raise InputError(
             f"{type(attack).__name__} uses up its eps and does not look for the nearest adversarial image: "
-            "give FAB, DeepFool, FMN, CarliniWagner or SigmaZero"
-            "give FAB, DeepFool, FMN or CarliniWagner; HopSkipJump and RayS need labels only"
+            "give FAB, DeepFool, FMN, CarliniWagner or SigmaZero; HopSkipJump and RayS need labels only"
         )
     on_clean = measure_clean(classifier, data, settings)
     require_finite(on_clean, classifier)
