@@ -22,8 +22,8 @@ from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.patch import Patch
 from inoculate.attacks.pgd import PGD
-from inoculate.attacks.short_ensemble import ShortEnsemble
 from inoculate.attacks.rays import RayS
+from inoculate.attacks.short_ensemble import ShortEnsemble
 from inoculate.attacks.sigma_zero import SigmaZero
 from inoculate.attacks.sparse_rs import SparseRS
 from inoculate.attacks.square import Square
