@@ -13,7 +13,7 @@ from inoculate.attacks._apgd_run import Found, Run
 from inoculate.attacks._batching import runs_at_once
 from inoculate.attacks.base import carry_out, refuse_l0
 from inoculate.attacks.gradients import ValueAndGrad, value_and_input_grad
-from inoculate.attacks.losses import Objective, get_loss, logits_fp32
+from inoculate.attacks.losses import LossLike, Objective, get_loss, logits_fp32
 from inoculate.attacks.targets import Target, check_target, resolve_targets, wrong_classes
 from inoculate.attacks.termination import check_termination_ratio, is_hopeless
 from inoculate.core.errors import InputError
@@ -33,7 +33,7 @@ class APGD:
 
     Options:
         steps: steps of a run.
-        loss: `cross_entropy`, `margin` or `dlr` (three classes; four with a target).
+        loss: as in `FGSM`; `dlr` needs three classes, four with a target.
         targets: 0 for untargeted runs; k for one run towards each of the k most likely wrong classes (APGD-T with
             loss `dlr`), in which any error counts.
         restarts: random starts of each run.
@@ -51,7 +51,7 @@ class APGD:
     """
 
     steps: int = 100
-    loss: str = "cross_entropy"
+    loss: LossLike = "cross_entropy"
     targets: int = 0
     restarts: int = 1
     rho: float = 0.75
@@ -147,7 +147,7 @@ class APGD:
                 run = found.take_adversarial(run, model)  # always before runs are ended
             if number in checks:
                 run.check(self.rho * checks[number])
-                if number == first_check and self.loss != "cross_entropy":  # whose boundary is not at 0
+                if number == first_check and get_loss(self.loss).zero_at_boundary:
                     hopeless = is_hopeless(run.first_values, run.best_values, self.termination_ratio)
                     hopeless &= ~(run.adversarial.found & judges)  # towards a target, any error counts
                     found.take_best(run.select(hopeless))
@@ -156,10 +156,7 @@ class APGD:
         return found
 
     def _gradient(self, model: nn.Module, x: Tensor, objective: Objective) -> ValueAndGrad:
-        passes = [value_and_input_grad(model, x, objective) for _ in range(self.eot)]
-        if len(passes) == 1:
-            return passes[0]
-        return ValueAndGrad(*(torch.stack(parts).mean(dim=0) for parts in zip(*passes, strict=True)))
+        return value_and_input_grad(model, x, objective, eot=self.eot)
 
 
 def checkpoints(steps: int) -> dict[int, int]:

@@ -29,7 +29,8 @@ from inoculate.attacks.sigma_zero import SigmaZero
 from inoculate.attacks.sparse_rs import SparseRS
 from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError, suggest
-from inoculate.core.options import require_one_of, require_text
+from inoculate.core.options import require_text
+from inoculate.models.loading.factories import import_function
 
 ATTACKS: dict[str, Any] = {
     "fgsm": FGSM(),
@@ -67,7 +68,8 @@ def get_attack(name: str, **options: Any) -> Attack:
     Args:
         name: of the table of attacks, or `foolbox:Name`, `torchattacks:Name` or `art:Name` with that library's class
             name.
-        options: fields of the attack to change, such as `steps=20`.
+        options: fields of the attack to change, such as `steps=20`. A `loss` may also be the SPEC of a function of
+            your own, `file.py:function` or `package.module:function`.
 
     Raises `InputError` for an unknown name or option, naming the nearest known one, and for an option out of its range.
     """
@@ -82,6 +84,9 @@ def get_attack(name: str, **options: Any) -> Attack:
         raise InputError(f"attack '{name}' is unknown: {suggest(name, tuple(ATTACKS))}")
     known = tuple(field.name for field in fields(ATTACKS[name]))
     for option in options:
-        require_one_of(known, **{f"option of attack {name}": option})
+        if option not in known:
+            raise InputError(f"attack {name} has no option '{option}': {suggest(option, known)}")
+    if ":" in str(options.get("loss")):
+        options["loss"] = import_function(str(options["loss"]), "loss")
     attack: Attack = replace(ATTACKS[name], **options)
     return attack
