@@ -68,6 +68,9 @@ _ROOMS = {
     "HardeningOptions": "hardening.options",
     "Hardened": "hardening.result",
     "fast": "models.acceleration.fast",
+    "BPDA": "models.bpda",
+    "bypass": "models.bpda",
+    "identity": "models.bpda",
     "build_model": "models.build",
     "Endpoint": "models.loading.endpoint",
     "expected_preprocessing": "models.loading.inputs",
@@ -161,6 +164,9 @@ if TYPE_CHECKING:
     from inoculate.hardening.options import HardeningOptions as HardeningOptions
     from inoculate.hardening.result import Hardened as Hardened
     from inoculate.models.acceleration.fast import fast as fast
+    from inoculate.models.bpda import BPDA as BPDA
+    from inoculate.models.bpda import bypass as bypass
+    from inoculate.models.bpda import identity as identity
     from inoculate.models.build import build_model as build_model
     from inoculate.models.classes import match_classes as match_classes
     from inoculate.models.loading.endpoint import Endpoint as Endpoint
