@@ -68,6 +68,7 @@ _ROOMS = {
     "HardeningOptions": "hardening.options",
     "Hardened": "hardening.result",
     "fast": "models.acceleration.fast",
+    "AveragedLogits": "models.averaged_logits",
     "BPDA": "models.bpda",
     "bypass": "models.bpda",
     "identity": "models.bpda",
@@ -164,6 +165,7 @@ if TYPE_CHECKING:
     from inoculate.hardening.options import HardeningOptions as HardeningOptions
     from inoculate.hardening.result import Hardened as Hardened
     from inoculate.models.acceleration.fast import fast as fast
+    from inoculate.models.averaged_logits import AveragedLogits as AveragedLogits
     from inoculate.models.bpda import BPDA as BPDA
     from inoculate.models.bpda import bypass as bypass
     from inoculate.models.bpda import identity as identity

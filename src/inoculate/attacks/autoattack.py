@@ -16,6 +16,7 @@ from inoculate.attacks.fab import FAB
 from inoculate.attacks.losses import logits_fp32
 from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
+from inoculate.attacks.targets import Target, check_target, choose_targets
 from inoculate.attacks.termination import check_termination_ratio
 from inoculate.core.errors import InputError
 from inoculate.core.modes import frozen
@@ -44,6 +45,8 @@ class AutoAttack:
         queries: passes of Square.
         termination_ratio: of the members; FAB-T, which is checked later, uses a quarter of it. Infinity spends every
             budget (`autoattack_thorough`).
+        target: as in `OneStepTarget`: every member goes towards that class, and only it counts; the targeted DLR loss
+            (the margin below four classes) replaces APGD-T's runs. None for any error.
 
     Raises `InputError` for a version that does not fit the number of classes, another norm, an option out of its range,
     images outside theirs, or a model that is not differentiable.
@@ -55,10 +58,12 @@ class AutoAttack:
     targets: int = 9
     queries: int = 5000
     termination_ratio: float = 1.0
+    target: Target = None
 
     def __post_init__(self) -> None:
         require_count(steps=self.steps, targets=self.targets, queries=self.queries)
         check_termination_ratio(self.termination_ratio)
+        check_target(self.target)
         if self.version not in get_args(Version):
             raise InputError(f"AutoAttack has no version '{self.version}': use {', '.join(get_args(Version))}")
 
@@ -68,11 +73,17 @@ class AutoAttack:
         if self.version == "rand":
             if classes < 3:
                 raise InputError("AutoAttack's version rand needs three classes (DLR loss): use apgd_ce with eot=20")
-            return {"apgd_ce": APGD(self.steps, eot=20), "apgd_dlr": APGD(self.steps, "dlr", eot=20)}
+            loss = "dlr" if classes > 3 or self.target is None else "margin"
+            return {
+                "apgd_ce": APGD(self.steps, eot=20, target=self.target),
+                "apgd_dlr": APGD(self.steps, loss, eot=20, target=self.target),
+            }
         if self.version == "binary" and classes > 3:
             raise InputError(f"autoattack_binary is for two or three classes, not {classes}: use autoattack")
         if self.version == "standard" and classes < 4:
             raise InputError(f"autoattack needs four classes (DLR loss), not {classes}: use autoattack_binary")
+        if self.target is not None:
+            return self._members_towards("dlr" if classes > 3 else "margin")
         first: dict[str, Attack] = {"pgd": PGD(steps=10, early_stop=True)}
         if classes == 2:  # cross-entropy rises along the margin, and vanishes where outputs saturate
             first |= {"apgd_margin": APGD(self.steps, "margin", restarts=2)}
@@ -86,6 +97,17 @@ class AutoAttack:
             "square": Square(self.queries, termination_ratio=ratio),
         }
 
+    def _members_towards(self, loss: str) -> Mapping[str, Attack]:
+        """The members with a target; `loss` beside cross-entropy."""
+        ratio, target = self.termination_ratio, self.target
+        return {
+            "pgd": PGD(steps=10, early_stop=True, target=target),
+            "apgd_ce": APGD(self.steps, target=target),
+            "apgd_t": APGD(self.steps, loss, termination_ratio=ratio, target=target),
+            "fab_t": FAB(self.steps, termination_ratio=ratio / 4, target=target),
+            "square": Square(self.queries, termination_ratio=ratio, target=target),
+        }
+
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -94,8 +116,10 @@ class AutoAttack:
         def craft(x: Tensor, y: Tensor) -> Tensor:
             judge = original(model)
             with frozen(judge), torch.no_grad():
-                classes = logits_fp32(judge, x).shape[1]
-            return attack_survivors(self.members(classes).values(), model, x, y, threat, generator)
+                logits = logits_fp32(judge, x)
+            target = None if self.target is None else choose_targets(logits, x, y, self.target, generator)
+            members = self.members(logits.shape[1]).values()
+            return attack_survivors(members, model, x, y, threat, generator, target)
 
         return carry_out(model, x, y, threat, craft)
 

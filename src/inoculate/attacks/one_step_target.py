@@ -23,7 +23,8 @@ class OneStepTarget:
     untargeted.
 
     Options:
-        target: `least_likely` (the model's lowest logit), `random` (any wrong class) or a class index.
+        target: `least_likely` (the model's lowest logit), `second` (the wrong class of the highest logit), `random`
+            (any wrong class), a class index, or a tensor with a class index per image (B).
         loss: as in `FGSM`, in its targeted form: one of your own is descended for the target.
         eot: gradients averaged for a random model.
 

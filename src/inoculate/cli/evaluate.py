@@ -10,15 +10,17 @@ from inoculate.cli import options
 from inoculate.cli.evaluation_files import write_files, write_page
 from inoculate.cli.output import print_notes, print_warnings, require_writable_places
 from inoculate.cli.parsers import masked, parse_attacks, parse_corruptions, parse_movements, parse_threats, pick_device
-from inoculate.cli.reading_options import reads_images
+from inoculate.cli.reading_options import adapts_attacks, reads_images
 from inoculate.data.preprocessing import Preprocessing
 
 
+@adapts_attacks
 @reads_images
 def evaluate(
     model: options.Model,
     data: options.Data,
     preprocessing: Preprocessing,
+    adaptation: dict[str, Any],
     weights: options.Weights = None,
     pretrained: options.Pretrained = False,
     outputs: options.Outputs = "logits",
@@ -64,7 +66,7 @@ def evaluate(
     from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
 
-    threats, attacks = parse_threats(norm, eps), resolve_attacks(parse_attacks(attack))
+    threats, attacks = parse_threats(norm, eps), resolve_attacks(parse_attacks(attack), adaptation)
     corrupted, movements = parse_corruptions(corruptions, severity), parse_movements(spatial)
     place, others = pick_device(device), {spec: spec for spec in surrogate or ()}
     settings = EvaluationOptions(

@@ -64,6 +64,12 @@ Limit = Annotated[
     int | None, topic_option("--limit", DATA, "Use only this many images, balanced over the classes.", min=1)
 ]
 
+Sources = Annotated[
+    list[str] | None,
+    topic_option(
+        "--source", ATTACK, "What examples are crafted on: a --model, or several as a+b (mean logits). Repeatable."
+    ),
+]
 Attacks = Annotated[
     str, topic_option("--attack", ATTACK, "Attacks, separated by commas: fgsm, pgd, autoattack …, foolbox:PGD, art:…")
 ]

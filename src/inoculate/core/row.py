@@ -32,6 +32,9 @@ class Row:
         hidden: the most accuracy, in [0, 1], that early termination can have hidden (95 %, one-sided Clopper–Pearson):
             the accuracy under the full budget is at least `accuracy - hidden`.
         queries: of the attack for an image on average, where the model is a black box (labels only, or an endpoint).
+        target: of a targeted attack the class or the rule, else None.
+        tried, reached: of a targeted attack the images of other classes that were driven to the target, and those of
+            them that are taken for it; else None.
     """
 
     dataset: str
@@ -55,6 +58,9 @@ class Row:
     audited_broken: int | None = None
     hidden: float | None = None
     queries: float | None = None
+    target: str | None = None
+    tried: int | None = None
+    reached: int | None = None
 
     @property
     def key(self) -> str:

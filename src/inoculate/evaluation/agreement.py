@@ -17,6 +17,7 @@ from inoculate.core.stats import exceeds_rate
 from inoculate.core.threat import Threat
 from inoculate.evaluation.checks import GAP, SIGNIFICANT, Check
 from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.targets import target_name
 
 SQUARE_ALONE = 0.002  # of the images: what Square may break beyond gradient attacks, as in AutoAttack's own warning
 FAR_BELOW = 0.1  # of the images: what an ensemble may break beyond PGD; PGD-10 leaves up to 7 points on honest networks
@@ -33,12 +34,8 @@ class Measured:
 
     def row(self, **labels: Any) -> Row:
         """Its row, white-box; `labels` are what it does not know."""
-        return self.result.row_at(
-            self.threat,
-            **labels,
-            protocol="white-box",
-            attack=self.name,
-        )
+        aim = None if self.attack is None else target_name(self.attack)
+        return self.result.row_at(self.threat, **labels, protocol="white-box", attack=self.name, target=aim)
 
 
 def known_results(measured: Sequence[Measured]) -> list[tuple[Attack, Threat, PerSampleResult]]:

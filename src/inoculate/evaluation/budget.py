@@ -162,6 +162,7 @@ def _merge(one: PerSampleResult, other: PerSampleResult) -> PerSampleResult:
         finished=one.finished | other.finished,
         terminated=one.terminated | other.terminated,
         audited=one.audited | other.audited,
+        target=None if one.target is None or other.target is None else one.target.maximum(other.target),
     )
     both.take(other, other.finished)
     return both

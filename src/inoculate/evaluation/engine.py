@@ -22,6 +22,7 @@ from inoculate.data.dataset import Dataset
 from inoculate.evaluation.crafters import Crafter, by_member, stored, white_box
 from inoculate.evaluation.passes import Passes, counted
 from inoculate.evaluation.per_sample import PerSampleResult, distance_within
+from inoculate.evaluation.targets import target_classes
 from inoculate.models.classifier import Classifier, Prediction
 
 Progress = Callable[[int, int], None]
@@ -76,9 +77,10 @@ def measure_attack(
         stops = classifier.precision == "fast" and not classifier.is_random  # whose verdict on an image changes
         if stops and isinstance(attack, EarlyStopping):
             attack = attack.with_early_stop()
-        crafter = white_box(classifier, attack, threats, settings.seed)
+        targets = _targets(classifier, data, attack, attacked, settings)
+        crafter = white_box(classifier, attack, threats, settings.seed, targets)
         (results,) = _measure([classifier], data, crafter, threats, attacked, settings)
-    return results
+    return [_aimed(result, targets, data) for result in results]
 
 
 @torch.inference_mode(False)
@@ -98,11 +100,13 @@ def measure_transfer(
     """
     everything = torch.ones(len(data), dtype=torch.bool)
     members = attack.members(source.classes) if isinstance(attack, Ensemble) else {"": attack}
+    aims = _targets(source, data, attack, everything, settings)
     found: list[list[PerSampleResult]] = []
     for number, member in enumerate(members.values()):
-        crafter = white_box(source, in_full(member), threats, settings.seed)
+        crafter = white_box(source, in_full(member), threats, settings.seed, aims)
         own = replace(settings, progress=_part(settings.progress, number, len(members)))
         results = _measure(targets, data, crafter, threats, everything, own if len(members) > 1 else settings)
+        results = [[_aimed(result, aims, data) for result in of_one] for of_one in results]
         found = results if not found else [list(map(_worse, *pair)) for pair in zip(found, results, strict=True)]
     return found
 
@@ -118,7 +122,9 @@ def in_full(attack: Attack) -> Attack:
 def _worse(one: PerSampleResult, other: PerSampleResult) -> PerSampleResult:
     """For each image the result of the two attacks that is closer to an error; their seconds are added."""
     merged = one.copy(seconds=one.seconds + other.seconds)
-    merged.take(other, ~(other.margin <= one.margin))
+    merged.take(
+        other, (other.reached & ~one.reached) | ((other.reached == one.reached) & ~(other.margin <= one.margin))
+    )
     merged.finished.logical_and_(other.finished)
     merged.right.copy_(one.right & other.right)
     return merged
@@ -154,26 +160,48 @@ def _measure_ensemble(
     members = ensemble.members(classifier.classes)
     best = PerSampleResult.empty(len(data), 0.0, members, _clean_images(classifier, data, settings))
     best.right.copy_(attacked)
+    targets = _targets(classifier, data, ensemble, attacked, settings)
+    best, remaining = _aimed(best, targets, data), attacked.clone()
     found: dict[float, PerSampleResult] = {}
     for eps, threat in sorted({threat.eps: threat for threat in threats}.items()):
         seconds = 0.0
         for number, (name, member) in enumerate(members.items()):
-            crafter = by_member(classifier, name, member, threat, settings.seed)
+            crafter = by_member(classifier, name, member, threat, settings.seed, targets)
             own = replace(settings, progress=_part(settings.progress, number, len(members)))
-            ((result,),) = _measure([classifier], data, crafter, [threat], best.right, own)
-            _merge_member(best, result, number)
+            ((result,),) = _measure([classifier], data, crafter, [threat], remaining, own)
+            _merge_member(best, replace(result, target=best.target), number, remaining)
             seconds += result.seconds
         found[eps] = best.copy(eps=eps, seconds=seconds)
     return [found[threat.eps] for threat in threats]
 
 
-def _merge_member(best: PerSampleResult, result: PerSampleResult, member: int) -> None:
-    """Take over what a member found on the images that it attacked, where it is closer to an error, in place."""
-    seen = best.right & result.finished
-    best.take(result, seen & ~(result.margin <= best.margin))
-    best.broken_by[seen & ~result.right] = member
+def _merge_member(best: PerSampleResult, result: PerSampleResult, member: int, remaining: Tensor) -> None:
+    """Take over what a member found on the images that `remaining` (N, bool) says, where it is closer to its aim.
+
+    In place. Images on which it succeeded remain no longer.
+    """
+    seen = remaining & result.finished
+    succeeded = seen & result.succeeded
+    best.take(result, succeeded | (seen & ~(result.margin <= best.margin)))
+    best.broken_by[succeeded | (seen & ~result.right & (best.broken_by < 0))] = member
     best.finished.logical_and_(result.finished)
-    best.right.logical_and_(result.right)
+    best.right.logical_and_(result.right | ~seen)
+    remaining.logical_and_(~succeeded)
+
+
+def _targets(
+    classifier: Classifier, data: Dataset, attack: Attack, attacked: Tensor, settings: Settings
+) -> Tensor | None:
+    """The target class (N) of each image attacked, −1 of the others; None without a target."""
+    batches = list(_batches(attacked.nonzero().squeeze(1), settings.batch_size))
+    return target_classes(classifier, data, attack, batches, settings.seed)
+
+
+def _aimed(result: PerSampleResult, targets: Tensor | None, data: Dataset) -> PerSampleResult:
+    """The result with the targets of the images that belong to another class."""
+    if targets is None:
+        return result
+    return replace(result, target=torch.where(targets == data.labels.cpu(), -1, targets))
 
 
 def _part(progress: Progress | None, number: int, count: int) -> Progress | None:

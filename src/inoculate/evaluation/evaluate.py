@@ -27,6 +27,7 @@ from inoculate.evaluation.engine import Settings, measure_attack, measure_clean
 from inoculate.evaluation.inputs import (
     Attacks,
     Matching,
+    averaged,
     clean_warnings,
     name_of_model,
     nonfinite_warning,
@@ -65,7 +66,8 @@ class EvaluationOptions:
         time_budget: seconds, or a text such as `5m`, after which the attacks end. Images are then taken in random
             order, and the `n` of a row counts those that were attacked to the end.
         checks: whether to check that the numbers can be trusted. The checks are not part of the time budget.
-        surrogates: other models of the same images; their examples must not beat the white-box ones.
+        surrogates: other models of the same images; their examples must not beat the white-box ones, and of several
+            surrogates neither those of the average of their logits.
         keep_images: whether to keep the adversarial images.
         name: of the model in the rows; by default its SPEC, else `model`.
         arm: label in the rows.
@@ -233,6 +235,8 @@ def _surrogates(data: Dataset, options: EvaluationOptions, seed: int) -> tuple[d
         prepared = prepare_checked(model, data, options.precision, options.device, seed, label, matching)
         found[name] = prepared.classifier
         warnings += prepared.warnings
+    if len(found) > 1:
+        found["+".join(found)] = averaged(list(found.values()), data, options.precision, seed)
     return found, warnings
 
 

@@ -33,11 +33,11 @@ def save_results(
     results = [per_image[row] for row in rows]
     whole = {row.key: per_image[row].right.numpy() for row in rows if bool(per_image[row].finished.all())}
     write_records(folder / RECORDS, whole)
-    arrays = (
-        {name: np.stack([getattr(each, name).numpy() for each in results]) for name in _ARRAYS + _AUDIT}
-        if results
-        else {}
-    )
+    names = _ARRAYS + _AUDIT
+    arrays = {name: np.stack([getattr(each, name).numpy() for each in results]) for name in names} if results else {}
+    for place, each in enumerate(results):
+        if each.target is not None:
+            arrays[f"target {place}"] = each.target.numpy()
     _write_arrays(folder / PER_IMAGE, arrays)
     images = {str(place): each.images.numpy() for place, each in enumerate(results) if each.images is not None}
     if images:
@@ -68,6 +68,9 @@ def load_results(folder: Path) -> tuple[list[Row], dict[Row, PerSampleResult], d
     for place, (row, each) in enumerate(zip(rows, described, strict=True)):
         tensors = {name: torch.from_numpy(arrays[name][place]) for name in _ARRAYS + _AUDIT}
         kept = torch.from_numpy(images[str(place)]) if str(place) in images else None
+        target = arrays.get(f"target {place}")
+        if target is not None:
+            tensors["target"] = torch.from_numpy(target)
         per_image[row] = PerSampleResult(
             each["eps"],
             each["seconds"],

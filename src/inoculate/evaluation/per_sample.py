@@ -30,6 +30,8 @@ class PerSampleResult:
             it.
         terminated: bool, stands, and early termination may have ended runs on it that nothing has continued.
         audited: bool, drawn at random among those that stood so, and attacked again with the full budget.
+        target: int64, of a targeted attack the class that it drove the image to; −1 where the image belongs to that
+            class, or was not attacked.
         images: N×C×H×W floats in [0, 1], if they were kept.
         queries: of the attack on all images together, where they were counted.
     """
@@ -47,6 +49,7 @@ class PerSampleResult:
     names: tuple[str, ...] = ()
     images: Tensor | None = None
     queries: int | None = None
+    target: Tensor | None = None
 
     @classmethod
     def empty(
@@ -76,12 +79,27 @@ class PerSampleResult:
         """(lowest, highest) possible accuracy over all images, given that some were not finished."""
         return int((self.right & self.finished).sum()) / len(self), int(self.right.sum()) / len(self)
 
+    @property
+    def succeeded(self) -> Tensor:
+        """Which images (N, bool) the attack led where it should: to the target, if there is one, else to an error."""
+        return ~self.right if self.target is None else torch.where(self.target < 0, ~self.right, self.reached)
+
+    @property
+    def reached(self) -> Tensor:
+        """Which images (N, bool) are taken for the target that they were driven to."""
+        if self.target is None:
+            return torch.zeros_like(self.right)
+        found: Tensor = (self.target >= 0) & (self.predicted == self.target) & ~self.right & self.finished
+        return found
+
     def row(self, **labels: Any) -> Row:
         """The accuracy over the finished images; `labels` are the row's remaining fields."""
         right = self.right[self.finished]
         attacked = int(right.sum()) + int((self.broken_by >= 0).sum())
         queries = None if self.queries is None else round(self.queries / max(attacked, 1), 1)
         counts = {"correct": int(right.sum()), "n": len(right)}
+        if self.target is not None:
+            labels |= {"tried": int(((self.target >= 0) & self.finished).sum()), "reached": int(self.reached.sum())}
         return Row.measured(
             **counts, seconds=self.seconds, eps=self.eps, queries=queries, **self.audit_fields, **labels
         )

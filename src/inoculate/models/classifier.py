@@ -90,7 +90,7 @@ class Classifier:
         if self.labels_only:
             predicted = self._labels(x)
             return Prediction((predicted == y).cpu(), predicted.cpu(), torch.full((len(x),), torch.nan))
-        logits = self._logits(x, y)
+        logits = self.logits(x, y)
         predicted = logits.argmax(dim=1)
         right = (predicted == y) & logits.isfinite().all(dim=1)
         margin = torch.full((len(x),), torch.nan)
@@ -106,7 +106,8 @@ class Classifier:
             require_known_labels(labels, self.classes)
         return torch.stack(passes).mode(dim=0).values
 
-    def _logits(self, x: Tensor, y: Tensor) -> Tensor:
+    def logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """The logits (B×K) by which images are judged, inside `ready()`; of a random model log probabilities."""
         try:
             with torch.no_grad():
                 passes = [call(self.model, x) for _ in range(self.passes)]
