@@ -29,7 +29,7 @@ def data() -> Dataset:
 
 
 def test_logits_and_gradients_are_the_means() -> None:
-    x, y = images(4)
+    x, _ = images(4)
     both = AveragedLogits([NETS["a"], NETS["b"]])
     torch.testing.assert_close(both(x), (NETS["a"](x) + NETS["b"](x)) / 2)
     one = linear_net([[4.0, 1.0, 0.0, 0.0], [0.0] * 4])

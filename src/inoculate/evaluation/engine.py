@@ -190,7 +190,7 @@ def _merge_member(best: PerSampleResult, result: PerSampleResult, member: int, r
 
 
 def _targets(
-    classifier: Classifier, data: Dataset, attack: Attack, attacked: Tensor, settings: Settings
+    classifier: Classifier, data: Dataset, attack: Attack | Ensemble, attacked: Tensor, settings: Settings
 ) -> Tensor | None:
     """The target class (N) of each image attacked, −1 of the others; None without a target."""
     batches = list(_batches(attacked.nonzero().squeeze(1), settings.batch_size))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inoculate.attacks._minimum_norm import Extended
-from inoculate.attacks.base import Attack, Targeted
+from inoculate.attacks.base import Attack, Ensemble, Targeted
 from inoculate.attacks.targets import choose_targets
 from inoculate.core.errors import InputError
 from inoculate.core.rng import generator
@@ -25,7 +25,7 @@ def target_name(attack: Attack) -> str | None:
 
 
 def target_classes(
-    classifier: Classifier, data: Dataset, attack: Attack, batches: Sequence[Tensor], seed: int
+    classifier: Classifier, data: Dataset, attack: Attack | Ensemble, batches: Sequence[Tensor], seed: int
 ) -> Tensor | None:
     """The target class (N) of the images in `batches` of rows, −1 of the others; None for an attack without a target.
 
@@ -53,6 +53,6 @@ def towards(attack: Attack, classes: Tensor) -> Attack:
     return changed
 
 
-def _target_of(attack: Attack) -> Any:
+def _target_of(attack: Attack | Ensemble) -> Any:
     """The target of one of the package's attacks, or one that is declared like them; None for any other."""
     return attack.target if isinstance(attack, Targeted) and is_dataclass(attack) else None
