@@ -69,7 +69,7 @@ def run_checks(
         observer.begin(int(sample.clean.sum()) * panel.most_passes)
         checks = _run(panel)
         if sample.clean.any():
-            checks.append(check_extra_outputs(sample, data.labels.unique()))
+            checks.append(check_extra_outputs(sample, torch.tensor(sorted(set(data.labels.tolist())))))
     observer.end()
     return checks
 

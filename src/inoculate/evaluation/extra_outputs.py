@@ -178,7 +178,7 @@ def _owners(tops: Sequence[Tensor], classes: Sequence[Tensor], own: Tensor, outp
     top, of = torch.cat(list(tops)), torch.cat(list(classes))
     owners = torch.full((outputs,), -1, device=top.device)
     owners[own] = own
-    for output in top.unique().tolist():
+    for output in sorted(set(top.tolist())):
         drawn = of[top == output]
         best = int(drawn.mode().values)
         if owners[output] < 0 and float((drawn == best).float().mean()) >= PURE:
