@@ -68,8 +68,8 @@ def run_checks(
         panel = Panel(sample, attacks, surrogates or {})
         observer.begin(int(sample.clean.sum()) * panel.most_passes)
         checks = _run(panel)
-        if sample.clean.any():
-            checks.append(check_extra_outputs(sample, torch.tensor(sorted(set(data.labels.tolist())))))
+        if sample.clean.any() and not classifier.labels_only:
+            checks += check_extra_outputs(sample, torch.tensor(sorted(set(data.labels.tolist()))))
     observer.end()
     return checks
 
@@ -90,25 +90,25 @@ def _run(panel: Panel) -> list[Check]:
     return checks + [found for check in GRADIENT_CHECKS for found in check(panel)]
 
 
-def check_extra_outputs(sample: Sample, labelled: Tensor) -> Check:
+def check_extra_outputs(sample: Sample, labelled: Tensor) -> list[Check]:
     """Outputs that are no class's own (dummy classes, a detector) must not save a model from an adapted attack.
 
-    `labelled` are the classes that images of the data have.
+    `labelled` are the classes that images of the data have. No check where there are no such outputs.
     """
     try:
         found = find_attraction(sample, labelled, share=0.9)
     except InputError:  # no gradient, or a layer that cannot be looked into
-        return Check("extra outputs", None, "not checked: no gradient reaches the images")
+        return [Check("extra outputs", None, "not checked: no gradient reaches the images")]
     if found is None:
-        return Check("extra outputs", True, "the model has as many outputs as the data have classes")
+        return []
     message = f"{found.attracted} of {found.images} attacked images are taken for outputs that are no class's own"
     if found.is_trick:
         cause = (
             f"not counted as errors they leave {found.right} images right, and {found.right_adapted} if PGD attacks "
             "the largest output of each class: believe this one"
         )
-        return Check("extra outputs", False, f"{message}: {cause}")
-    return _passed("extra outputs", found.images, message)
+        return [Check("extra outputs", False, f"{message}: {cause}")]
+    return [_passed("extra outputs", found.images, message)]
 
 
 class _Progress:

@@ -50,10 +50,12 @@ def find_attraction(sample: Sample, labelled: Tensor, share: float) -> Attractio
     last layer with weights where that has more than the model.
     """
     classifier, clean = sample.classifier, sample.clean.nonzero().squeeze(1)
+    if not len(clean) or sample.left < len(clean[:2]) + COST(1):
+        return None
     few = classifier.load(sample.data, clean[:2])[0]
     with frozen(classifier.model):
         hidden = _wider_layer(classifier.model, few, classifier.classes)
-    if not len(clean) or (hidden is None and len(labelled) == classifier.classes):
+    if hidden is None and len(labelled) == classifier.classes:
         return None
     rows = clean[: affordable(COST, len(clean), share * sample.left)]
     return _attack(sample, rows, labelled, hidden) if len(rows) else None
