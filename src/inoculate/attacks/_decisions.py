@@ -156,6 +156,7 @@ def random_adversarial(decide: Decisions, x: Tensor, streams: list[torch.Generat
         shape = (x.shape[1], *grids[attempt % len(grids)])
         noise = torch.stack([torch.rand(shape, generator=streams[row]) for row in missing.tolist()])
         noise = low + (high - low) * F.interpolate(noise, size=(height, width)).to(x)
+        noise = decide.objective.select(missing).inside(noise, x[missing])
         adversarial = decide(noise, missing)
         images[missing[adversarial]], found[missing[adversarial]] = noise[adversarial], True
         missing = missing[~adversarial]
@@ -186,7 +187,10 @@ def estimate_normals(points: Points, streams: list[torch.Generator], count: int)
     """
     x, shape = points.boundary, points.x.shape[1:]
     size, block = shape.numel(), max(1, BLOCK // shape.numel())
-    delta = NEAR * distance(x, points.x, "l2") / size
+    delta, changeable = (
+        NEAR * distance(x, points.x, "l2") / size,
+        points.decide.objective.select(points.rows).changeable,
+    )
     weighted, total, decisions = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(delta)
     for begin in range(0, count, block):
         each = min(block, count - begin)
@@ -194,6 +198,8 @@ def estimate_normals(points: Points, streams: list[torch.Generator], count: int)
         u = u / u.flatten(2).norm(dim=2)[..., None, None, None]
         width = delta[:, None, None, None, None]
         near = (x[:, None] + width * u).clamp(points.threat.low, points.threat.high)
+        if changeable is not None:
+            near = torch.where(changeable[:, None], near, x[:, None])
         u = (near - x[:, None]) / width.clamp_min(1e-12)
         adversarial = points.decide(near.flatten(0, 1), points.rows.repeat_interleave(each)).view(-1, each)
         signs = 2 * adversarial.to(x) - 1

@@ -71,7 +71,7 @@ class HopSkipJump:
             decide = Decisions.begin(model, x, objective, threat, self.queries)
             return walk_along_boundary(decide, x, generator, self.samples, _jump, JUMPS + HALVINGS)
 
-        return search_unbroken(model, x, y, None, generator, walk)
+        return search_unbroken(model, x, y, threat, None, generator, walk)
 
 
 def _jump(points: Points, normals: Tensor, number: int) -> Tensor:

@@ -65,7 +65,7 @@ class RayS:
         def search(x: Tensor, objective: Objective) -> Tensor:
             return _Rays.begin(Decisions.begin(model, x, objective, threat, self.queries), x).search()
 
-        return search_unbroken(model, x, y, None, None, search)
+        return search_unbroken(model, x, y, threat, None, None, search)
 
 
 @dataclass(eq=False)
@@ -122,4 +122,5 @@ class _Rays:
     def _images(self, rows: Tensor, signs: Tensor, radius: Tensor) -> Tensor:
         """The images `rows`, moved by `radius` (R) along `signs` (R×D)."""
         x, threat = self.x[rows], self.decide.threat
-        return (x + per_sample(radius, x) * signs.view_as(x)).clamp(threat.low, threat.high)
+        moved = (x + per_sample(radius, x) * signs.view_as(x)).clamp(threat.low, threat.high)
+        return self.decide.objective.select(rows).inside(moved, x)
