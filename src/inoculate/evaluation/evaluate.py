@@ -256,7 +256,7 @@ def _measure(
     named = named_attacks(attacks, threats)
     if len(attacks) > 1:
         check_attacks(classifier, data, named)
-    measured = [Measured("none", None, Threat(threats[0].norm if threats else "linf"), clean)]
+    measured = [Measured("none", None, Threat(threats[0].norm if threats else "linf", 0.0), clean)]
     found = measure_attacks(classifier, data, named, clean, settings, budget, progress)
     for each, results in zip(named, found, strict=True):
         measured += [Measured(each.name, each.attack, *pair) for pair in zip(each.threats, results, strict=True)]
