@@ -25,7 +25,9 @@ from inoculate.models.acceleration.fast import CraftingCopy, fast
 from inoculate.models.bpda import BPDA, bypass, identity
 from inoculate.models.classifier import prepare
 
-ATTACKS: dict[str, Any] = {name: case.attack for name, case in CASES.items() if not name.startswith("square")}
+ATTACKS: dict[str, Any] = {
+    name: case.attack for name, case in CASES.items() if "linf" in case.norms and not name.startswith("square")
+}
 ATTACKS |= {
     "fmn": FMN(steps=5),
     "deepfool": DeepFool(steps=5),

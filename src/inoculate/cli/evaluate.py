@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from inoculate.cli import options
+from inoculate.cli import options, threat_options
 from inoculate.cli.evaluation_files import write_files, write_page
 from inoculate.cli.output import print_notes, print_warnings, require_writable_places
 from inoculate.cli.parsers import masked, parse_attacks, parse_corruptions, parse_movements, parse_threats, pick_device
@@ -33,10 +33,10 @@ def evaluate(
     attack: options.Attacks = "fgsm,pgd",
     norm: options.Norm = "linf",
     eps: options.EpsList = "8/255",
-    mask: options.Mask = None,
-    corruptions: options.Corruptions = None,
-    severity: options.Severities = "1-5",
-    spatial: options.Spatial = None,
+    mask: threat_options.Mask = None,
+    corruptions: threat_options.Corruptions = None,
+    severity: threat_options.Severities = "1-5",
+    spatial: threat_options.Spatial = None,
     precision: options.Precision = "fast",
     time_budget: options.TimeBudget = None,
     checks: options.Checks = True,

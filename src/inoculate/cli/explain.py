@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from inoculate.cli import options
+from inoculate.cli import options, threat_options
 from inoculate.cli.output import print_notes, print_report, print_warnings
 from inoculate.cli.parsers import masked, pick_device
 from inoculate.cli.reading_options import adapts_attacks, reads_images
@@ -39,7 +39,7 @@ def explain(
     attack: options.Attack = "pgd",
     norm: options.Norm = "linf",
     eps: options.Eps = "8/255",
-    mask: options.Mask = None,
+    mask: threat_options.Mask = None,
     batch_size: options.AutoBatchSize = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",

@@ -82,23 +82,6 @@ EpsList = Annotated[
     ),
 ]
 Eps = Annotated[str, topic_option("--eps", ATTACK, "Perturbation size in units of [0, 1] (l0: pixels): 8/255.")]
-Mask = Annotated[
-    str | None,
-    topic_option(
-        "--mask", ATTACK, "Pixels that may change: a picture (white may change, black stays), center:0.5 or border:2."
-    ),
-]
-Corruptions = Annotated[
-    str | None,
-    topic_option(
-        "--corruptions", ATTACK, "Common corruptions too: all, noise, blur, weather, digital, gaussian_noise …"
-    ),
-]
-Severities = Annotated[str, topic_option("--severity", ATTACK, "Severities of the corruptions: 3, 1,5 or 1-5.")]
-Spatial = Annotated[
-    str | None,
-    topic_option("--spatial", ATTACK, "Rotations and shifts too: 30,3 for ±30° and ±3 pixels, 30,10% for a share."),
-]
 Precision = Annotated[
     str, topic_option("--precision", ATTACK, "How attacks are crafted: fast or exact. Evaluation is always exact.")
 ]

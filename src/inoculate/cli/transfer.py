@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from inoculate.cli import options
+from inoculate.cli import options, threat_options
 from inoculate.cli.output import print_notes, print_table, print_warnings, require_writable_places
 from inoculate.cli.parsers import masked, parse_threats, pick_device
 from inoculate.cli.reading_options import adapts_attacks, reads_images
@@ -40,7 +40,7 @@ def transfer(
     attack: options.Attack = "mifgsm",
     norm: options.Norm = "linf",
     eps: options.EpsList = "8/255",
-    mask: options.Mask = None,
+    mask: threat_options.Mask = None,
     precision: options.Precision = "fast",
     seed: options.Seed = 0,
     batch_size: options.AutoBatchSize = None,
