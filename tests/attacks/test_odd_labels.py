@@ -16,6 +16,16 @@ from inoculate.attacks.registry import ATTACKS, get_attack
 from inoculate.core.errors import InputError
 
 CLASSES, T = 4, ino.Threat("linf", 0.1)
+OTHER_NORMS = {"carlini_wagner": ino.Threat("l2", 0.1)} | dict.fromkeys(
+    ("patch", "sigma_zero", "sparse_rs"), ino.Threat("l0", 4)
+)
+
+
+def threat_of(name: str) -> ino.Threat:
+    """A threat in a norm that the attack takes."""
+    return OTHER_NORMS.get(name, T)
+
+
 X = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(8) % CLASSES
 FORMS: dict[str, Any] = {
@@ -55,7 +65,7 @@ def network() -> nn.Module:
 
 
 def attack(y: Any, model: Any, name: str = "pgd") -> Tensor:
-    threat = ino.Threat("l2", 0.1) if name == "carlini_wagner" else T
+    threat = threat_of(name)
     return get_attack(name)(model, X, y, threat, generator=torch.Generator().manual_seed(0))
 
 
@@ -70,7 +80,7 @@ def test_labels_of_any_form_give_the_same_images(form: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"autoattack_rand", "autoattack_binary"}))
 def test_every_attack_takes_labels_of_any_form(name: str) -> None:
     attack_ = shortened(get_attack(name))
-    threat, model = ino.Threat("l2" if name == "carlini_wagner" else "linf", 0.1), network()
+    threat, model = threat_of(name), network()
     found = [
         attack_(model, X, y, threat, generator=torch.Generator().manual_seed(0))
         for y in (Y, Y.tolist(), torch.eye(4)[Y])
