@@ -21,9 +21,9 @@ from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.checks import GAP, HONEST, SIGNIFICANT, Check, run_checks
+from inoculate.evaluation.checks import GAP, HONEST, Check, run_checks
 from inoculate.evaluation.engine import Settings
-from inoculate.evaluation.sample import ENOUGH
+from inoculate.evaluation.sample import ENOUGH, SIGNIFICANT
 from inoculate.models.classifier import prepare
 
 

@@ -17,7 +17,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.row import Row
 
 Records = Mapping[str, NDArray[np.bool_]]
-_KINDS: dict[str, Any] = {"str": (str,), "int": (int,), "float": (int, float), "float | None": (int, float)}
+_KINDS: dict[str, Any] = {"str": (str,), "int": (int,), "float": (int, float)}
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> Path:
@@ -59,7 +59,7 @@ def _row(item: Any, where: str) -> Row:
         kind = str(field.type).removesuffix(" | None")
         if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
             raise InputError(f"{where}: field '{field.name}' should be {kind}, found {value!r}")
-        values[field.name] = float(value) if kind.startswith("float") else value
+        values[field.name] = float(value) if kind == "float" else value
     row = Row(**values)
     if not 0 <= row.correct <= row.n or row.n == 0:
         raise InputError(f"{where}: needs 0 <= correct <= n and n > 0, found correct={row.correct}, n={row.n}")

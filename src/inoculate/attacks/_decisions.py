@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inoculate.attacks._batching import MOST, full_batch
-from inoculate.attacks._minimum_norm import NearestAdversarial
+from inoculate.attacks._minimum_norm import NearestAdversarial, NearestSearch
 from inoculate.attacks.losses import Objective
 from inoculate.attacks.success import is_adversarial_class
 from inoculate.core.calls import predicted_classes
 from inoculate.core.errors import InputError
 from inoculate.core.rng import Draws
 from inoculate.core.threat import Norm, Threat, distance, per_sample, project
+from inoculate.models.acceleration.fast import original
 
 STARTS, ATTEMPTS = 4, 100  # adversarial images to start from, of which the nearest is kept; random images tried for one
 HALVINGS = 12  # of the line from an image to an adversarial one
@@ -88,6 +89,20 @@ class Points:
     def length(self) -> Tensor:
         """The distance (R) of each point from its image, in the norm of the threat."""
         return distance(self.boundary, self.x, self.threat.norm)
+
+
+class LabelsOnlySearch(NearestSearch):
+    """A search that asks for labels alone, and so always the original of a `fast` copy: a gradient is not needed."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        return super().__call__(original(model), x, y, threat, generator=generator)
+
+    def closest(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        return super().closest(original(model), x, y, threat, generator=generator)
 
 
 def made_for(name: str, norms: str, norm: Norm) -> InputError:
@@ -187,10 +202,8 @@ def estimate_normals(points: Points, streams: list[torch.Generator], count: int)
     """
     x, shape = points.boundary, points.x.shape[1:]
     size, block = shape.numel(), max(1, BLOCK // shape.numel())
-    delta, changeable = (
-        NEAR * distance(x, points.x, "l2") / size,
-        points.decide.objective.select(points.rows).changeable,
-    )
+    delta = NEAR * distance(x, points.x, "l2") / size
+    changeable = points.decide.objective.select(points.rows).changeable
     weighted, total, decisions = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(delta)
     for begin in range(0, count, block):
         each = min(block, count - begin)

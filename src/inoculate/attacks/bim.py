@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from inoculate.attacks.ascent import Steps, ascend
 from inoculate.attacks.base import carry_out
-from inoculate.attacks.losses import LossLike, Objective, get_loss
-from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.attacks.losses import LossLike, get_loss
+from inoculate.attacks.targets import Target, build_objective, check_target
 from inoculate.core.options import require_bool, require_count, require_positive
 from inoculate.core.threat import Threat
 
@@ -51,8 +51,7 @@ class BIM:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            target = resolve_targets(model, x, y, self.target, generator)
-            objective = Objective(get_loss(self.loss), y, target, threat.changeable(x))
+            objective = build_objective(self.loss, model, x, y, threat, self.target, generator)
             return ascend(model, x, objective, threat, x, Steps(self.steps, self.step, self.early_stop, eot=self.eot))
 
         return carry_out(model, x, y, threat, craft)

@@ -8,18 +8,25 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks._decisions import HALVINGS, Decisions, Points, bisect, made_for, walk_along_boundary
-from inoculate.attacks._minimum_norm import find_nearest, find_within, search_unbroken
+from inoculate.attacks._decisions import (
+    HALVINGS,
+    Decisions,
+    LabelsOnlySearch,
+    Points,
+    bisect,
+    made_for,
+    walk_along_boundary,
+)
+from inoculate.attacks._minimum_norm import search_unbroken
 from inoculate.attacks.losses import Objective
 from inoculate.core.options import require_count
 from inoculate.core.threat import Threat, per_sample, steepest_direction
-from inoculate.models.acceleration.fast import original
 
 JUMPS = 10  # lengths of a jump that are tried
 
 
 @dataclass(frozen=True)
-class HopSkipJump:
+class HopSkipJump(LabelsOnlySearch):
     """The nearest adversarial image, by jumps along the boundary's estimated normal; needs labels only.
 
     For images B×C×H×W in the threat's range, norms linf and l2. It starts from the nearest of four adversarial images
@@ -39,23 +46,6 @@ class HopSkipJump:
 
     def __post_init__(self) -> None:
         require_count(queries=self.queries, samples=self.samples)
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """The nearest adversarial image found, projected; the image itself where none was, or none was needed."""
-        model = original(model)
-        return find_within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
-
-    def closest(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """The nearest adversarial image found, at any distance; the image itself where none was, or none was needed.
-
-        Of `threat` norm and range matter.
-        """
-        model = original(model)
-        return find_nearest(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
     def shortened(self) -> HopSkipJump:
         """The same attack with 20 queries."""

@@ -196,9 +196,8 @@ def mean_logits(model: nn.Module, x: Tensor, passes: int) -> Tensor:
     """The logits of a model (B×K); of several passes, the logarithm of the mean of the probabilities."""
     if passes == 1:
         return logits_fp32(model, x)
-    return torch.stack([logits_fp32(model, x).log_softmax(dim=1) for _ in range(passes)]).logsumexp(dim=0) - math.log(
-        passes
-    )
+    each = torch.stack([logits_fp32(model, x).log_softmax(dim=1) for _ in range(passes)])
+    return each.logsumexp(dim=0) - math.log(passes)
 
 
 def _logit_of(logits: Tensor, classes: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from inoculate.attacks.ascent import Steps, ascend
 from inoculate.attacks.base import carry_out
-from inoculate.attacks.losses import LossLike, Objective, get_loss
-from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.attacks.losses import LossLike, get_loss
+from inoculate.attacks.targets import Target, build_objective, check_target
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_count, require_fraction, require_nonnegative, require_positive
 from inoculate.core.threat import Threat
@@ -63,8 +63,7 @@ class MIFGSM:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            target = resolve_targets(model, x, y, self.target, generator)
-            objective = Objective(get_loss(self.loss), y, target, threat.changeable(x))
+            objective = build_objective(self.loss, model, x, y, threat, self.target, generator)
             steps = Steps(
                 self.steps,
                 self.step,

@@ -11,7 +11,7 @@ from inoculate.attacks.ascent import Steps, ascend
 from inoculate.attacks.base import carry_out
 from inoculate.attacks.losses import LossLike, Objective, get_loss, mean_logits
 from inoculate.attacks.success import is_adversarial
-from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.attacks.targets import Target, build_objective, check_target
 from inoculate.core.modes import frozen
 from inoculate.core.options import require_bool, require_count, require_positive
 from inoculate.core.rng import Draws
@@ -69,8 +69,7 @@ class PGD:
         steps = Steps(self.steps, self.step, self.early_stop, eot=self.eot)
 
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            target = resolve_targets(model, x, y, self.target, generator)
-            objective = Objective(get_loss(self.loss), y, target, threat.changeable(x))
+            objective = build_objective(self.loss, model, x, y, threat, self.target, generator)
             draws = Draws(x, generator)
             if start is None:
                 first = sample(x, threat, draws)

@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks._decisions import Decisions, made_for
-from inoculate.attacks._minimum_norm import find_nearest, find_within, search_unbroken
+from inoculate.attacks._decisions import Decisions, LabelsOnlySearch, made_for
+from inoculate.attacks._minimum_norm import search_unbroken
 from inoculate.attacks.losses import Objective
 from inoculate.core.options import require_count
 from inoculate.core.threat import Threat, per_sample
-from inoculate.models.acceleration.fast import original
 
 TOLERANCE = 1e-3  # of a radius, times the width of the range
 
 
 @dataclass(frozen=True)
-class RayS:
+class RayS(LabelsOnlySearch):
     """The nearest adversarial image in L∞, by a search over the signs of its perturbation; needs labels only.
 
     For images B×C×H×W in the threat's range, norm linf only. All values of an image move by the same length, up or
@@ -37,35 +36,20 @@ class RayS:
     def __post_init__(self) -> None:
         require_count(queries=self.queries)
 
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """The nearest adversarial image found, projected; the image itself where none was, or none was needed."""
-        model = original(model)
-        return find_within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat))
-
-    def closest(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """The nearest adversarial image found, at any distance; the image itself where none was, or none was needed.
-
-        Of `threat` the range matters.
-        """
-        model = original(model)
-        return find_nearest(model, x, y, threat, lambda x, y: self._search(model, x, y, threat))
-
     def shortened(self) -> RayS:
         """The same attack with 20 queries."""
         return replace(self, queries=20)
 
-    def _search(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+    def _search(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, generator: torch.Generator | None
+    ) -> Tensor:
         if threat.norm != "linf":
             raise made_for("RayS", "linf", threat.norm)
 
         def search(x: Tensor, objective: Objective) -> Tensor:
             return _Rays.begin(Decisions.begin(model, x, objective, threat, self.queries), x).search()
 
-        return search_unbroken(model, x, y, threat, None, None, search)
+        return search_unbroken(model, x, y, threat, None, generator, search)
 
 
 @dataclass(eq=False)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from inoculate.attacks import success
 from inoculate.attacks._batching import full_batch
 from inoculate.attacks.base import carry_out, refuse_l0
-from inoculate.attacks.losses import LOSSES, Objective, logits_fp32
+from inoculate.attacks.losses import Objective, logits_fp32
 from inoculate.attacks.squares import Squares, lengthen, tiles
 from inoculate.attacks.success import is_adversarial, verify_adversarial
-from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.attacks.targets import Target, build_objective, check_target
 from inoculate.attacks.termination import check_termination_ratio, is_hopeless, termination_checks
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_bool, require_count, require_fraction
@@ -82,8 +82,7 @@ class Square:
                 start, propose = tiles(part, threat, draws), squares.l2
             # Its steps are too small for the three digits of bf16.
             with torch.no_grad(), full_precision(model):
-                target = resolve_targets(model, x, y, self.target, generator)
-                objective = Objective(LOSSES["margin"], y, target, threat.changeable(x))
+                objective = build_objective("margin", model, x, y, threat, self.target, generator)
                 return self._search(model, x, objective, threat, _inside(start, x, objective, threat), propose)
 
         return carry_out(model, x, y, threat, craft)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.losses import logits_fp32
+from inoculate.attacks.losses import LossLike, Objective, get_loss, logits_fp32
 from inoculate.core.errors import InputError
 from inoculate.core.rng import Draws
+from inoculate.core.threat import Threat
 
 Target = str | int | Tensor | None
 """`None` (untargeted), `"least_likely"` (the lowest logit), `"second"` (the wrong class of the highest logit),
@@ -38,6 +39,20 @@ def resolve_targets(
     with torch.no_grad():
         logits = logits_fp32(model, x)
     return choose_targets(logits, x, y, target, generator)
+
+
+def build_objective(
+    loss: LossLike,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    target: Target,
+    generator: torch.Generator | None,
+) -> Objective:
+    """What an attack raises on images `x` of classes `y`, away from these or towards its target, inside the mask."""
+    towards = resolve_targets(model, x, y, target, generator)
+    return Objective(get_loss(loss), y, towards, threat.changeable(x))
 
 
 def choose_targets(

@@ -90,7 +90,9 @@ def print_result(found: Hardened) -> None:
 
 def print_checks(checks: Sequence[Check]) -> None:
     """Print in one line whether the accuracies can be trusted."""
-    failed = [check.name for check in checks if check.passed is False]
+    from inoculate.hardening.masking import failed_checks
+
+    failed = failed_checks(checks)
     made = sum(check.passed is not None for check in checks)
     verdict = f"FAILED: {', '.join(failed)}" if failed else "no alarm"
     typer.echo(f"checks: {verdict} ({made} of {len(checks)} made)")

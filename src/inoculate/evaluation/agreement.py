@@ -15,8 +15,9 @@ from inoculate.attacks.square import Square
 from inoculate.core.row import Row
 from inoculate.core.stats import exceeds_rate
 from inoculate.core.threat import Threat
-from inoculate.evaluation.checks import GAP, SIGNIFICANT, Check
+from inoculate.evaluation.checks import GAP, Check
 from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.sample import SIGNIFICANT
 from inoculate.evaluation.targets import target_name
 
 SQUARE_ALONE = 0.002  # of the images: what Square may break beyond gradient attacks, as in AutoAttack's own warning

@@ -18,17 +18,15 @@ from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.engine import Settings
 from inoculate.evaluation.extra_outputs import find_attraction
-from inoculate.evaluation.panel import SHORT as SHORT
-from inoculate.evaluation.panel import Panel
+from inoculate.evaluation.panel import SHORT, Panel
 from inoculate.evaluation.passes import GRADIENT, counted
 from inoculate.evaluation.per_sample import PerSampleResult
-from inoculate.evaluation.sample import ENOUGH, FEW, NOTHING, Known, Sample, affordable, per_image
+from inoculate.evaluation.sample import ENOUGH, FEW, NOTHING, SIGNIFICANT, Known, Sample, affordable, per_image
 from inoculate.models.classifier import Classifier
 
 GAP = 0.08  # of the images: what the checks must be able to see
 LEAST_IMAGES = 20  # of which one is enough for an alarm: with a gap of `GAP` there is one in four of five samples
 MOST_ZERO = 0.05  # of the images may have no gradient
-SIGNIFICANT = 0.01  # the p-value of an alarm
 HONEST = 0.02  # of the images: what a weaker attack may break beyond PGD on a network without masked gradients
 NEARER = 0.9  # of the images; on networks without masked gradients it is all of them
 UNDECIDED_IN_L0 = "not checked: in l0 random search beats gradients on honest models too, run sparse_rs beside them"
@@ -69,7 +67,7 @@ def run_checks(
         observer.begin(int(sample.clean.sum()) * panel.most_passes)
         checks = _run(panel)
         if sample.clean.any() and not classifier.labels_only:
-            checks += check_extra_outputs(sample, torch.tensor(sorted(set(data.labels.tolist()))))
+            checks += check_extra_outputs(sample, data.labels.bincount().nonzero().squeeze(1))
     observer.end()
     return checks
 

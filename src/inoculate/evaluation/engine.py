@@ -48,7 +48,7 @@ def measure_clean(classifier: Classifier, data: Dataset, settings: Settings = Se
     """The result on the images as they are. Raises `InputError` if the outputs do not fit the labels."""
     began, result = time.perf_counter(), PerSampleResult.empty(len(data))
     with classifier.ready():
-        for rows in _batches(torch.arange(len(data)), settings.batch_size):
+        for rows in batches(torch.arange(len(data)), settings.batch_size):
             x, y = classifier.load(data, rows)
             _record(result, rows, classifier.predict(x, y))
             if settings.progress:
@@ -193,8 +193,8 @@ def _targets(
     classifier: Classifier, data: Dataset, attack: Attack | Ensemble, attacked: Tensor, settings: Settings
 ) -> Tensor | None:
     """The target class (N) of each image attacked, −1 of the others; None without a target."""
-    batches = list(_batches(attacked.nonzero().squeeze(1), settings.batch_size))
-    return target_classes(classifier, data, attack, batches, settings.seed)
+    parts = list(batches(attacked.nonzero().squeeze(1), settings.batch_size))
+    return target_classes(classifier, data, attack, parts, settings.seed)
 
 
 def _aimed(result: PerSampleResult, targets: Tensor | None, data: Dataset) -> PerSampleResult:
@@ -233,7 +233,7 @@ def _measure(
         for classifier in classifiers:
             stack.enter_context(classifier.ready())
         try:
-            for rows in _batches(remaining, settings.batch_size):
+            for rows in batches(remaining, settings.batch_size):
                 x, y = first.load(data, rows)
                 began, before, made = time.perf_counter(), _made(passes), 0
                 for place, (_, x_adv) in enumerate(crafter(x, y, rows)):
@@ -295,5 +295,6 @@ def _clean_images(classifier: Classifier, data: Dataset, settings: Settings) -> 
     return to_float(data.images).to(classifier.dtype) if settings.keep_images else None
 
 
-def _batches(rows: Tensor, size: int) -> Iterator[Tensor]:
+def batches(rows: Tensor, size: int) -> Iterator[Tensor]:
+    """Row numbers (N) in parts of at most `size`."""
     return (rows[start : start + size] for start in range(0, len(rows), size))

@@ -18,15 +18,14 @@ from inoculate.attacks.pgd import PGD
 from inoculate.core.calls import call
 from inoculate.core.modes import frozen
 from inoculate.core.rng import generator, seeded
-from inoculate.core.stats import mcnemar
+from inoculate.core.stats import exceeds_rate, mcnemar
 from inoculate.evaluation.passes import GRADIENT
-from inoculate.evaluation.sample import Sample, affordable, per_image
+from inoculate.evaluation.sample import SIGNIFICANT, Sample, affordable, per_image
 from inoculate.models.classifier import Classifier
 
 PLAIN = PGD(steps=20, loss="margin")
 COST = per_image(2 * GRADIENT * PLAIN.steps + 10)
 PURE = 0.8  # of the images that an output attracts must belong to one class, for it to stand for that class
-SIGNIFICANT = 0.01  # the p-value below which images are drawn to the extra outputs, or two attacks differ
 
 
 class Attraction(NamedTuple):
@@ -198,8 +197,4 @@ def _predicted(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
 
 def _is_attracted(attracted: int, images: int, chance: float) -> bool:
     """Whether most images, and significantly more than by chance, are drawn to the extra outputs."""
-    from scipy.stats import binomtest
-
-    if attracted <= images / 2:
-        return False
-    return bool(binomtest(attracted, images, chance, alternative="greater").pvalue < SIGNIFICANT)
+    return attracted > images / 2 and exceeds_rate(attracted, images, chance) < SIGNIFICANT

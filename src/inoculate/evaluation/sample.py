@@ -21,6 +21,7 @@ from inoculate.models.classifier import Classifier
 
 ENOUGH = 112  # images: two attacks that differ on 8 % of them are told apart (p < 0.01) in four of five samples
 FEW = 32  # images, where a single one is an alarm
+SIGNIFICANT = 0.01  # the p-value of an alarm
 UNSEEN = 20.0  # passes that an attack is taken to make on an image where they can be neither foreseen nor counted
 Cost = Callable[[int], float]  # from a number of images to the most passes that an attack makes on them
 

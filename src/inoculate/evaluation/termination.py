@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, log
 from typing import Any
@@ -20,7 +20,7 @@ from inoculate.core.pixels import to_float
 from inoculate.core.rng import Draws, generator
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.engine import Settings, measure_attack
+from inoculate.evaluation.engine import Settings, batches, measure_attack
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.models.classifier import Classifier
 
@@ -134,7 +134,7 @@ def _draw(data: Dataset, waiting: Tensor, settings: Settings, portion: float) ->
     if portion >= 1 or not len(rows):
         return waiting.clone()
     parts = []
-    for some in _batches(rows, settings):
+    for some in batches(rows, settings.batch_size):
         draws = Draws(to_float(data.images[some]), generator(settings.seed, "early termination"))
         parts.append(draws.uniform())
     chosen[rows[torch.cat(parts).argsort(stable=True)[: ceil(portion * len(rows))]]] = True
@@ -150,7 +150,7 @@ def _saturated(
     """
     saturated = waiting & (result.margin < -ONE_HOT)
     with classifier.ready(), frozen(classifier.model):
-        for rows in _batches((waiting & ~saturated).nonzero().squeeze(1), settings):
+        for rows in batches((waiting & ~saturated).nonzero().squeeze(1), settings.batch_size):
             x, y = classifier.load(data, rows)
             objective = Objective(get_loss("cross_entropy"), y)
             try:
@@ -159,7 +159,3 @@ def _saturated(
                 return saturated
             saturated[rows] = ((gradient == 0).all(dim=1) | ~gradient.isfinite().all(dim=1)).cpu()
     return saturated
-
-
-def _batches(rows: Tensor, settings: Settings) -> Iterator[Tensor]:
-    return (rows[start : start + settings.batch_size] for start in range(0, len(rows), settings.batch_size))

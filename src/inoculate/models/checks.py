@@ -60,9 +60,8 @@ def inspect_model(model: nn.Module, data: Dataset, *, seed: int = 0) -> list[Fin
         found += random or batch_dependence(logits[:4], _one_at_a_time(model, x[:4]))
         found += constant(logits) or (zero_gradient(logits, y, _gradients(model, x, y)) if not random else [])
         if len(x) >= MIN_IMAGES:
-            found += preprocessing(model, x, y, logits.argmax(dim=1), classes) or class_order(
-                logits.argmax(dim=1), y, data.classes
-            )
+            predicted = logits.argmax(dim=1)
+            found += preprocessing(model, x, y, predicted, classes) or class_order(predicted, y, data.classes)
     return found
 
 

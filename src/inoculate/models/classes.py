@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Literal
@@ -73,7 +73,7 @@ def match_classes(
         return model, data  # taken to be in the same order
     if outputs == len(data.classes) + 1 and names is None:  # the error says whether one may be for the background
         some = data.limit(min(SAMPLE, len(data)))
-        require_output_per_class(model, _logits(model, some), some.labels.cpu(), len(data.classes))
+        require_output_per_class(model, _ask(call, model, some), some.labels.cpu(), len(data.classes))
     if outputs < len(data.classes):
         raise _too_few(data, outputs, names)
     if names is None or not all(found):
@@ -87,7 +87,7 @@ def match_classes(
 def _count_outputs(model: nn.Module, data: Dataset) -> int | None:
     """The number of logits for an image of `data`; None where the model gives none."""
     try:
-        logits = _logits(model, data.subset([0]))
+        logits = _ask(call, model, data.subset([0]))
     except InputError:  # which is raised again where the model is inspected
         return None
     return int(logits.shape[1]) if logits.ndim == 2 else None
@@ -95,18 +95,17 @@ def _count_outputs(model: nn.Module, data: Dataset) -> int | None:
 
 def _gives_labels(model: nn.Module, data: Dataset) -> bool:
     try:
-        with without_side_effects(model, device_of(model)):
-            x = to_float(data.images[:1].to(device_of(model))).to(dtype_for(model))
-            return not labels_or_outputs(model, x).is_floating_point()
+        return not _ask(labels_or_outputs, model, data.subset([0])).is_floating_point()
     except InputError:
         return False
 
 
-def _logits(model: nn.Module, data: Dataset) -> Tensor:
+def _ask(run: Callable[[nn.Module, Tensor], Tensor], model: nn.Module, data: Dataset) -> Tensor:
+    """What `run` makes of all images, without side effects on the model."""
     device = device_of(model)
     x = to_float(data.images.to(device)).to(dtype_for(model))
     with without_side_effects(model, device):
-        return call(model, x).cpu()
+        return run(model, x).cpu()
 
 
 def _is_unknown(found: Sequence[frozenset[int]]) -> bool:

@@ -55,7 +55,8 @@ class Endpoint(nn.Module):
         super().__init__()
         require_positive(timeout=timeout)
         require_count(batch_size=batch_size)
-        require_count(retries_and_one=retries + 1)
+        if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
+            raise InputError(f"retries {retries!r} is not usable: give a whole number of at least 0")
         require_bool(allow_remote=allow_remote)
         _check_address(url, allow_remote)
         self.url, self.timeout, self.retries, self.batch_size = url, timeout, retries, batch_size
