@@ -81,6 +81,14 @@ def test_gradients_that_mislead_alarm(digits: tuple[nn.Module, Dataset]) -> None
     assert panel(Misleading(model), split, 0.7)["random noise"].passed is False
 
 
+def test_an_alarm_on_few_images_does_not_say_that_they_are_too_few(digits: tuple[nn.Module, Dataset]) -> None:
+    model, data = digits
+    check = panel(Misleading(model), data.subset(range(40)))["random noise"]
+    assert check.passed is False
+    assert "FGSM comes nearer" in check.message
+    assert "too few" not in check.message
+
+
 class _Random(nn.Module):
     """Answers at random half the time."""
 

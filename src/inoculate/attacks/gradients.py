@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.losses import Objective, logits_fp32
+from inoculate.attacks.losses import Objective, get_loss, logits_fp32
 from inoculate.core.errors import InputError, one_line
 
 NO_GRADIENT = (
@@ -43,6 +43,12 @@ def value_and_input_grad(
     values = objective(logits)
     gradient = objective.inside(input_gradient(values.sum(), x))
     return ValueAndGrad(values.detach(), gradient if raw else zero_nonfinite(gradient), logits.detach())
+
+
+def lacks_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Which images (B, bool) have a gradient of cross-entropy that is 0 everywhere, or not a number somewhere."""
+    gradient = value_and_input_grad(model, x, Objective(get_loss("cross_entropy"), y), raw=True).gradient.flatten(1)
+    return (gradient == 0).all(dim=1) | ~gradient.isfinite().all(dim=1)
 
 
 def input_gradient(value: Tensor, x: Tensor, *, retain_graph: bool = False) -> Tensor:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from inoculate.attacks.base import Attack, shortened
-from inoculate.attacks.gradients import value_and_input_grad
-from inoculate.attacks.losses import Objective, get_loss
+from inoculate.attacks.gradients import lacks_gradient
 from inoculate.core.errors import InputError
 from inoculate.core.modes import frozen
 from inoculate.core.stats import exceeds_rate, mcnemar, proportion_upper
@@ -150,10 +149,7 @@ def check_gradients(panel: Panel) -> list[Check]:
     images = max(1, affordable(per_image(GRADIENT), int(sample.clean.sum()), 0.1 * sample.left))
     with frozen(model):
         for rows in torch.split(sample.clean.nonzero().squeeze(1)[:images], sample.settings.batch_size):
-            x, y = sample.classifier.load(sample.data, rows)
-            objective = Objective(get_loss("cross_entropy"), y)
-            gradient = value_and_input_grad(model, x, objective, raw=True).gradient.flatten(1)
-            zeros += int(((gradient == 0).all(dim=1) | ~gradient.isfinite().all(dim=1)).sum())
+            zeros += int(lacks_gradient(model, *sample.classifier.load(sample.data, rows)).sum())
     message = f"{zeros / images:.0%} of the images have no gradient, or one that is not a number"
     if zeros / images >= MOST_ZERO:
         return [Check("gradients", False, f"{message}: {MASKED}")]
@@ -179,14 +175,15 @@ def check_more_steps(panel: Panel) -> list[Check]:
 def check_noise(panel: Panel) -> list[Check]:
     """FGSM must break no fewer images than random noise and, where it breaks no more, come nearer to nearly all."""
     fgsm, noise, clean = panel.fgsm, panel.noise, panel.sample.clean
-    check = _compare(panel, "random noise", ("FGSM", fgsm), ("random noise", noise))
+    pair = ("FGSM", fgsm), ("random noise", noise)
+    check = _compare(panel, "random noise", *pair)
     both = fgsm.finished & noise.finished
     fgsm_right, noise_right = fgsm.right & both, noise.right & both
     nearer = (fgsm.margin > noise.margin)[clean & both].float()
     enough = check.passed is not False and len(nearer) >= LEAST_IMAGES
     if not enough or nearer.mean() >= NEARER or int(fgsm_right.sum()) < int(noise_right.sum()) or not fgsm_right.any():
         return [check]
-    message = f"{check.message}, and FGSM comes nearer to an error on {nearer.mean():.0%} of them: {MASKED}"
+    message = f"{_words(*pair)}, and FGSM comes nearer to an error on {nearer.mean():.0%} of them: {MASKED}"
     return [Check(check.name, False, message)]
 
 
@@ -250,14 +247,19 @@ def _check_beyond_pgd(panel: Panel, name: str, words: str, measure: Callable[[Te
 
 def _compare(panel: Panel, name: str, strong: tuple[str, PerSampleResult], weak: tuple[str, PerSampleResult]) -> Check:
     """`strong` must not leave clearly more images right than `weak` does, on the same images (McNemar's test)."""
-    (strong_name, one), (weak_name, other) = strong, weak
-    both = one.finished & other.finished
-    strong_right, weak_right = one.right[both], other.right[both]
-    more, less = int(strong_right.sum()), int(weak_right.sum())
-    message = f"{strong_name} leaves {more}, {weak_name} {less} of {len(strong_right)} images right"
-    if mcnemar(weak_right.numpy(), strong_right.numpy(), "greater") < SIGNIFICANT:
+    one, other = strong[1], weak[1]
+    both, message = one.finished & other.finished, _words(strong, weak)
+    if mcnemar(other.right[both].numpy(), one.right[both].numpy(), "greater") < SIGNIFICANT:
         return Check(name, False, f"{message}: {MASKED}")
     return _passed(name, int((panel.sample.clean & both).sum()), message, ENOUGH)
+
+
+def _words(strong: tuple[str, PerSampleResult], weak: tuple[str, PerSampleResult]) -> str:
+    """How many of the images that both attacked each of them leaves right."""
+    (strong_name, one), (weak_name, other) = strong, weak
+    both = one.finished & other.finished
+    more, less = int(one.right[both].sum()), int(other.right[both].sum())
+    return f"{strong_name} leaves {more}, {weak_name} {less} of {int(both.sum())} images right"
 
 
 def _tested(sample: Sample, result: PerSampleResult) -> int:

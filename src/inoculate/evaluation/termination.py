@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import ceil, log
 from typing import Any
@@ -11,8 +12,7 @@ import torch
 from torch import Tensor
 
 from inoculate.attacks.base import Attack, Ensemble
-from inoculate.attacks.gradients import value_and_input_grad
-from inoculate.attacks.losses import Objective, get_loss
+from inoculate.attacks.gradients import lacks_gradient
 from inoculate.attacks.termination import FullBudget, terminates, with_full_budget
 from inoculate.core.errors import InputError
 from inoculate.core.modes import frozen
@@ -149,13 +149,8 @@ def _saturated(
     The softmax of the best image found is one-hot in fp32, or cross-entropy has no gradient at all at the clean image.
     """
     saturated = waiting & (result.margin < -ONE_HOT)
-    with classifier.ready(), frozen(classifier.model):
+    # Where no gradient reaches the images, none was used.
+    with suppress(InputError), classifier.ready(), frozen(classifier.model):
         for rows in batches((waiting & ~saturated).nonzero().squeeze(1), settings.batch_size):
-            x, y = classifier.load(data, rows)
-            objective = Objective(get_loss("cross_entropy"), y)
-            try:
-                gradient = value_and_input_grad(classifier.model, x, objective, raw=True).gradient.flatten(1)
-            except InputError:  # no gradient reaches the images, and none was used
-                return saturated
-            saturated[rows] = ((gradient == 0).all(dim=1) | ~gradient.isfinite().all(dim=1)).cpu()
+            saturated[rows] = lacks_gradient(classifier.model, *classifier.load(data, rows)).cpu()
     return saturated
