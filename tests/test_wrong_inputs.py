@@ -109,13 +109,15 @@ CALLS: dict[str, Callable[[], Any]] = {
     "craft, name for data": lambda: ino.craft(ino.FGSM(), NET, "digits", T),  # type: ignore[arg-type]
     "sweep, number for threat": lambda: list(ino.sweep(ino.FGSM(), NET, X, Y, 0.1, [0.1])),  # type: ignore[arg-type]
     "sweep, eps": lambda: list(ino.sweep(ino.FGSM(), NET, X, Y, T, [-1.0])),
-    **{f"train {o}": lambda o=o: ino.train(**{"model": NET, "data": (X, Y), "epochs": 1, **o}) for o in (
+    **{f"train {number}": lambda o=o: ino.train(**{"model": NET, "data": (X, Y), "epochs": 1, **o})
+    for number, o in enumerate((
         {"epochs": 0}, {"epochs": "x"}, {"method": "zz"}, {"model": None}, {"model": lambda z: z}, {"data": "nope"},
         {"threat": "x", "method": "pgd_at"},
-    )},
-    **{f"harden {o}": lambda o=o: ino.harden(**{"model": NET, "data": (X, Y), **o}) for o in (
+    ))},
+    **{f"harden {number}": lambda o=o: ino.harden(**{"model": NET, "data": (X, Y), **o})
+    for number, o in enumerate((
         {"model": lambda z: z}, {"model": None}, {"data": "nope"}, {"data": None},
-    )},
+    ))},
     "explain, name for threat": lambda: ino.explain(NET, (X, Y), "zz"),  # type: ignore[arg-type]
     "minimal_eps, name": lambda: ino.minimal_eps(NET, (X, Y), "zz"),  # type: ignore[arg-type]
     "transfer, nothing": lambda: ino.transfer({}, (X, Y), ["fgsm"], [T]),

@@ -22,11 +22,14 @@ _ROOMS = {
     "FAB": "attacks.fab",
     "FGSM": "attacks.fgsm",
     "FMN": "attacks.fmn",
+    "HopSkipJump": "attacks.hopskipjump",
     "MIFGSM": "attacks.mifgsm",
     "OneStepTarget": "attacks.one_step_target",
     "Patch": "attacks.patch",
     "PGD": "attacks.pgd",
+    "RayS": "attacks.rays",
     "get_attack": "attacks.registry",
+    "ShortEnsemble": "attacks.short_ensemble",
     "SigmaZero": "attacks.sigma_zero",
     "SparseRS": "attacks.sparse_rs",
     "Square": "attacks.square",
@@ -65,7 +68,12 @@ _ROOMS = {
     "HardeningOptions": "hardening.options",
     "Hardened": "hardening.result",
     "fast": "models.acceleration.fast",
+    "AveragedLogits": "models.averaged_logits",
+    "BPDA": "models.bpda",
+    "bypass": "models.bpda",
+    "identity": "models.bpda",
     "build_model": "models.build",
+    "Endpoint": "models.loading.endpoint",
     "expected_preprocessing": "models.loading.inputs",
     "match_classes": "models.classes",
     "load_model": "models.loading.load",
@@ -111,11 +119,14 @@ if TYPE_CHECKING:
     from inoculate.attacks.fab import FAB as FAB
     from inoculate.attacks.fgsm import FGSM as FGSM
     from inoculate.attacks.fmn import FMN as FMN
+    from inoculate.attacks.hopskipjump import HopSkipJump as HopSkipJump
     from inoculate.attacks.mifgsm import MIFGSM as MIFGSM
     from inoculate.attacks.one_step_target import OneStepTarget as OneStepTarget
     from inoculate.attacks.patch import Patch as Patch
     from inoculate.attacks.pgd import PGD as PGD
+    from inoculate.attacks.rays import RayS as RayS
     from inoculate.attacks.registry import get_attack as get_attack
+    from inoculate.attacks.short_ensemble import ShortEnsemble as ShortEnsemble
     from inoculate.attacks.sigma_zero import SigmaZero as SigmaZero
     from inoculate.attacks.sparse_rs import SparseRS as SparseRS
     from inoculate.attacks.square import Square as Square
@@ -154,8 +165,13 @@ if TYPE_CHECKING:
     from inoculate.hardening.options import HardeningOptions as HardeningOptions
     from inoculate.hardening.result import Hardened as Hardened
     from inoculate.models.acceleration.fast import fast as fast
+    from inoculate.models.averaged_logits import AveragedLogits as AveragedLogits
+    from inoculate.models.bpda import BPDA as BPDA
+    from inoculate.models.bpda import bypass as bypass
+    from inoculate.models.bpda import identity as identity
     from inoculate.models.build import build_model as build_model
     from inoculate.models.classes import match_classes as match_classes
+    from inoculate.models.loading.endpoint import Endpoint as Endpoint
     from inoculate.models.loading.inputs import expected_preprocessing as expected_preprocessing
     from inoculate.models.loading.load import load_model as load_model
     from inoculate.report.claims import Claim as Claim

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,17 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     }
     assert read_rows(write_rows(path, [])) == []
     assert [item.name for item in path.parent.iterdir()] == ["results.json"]
+
+
+def test_optional_fields_are_written_where_they_are_known(tmp_path: Path) -> None:
+    audited = replace(row(), audited=10, audited_broken=0, hidden=0.25)
+    path = write_rows(tmp_path / "results.json", [row(), audited])
+    assert read_rows(path) == [row(), audited]
+    plain, full = json.loads(path.read_text())
+    assert set(full) - set(plain) == {"audited", "audited_broken", "hidden"}
+    path.write_text(json.dumps([{**plain, "hidden": None}, {**full, "hidden": "much"}]))
+    with pytest.raises(InputError, match="row 2: field 'hidden' should be float"):
+        read_rows(path)
 
 
 def test_unknown_fields_are_ignored_and_whole_numbers_are_floats(tmp_path: Path) -> None:

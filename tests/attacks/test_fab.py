@@ -25,3 +25,24 @@ def test_fab_finds_the_nearest_boundary_of_a_linear_model(norm: Norm) -> None:
     assert bool((net(found).argmax(1) != y)[right].all())
     torch.testing.assert_close(reached[right], nearest[right], rtol=0.02, atol=1e-5)
     assert torch.equal(found[~right], x[~right])  # wrong as they are: nothing to do
+
+
+def test_fab_ends_runs_by_how_far_the_boundary_is() -> None:
+    """Under a fixed eps: twice as far after twelve steps, 1.5 times after a third, 1.1 times never."""
+    weight = torch.randn(48, generator=seeded(3))
+    net = linear_net([[0.0] * 48, (0.3 * weight).tolist()], [0.15, -0.15 * float(weight.sum())])
+    x = 0.4 + 0.2 * torch.rand(9, 3, 4, 4, generator=seeded(4))
+    y = net(x).argmax(1)
+    logits = net(x[:1]).detach()[0]
+    nearest = float((logits[0] - logits[1]).abs() / (0.3 * weight).norm(p=1))
+    passes = []
+    for farther in (2.0, 1.5, 1.1):
+        seen: list[int] = []
+        hook = net.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(len(given[0])))
+        attack = FAB(steps=60, targets=1, termination_ratio=0.25)
+        attack(net, x[:1], y[:1], Threat("linf", nearest / farther))
+        hook.remove()
+        passes.append(len(seen))
+    far, nearer, near = passes
+    assert 12 <= far < 0.75 * nearer
+    assert 20 <= nearer < 0.5 * near

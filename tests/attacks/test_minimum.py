@@ -17,6 +17,7 @@ from inoculate.attacks.deepfool import DeepFool
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.fmn import FMN
 from inoculate.attacks.losses import margin
+from inoculate.attacks.rays import RayS
 from inoculate.attacks.sweep import sweep
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Norm, Threat, distance, dual_norm, project, steepest_direction, step_along
@@ -30,6 +31,7 @@ QUICK: dict[str, tuple[Any, Norm]] = {
     "deepfool-target": (DeepFool(target="least_likely"), "l2"),
     "fab-target": (FAB(steps=15, target="least_likely"), "l2"),
     "fmn-target": (FMN(steps=15, target="least_likely"), "l2"),
+    "rays": (RayS(queries=60), "linf"),
     "cw": (CarliniWagner(steps=15, search=2, lr=0.1, constant=1), "l2"),
     "cw-target": (CarliniWagner(steps=15, search=2, lr=0.1, constant=1, target=2), "l2"),
 }

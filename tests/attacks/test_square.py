@@ -99,3 +99,34 @@ def test_an_l1_square_takes_more_than_the_other_leaves_and_is_projected() -> Non
     found = squares.l1(x, x + delta, torch.tensor([query, query]), Threat("l1", eps))
     assert torch.allclose(found, project(x + expected, x, Threat("l1", eps)), atol=1e-5)
     assert distance(found, x, "l1").max() <= eps + 1e-6
+
+
+class _Distant(nn.Module):
+    """The wrong class gains as the image brightens, and misses `gap` times as much as the brightest gives."""
+
+    def __init__(self, gap: float) -> None:
+        super().__init__()
+        self.gap, self.seen = gap, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        bright = x.mean((1, 2, 3))
+        return torch.stack([0.6 + self.gap + 0 * bright, bright], dim=1)
+
+
+@for_every([(2.0, 500), (0.03, 2000), (0.003, 5000)])
+def test_square_gives_up_by_how_far_it_is(gap: float, queries: int) -> None:
+    """The gain is about 0.1: far images end after a tenth of the queries, nearer ones later, near ones never."""
+    x, y = torch.full((2, 1, 8, 8), 0.5) + 1e-3 * torch.rand(2, 1, 8, 8, generator=seeded(0)), torch.zeros(2).long()
+    model = _Distant(gap)
+    Square(termination_ratio=1.0)(model, x, y, Threat("linf", 0.1), generator=seeded(0))
+    assert 2 * queries <= model.seen <= 2 * queries * 1.5
+
+
+def test_a_schedule_for_its_own_queries_reaches_the_smallest_squares() -> None:
+    x = torch.zeros(1, 1, 64, 64)
+    sides = {rescale: Squares(200, 0.8, x, seeded(0), rescale).side.tolist() for rescale in (False, True)}
+    assert sides[False][-1] == round((0.8 * 64 * 64 / 2**2) ** 0.5)  # as after 199 of 10,000 queries
+    assert sides[True][-1] == round((0.8 * 64 * 64 / 2**9) ** 0.5)  # as after 9,950
+    assert sides[True][0] == sides[False][0]
+    assert sorted(sides[True], reverse=True) == sides[True]

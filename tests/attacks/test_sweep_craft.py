@@ -161,7 +161,7 @@ def test_a_set_survives_saving(tmp_path: Path) -> None:
     assert torch.equal(loaded.direction, stored.direction)
     assert loaded.provenance.items() >= stored.provenance.items()
     assert loaded.provenance["split"] == data.digest
-    assert loaded.provenance["options"] == {"target": "random", "loss": "cross_entropy"}
+    assert loaded.provenance["options"] == {"target": "random", "loss": "cross_entropy", "eot": 1}
     x = to_float(data.images)
     rows = torch.arange(20)
     assert torch.equal(loaded.images(x, rows, 0.02), stored.images(x, rows, 0.02))

@@ -46,7 +46,8 @@ def test_accuracies_are_printed_before_and_after(tmp_path, capsys):
     assert lines[0] == "fgsm_rs: 1 epochs, 2 updates; augmentation none"
     assert lines[1].split()[:2] == ["before", "after"]
     assert [line.split()[0] for line in lines[2:6]] == ["clean", "fgsm", "pgd", "autoattack"]
-    assert lines[6] == f"{tmp_path}: weights, README.md (robustness card), results.json"
+    assert re.fullmatch(r"checks: no alarm \(\d of \d made\)", lines[6])
+    assert lines[7] == f"{tmp_path}: weights, README.md (robustness card), results.json"
     assert "warning" not in said.err
     assert harden(*QUICK, "--option", "step=1", "--out", tmp_path) == 0
     assert "has finished here before" in capsys.readouterr().out

@@ -9,7 +9,7 @@ def test_a_training_is_summarised_and_found_again(call, tmp_path, capsys):
     assert call(*TRAIN, *adversarial, "--tracker", "tensorboard", "--out", out) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"{out}: validation accuracy ")
-    assert "under PGD-10 after 2 updates" in said
+    assert "under attack after 2 updates" in said
     assert call(*TRAIN, *adversarial, "--tracker", "tensorboard", "--out", out) == 0
     assert "has finished here before" in capsys.readouterr().out
 

@@ -3,7 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inoculate.core.stats import mcnemar, paired_gain, seeds_margin, spearman, unpaired_gain, wilson
+from inoculate.core.stats import (
+    exceeds_rate,
+    mcnemar,
+    paired_gain,
+    proportion_upper,
+    seeds_margin,
+    spearman,
+    unpaired_gain,
+    wilson,
+)
 
 
 @pytest.mark.smoke
@@ -36,6 +45,27 @@ def test_mcnemar_counts_only_flips() -> None:
     assert mcnemar(before, before) == 1.0
     with pytest.raises(ValueError, match="one shape"):
         mcnemar(before, before[:3])
+
+
+def test_mcnemar_has_a_direction() -> None:
+    before = np.array([False] * 7 + [True] * 57)
+    after = np.ones(64, dtype=bool)
+    assert mcnemar(before, after, "greater") == pytest.approx(1 / 128)
+    assert mcnemar(after, before, "greater") == pytest.approx(1.0)
+
+
+def test_the_upper_bound_of_a_proportion_is_clopper_and_pearsons() -> None:
+    assert proportion_upper(0, 30) == pytest.approx(1 - 0.05 ** (1 / 30))  # "the rule of three": about 3 / n
+    assert proportion_upper(1, 2) == pytest.approx(0.95**0.5)  # P(at most 1 of 2) = 1 - p² = 0.05
+    assert proportion_upper(0, 0) == proportion_upper(4, 4) == 1.0
+    with pytest.raises(ValueError, match="count"):
+        proportion_upper(3, 2)
+
+
+def test_a_rate_is_exceeded_by_the_binomial_tail() -> None:
+    assert exceeds_rate(2, 2, 0.1) == pytest.approx(0.01)
+    assert exceeds_rate(1, 3, 0.5) == pytest.approx(7 / 8)
+    assert exceeds_rate(0, 10, 0.1) == 1.0
 
 
 def test_paired_gain_is_exact_where_every_image_agrees() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pytest
 import torch
 from evaluation_samples import Misleading, measured
+from scipy.stats import binom
 from torch import Tensor, nn
 
 from inoculate.attacks.autoattack import AutoAttack
@@ -19,7 +21,9 @@ from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.checks import Check, run_checks
+from inoculate.evaluation.checks import GAP, HONEST, Check, run_checks
+from inoculate.evaluation.engine import Settings
+from inoculate.evaluation.sample import ENOUGH, SIGNIFICANT
 from inoculate.models.classifier import prepare
 
 
@@ -75,6 +79,14 @@ def test_gradients_that_mislead_alarm(digits: tuple[nn.Module, Dataset]) -> None
         assert checks[name].passed is False, name
         assert "masked" in checks[name].message
     assert panel(Misleading(model), split, 0.7)["random noise"].passed is False
+
+
+def test_an_alarm_on_few_images_does_not_say_that_they_are_too_few(digits: tuple[nn.Module, Dataset]) -> None:
+    model, data = digits
+    check = panel(Misleading(model), data.subset(range(40)))["random noise"]
+    assert check.passed is False
+    assert "FGSM comes nearer" in check.message
+    assert "too few" not in check.message
 
 
 class _Random(nn.Module):
@@ -185,3 +197,57 @@ def test_fgsm_that_leads_nowhere_alarms_even_where_nothing_breaks(digits: tuple[
         checks = checked(inner, split, {"fgsm": FGSM()}, Threat("linf", 1e-3))
         assert checks["random noise"].passed is calm, checks["random noise"].message
     assert "nearer to an error" in checks["random noise"].message
+
+
+def test_enough_images_show_a_gap_of_eight_points() -> None:
+    """By both tests that compare two attacks, in four of five samples; with a tenth fewer, not."""
+
+    def power(images: int) -> float:
+        flips = next(k for k in range(99) if 0.5**k < SIGNIFICANT)  # McNemar's test, all in one direction
+        broken = next(k for k in range(99) if binom.sf(k - 1, images, HONEST) < SIGNIFICANT)
+        return float(binom.sf(max(flips, broken) - 1, images, GAP))
+
+    assert power(ENOUGH) >= 0.8 > power(ENOUGH - 11)
+
+
+COMPARISONS = ("random noise", "more steps", "gradient-free", "transfer from itself")
+
+
+def test_a_comparison_without_power_does_not_pass(digits: tuple[nn.Module, Dataset]) -> None:
+    """On 64 images nothing is found; that says nothing of a gap of 8 points, while a single error is an alarm."""
+    model, split = digits
+    checks = panel(model, split.subset(range(64)), 0.03, surrogates={"itself": model})
+    for name in COMPARISONS:
+        assert checks[name].passed is None, name
+        assert "too few images that the model gets right to see a gap of 8 points" in checks[name].message
+        assert f"of {ENOUGH})" in checks[name].message
+    assert [checks[name].passed for name in checks if name not in COMPARISONS] == [True] * 3
+
+
+class _PartlyMisleading(nn.Module):
+    """The gradient points the wrong way on the images that are brighter than `above`."""
+
+    def __init__(self, inner: nn.Module, above: float) -> None:
+        super().__init__()
+        self.inner, self.misleading, self.above = inner, Misleading(inner), above
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x.detach().mean(dim=(1, 2, 3))[:, None] > self.above
+        return torch.where(bright, self.misleading(x), self.inner(x))
+
+
+def test_masked_gradients_of_an_eighth_of_the_images_alarm(digits: tuple[nn.Module, Dataset]) -> None:
+    model, split = digits
+    above = float((split.images.float() / 255).mean(dim=(1, 2, 3)).quantile(0.87))
+    check = checked(_PartlyMisleading(model, above), split, {"pgd": PGD()}, Threat("linf", 0.25))["gradient-free"]
+    assert check.passed is False, check.message
+
+
+@pytest.mark.slow
+def test_honest_networks_pass_over_five_seeds(digits: tuple[nn.Module, Dataset]) -> None:
+    model, split = digits
+    classifier = prepare(model, split)
+    for threat in (Threat("linf", 0.03), Threat("linf", 0.06), Threat("linf", 0.1), Threat("l2", 0.3)):
+        for seed in range(5):
+            checks = run_checks(classifier, split, {"pgd": PGD()}, threat, Settings(seed=seed))
+            assert not [check for check in checks if check.passed is False], (threat, seed)

@@ -39,7 +39,7 @@ class Ensemble:
     def __call__(self, model, x, y, threat, *, generator=None):
         raise AssertionError("its members attack")
 
-    def members(self, classes):
+    def members(self, classes, norm):
         return {"fgsm": FGSM(), "pgd": PGD(steps=3)}
 
 

@@ -248,7 +248,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "text": (returns(lambda z: "cat"), "returns str, not a tensor"),
     "scores in a dict": (returns(lambda z: {"scores": z}), r"returns dict.*\(output\['scores'\] is B×4\)"),
     "numpy": (returns(lambda z: z.detach().numpy()), "returns ndarray, not a tensor"),
-    "class numbers": (returns(lambda z: z.argmax(1)), "returns int64 numbers, not logits"),
+    "class numbers": (returns(lambda z: z.argmax(1)), "gives labels only"),
     "one-hot": (returns(lambda z: F.one_hot(z.argmax(1), 4)), "returns int64 numbers, not logits"),
     "booleans": (returns(lambda z: z > 0), "returns bool numbers, not logits"),
     "complex": (returns(lambda z: z.to(torch.complex64)), "returns complex64 numbers, not logits"),

@@ -17,9 +17,10 @@ from inoculate.attribution.explain import ExplainOptions, explain
 from inoculate.attribution.explanation import Amounts
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
-from inoculate.evaluation.checks import SHORT, run_checks
+from inoculate.evaluation.checks import run_checks
 from inoculate.evaluation.engine import Settings, measure_attack, measure_clean
 from inoculate.evaluation.evaluate import EvaluationOptions, evaluate
+from inoculate.evaluation.panel import SHORT
 from inoculate.evaluation.passes import GRADIENT, allowed_passes, counted
 from inoculate.evaluation.sample import Known, affordable, per_image
 from inoculate.models.classifier import prepare

@@ -55,6 +55,13 @@ def test_every_row_stands_in_the_table_with_its_interval():
     assert len([line for line in table if line.startswith("|")]) == 6
 
 
+def test_what_early_termination_may_hide_stands_among_the_limits():
+    assert "early termination hides" not in card()
+    audited = [*AFTER[:3], replace(AFTER[3], audited=9, audited_broken=0, hidden=0.09)]
+    words = "For `autoattack` early termination hides at most 9.0 points (0 of 9 fell under the full budget)."
+    assert words in section(card(after=audited), "Limits")
+
+
 def test_the_summary_names_the_strongest_attack():
     assert "45.0% [35.6%, 54.8%] under the strongest attack that was run (autoattack, 100 images)" in card()
     assert card().startswith("---\n")

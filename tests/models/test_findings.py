@@ -245,7 +245,7 @@ def test_single_output_for_two_classes(sample: tuple[Tensor, Tensor]) -> None:
 
 def test_model_that_cannot_be_measured_is_refused_in_one_line(sample: tuple[Tensor, Tensor]) -> None:
     assert "knows 4 classes and the data has 10" in refused(Quarters(), sample, classes=10)
-    assert "shape (64, 2, 2) for 64 images" in refused(then(lambda z: z.view(-1, 2, 2)), sample)
+    assert "shape (1, 2, 2) for 1 images" in refused(then(lambda z: z.view(-1, 2, 2)), sample)
     assert "returns dict, not a tensor" in refused(then(lambda z: {"scores": z}), sample)  # type: ignore[arg-type, return-value]
     assert "does not take 3×8×8 images" in refused(nn.Linear(7, 4), sample)
     assert "declared as a single logit" in refused(AsLogits(Quarters(), "single-logit"), sample)

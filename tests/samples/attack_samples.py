@@ -17,10 +17,13 @@ from inoculate.attacks.base import Attack
 from inoculate.attacks.bim import BIM
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.fgsm import FGSM
+from inoculate.attacks.hopskipjump import HopSkipJump
 from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.patch import Patch
 from inoculate.attacks.pgd import PGD
+from inoculate.attacks.rays import RayS
+from inoculate.attacks.short_ensemble import ShortEnsemble
 from inoculate.attacks.sigma_zero import SigmaZero
 from inoculate.attacks.sparse_rs import SparseRS
 from inoculate.attacks.square import Square
@@ -61,6 +64,8 @@ CASES = {
     "apgd_targeted": Case(APGD(steps=4, loss="margin", targets=2), random=True, norms=("linf", "l2", "l1")),
     "apgd_target": Case(APGD(steps=6, loss="margin", target="least_likely"), random=True, norms=("linf", "l2", "l1")),
     "fab": Case(FAB(steps=5, targets=2), minimal=True, norms=("linf", "l2", "l1")),
+    "hopskipjump": Case(HopSkipJump(queries=150, samples=10), random=True, minimal=True, norms=("linf", "l2")),
+    "rays": Case(RayS(queries=60), minimal=True, norms=("linf",)),
     "square": Case(Square(queries=15), random=True, norms=("linf", "l2", "l1")),
     "square_target": Case(Square(queries=15, target=1), random=True, norms=("linf", "l2", "l1")),
     "sigma_zero": Case(SigmaZero(steps=6), minimal=True, norms=("l0",)),
@@ -69,6 +74,7 @@ CASES = {
     "patch": Case(Patch(steps=4, step=0.2), random=True, norms=("l0",)),
     "patch_early": Case(Patch(steps=4, step=0.2, restarts=2, early_stop=True), random=True, norms=("l0",)),
     "patch_anywhere": Case(Patch(steps=2, step=0.2, eot=2), random=True, norms=("l0",)),
+    "short_ensemble": Case(ShortEnsemble(steps=3, queries=6), random=True, norms=("linf", "l2", "l1")),
     "autoattack": Case(
         AutoAttack(steps=4, targets=2, queries=8), random=True, norms=("linf", "l2", "l1"), fewest_classes=4
     ),

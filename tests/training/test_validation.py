@@ -1,11 +1,13 @@
-"""Validation accuracy, clean and under PGD, against the evaluation of the public API."""
+"""Validation accuracy, clean and under attack, against the evaluation of the public API."""
 
 import pytest
 import torch
+from masked_models import masked, parts
 from torch import nn
 from training_samples import digit_network, digit_parts
 
 from inoculate.attacks.pgd import PGD
+from inoculate.attacks.short_ensemble import ShortEnsemble
 from inoculate.core.pixels import to_float
 from inoculate.core.rng import generator
 from inoculate.core.threat import Threat
@@ -31,7 +33,7 @@ def test_clean_errors_are_errors_under_attack():
     model, data = Waves().eval(), digit_parts()[1]
     x, y = to_float(data.images[:]), data.labels
     clean = model(x).argmax(1) == y
-    x_adv = PGD(steps=10)(model, x[clean], y[clean], THREAT, generator=generator(0, "attack"))
+    x_adv = ShortEnsemble()(model, x[clean], y[clean], THREAT, generator=generator(0, "attack"))
     survived = (model(x_adv).argmax(1) == y[clean]).sum().item()
     everywhere = PGD(steps=10)(model, x, y, THREAT, generator=generator(0, "attack"))
     assert ((model(everywhere).argmax(1) == y) & ~clean).any(), "some are right only under attack"
@@ -45,6 +47,19 @@ def test_more_images_than_a_batch_are_attacked_in_batches():
     parts = [robust_accuracy(model, data.subset(range(k, k + 100)), THREAT, 100) for k in (0, 100, 200)]
     assert robust_accuracy(model, data, THREAT, 300) == pytest.approx(sum(parts) / 3, abs=0.011)
     assert model.training, "the mode is restored"
+
+
+def test_the_scale_of_the_logits_does_not_hide_errors():
+    """Multiplied by 10,000 they leave PGD on cross-entropy without a gradient: it would find hardly an error."""
+    model, data = masked("huge temperature"), parts()[1].limit(100, seed=0)
+    honest = robust_accuracy(model.body, data, Threat("linf", 0.1), 100)
+    assert honest < 0.5
+    assert robust_accuracy(model, data, Threat("linf", 0.1), 100) == pytest.approx(honest, abs=0.03)
+
+
+def test_gradients_that_vanish_do_not_hide_all_errors():
+    model, data = masked("JPEG and bit depth"), parts()[1].limit(100, seed=0)
+    assert robust_accuracy(model, data, Threat("linf", 0.1), 100) < clean_accuracy(model, data)[1] - 0.15
 
 
 def test_a_round_is_described():

@@ -49,12 +49,14 @@ def _row(item: Any, where: str) -> Row:
         raise InputError(f"{where}: expected an object, found {type(item).__name__}")
     values: dict[str, Any] = {}
     for field in fields(Row):
+        if field.default is None and item.get(field.name) is None:
+            continue  # optional, and not known
         if field.name not in item:
             if field.default is not MISSING:
                 continue
             raise InputError(f"{where}: field '{field.name}' is missing")
         value: Any = item[field.name]
-        kind = str(field.type)
+        kind = str(field.type).removesuffix(" | None")
         if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
             raise InputError(f"{where}: field '{field.name}' should be {kind}, found {value!r}")
         values[field.name] = float(value) if kind == "float" else value

@@ -145,7 +145,7 @@ class Found(NamedTuple):
 
 
 def towards_boundary(objective: Objective, passed: ValueAndGrad) -> Tensor:
-    """The objective (B) after a pass; for cross-entropy, which is not 0 at the boundary, the margin."""
-    if objective.loss is LOSSES["cross_entropy"]:
-        return replace(objective, loss=LOSSES["margin"])(passed.logits)
-    return passed.values
+    """The objective (B) after a pass; for a loss that is not 0 at the boundary, such as cross-entropy, the margin."""
+    if objective.loss.zero_at_boundary:
+        return passed.values
+    return replace(objective, loss=LOSSES["margin"])(passed.logits)

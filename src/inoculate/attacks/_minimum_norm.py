@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.base import MinimumNorm, carry_out
-from inoculate.attacks.losses import LOSSES, Objective
+from inoculate.attacks.losses import Objective
 from inoculate.attacks.success import evaluate_adversarial
-from inoculate.attacks.targets import Target, resolve_targets
+from inoculate.attacks.targets import Target, build_objective
 from inoculate.core.threat import Threat, distance, per_sample, project
 from inoculate.models.acceleration.fast import full_precision
 
@@ -51,6 +52,31 @@ def find_within(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, search: 
     return find_nearest(model, x, y, threat, lambda x, y: project(search(x, y), x, threat))
 
 
+class NearestSearch(ABC):
+    """An attack whose one search serves every eps. A subclass is a frozen dataclass and has the search."""
+
+    @abstractmethod
+    def _search(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, generator: torch.Generator | None
+    ) -> Tensor:
+        """The nearest adversarial image found for each of `x`. Of `threat` norm, range and mask matter."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The nearest adversarial image found, projected; the image itself where none was, or none was needed."""
+        return find_within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
+
+    def closest(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The nearest adversarial image found, at any distance; the image itself where none was, or none was needed.
+
+        Of `threat` norm, range and mask matter.
+        """
+        return find_nearest(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
+
+
 @dataclass(frozen=True)
 class Extended:
     """The nearest adversarial image of `attack`, moved on along the same line to the edge of the ball.
@@ -82,7 +108,6 @@ def search_unbroken(
 
     The others come back unchanged.
     """
-    targets = resolve_targets(model, x, y, target, generator)
-    objective = Objective(LOSSES["margin"], y, targets, threat.changeable(x))
+    objective = build_objective("margin", model, x, y, threat, target, generator)
     rows = (~evaluate_adversarial(model, x, objective)).nonzero().squeeze(1)
     return x.index_copy(0, rows, search(x[rows], objective.select(rows))) if len(rows) else x.clone()

@@ -15,7 +15,7 @@ from inoculate.attacks._apgd_steps import checkpoints, radius_schedule
 from inoculate.attacks._batching import runs_at_once
 from inoculate.attacks.base import carry_out, refuse_l0
 from inoculate.attacks.gradients import ValueAndGrad, value_and_input_grad
-from inoculate.attacks.losses import Objective, get_loss, logits_fp32
+from inoculate.attacks.losses import LossLike, Objective, get_loss, logits_fp32
 from inoculate.attacks.targets import Target, check_target, resolve_targets, wrong_classes
 from inoculate.attacks.termination import check_termination_ratio, is_hopeless, outlook, stages
 from inoculate.core.errors import InputError
@@ -34,7 +34,7 @@ class APGD:
 
     Options:
         steps: steps of a run.
-        loss: `cross_entropy`, `margin` or `dlr` (three classes; four with a target).
+        loss: as in `FGSM`; `dlr` needs three classes, four with a target.
         targets: 0 for untargeted runs; k for one run towards each of the k most likely wrong classes (APGD-T with
             loss `dlr`), in which any error counts.
         restarts: random starts of each run.
@@ -42,8 +42,9 @@ class APGD:
         eot: gradients averaged per step, for randomised models. Above 1 every run goes to its end, whatever a pass on
             the way says, and the iterate of the highest mean loss counts.
         termination_ratio: from a tenth of the steps on (`termination.STAGES`), a run ends for an image whose missing
-            loss exceeds this times what was gained (a fifth of the steps; less later, see `outlook`). On cross-entropy
-            the margin decides. In L1 it ends when it leaves the largest ball, after 30 %. Infinity for never.
+            loss exceeds this times what was gained (a fifth of the steps; less later, see `outlook`). The margin
+            decides for a loss that is not 0 at the boundary. In L1 a run ends when it leaves the largest ball, after
+            30 %. Infinity for never.
         target: as in `OneStepTarget`: all runs go towards that class, and only it counts; None for any.
         early_stop: stop changing an image once it is adversarial; else its adversarial iterate of highest loss counts.
 
@@ -52,7 +53,7 @@ class APGD:
     """
 
     steps: int = 100
-    loss: str = "cross_entropy"
+    loss: LossLike = "cross_entropy"
     targets: int = 0
     restarts: int = 1
     rho: float = 0.75
@@ -194,7 +195,4 @@ class APGD:
         return run.select(~hopeless)
 
     def _gradient(self, model: nn.Module, x: Tensor, objective: Objective) -> ValueAndGrad:
-        passes = [value_and_input_grad(model, x, objective) for _ in range(self.eot)]
-        if len(passes) == 1:
-            return passes[0]
-        return ValueAndGrad(*(torch.stack(parts).mean(dim=0) for parts in zip(*passes, strict=True)))
+        return value_and_input_grad(model, x, objective, eot=self.eot)

@@ -20,8 +20,8 @@ class Steps:
     """`count` steps of length `size` · eps.
 
     `early_stop` stops changing an image once it is adversarial. `decay` > 0 adds up L1-normalised gradients with this
-    momentum. `smooth` (gradient -> gradient) is applied before the momentum. The model sees `view(images)`; with a
-    view there is no early stop.
+    momentum. `smooth` (gradient -> gradient) is applied before the momentum. The model sees `view(images)`. Gradients
+    are means over `eot` passes. With a view or several passes there is no early stop.
     """
 
     count: int
@@ -30,6 +30,7 @@ class Steps:
     decay: float = 0.0
     smooth: Callable[[Tensor], Tensor] | None = None
     view: Callable[[Tensor], Tensor] | None = None
+    eot: int = 1
 
 
 def ascend(model: nn.Module, x: Tensor, objective: Objective, threat: Threat, start: Tensor, steps: Steps) -> Tensor:
@@ -39,13 +40,13 @@ def ascend(model: nn.Module, x: Tensor, objective: Objective, threat: Threat, st
     `frozen(model)`.
     """
     seen: nn.Module = model if steps.view is None else _Viewed(model, steps.view)
-    result = start
+    result, stops = start, steps.early_stop and steps.view is None and steps.eot == 1
     run = _Run(
         torch.arange(len(x), device=x.device), x, start, torch.zeros_like(x), objective, BestAdversarial.empty(start)
     )
     for number in range(steps.count):
-        passed = value_and_input_grad(seen, run.x_adv, run.objective)
-        if steps.early_stop and number and steps.view is None:
+        passed = value_and_input_grad(seen, run.x_adv, run.objective, eot=steps.eot)
+        if stops and number:
             objective = run.objective
             run.best.update(run.x_adv, passed, objective.y, objective.target)
             if success.should_check_success(number, x.device):
@@ -61,7 +62,7 @@ def ascend(model: nn.Module, x: Tensor, objective: Objective, threat: Threat, st
         direction = steepest_direction(gradient, threat.norm)
         ahead = run.x_adv + step_along(run.x_adv, run.x, direction, steps.size * threat.eps, threat)
         run.x_adv = project(ahead, run.x, threat)
-    if steps.early_stop:
+    if stops:
         done = run.best.confirm(model, run.objective.y, run.objective.target)
         run.x_adv = torch.where(per_sample(done, run.x), run.best.images, run.x_adv)
     return run.x_adv if len(run.rows) == len(result) else result.index_copy(0, run.rows, run.x_adv)

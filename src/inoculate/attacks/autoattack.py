@@ -9,12 +9,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from inoculate.attacks._survivors import attack_survivors
 from inoculate.attacks.apgd import APGD
 from inoculate.attacks.base import Attack, carry_out, refuse_l0
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.losses import logits_fp32
 from inoculate.attacks.pgd import PGD
 from inoculate.attacks.square import Square
+from inoculate.attacks.targets import Target, check_target, choose_targets
 from inoculate.attacks.termination import check_termination_ratio
 from inoculate.core.errors import InputError
 from inoculate.core.modes import frozen
@@ -44,6 +46,8 @@ class AutoAttack:
         queries: passes of Square.
         termination_ratio: of the members; FAB-T, whose measure is a distance, uses a third. Infinity spends every
             budget (`autoattack_thorough`).
+        target: as in `OneStepTarget`: every member goes towards that class, and only it counts; the targeted DLR loss
+            (the margin below four classes) replaces APGD-T's runs. None for any error.
 
     Raises `InputError` for a version that does not fit the number of classes, an option out of its range, images
     outside theirs, or a model that is not differentiable.
@@ -55,10 +59,12 @@ class AutoAttack:
     targets: int = 9
     queries: int = 5000
     termination_ratio: float = 1.0
+    target: Target = None
 
     def __post_init__(self) -> None:
         require_count(steps=self.steps, targets=self.targets, queries=self.queries)
         check_termination_ratio(self.termination_ratio)
+        check_target(self.target)
         if self.version not in get_args(Version):
             raise InputError(f"AutoAttack has no version '{self.version}': use {', '.join(get_args(Version))}")
 
@@ -70,11 +76,17 @@ class AutoAttack:
         if self.version == "rand":
             if classes < 3:
                 raise InputError("AutoAttack's version rand needs three classes (DLR loss): use apgd_ce with eot=20")
-            return {"apgd_ce": APGD(self.steps, eot=20), "apgd_dlr": APGD(self.steps, "dlr", eot=20)}
+            loss = "dlr" if classes > 3 or self.target is None else "margin"
+            return {
+                "apgd_ce": APGD(self.steps, eot=20, target=self.target),
+                "apgd_dlr": APGD(self.steps, loss, eot=20, target=self.target),
+            }
         if self.version == "binary" and classes > 3:
             raise InputError(f"autoattack_binary is for two or three classes, not {classes}: use autoattack")
         if self.version == "standard" and classes < 4:
             raise InputError(f"autoattack needs four classes (DLR loss), not {classes}: use autoattack_binary")
+        if self.target is not None:
+            return self._members_towards("dlr" if classes > 3 else "margin", norm)
         members: dict[str, Attack] = {"pgd": PGD(steps=10, early_stop=True)}
         if classes == 2:  # cross-entropy rises along the margin, and vanishes where outputs saturate
             members["apgd_margin"] = APGD(self.steps, "margin", restarts=max(restarts, 2), termination_ratio=ratio)
@@ -86,6 +98,18 @@ class AutoAttack:
             members["fab_t"] = FAB(self.steps, self.targets, termination_ratio=ratio / 3)
         return {**members, "square": Square(self.queries, termination_ratio=ratio)}
 
+    def _members_towards(self, loss: str, norm: Norm) -> Mapping[str, Attack]:
+        """The members with a target; `loss` beside cross-entropy."""
+        ratio, target, restarts = self.termination_ratio, self.target, 5 if norm == "l1" else 1
+        members: dict[str, Attack] = {
+            "pgd": PGD(steps=10, early_stop=True, target=target),
+            "apgd_ce": APGD(self.steps, restarts=restarts, termination_ratio=ratio, target=target),
+            "apgd_t": APGD(self.steps, loss, restarts=restarts, termination_ratio=ratio, target=target),
+        }
+        if self.version != "quick":
+            members["fab_t"] = FAB(self.steps, termination_ratio=ratio / 3, target=target)
+        return {**members, "square": Square(self.queries, termination_ratio=ratio, target=target)}
+
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -95,14 +119,9 @@ class AutoAttack:
             judge = original(model)
             with frozen(judge), torch.no_grad():
                 logits = logits_fp32(judge, x)
-            result, rows = x.clone(), torch.arange(len(x), device=x.device)
-            for member in self.members(logits.shape[1], threat.norm).values():
-                result[rows] = member(model, x[rows], y[rows], threat.select(rows), generator=generator)
-                with frozen(judge), torch.no_grad():
-                    rows = rows[logits_fp32(judge, result[rows]).argmax(dim=1) == y[rows]]
-                if not len(rows):
-                    break
-            return result
+            target = None if self.target is None else choose_targets(logits, x, y, self.target, generator)
+            members = self.members(logits.shape[1], threat.norm).values()
+            return attack_survivors(members, model, x, y, threat, generator, target)
 
         return carry_out(model, x, y, threat, craft)
 

@@ -82,6 +82,14 @@ class EarlyStopping(Protocol):
 
 
 @runtime_checkable
+class Targeted(Protocol):
+    """An attack that can drive images to one class: `target` is None, a rule, a class or a class per image."""
+
+    @property
+    def target(self) -> str | int | Tensor | None: ...
+
+
+@runtime_checkable
 class Iterative(Protocol):
     """An attack with a budget of iterations."""
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from inoculate.attacks.ascent import Steps, ascend
 from inoculate.attacks.base import carry_out
-from inoculate.attacks.losses import Objective, get_loss
-from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.attacks.losses import LossLike, get_loss
+from inoculate.attacks.targets import Target, build_objective, check_target
 from inoculate.core.options import require_bool, require_count, require_positive
 from inoculate.core.threat import Threat
 
@@ -25,8 +25,9 @@ class BIM:
         steps: number of steps.
         step: their length, relative to eps.
         target: as in `OneStepTarget`: descend the loss of that class instead; None for untargeted.
-        loss: `cross_entropy`, `margin` or `dlr`.
+        loss: as in `FGSM`.
         early_stop: stop changing an image as soon as it is adversarial.
+        eot: gradients averaged per step, for a random model; above 1 there is no early stop.
 
     Raises `InputError` for an option out of its range, images outside theirs, or a model that is not differentiable.
     Source: Kurakin et al. 2017, section 3.3.
@@ -35,11 +36,12 @@ class BIM:
     steps: int = 10
     step: float = 0.25
     target: Target = None
-    loss: str = "cross_entropy"
+    loss: LossLike = "cross_entropy"
     early_stop: bool = False
+    eot: int = 1
 
     def __post_init__(self) -> None:
-        require_count(steps=self.steps)
+        require_count(steps=self.steps, eot=self.eot)
         require_positive(step=self.step)
         check_target(self.target)
         get_loss(self.loss)
@@ -49,9 +51,8 @@ class BIM:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            target = resolve_targets(model, x, y, self.target, generator)
-            objective = Objective(get_loss(self.loss), y, target, threat.changeable(x))
-            return ascend(model, x, objective, threat, x, Steps(self.steps, self.step, self.early_stop))
+            objective = build_objective(self.loss, model, x, y, threat, self.target, generator)
+            return ascend(model, x, objective, threat, x, Steps(self.steps, self.step, self.early_stop, eot=self.eot))
 
         return carry_out(model, x, y, threat, craft)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks._minimum_norm import NearestAdversarial, find_nearest, find_within, search_unbroken
+from inoculate.attacks._minimum_norm import NearestAdversarial, NearestSearch, search_unbroken
 from inoculate.attacks.base import refuse_l0
 from inoculate.attacks.gradients import value_and_input_grad
 from inoculate.attacks.losses import Objective
@@ -19,7 +19,7 @@ from inoculate.core.threat import Threat, distance, per_sample
 
 
 @dataclass(frozen=True)
-class CarliniWagner:
+class CarliniWagner(NearestSearch):
     """The nearest adversarial image in L2, by descent on ‖x_adv − x‖² + c · hinge(margin).
 
     For images B×C×H×W in the threat's range, norm l2 only. Adam walks in tanh space, where every point lies in the
@@ -51,21 +51,6 @@ class CarliniWagner:
         require_positive(lr=self.lr, constant=self.constant)
         require_nonnegative(confidence=self.confidence)
         check_target(self.target)
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """The nearest adversarial image found, projected; the image itself where none was, or none was needed."""
-        return find_within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
-
-    def closest(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """The nearest adversarial image found, at any distance; the image itself where none was, or none was needed.
-
-        Of `threat` the range matters.
-        """
-        return find_nearest(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
     def shortened(self) -> CarliniWagner:
         """The same attack with two rounds of two steps."""

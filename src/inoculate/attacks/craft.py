@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from inoculate.artifacts.files import read_json, write_json
 from inoculate.attacks.base import Attack, OneStep
+from inoculate.attacks.losses import name_of_loss
 from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of
 from inoculate.core.pixels import to_float
@@ -129,5 +130,8 @@ def craft(
 def _described(attack: Attack) -> dict[str, Any]:
     """The name of an attack and its options; those of a dataclass are its fields, any other callable has none."""
     if is_dataclass(attack) and not isinstance(attack, type):
-        return {"attack": type(attack).__name__, "options": asdict(attack)}
+        options = asdict(attack)
+        if "loss" in options:
+            options["loss"] = name_of_loss(options["loss"])
+        return {"attack": type(attack).__name__, "options": options}
     return {"attack": attack.__name__ if isinstance(attack, FunctionType) else type(attack).__name__, "options": {}}

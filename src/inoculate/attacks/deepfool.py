@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks._minimum_norm import find_nearest, find_within, search_unbroken
+from inoculate.attacks._minimum_norm import NearestSearch, search_unbroken
 from inoculate.attacks.base import refuse_l0
 from inoculate.attacks.gradients import input_gradient, zero_nonfinite
 from inoculate.attacks.losses import Objective, logits_fp32
@@ -19,7 +19,7 @@ from inoculate.core.threat import Threat, distance, per_sample, step_to_hyperpla
 
 
 @dataclass(frozen=True)
-class DeepFool:
+class DeepFool(NearestSearch):
     """The nearest adversarial image, by steps onto the nearest boundary of the linearised model.
 
     For images B×C×H×W in the threat's range, norms linf, l2 and l1; the steps keep to the range. Beyond the paper, the
@@ -50,21 +50,6 @@ class DeepFool:
             raise InputError(f"candidates {self.candidates!r} leave no other class: give a whole number of at least 2")
         if not isinstance(self.halvings, int) or self.halvings < 0:
             raise InputError(f"halvings {self.halvings!r} is not a count: give a whole number, 0 for none")
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """The nearest adversarial image found, projected; the image itself where none was, or none was needed."""
-        return find_within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
-
-    def closest(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """The nearest adversarial image found, at any distance; the image itself where none was, or none was needed.
-
-        Of `threat` norm and range matter.
-        """
-        return find_nearest(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
     def shortened(self) -> DeepFool:
         """The same attack with two steps."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks._minimum_norm import NearestAdversarial, find_nearest, find_within, search_unbroken
+from inoculate.attacks._minimum_norm import NearestAdversarial, NearestSearch, search_unbroken
 from inoculate.attacks.gradients import value_and_input_grad
 from inoculate.attacks.losses import Objective
 from inoculate.attacks.success import is_adversarial, verify_adversarial
@@ -18,7 +18,7 @@ from inoculate.core.threat import Threat, distance, first_order_distance, projec
 
 
 @dataclass(frozen=True)
-class FMN:
+class FMN(NearestSearch):
     """The nearest adversarial image, by ascent in a ball that shrinks where it succeeds and else grows.
 
     For images B×C×H×W in the threat's range, in every norm. The paper's symbols: a step of length α (in L2) moves the
@@ -44,21 +44,6 @@ class FMN:
         require_count(steps=self.steps)
         require_positive(alpha=self.alpha, gamma=self.gamma)
         check_target(self.target)
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """The nearest adversarial image found, projected; the image itself where none was, or none was needed."""
-        return find_within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
-
-    def closest(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """The nearest adversarial image found, at any distance; the image itself where none was, or none was needed.
-
-        Of `threat` norm and range matter.
-        """
-        return find_nearest(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
     def shortened(self) -> FMN:
         """The same attack with two steps."""

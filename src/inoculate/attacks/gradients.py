@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks.losses import Objective, logits_fp32
+from inoculate.attacks.losses import Objective, get_loss, logits_fp32
 from inoculate.core.errors import InputError, one_line
 
 NO_GRADIENT = (
@@ -24,17 +24,31 @@ class ValueAndGrad(NamedTuple):
     logits: Tensor
 
 
-def value_and_input_grad(model: nn.Module, x: Tensor, objective: Objective, *, raw: bool = False) -> ValueAndGrad:
+def value_and_input_grad(
+    model: nn.Module, x: Tensor, objective: Objective, *, raw: bool = False, eot: int = 1
+) -> ValueAndGrad:
     """Differentiate the per-sample `objective` of the logits with respect to the images, not the parameters.
 
     The gradient is 0 outside the objective's pixels. Pixels at which it is not finite get 0, because one of them would
-    spoil every step of its image; `raw` keeps them. Raises `InputError` if the model is not differentiable.
+    spoil every step of its image; `raw` keeps them. Of a random model everything is the mean over `eot` passes
+    (expectation over transformation, Athalye et al. 2018b). Raises `InputError` if the model is not differentiable.
     """
+    if eot > 1:
+        total = value_and_input_grad(model, x, objective, raw=raw)
+        for _ in range(1, eot):
+            total = ValueAndGrad(*map(torch.add, total, value_and_input_grad(model, x, objective, raw=raw)))
+        return ValueAndGrad(*(part / eot for part in total))
     x = x.detach().requires_grad_()
     logits = logits_fp32(model, x)
     values = objective(logits)
     gradient = objective.inside(input_gradient(values.sum(), x))
     return ValueAndGrad(values.detach(), gradient if raw else zero_nonfinite(gradient), logits.detach())
+
+
+def lacks_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Which images (B, bool) have a gradient of cross-entropy that is 0 everywhere, or not a number somewhere."""
+    gradient = value_and_input_grad(model, x, Objective(get_loss("cross_entropy"), y), raw=True).gradient.flatten(1)
+    return (gradient == 0).all(dim=1) | ~gradient.isfinite().all(dim=1)
 
 
 def input_gradient(value: Tensor, x: Tensor, *, retain_graph: bool = False) -> Tensor:

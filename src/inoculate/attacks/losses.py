@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inoculate.core.calls import call, single_output
-from inoculate.core.errors import InputError
+from inoculate.core.errors import InputError, one_line
+
+LossFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """−log softmax of class `y`, per sample (B). In fp32 its gradient vanishes on very confident samples."""
     return F.cross_entropy(logits, y, reduction="none")
+
+
+def rescaled_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of logits divided by the gap between the largest two (taken as a constant), per sample (B).
+
+    Whatever the scale of the logits, its gradient neither vanishes nor spreads evenly over the wrong classes (MIFPE,
+    Yu and Xu 2023). A gap below a thousandth of the spread of all logits counts as that.
+    """
+    fixed = logits.detach()
+    top = fixed.topk(2, dim=1).values
+    highest, second = top[:, :1], top[:, 1:]
+    spread = (highest - fixed.amin(dim=1, keepdim=True)).clamp_min(torch.finfo(logits.dtype).tiny)
+    return cross_entropy((logits - highest) / torch.maximum(highest - second, spread / 1000), y)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -39,6 +55,11 @@ def targeted_cross_entropy(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return -cross_entropy(logits, target)
 
 
+def targeted_rescaled_cross_entropy(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """log softmax of class `target`, with logits rescaled as in `rescaled_cross_entropy`, per sample (B)."""
+    return -rescaled_cross_entropy(logits, target)
+
+
 def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """The logit of `target` minus the best other one, per sample (B): positive where the target is reached."""
     return -margin(logits, target)
@@ -56,24 +77,78 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 class Loss(NamedTuple):
-    """One loss in two forms: `untargeted(logits, y)` and `targeted(logits, y, target)`; attacks maximise either."""
+    """One loss in two forms: `untargeted(logits, y)` and `targeted(logits, y, target)`; attacks maximise either.
 
-    untargeted: Callable[[Tensor, Tensor], Tensor]
+    `zero_at_boundary`: whether it is 0 where the prediction changes, so that its value says how far the boundary is.
+    """
+
+    untargeted: LossFunction
     targeted: Callable[[Tensor, Tensor, Tensor], Tensor]
+    zero_at_boundary: bool = False
 
+
+LossLike: TypeAlias = str | LossFunction | Loss
+"""The name of a loss, or one of your own: a function of logits (B×K) and labels (B) that gives a number per image (B)
+for attacks to maximise. With a target class an attack descends it for that class. A `Loss` has a targeted form of its
+own."""
 
 LOSSES = {
     "cross_entropy": Loss(cross_entropy, targeted_cross_entropy),
-    "margin": Loss(margin, targeted_margin),
-    "dlr": Loss(dlr, targeted_dlr),
+    "rescaled_cross_entropy": Loss(rescaled_cross_entropy, targeted_rescaled_cross_entropy),
+    "margin": Loss(margin, targeted_margin, zero_at_boundary=True),
+    "dlr": Loss(dlr, targeted_dlr, zero_at_boundary=True),
 }
 
 
-def get_loss(name: str) -> Loss:
-    """The loss of this name; raises `InputError` naming the known ones."""
-    if name not in LOSSES:
-        raise InputError(f"loss '{name}' is unknown: use one of {', '.join(LOSSES)}")
-    return LOSSES[name]
+def get_loss(loss: LossLike) -> Loss:
+    """The loss of this name, or one's own in both forms; raises `InputError` for what is none, naming the known ones.
+
+    One's own raises `InputError` where it fails, or does not give a number per image through which gradients pass.
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise InputError(f"loss '{loss}' is unknown: use one of {', '.join(LOSSES)}")
+        return LOSSES[loss]
+    if not callable(loss) or isinstance(loss, type):
+        raise InputError(f"loss {loss!r} is no loss: give {', '.join(LOSSES)}, or a function (logits, labels) -> (B,)")
+    known = next((each for each in LOSSES.values() if each.untargeted is loss), None)
+    return known or _own(loss)
+
+
+def name_of_loss(loss: LossLike) -> str:
+    """The name of a loss in descriptions of attacks."""
+    if isinstance(loss, str):
+        return loss
+    function = loss.untargeted if isinstance(loss, Loss) else loss
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _own(function: LossFunction) -> Loss:
+    """Both forms of a loss of the user's own, which is checked at each call."""
+
+    def checked(logits: Tensor, y: Tensor) -> Tensor:
+        name = name_of_loss(function)
+        try:
+            values = function(logits, y)
+        except InputError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            shape = "×".join(map(str, logits.shape))
+            raise InputError(f"the loss {name} does not take {shape} logits and labels ({one_line(error)})") from error
+        if not isinstance(values, Tensor) or values.shape != y.shape:
+            found = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise InputError(
+                f"the loss {name} gives {found} for {len(y)} images: it must give one number per image, without a mean"
+            )
+        if logits.requires_grad and not values.requires_grad:
+            raise InputError(
+                f"no gradient passes through the loss {name}: it must be computed from the logits by torch"
+            )
+        return values.to(logits.dtype)
+
+    return Loss(checked, lambda logits, y, target: -checked(logits, target))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +190,14 @@ def logits_fp32(model: nn.Module, x: Tensor) -> Tensor:
     if logits.ndim == 1 or logits.shape[1] == 1:
         raise single_output(logits)
     return logits if logits.dtype is torch.float64 else logits.float()
+
+
+def mean_logits(model: nn.Module, x: Tensor, passes: int) -> Tensor:
+    """The logits of a model (B×K); of several passes, the logarithm of the mean of the probabilities."""
+    if passes == 1:
+        return logits_fp32(model, x)
+    each = torch.stack([logits_fp32(model, x).log_softmax(dim=1) for _ in range(passes)])
+    return each.logsumexp(dim=0) - math.log(passes)
 
 
 def _logit_of(logits: Tensor, classes: Tensor) -> Tensor:

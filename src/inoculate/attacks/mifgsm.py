@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from inoculate.attacks.ascent import Steps, ascend
 from inoculate.attacks.base import carry_out
-from inoculate.attacks.losses import Objective, get_loss
-from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.attacks.losses import LossLike, get_loss
+from inoculate.attacks.targets import Target, build_objective, check_target
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_count, require_fraction, require_nonnegative, require_positive
 from inoculate.core.threat import Threat
@@ -33,7 +33,8 @@ class MIFGSM:
             (DI-FGSM).
         blur: width in pixels of the Gaussian that smooths each gradient, odd, or 0 for none (TI-FGSM).
         target: as in `OneStepTarget`: descend the loss of that class instead; None for untargeted.
-        loss: `cross_entropy`, `margin` or `dlr`.
+        loss: as in `FGSM`.
+        eot: gradients averaged per step, for a random model.
 
     Raises `InputError` for an option out of its range, images outside theirs, or a model that is not differentiable.
     Source: Dong et al. 2018, algorithm 1; diversity: Xie et al. 2019; blur: Dong et al. 2019.
@@ -45,10 +46,11 @@ class MIFGSM:
     diversity: float = 0.0
     blur: int = 0
     target: Target = None
-    loss: str = "cross_entropy"
+    loss: LossLike = "cross_entropy"
+    eot: int = 1
 
     def __post_init__(self) -> None:
-        require_count(steps=self.steps)
+        require_count(steps=self.steps, eot=self.eot)
         require_positive(step=self.step)
         require_nonnegative(decay=self.decay)
         require_fraction(diversity=self.diversity)
@@ -61,14 +63,14 @@ class MIFGSM:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
     ) -> Tensor:
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            target = resolve_targets(model, x, y, self.target, generator)
-            objective = Objective(get_loss(self.loss), y, target, threat.changeable(x))
+            objective = build_objective(self.loss, model, x, y, threat, self.target, generator)
             steps = Steps(
                 self.steps,
                 self.step,
                 decay=self.decay,
                 smooth=partial(gaussian_blur, width=self.blur) if self.blur else None,
                 view=_random_resize(self.diversity, generator) if self.diversity else None,
+                eot=self.eot,
             )
             return ascend(model, x, objective, threat, x, steps)
 

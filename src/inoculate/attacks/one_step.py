@@ -15,15 +15,22 @@ from inoculate.models.acceleration.fast import full_precision
 
 
 def one_step_direction(
-    model: nn.Module, x: Tensor, y: Tensor, norm: Norm, objective: Callable[[Tensor, Tensor], Objective]
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: Norm,
+    objective: Callable[[Tensor, Tensor], Objective],
+    eot: int = 1,
 ) -> Tensor:
     """The direction (B×C×H×W) that raises `objective(x, y)` most at the clean images; 0 where the gradient is 0.
+
+    Of a random model it is that of the mean over `eot` gradients.
 
     In fp32 on a `fast` copy too: no later step corrects a sign that bf16 got wrong.
     """
 
     def craft(x: Tensor, y: Tensor) -> Tensor:
-        return steepest_direction(value_and_input_grad(model, x, objective(x, y)).gradient, norm)
+        return steepest_direction(value_and_input_grad(model, x, objective(x, y), eot=eot).gradient, norm)
 
     with full_precision(model):
         return carry_out(model, x, y, None, craft)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from inoculate.attacks.base import check_images
-from inoculate.attacks.losses import Objective, get_loss
+from inoculate.attacks.losses import LossLike, Objective, get_loss
 from inoculate.attacks.one_step import one_step_direction, take_step
 from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.core.options import require_count
 from inoculate.core.threat import Norm, Threat
 
 
@@ -22,8 +23,10 @@ class OneStepTarget:
     untargeted.
 
     Options:
-        target: `least_likely` (the model's lowest logit), `random` (any wrong class) or a class index.
-        loss: `cross_entropy`, `margin` or `dlr`, in its targeted form.
+        target: `least_likely` (the model's lowest logit), `second` (the wrong class of the highest logit), `random`
+            (any wrong class), a class index, or a tensor with a class index per image (B).
+        loss: as in `FGSM`, in its targeted form: one of your own is descended for the target.
+        eot: gradients averaged for a random model.
 
     Raises `InputError` for an unknown option value, a class that the model does not have, images outside the range, or
     a model that is not differentiable.
@@ -31,11 +34,13 @@ class OneStepTarget:
     """
 
     target: Target = "least_likely"
-    loss: str = "cross_entropy"
+    loss: LossLike = "cross_entropy"
+    eot: int = 1
 
     def __post_init__(self) -> None:
         check_target(self.target)
         get_loss(self.loss)
+        require_count(eot=self.eot)
 
     def direction(
         self, model: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, generator: torch.Generator | None = None
@@ -45,7 +50,7 @@ class OneStepTarget:
         def objective(x: Tensor, y: Tensor) -> Objective:
             return Objective(get_loss(self.loss), y, resolve_targets(model, x, y, self.target, generator))
 
-        return one_step_direction(model, x, y, norm, objective)
+        return one_step_direction(model, x, y, norm, objective, self.eot)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from inoculate.attacks._pasting import Place, chosen, cut, largest_side, paste, random_places
 from inoculate.attacks.base import carry_out, require_l0
 from inoculate.attacks.gradients import ValueAndGrad, value_and_input_grad
-from inoculate.attacks.losses import Objective, get_loss
+from inoculate.attacks.losses import LossLike, Objective, get_loss
 from inoculate.attacks.success import BestAdversarial, evaluate_adversarial, should_check_success
-from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.attacks.targets import Target, build_objective, check_target
 from inoculate.core.options import require_bool, require_count, require_positive
 from inoculate.core.rng import Draws
 from inoculate.core.threat import Threat
@@ -31,7 +31,7 @@ class Patch:
         restarts: random places that are tried; the first at which the image is adversarial counts, else the first.
         eot: with 1 the patch is made for its place. With more, for any place: each step averages the gradients at so
             many random ones, and there is no early stop.
-        loss: `margin`, `cross_entropy` or `dlr`.
+        loss: as in `FGSM`.
         target: as in `OneStepTarget`: raise that class instead; None for untargeted.
         early_stop: stop changing an image as soon as it is adversarial.
 
@@ -44,7 +44,7 @@ class Patch:
     step: float = 0.05
     restarts: int = 1
     eot: int = 1
-    loss: str = "margin"
+    loss: LossLike = "margin"
     target: Target = None
     early_stop: bool = False
 
@@ -64,8 +64,7 @@ class Patch:
             side = largest_side(x, threat)
             if not side:
                 return x.clone()
-            target = resolve_targets(model, x, y, self.target, generator)
-            objective = Objective(get_loss(self.loss), y, target, threat.changeable(x))
+            objective = build_objective(self.loss, model, x, y, threat, self.target, generator)
             result, rows, draws = x.clone(), torch.arange(len(x), device=x.device), Draws(x, generator)
             for number in range(self.restarts):
                 run = _Run.begin(x, objective, threat, side, draws).select(rows)
@@ -121,7 +120,7 @@ class Patch:
         side, total = run.patch.shape[-1], torch.zeros_like(run.patch)
         for _ in range(self.eot):
             place = chosen(random_places(run.x, side, draws), rows)
-            passed = value_and_input_grad(model, paste(run.x, run.patch, place), run.objective)
+            passed = value_and_input_grad(model, run.at(place), run.objective)
             total += cut(passed.gradient, place, side)
         return total / self.eot
 
@@ -147,8 +146,12 @@ class _Run:
 
     @property
     def images(self) -> Tensor:
-        """With their patches, where pixels may change."""
-        return self.objective.inside(paste(self.x, self.patch, self.place), self.x)
+        """The images with their patches."""
+        return self.at(self.place)
+
+    def at(self, place: Place) -> Tensor:
+        """The images with their patches at other places, where pixels may change."""
+        return self.objective.inside(paste(self.x, self.patch, place), self.x)
 
     def select(self, rows: Tensor) -> _Run:
         return _Run(

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from inoculate.attacks.ascent import Steps, ascend
 from inoculate.attacks.base import carry_out
-from inoculate.attacks.losses import Objective, get_loss, logits_fp32
+from inoculate.attacks.losses import LossLike, Objective, get_loss, mean_logits
 from inoculate.attacks.success import is_adversarial
-from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.attacks.targets import Target, build_objective, check_target
 from inoculate.core.modes import frozen
 from inoculate.core.options import require_bool, require_count, require_positive
 from inoculate.core.rng import Draws
@@ -31,8 +31,10 @@ class PGD:
         step: their length, relative to eps.
         restarts: number of random starts.
         target: as in `OneStepTarget`: descend the loss of that class instead; None for untargeted.
-        loss: `cross_entropy`, `margin` or `dlr`.
+        loss: as in `FGSM`.
         early_stop: stop changing an image as soon as it is adversarial.
+        eot: gradients averaged per step, for a random model; above 1 there is no early stop, and restarts are compared
+            over as many passes.
 
     Raises `InputError` for an option out of its range, images outside theirs, or a model that is not differentiable.
     Source: Madry et al. 2018, section 2.1.
@@ -42,11 +44,12 @@ class PGD:
     step: float = 0.25
     restarts: int = 1
     target: Target = None
-    loss: str = "cross_entropy"
+    loss: LossLike = "cross_entropy"
     early_stop: bool = False
+    eot: int = 1
 
     def __post_init__(self) -> None:
-        require_count(steps=self.steps, restarts=self.restarts)
+        require_count(steps=self.steps, restarts=self.restarts, eot=self.eot)
         require_positive(step=self.step)
         check_target(self.target)
         get_loss(self.loss)
@@ -63,11 +66,10 @@ class PGD:
         start: Tensor | None = None,
     ) -> Tensor:
         """The adversarial images; `start` (like `x`) replaces the first random start, projected."""
-        steps = Steps(self.steps, self.step, self.early_stop)
+        steps = Steps(self.steps, self.step, self.early_stop, eot=self.eot)
 
         def craft(x: Tensor, y: Tensor) -> Tensor:
-            target = resolve_targets(model, x, y, self.target, generator)
-            objective = Objective(get_loss(self.loss), y, target, threat.changeable(x))
+            objective = build_objective(self.loss, model, x, y, threat, self.target, generator)
             draws = Draws(x, generator)
             if start is None:
                 first = sample(x, threat, draws)
@@ -76,7 +78,7 @@ class PGD:
             worst = ascend(model, x, objective, threat, first, steps)
             for _ in range(1, self.restarts):
                 other = ascend(model, x, objective, threat, sample(x, threat, draws), steps)
-                worst = torch.where(per_sample(_is_worse(model, other, worst, objective), x), other, worst)
+                worst = torch.where(per_sample(_is_worse(model, other, worst, objective, self.eot), x), other, worst)
             return worst
 
         return carry_out(model, x, y, threat, craft)
@@ -94,14 +96,14 @@ class PGD:
         return replace(self, steps=2)
 
 
-def _is_worse(model: nn.Module, other: Tensor, x_adv: Tensor, objective: Objective) -> Tensor:
+def _is_worse(model: nn.Module, other: Tensor, x_adv: Tensor, objective: Objective, eot: int = 1) -> Tensor:
     """For which images (B, bool) `other` is worse than `x_adv`: adversarial where that is not, or of higher loss.
 
     The original of a `fast` copy decides, so that no restart undoes what it has confirmed.
     """
     judge = original(model)
     with frozen(judge), torch.no_grad():
-        old, new = logits_fp32(judge, x_adv), logits_fp32(judge, other)
+        old, new = mean_logits(judge, x_adv, eot), mean_logits(judge, other, eot)
     before, now = (is_adversarial(logits, objective.y, objective.target) for logits in (old, new))
     worse: Tensor = (now & ~before) | ((now == before) & (objective(new) > objective(old)))
     return worse

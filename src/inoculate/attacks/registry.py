@@ -15,6 +15,7 @@ from inoculate.attacks.deepfool import DeepFool
 from inoculate.attacks.fab import FAB
 from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.fmn import FMN
+from inoculate.attacks.hopskipjump import HopSkipJump
 from inoculate.attacks.interop.art import ArtAttack
 from inoculate.attacks.interop.foolbox import FoolboxAttack
 from inoculate.attacks.interop.torchattacks import TorchattacksAttack
@@ -22,11 +23,14 @@ from inoculate.attacks.mifgsm import MIFGSM
 from inoculate.attacks.one_step_target import OneStepTarget
 from inoculate.attacks.patch import Patch
 from inoculate.attacks.pgd import PGD
+from inoculate.attacks.rays import RayS
+from inoculate.attacks.short_ensemble import ShortEnsemble
 from inoculate.attacks.sigma_zero import SigmaZero
 from inoculate.attacks.sparse_rs import SparseRS
 from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError, suggest
-from inoculate.core.options import require_one_of, require_text
+from inoculate.core.options import require_text
+from inoculate.models.loading.factories import import_function
 
 ATTACKS: dict[str, Any] = {
     "fgsm": FGSM(),
@@ -41,12 +45,15 @@ ATTACKS: dict[str, Any] = {
     "apgd_t": APGD(loss="dlr", targets=9),
     "fab_t": FAB(),
     "square": Square(),
+    "short_ensemble": ShortEnsemble(),
     "deepfool": DeepFool(),
     "carlini_wagner": CarliniWagner(),
     "fmn": FMN(),
     "sigma_zero": SigmaZero(),
     "sparse_rs": SparseRS(),
     "patch": Patch(),
+    "hopskipjump": HopSkipJump(),
+    "rays": RayS(),
     "autoattack": AutoAttack(),
     "autoattack_thorough": AutoAttack(termination_ratio=math.inf),
     "autoattack_quick": AutoAttack("quick", targets=3, termination_ratio=0.6),
@@ -62,7 +69,8 @@ def get_attack(name: str, **options: Any) -> Attack:
     Args:
         name: of the table of attacks, or `foolbox:Name`, `torchattacks:Name` or `art:Name` with that library's class
             name.
-        options: fields of the attack to change, such as `steps=20`.
+        options: fields of the attack to change, such as `steps=20`. A `loss` may also be the SPEC of a function of
+            your own, `file.py:function` or `package.module:function`.
 
     Raises `InputError` for an unknown name or option, naming the nearest known one, and for an option out of its range.
     """
@@ -77,6 +85,9 @@ def get_attack(name: str, **options: Any) -> Attack:
         raise InputError(f"attack '{name}' is unknown: {suggest(name, tuple(ATTACKS))}")
     known = tuple(field.name for field in fields(ATTACKS[name]))
     for option in options:
-        require_one_of(known, **{f"option of attack {name}": option})
+        if option not in known:
+            raise InputError(f"attack {name} has no option '{option}': {suggest(option, known)}")
+    if ":" in str(options.get("loss")):
+        options["loss"] = import_function(str(options["loss"]), "loss")
     attack: Attack = replace(ATTACKS[name], **options)
     return attack

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from inoculate.attacks._minimum_norm import NearestAdversarial, find_nearest, find_within, search_unbroken
+from inoculate.attacks._minimum_norm import NearestAdversarial, NearestSearch, search_unbroken
 from inoculate.attacks.base import require_l0
 from inoculate.attacks.gradients import value_and_input_grad
 from inoculate.attacks.losses import Objective
@@ -19,7 +19,7 @@ from inoculate.core.threat import Threat, distance, per_sample
 
 
 @dataclass(frozen=True)
-class SigmaZero:
+class SigmaZero(NearestSearch):
     """The adversarial image with the fewest changed pixels, by descent on the margin and a smooth count of pixels.
 
     For images B×C×H×W in the threat's range, norm l0. The paper counts values; here a pixel counts once, however many
@@ -52,21 +52,6 @@ class SigmaZero:
         require_positive(lr=self.lr, sigma=self.sigma, adjustment=self.adjustment)
         require_nonnegative(threshold=self.threshold)
         check_target(self.target)
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """The nearest adversarial image found, projected; the image itself where none was, or none was needed."""
-        return find_within(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
-
-    def closest(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """The nearest adversarial image found, at any distance; the image itself where none was, or none was needed.
-
-        Of `threat` norm and range matter.
-        """
-        return find_nearest(model, x, y, threat, lambda x, y: self._search(model, x, y, threat, generator))
 
     def shortened(self) -> SigmaZero:
         """The same attack with two steps."""

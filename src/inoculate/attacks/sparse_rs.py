@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from inoculate.attacks import success
 from inoculate.attacks._batching import full_batch
 from inoculate.attacks.base import carry_out, require_l0
-from inoculate.attacks.losses import LOSSES, Objective, logits_fp32
+from inoculate.attacks.losses import Objective, logits_fp32
 from inoculate.attacks.success import verify_adversarial
-from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.attacks.targets import Target, build_objective, check_target
 from inoculate.core.options import require_bool, require_count, require_fraction
 from inoculate.core.rng import Draws, drawn_seed
 from inoculate.core.threat import Threat, per_sample
@@ -63,8 +63,7 @@ class SparseRS:
                 return x.clone()
             # A colour alone changes the logits little: bf16 would not show it.
             with torch.no_grad(), full_precision(model):
-                target = resolve_targets(model, x, y, self.target, generator)
-                objective = Objective(LOSSES["margin"], y, target, threat.changeable(x))
+                objective = build_objective("margin", model, x, y, threat, self.target, generator)
                 return self._search(model, x, objective, Swaps(self, x, threat, generator), Draws(x, generator))
 
         return carry_out(model, x, y, threat, craft)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from inoculate.attacks import success
 from inoculate.attacks._batching import full_batch
 from inoculate.attacks.base import carry_out, refuse_l0
-from inoculate.attacks.losses import LOSSES, Objective, logits_fp32
+from inoculate.attacks.losses import Objective, logits_fp32
 from inoculate.attacks.squares import Squares, lengthen, tiles
 from inoculate.attacks.success import is_adversarial, verify_adversarial
-from inoculate.attacks.targets import Target, check_target, resolve_targets
+from inoculate.attacks.targets import Target, build_objective, check_target
 from inoculate.attacks.termination import check_termination_ratio, is_hopeless, outlook, stages
 from inoculate.core.options import require_bool, require_count, require_fraction
 from inoculate.core.rng import Draws
@@ -37,6 +37,8 @@ class Square:
     Options:
         queries: passes per image at most.
         p: fraction of the pixels that the first squares cover.
+        rescale_schedule: whether the squares shrink over `queries`; else as over 10,000, whatever `queries` is, which
+            is how AutoAttack uses this attack.
         termination_ratio: from a tenth of the queries on (`termination.STAGES`), an image is given up whose missing
             margin exceeds this times what was gained (a fifth of the queries; less later, see `outlook`); infinity for
             never.
@@ -52,13 +54,14 @@ class Square:
     termination_ratio: float = math.inf
     target: Target = None
     early_stop: bool = True
+    rescale_schedule: bool = False
 
     def __post_init__(self) -> None:
         require_count(queries=self.queries)
         require_fraction(p=self.p)
         check_termination_ratio(self.termination_ratio)
         check_target(self.target)
-        require_bool(early_stop=self.early_stop)
+        require_bool(early_stop=self.early_stop, rescale_schedule=self.rescale_schedule)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
@@ -67,7 +70,7 @@ class Square:
 
         def craft(x: Tensor, y: Tensor) -> Tensor:
             draws, part = Draws(x, generator), x[_box(threat)]
-            squares = Squares(self.queries, self.p, part, generator)
+            squares = Squares(self.queries, self.p, part, generator, self.rescale_schedule)
             if threat.norm == "linf":
                 stripes = draws.signs(x.shape[1], 1, part.shape[3]).to(x)
                 start, propose = project(part + threat.eps * stripes, part, threat), squares.linf
@@ -75,8 +78,7 @@ class Square:
                 start, propose = tiles(part, threat, draws), squares.l2 if threat.norm == "l2" else squares.l1
             # Its steps are too small for the three digits of bf16.
             with torch.no_grad(), full_precision(model):
-                target = resolve_targets(model, x, y, self.target, generator)
-                objective = Objective(LOSSES["margin"], y, target, threat.changeable(x))
+                objective = build_objective("margin", model, x, y, threat, self.target, generator)
                 return self._search(model, x, objective, threat, _inside(start, x, objective, threat), propose)
 
         return carry_out(model, x, y, threat, craft)

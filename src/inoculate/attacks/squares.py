@@ -10,14 +10,23 @@ from torch import Tensor
 from inoculate.core.rng import Draws, drawn_seed
 from inoculate.core.threat import Threat, distance, per_sample, project
 
+SCHEDULE_QUERIES = 10_000
+
 
 class Squares:
-    """The squares of each query, shared by all images and decided by the generator: places, side and signs."""
+    """The squares of each query, shared by all images and decided by the generator: places, side and signs.
 
-    def __init__(self, queries: int, p: float, x: Tensor, generator: torch.Generator | None) -> None:
+    `rescale`: their sizes fall as fast as `queries` allow, from the first to the last of the schedule.
+    """
+
+    def __init__(
+        self, queries: int, p: float, x: Tensor, generator: torch.Generator | None, rescale: bool = False
+    ) -> None:
         g = torch.Generator().manual_seed(drawn_seed(generator))
         self.channels, self.height, self.width = x.shape[1:]
-        areas = [p * size_schedule(query) * self.height * self.width for query in range(queries)]
+        pace = SCHEDULE_QUERIES / queries if rescale else 1
+        area = p * self.height * self.width
+        areas = [area * size_schedule(round(query * pace)) for query in range(queries)]
         side = torch.tensor([max(round(math.sqrt(area)), 1) for area in areas])
         self.side = side.clamp_max(min(self.height, self.width)).to(x.device)
         # Corners of two squares, as fractions of the room that their side leaves.
@@ -73,7 +82,7 @@ class Squares:
 
 
 def size_schedule(query: int) -> float:
-    """The area of the squares at this query relative to the first (section 4 of the paper, for 10,000 queries)."""
+    """The area of the squares at this query relative to the first (section 4, for `SCHEDULE_QUERIES` queries)."""
     halvings = sum(query > bound for bound in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000))
     return 0.5**halvings
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from inoculate.attacks.gradients import ValueAndGrad
 from inoculate.attacks.losses import Objective, logits_fp32
+from inoculate.core.calls import predicted_classes
 from inoculate.core.modes import frozen
 from inoculate.core.threat import per_sample
 from inoculate.models.acceleration.fast import original
@@ -19,8 +20,12 @@ def is_adversarial(logits: Tensor, y: Tensor, target: Tensor | None = None) -> T
 
     An image whose own class is its target is adversarial when it is misclassified.
     """
-    predicted = logits.argmax(dim=1)
-    wrong: Tensor = predicted != y
+    return is_adversarial_class(logits.argmax(dim=1), y, target)
+
+
+def is_adversarial_class(predicted: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """The same by the predicted classes (B, int64)."""
+    wrong = predicted != y
     return wrong if target is None else torch.where(target == y, wrong, predicted == target)
 
 
@@ -43,8 +48,8 @@ def verify_adversarial(
 def evaluate_adversarial(model: nn.Module, x_adv: Tensor, objective: Objective) -> Tensor:
     """Which images (B, bool) are adversarial after one pass through `model`, verified on the original model."""
     with torch.no_grad():
-        logits = logits_fp32(model, x_adv)
-    candidates = is_adversarial(logits, objective.y, objective.target)
+        predicted = predicted_classes(model, x_adv)
+    candidates = is_adversarial_class(predicted, objective.y, objective.target)
     return verify_adversarial(model, x_adv, candidates, objective.y, objective.target)
 
 

@@ -3,14 +3,51 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
+from inoculate.attacks.base import Attack, Ensemble
 from inoculate.core.errors import InputError
+from inoculate.core.threat import Norm
 
 STAGES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # fractions of the budget after which runs are judged
 Number = TypeVar("Number", float, Tensor)
+
+
+@runtime_checkable
+class Terminating(Protocol):
+    """An attack, a frozen dataclass, that can end runs which look hopeless; with an infinite ratio it ends none."""
+
+    @property
+    def termination_ratio(self) -> float: ...
+
+
+def terminates(attack: Attack) -> bool:
+    """Whether an attack, other than an ensemble, may end runs early."""
+    return isinstance(attack, Terminating) and attack.termination_ratio < math.inf
+
+
+def with_full_budget(attack: Attack) -> Attack:
+    """The same attack, which ends no run early."""
+    if not terminates(attack):
+        return attack
+    dataclass_instance: Any = attack
+    full: Attack = replace(dataclass_instance, termination_ratio=math.inf)
+    return full
+
+
+@dataclass(frozen=True, eq=False)
+class FullBudget:
+    """Those members of an ensemble that may end runs early, which here end none."""
+
+    ensemble: Ensemble
+
+    def members(self, classes: int, norm: Norm = "linf") -> Mapping[str, Attack]:
+        members = self.ensemble.members(classes, norm)
+        return {name: with_full_budget(each) for name, each in members.items() if terminates(each)}
 
 
 def check_termination_ratio(value: object) -> None:

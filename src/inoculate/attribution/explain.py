@@ -19,6 +19,7 @@ from inoculate.attribution.features import last_maps
 from inoculate.attribution.fragility import fragility
 from inoculate.attribution.maps import grad_cam_on, integrated_gradients
 from inoculate.attribution.stability import attribution_change, stability
+from inoculate.core.errors import InputError
 from inoculate.core.modes import frozen
 from inoculate.core.progress import Progress
 from inoculate.core.rng import seeded
@@ -112,6 +113,8 @@ def explain(
     with seeded(seed, "prepare"):
         network, matched = match_classes(resolve_model(model, images, options.device), images)
         classifier = prepare(network, matched)
+    if classifier.labels_only:
+        raise InputError("the model gives labels only, and an explanation needs its gradient")
     earlier = None if before is None else match_classes(resolve_model(before, images, options.device), images)[0]
     images, fitting = matched, batch_within_memory(classifier, matched)
     require_fitting_mask(threat, images)
@@ -152,7 +155,7 @@ def _choose(
     first = data.subset(range(min(len(data), 4 * max(amounts.stability, amounts.fragility, 32))))
     known = options.evaluation
     clean = measure_clean(classifier, first, settings) if known is None else known.per_image[known[0]]
-    require_finite(clean, classifier.classes)
+    require_finite(clean, classifier)
     right = clean.right[: len(first)]
     shown = choose_images(first, right, amounts.images) if options.shown is None else list(options.shown)
     part = first.subset(range(min(len(first), amounts.fragility)))

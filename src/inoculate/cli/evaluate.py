@@ -6,19 +6,21 @@ from typing import Any
 
 import typer
 
-from inoculate.cli import options
+from inoculate.cli import options, threat_options
 from inoculate.cli.evaluation_files import write_files, write_page
 from inoculate.cli.output import print_notes, print_warnings, require_writable_places
 from inoculate.cli.parsers import masked, parse_attacks, parse_corruptions, parse_movements, parse_threats, pick_device
-from inoculate.cli.reading_options import reads_images
+from inoculate.cli.reading_options import adapts_attacks, reads_images
 from inoculate.data.preprocessing import Preprocessing
 
 
+@adapts_attacks
 @reads_images
 def evaluate(
     model: options.Model,
     data: options.Data,
     preprocessing: Preprocessing,
+    adaptation: dict[str, Any],
     weights: options.Weights = None,
     pretrained: options.Pretrained = False,
     outputs: options.Outputs = "logits",
@@ -31,10 +33,10 @@ def evaluate(
     attack: options.Attacks = "fgsm,pgd",
     norm: options.Norms = "linf",
     eps: options.EpsList = "8/255",
-    mask: options.Mask = None,
-    corruptions: options.Corruptions = None,
-    severity: options.Severities = "1-5",
-    spatial: options.Spatial = None,
+    mask: threat_options.Mask = None,
+    corruptions: threat_options.Corruptions = None,
+    severity: threat_options.Severities = "1-5",
+    spatial: threat_options.Spatial = None,
     precision: options.Precision = "fast",
     time_budget: options.TimeBudget = None,
     checks: options.Checks = True,
@@ -65,7 +67,7 @@ def evaluate(
     from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
 
-    threats, attacks = parse_threats(norm, eps), resolve_attacks(parse_attacks(attack))
+    threats, attacks = parse_threats(norm, eps), resolve_attacks(parse_attacks(attack), adaptation)
     corrupted, movements = parse_corruptions(corruptions, severity), parse_movements(spatial)
     place, others = pick_device(device), {spec: spec for spec in surrogate or ()}
     settings = EvaluationOptions(

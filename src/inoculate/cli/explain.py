@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from inoculate.cli import options
+from inoculate.cli import options, threat_options
 from inoculate.cli.output import print_notes, print_report, print_warnings
 from inoculate.cli.parsers import masked, pick_device
-from inoculate.cli.reading_options import reads_images
+from inoculate.cli.reading_options import adapts_attacks, reads_images
 from inoculate.data.preprocessing import Preprocessing
 
 Before = Annotated[
@@ -17,12 +17,14 @@ Before = Annotated[
 Images = Annotated[int, options.topic_option("--images", options.DATA, "Number of images that are shown.", min=1)]
 
 
+@adapts_attacks
 @reads_images
 def explain(
     model: options.Model,
     data: options.Data,
     out: options.Out,
     preprocessing: Preprocessing,
+    adaptation: dict[str, Any],
     weights: options.Weights = None,
     pretrained: options.Pretrained = False,
     outputs: options.Outputs = "logits",
@@ -37,7 +39,7 @@ def explain(
     attack: options.Attack = "pgd",
     norm: options.Norm = "linf",
     eps: options.Eps = "8/255",
-    mask: options.Mask = None,
+    mask: threat_options.Mask = None,
     batch_size: options.AutoBatchSize = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -52,12 +54,13 @@ def explain(
     from inoculate.attribution.explanation import Amounts
     from inoculate.cli.progress import Steps
     from inoculate.core.threat import Threat, parse_eps
-    from inoculate.evaluation.inputs import load_images, random_weights_warning
+    from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attack
     from inoculate.models.classes import match_classes
     from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
     from inoculate.report.write import write_report
 
+    attack_name, chosen = resolve_attack(attack, adaptation)
     threat = Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
     require_writable(out)
     needed = expected_preprocessing(model, pretrained=pretrained, weights=weights, normalize=normalize)
@@ -70,10 +73,10 @@ def explain(
     place = pick_device(device)
     network, dataset = match_classes(network.to(place), dataset, class_names, classes)  # type: ignore[arg-type]
     (threat,) = masked([threat], mask, dataset)
-    settings = ExplainOptions(seed=seed, batch_size=batch_size, name=model, device=place)
+    settings = ExplainOptions(seed=seed, batch_size=batch_size, name=model, device=place, attack_name=attack_name)
     with Steps() as steps:
         found = run(
-            network, dataset, attack, threat, amounts=Amounts(images=images), before=before,
+            network, dataset, chosen, threat, amounts=Amounts(images=images), before=before,
             options=settings, progress=steps,
         )  # fmt: skip
     found.save(out)

@@ -16,6 +16,7 @@ from inoculate.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from inoculate.core.row import Row
+    from inoculate.evaluation.checks import Check
     from inoculate.hardening.result import Hardened
 
 
@@ -81,14 +82,28 @@ def print_result(found: Hardened) -> None:
     training = found.facts.training
     typer.echo(f"{found.method}: {training.reason}; augmentation {training.augment}")
     print_accuracies(found.before, found.after)
+    print_checks(found.checks)
     print_warnings(found.warnings)
     files = "weights, README.md (robustness card), results.json" + (", model.onnx" if found.onnx is not None else "")
     typer.echo(f"{found.folder}: {files}")
 
 
+def print_checks(checks: Sequence[Check]) -> None:
+    """Print in one line whether the accuracies can be trusted."""
+    from inoculate.hardening.masking import failed_checks
+
+    failed = failed_checks(checks)
+    made = sum(check.passed is not None for check in checks)
+    verdict = f"FAILED: {', '.join(failed)}" if failed else "no alarm"
+    typer.echo(f"checks: {verdict} ({made} of {len(checks)} made)")
+
+
 def print_accuracies(before: Sequence[Row], after: Sequence[Row]) -> None:
     """Print accuracies before and after, side by side."""
+    from inoculate.core.results import early_termination_words
+
     typer.echo(f"{'':18}{'before':>8}{'after':>8}   95 % interval, {after[0].n} test images")
     for old, new in zip(before, after, strict=True):
         name = "clean" if new.attack == "none" else f"{new.attack} {new.eps:.4g}"
-        typer.echo(f"{name:18}{old.accuracy:8.1%}{new.accuracy:8.1%}   [{new.ci_low:.1%}, {new.ci_high:.1%}]")
+        interval = f"[{new.ci_low:.1%}, {new.ci_high:.1%}]  {early_termination_words(new)}".rstrip()
+        typer.echo(f"{name:18}{old.accuracy:8.1%}{new.accuracy:8.1%}   {interval}")

@@ -12,7 +12,7 @@ MODEL, DATA, ATTACK, TRAINING, RUN, OUTPUT = "Model", "Data", "Attack", "Trainin
 
 MODEL_SPEC = (
     "timm or torchvision name, wideresnet28_10 …, hf-hub:owner/name, hf:folder, package.module:factory, "
-    "file.py:factory, a trained folder, a TorchScript or an ONNX file."
+    "file.py:factory, a trained folder, a TorchScript or an ONNX file, http://127.0.0.1:8000/predict."
 )
 
 
@@ -33,8 +33,8 @@ Outputs = Annotated[
     topic_option(
         "--outputs",
         MODEL,
-        "What the model returns: logits, probabilities, log-probabilities, sigmoid, single-logit, background-first or "
-        "background-last.",
+        "What the model returns: logits, probabilities, log-probabilities, sigmoid, single-logit, labels, "
+        "background-first or background-last.",
     ),
 ]
 Normalize = Annotated[
@@ -64,6 +64,12 @@ Limit = Annotated[
     int | None, topic_option("--limit", DATA, "Use only this many images, balanced over the classes.", min=1)
 ]
 
+Sources = Annotated[
+    list[str] | None,
+    topic_option(
+        "--source", ATTACK, "What examples are crafted on: a --model, or several as a+b (mean logits). Repeatable."
+    ),
+]
 Attacks = Annotated[
     str, topic_option("--attack", ATTACK, "Attacks, separated by commas: fgsm, pgd, autoattack …, foolbox:PGD, art:…")
 ]
@@ -77,23 +83,6 @@ EpsList = Annotated[
     topic_option("--eps", ATTACK, "Sizes in units of [0, 1] (l0: pixels), separated by commas: 0.01,8/255."),
 ]
 Eps = Annotated[str, topic_option("--eps", ATTACK, "Perturbation size in units of [0, 1] (l0: pixels): 8/255.")]
-Mask = Annotated[
-    str | None,
-    topic_option(
-        "--mask", ATTACK, "Pixels that may change: a picture (white may change, black stays), center:0.5 or border:2."
-    ),
-]
-Corruptions = Annotated[
-    str | None,
-    topic_option(
-        "--corruptions", ATTACK, "Common corruptions too: all, noise, blur, weather, digital, gaussian_noise …"
-    ),
-]
-Severities = Annotated[str, topic_option("--severity", ATTACK, "Severities of the corruptions: 3, 1,5 or 1-5.")]
-Spatial = Annotated[
-    str | None,
-    topic_option("--spatial", ATTACK, "Rotations and shifts too: 30,3 for ±30° and ±3 pixels, 30,10% for a share."),
-]
 Precision = Annotated[
     str, topic_option("--precision", ATTACK, "How attacks are crafted: fast or exact. Evaluation is always exact.")
 ]

@@ -93,6 +93,13 @@ def parse_preprocessing(*, image_size: str | None, value_range: str | None, **ot
     )
 
 
+def parse_adaptation(**options: Any) -> dict[str, Any]:
+    """The options of attacks that were given; the number of a target class as a number."""
+    if re.fullmatch(r"[0-9]+", str(options["target"])):
+        options["target"] = int(options["target"])
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def parse_method_options(texts: list[str] | None) -> dict[str, Any]:
     """Options such as `["steps=7", "own=false"]` as numbers and truth values; raises `InputError` for anything else."""
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Options that say how images are read, the same for every command that reads images."""
+"""Options that several commands share and that make up one value, such as how images are read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from inoculate.cli.options import DATA, topic_option
-from inoculate.cli.parsers import parse_preprocessing
+from inoculate.cli.options import ATTACK, DATA, topic_option
+from inoculate.cli.parsers import parse_adaptation, parse_preprocessing
 
 # The fields of `inoculate.data.preprocessing.Preprocessing`.
 READING: dict[str, Any] = {
@@ -34,16 +34,44 @@ READING: dict[str, Any] = {
 }
 
 
+# Options of the registry's attacks, for those that have them.
+ADAPTING: dict[str, Any] = {
+    "target": Annotated[
+        str | None,
+        topic_option("--target", ATTACK, "Attack towards a class: its number, least_likely, second or random."),
+    ],
+    "loss": Annotated[
+        str | None,
+        topic_option(
+            "--loss", ATTACK, "What attacks maximise: cross_entropy, margin, dlr, or your own, file.py:function."
+        ),
+    ],
+    "restarts": Annotated[int | None, topic_option("--restarts", ATTACK, "Starts of each attack.")],
+    "eot": Annotated[int | None, topic_option("--eot", ATTACK, "Gradients averaged per step, for a random model: 20.")],
+}
+
+
 def reads_images(command: Callable[..., None]) -> Callable[..., None]:
     """The command with the options of `Preprocessing` in place of its parameter `preprocessing`."""
+    return _with_options(command, "preprocessing", READING, parse_preprocessing)
+
+
+def adapts_attacks(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with options of attacks in place of its parameter `adaptation`, a dictionary of those given."""
+    return _with_options(command, "adaptation", ADAPTING, parse_adaptation)
+
+
+def _with_options(
+    command: Callable[..., None], parameter: str, options: dict[str, Any], parse: Callable[..., Any]
+) -> Callable[..., None]:
     own = inspect.signature(command, eval_str=True)
-    others = [each for name, each in own.parameters.items() if name != "preprocessing"]
-    added = [own.parameters["preprocessing"].replace(name=n, annotation=a, default=None) for n, a in READING.items()]
+    others = [each for name, each in own.parameters.items() if name != parameter]
+    added = [own.parameters[parameter].replace(name=n, annotation=a, default=None) for n, a in options.items()]
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        preprocessing = parse_preprocessing(**{name: values.pop(name) for name in READING})
-        command(**values, preprocessing=preprocessing)
+        value = parse(**{name: values.pop(name) for name in options})
+        command(**values, **{parameter: value})
 
     run.__signature__ = own.replace(parameters=[*others, *added])  # type: ignore[attr-defined]
     return run

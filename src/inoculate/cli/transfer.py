@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from inoculate.cli import options
+from inoculate.cli import options, threat_options
 from inoculate.cli.output import print_notes, print_table, print_warnings, require_writable_places
 from inoculate.cli.parsers import masked, parse_threats, pick_device
-from inoculate.cli.reading_options import reads_images
+from inoculate.cli.reading_options import adapts_attacks, reads_images
 from inoculate.core.errors import InputError
 from inoculate.data.preprocessing import Preprocessing
 
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 WIDEST = 16  # characters of a model's name in a table; longer ones are given letters
 
 
+@adapts_attacks
 @reads_images
 def transfer(
     model: options.Models,
     data: options.Data,
     preprocessing: Preprocessing,
+    adaptation: dict[str, Any],
     pretrained: options.Pretrained = False,
     outputs: options.Outputs = "logits",
     normalize: options.Normalize = None,
@@ -34,10 +36,11 @@ def transfer(
     split: options.Split = "test",
     data_root: options.DataRoot = None,
     limit: options.Limit = None,
+    source: options.Sources = None,
     attack: options.Attack = "mifgsm",
     norm: options.Norms = "linf",
     eps: options.EpsList = "8/255",
-    mask: options.Mask = None,
+    mask: threat_options.Mask = None,
     precision: options.Precision = "fast",
     seed: options.Seed = 0,
     batch_size: options.AutoBatchSize = None,
@@ -57,7 +60,7 @@ def transfer(
     from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
 
-    threats, chosen = parse_threats(norm, eps), resolve_attack(attack)[1]
+    threats, (name, chosen) = parse_threats(norm, eps), resolve_attack(attack, adaptation)
     if len(set(model)) < len(model):
         raise InputError("a model is given twice: name each --model once")
     require_writable_places((json_file,), (out,))
@@ -72,7 +75,7 @@ def transfer(
             print_warnings(random_weights_warning(spec))
     images = fit_channels(images, networks[model[0]], preprocessing)
     threats = masked(threats, mask, images)
-    settings = TransferOptions(precision, name=attack, class_names=class_names, classes=classes)  # type: ignore[arg-type]
+    settings = TransferOptions(precision, name=name, class_names=class_names, classes=classes, sources=source)  # type: ignore[arg-type]
     with Steps() as steps:
         found = run(
             networks, images, chosen, threats, batch_size=batch_size, seed=seed, options=settings, progress=steps

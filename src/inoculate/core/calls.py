@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 from inoculate.core.deadline import OutOfTimeError
 from inoculate.core.errors import InputError, one_line
-from inoculate.core.outputs import describe_output, logits_of, place_of_logits
+from inoculate.core.outputs import describe_output, labels_in, logits_of, place_of_logits
+
+LABELS_ONLY = (
+    "the model gives labels only: attack it with hopskipjump or rays, which need no more; "
+    "everything else needs an output per class"
+)
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,33 @@ def call(model: nn.Module, x: Tensor) -> Tensor:
 
     `x` stays as it is. Raises `InputError` where the model does not take the images, or returns anything else.
     """
+    return _outputs(_run(model, x), model, x)
+
+
+def predicted_classes(model: nn.Module, x: Tensor) -> Tensor:
+    """The class (B, int64) that `model` gives each image (B×C×H×W): its label, else that of its largest output.
+
+    Raises `InputError` where the model does not take the images, or returns neither labels nor an output per class.
+    """
+    found = labels_or_outputs(model, x)
+    if not found.is_floating_point():
+        return found
+    if found.ndim == 1 or found.shape[1] == 1:
+        raise single_output(found)
+    return found.argmax(dim=1)
+
+
+def labels_or_outputs(model: nn.Module, x: Tensor) -> Tensor:
+    """The labels (B, int64) of a model that gives labels only, else its outputs, as `call` returns them."""
+    output = _run(model, x)
+    labels = labels_in(output, len(x))
+    return _outputs(output, model, x) if labels is None else labels.to(x.device)
+
+
+def _run(model: nn.Module, x: Tensor) -> Any:
+    """What `model` returns for images; of logits inside of a container, these."""
     try:
-        output = logits_of(model(x if takes_hooks(model) else x.clone()))
+        return logits_of(model(x if takes_hooks(model) else x.clone()))
     except (InputError, OutOfTimeError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # whatever the user's code raises
@@ -57,11 +87,17 @@ def call(model: nn.Module, x: Tensor) -> Tensor:
             "load the data at the model's image size and channels, --image-size and --channels, in Python "
             "load_data(…, image_size=…, channels=…)"
         ) from error
+
+
+def _outputs(output: Any, model: nn.Module, x: Tensor) -> Tensor:
+    """`output` of `model` for the images `x`; raises `InputError` where it is not floats, B×K or B."""
     if not isinstance(output, Tensor):
         raise InputError(
             f"the model returns {type(output).__name__}, not a tensor: let its forward return the logits"
             f"{describe_output(output, len(x))}"
         )
+    if labels_in(output, len(x)) is not None:
+        raise InputError(LABELS_ONLY)
     if not output.is_floating_point() or output.layout is not torch.strided:
         kind = str(output.dtype if output.layout is torch.strided else output.layout).removeprefix("torch.")
         raise InputError(
@@ -72,7 +108,7 @@ def call(model: nn.Module, x: Tensor) -> Tensor:
             f"the model gives outputs of shape {tuple(output.shape)} for {len(x)} images{behaviour(model).form}: "
             f"it must give one logit per class, {len(x)}×K"
         )
-    return output
+    return output.to(x.device)
 
 
 def single_output(outputs: Tensor) -> InputError:

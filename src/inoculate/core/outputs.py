@@ -1,10 +1,12 @@
-"""The logits in what a model returns."""
+"""The logits, or the labels, in what a model returns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import torch
 from torch import Tensor
 
 KEYS = ("logits", "out")  # the entry of a mapping that holds the logits
@@ -19,15 +21,28 @@ class _HasLogits(Protocol):
 def logits_of(output: Any) -> Any:
     """The logits in what a model returned: a tensor itself, or what `place_of_logits` names.
 
-    Anything else is returned as it is.
+    An array or list of whole numbers becomes a tensor. Anything else is returned as it is.
     """
     found = output
     while not isinstance(found, Tensor):
+        if (tensor := _as_tensor(found)) is not None:
+            return tensor
         entry = _entry(found)
         if entry is None:
             return output
         found = entry[1]
     return found
+
+
+def labels_in(output: Any, n: int) -> Tensor | None:
+    """The labels (B, int64) of `n` images, where a model returned them and nothing else; None for any other output.
+
+    Whole numbers or truth values, B or B×1. Floats are never taken for labels.
+    """
+    found = logits_of(output)
+    if not isinstance(found, Tensor) or found.is_floating_point() or found.is_complex() or found.shape[:1] != (n,):
+        return None
+    return found.long().flatten() if found.shape[1:] in ((), (1,)) else None
 
 
 def place_of_logits(output: Any) -> str:
@@ -52,6 +67,15 @@ def describe_output(output: Any, n: int) -> str:
         for place, tensor in found[:DESCRIBED]
     ]
     return f" ({', '.join(shapes)}{', …' if len(found) > DESCRIBED else ''})" if found else ""
+
+
+def _as_tensor(value: Any) -> Tensor | None:
+    """An array, list or tuple of whole numbers as a tensor; None for anything else."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biu":
+        return torch.from_numpy(np.ascontiguousarray(value, np.int64))  # torch knows few unsigned types
+    if isinstance(value, list | tuple) and value and all(isinstance(each, int | np.integer) for each in value):
+        return torch.tensor([int(each) for each in value])
+    return None
 
 
 def _entry(output: Any) -> tuple[str, Any] | None:

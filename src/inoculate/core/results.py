@@ -26,6 +26,14 @@ def size_of(row: Row) -> str:
     return row.movements or (f"severity {row.severity}" if row.severity else "")
 
 
+def early_termination_words(row: Row) -> str:
+    """What the audit of early termination says of a row; empty where no run can have been ended early."""
+    if row.hidden is None:
+        return ""
+    hidden = f"at most {100 * row.hidden:.1f} points" if row.hidden else "nothing"
+    return f"early termination hides {hidden} ({row.audited_broken} of {row.audited} fell under the full budget)"
+
+
 def table_of(rows: Iterable[Row]) -> dict[str, list[Any]]:
     """The fields of the rows as columns of equal length: `pandas.DataFrame(table_of(rows))`."""
     rows = list(rows)

@@ -84,6 +84,14 @@ class Draws:
         signs: Tensor = (self.uniform(*shape) < 0.5) * 2.0 - 1
         return signs
 
+    def streams(self) -> list[torch.Generator]:
+        """A generator on the CPU for each image, for very many numbers."""
+        import torch
+
+        self._calls += 1
+        seeds = _shift(_mix(self._keys + self._calls), 1).tolist()
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
     def integers(self, high: int) -> Tensor:
         """One whole number from 0 to `high` − 1 per image: B, int64."""
         numbers: Tensor = (self.uniform() * high).long().clamp_max(high - 1)

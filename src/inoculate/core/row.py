@@ -8,6 +8,7 @@ from typing import Any
 from inoculate.core.stats import wilson
 
 UNION = "union"  # the norm of a row that counts the worst over several norms
+AUDIT_FIELDS = ("audited", "audited_broken", "hidden")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,15 @@ class Row:
         movements: the rotations and translations that were tried, in words, under norm `spatial`.
         mask: the name of the mask of the pixels that the attack may change; empty where it may change all.
         threats: of a union, each norm with its eps, such as `linf 0.1, l2 1.5`.
+        audited, audited_broken: of the images that stand although the attack may have ended runs on them early, how
+            many it attacked again with its full budget, and how many of these it then broke. None where no run can
+            have been ended early.
+        hidden: the most accuracy, in [0, 1], that early termination can have hidden (95 %, one-sided Clopper–Pearson):
+            the accuracy under the full budget is at least `accuracy - hidden`.
+        queries: of the attack for an image on average, where the model is a black box (labels only, or an endpoint).
+        target: of a targeted attack the class or the rule, else None.
+        tried, reached: of a targeted attack the images of other classes that were driven to the target, and those of
+            them that are taken for it; else None.
     """
 
     dataset: str
@@ -48,6 +58,13 @@ class Row:
     mask: str = ""
     movements: str = ""
     threats: str = ""
+    audited: int | None = None
+    audited_broken: int | None = None
+    hidden: float | None = None
+    queries: float | None = None
+    target: str | None = None
+    tried: int | None = None
+    reached: int | None = None
 
     @property
     def key(self) -> str:

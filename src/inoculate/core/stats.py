@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,36 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float
     return low, high
 
 
-def mcnemar(before: NDArray[Any], after: NDArray[Any]) -> float:
-    """Return the two-sided p-value of McNemar's exact test on two paired bool arrays.
+def proportion_upper(count: int, n: int, confidence: float = 0.95) -> float:
+    """Return the one-sided upper bound of a proportion in [0, 1] of which `count` of `n` random draws are known.
 
-    The null hypothesis: images change from wrong to right as often as from right to wrong.
+    Raises `ValueError` unless 0 <= count <= n. Source: Clopper and Pearson (1934), Biometrika 26, 404–413.
+    """
+    if not 0 <= count <= n:
+        raise ValueError(f"a bound needs 0 <= count <= n, got count={count}, n={n}")
+    if count == n:
+        return 1.0
+    from scipy.special import betaincinv
+
+    return float(betaincinv(count + 1, n - count, confidence))
+
+
+def exceeds_rate(count: int, n: int, rate: float) -> float:
+    """Return the one-sided p-value of the exact binomial test that `count` of `n` come from more than `rate`."""
+    if not count:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(count, n, rate, alternative="greater").pvalue)
+
+
+def mcnemar(
+    before: NDArray[Any], after: NDArray[Any], alternative: Literal["two-sided", "greater", "less"] = "two-sided"
+) -> float:
+    """Return the p-value of McNemar's exact test on two paired bool arrays.
+
+    The null hypothesis: images change from wrong to right as often as from right to wrong. The alternative `greater`:
+    more often.
     Both have shape (images,). Raises `ValueError` when the shapes differ. Source: McNemar (1947), exact binomial form.
     """
     before, after = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
@@ -45,7 +71,7 @@ def mcnemar(before: NDArray[Any], after: NDArray[Any]) -> float:
         return 1.0
     from scipy.stats import binomtest
 
-    return float(binomtest(gained, gained + lost, 0.5).pvalue)
+    return float(binomtest(gained, gained + lost, 0.5, alternative).pvalue)
 
 
 def paired_gain(

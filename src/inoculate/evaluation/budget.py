@@ -17,6 +17,7 @@ from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.engine import Settings, measure_attack
 from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.termination import measure_audited
 from inoculate.models.classifier import Classifier
 
 FIRST_CHUNK = 8  # images attacked before it is known how long one takes
@@ -94,7 +95,7 @@ def measure_attacks(
             progress = _progress(observer, attacks, each, budget, (covered + place * portion, portion))
             own = replace(settings, progress=progress, deadline=None if budget is None else budget.deadline)
             with seeded(settings.seed, each.name, number):
-                found = measure_attack(classifier, data, each.attack, each.threats, clean.right & chunk, own)
+                found = measure_audited(classifier, data, each.attack, each.threats, clean.right & chunk, own)
             found = [_restrict(result, chunk, clean) for result in found]
             before = results[place]
             results[place] = [_merge(*pair) for pair in zip(before, found, strict=True)] if before else found
@@ -155,9 +156,13 @@ def _merge(one: PerSampleResult, other: PerSampleResult) -> PerSampleResult:
     """Results on disjoint chunks as one."""
     both = one.copy(
         seconds=one.seconds + other.seconds,
+        queries=None if one.queries is None or other.queries is None else one.queries + other.queries,
         right=one.right & other.right,
         broken_by=torch.where(other.finished, other.broken_by, one.broken_by),
         finished=one.finished | other.finished,
+        terminated=one.terminated | other.terminated,
+        audited=one.audited | other.audited,
+        target=None if one.target is None or other.target is None else one.target.maximum(other.target),
     )
     both.take(other, other.finished)
     return both

@@ -4,39 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from math import ceil
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from inoculate.attacks._batching import full_batch
 from inoculate.attacks.base import Attack, shortened
-from inoculate.attacks.fgsm import FGSM
-from inoculate.attacks.gradients import value_and_input_grad
-from inoculate.attacks.losses import Objective, get_loss
-from inoculate.attacks.pgd import PGD
-from inoculate.attacks.square import Square
+from inoculate.attacks.gradients import lacks_gradient
 from inoculate.core.errors import InputError
 from inoculate.core.modes import frozen
-from inoculate.core.rng import Draws
-from inoculate.core.stats import mcnemar
-from inoculate.core.threat import Threat, sample
+from inoculate.core.stats import exceeds_rate, mcnemar, proportion_upper
+from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.engine import Settings
+from inoculate.evaluation.extra_outputs import find_attraction
+from inoculate.evaluation.panel import SHORT, Panel
 from inoculate.evaluation.passes import GRADIENT, counted
 from inoculate.evaluation.per_sample import PerSampleResult
-from inoculate.evaluation.sample import NOTHING, Cost, Known, Sample, affordable, per_image
+from inoculate.evaluation.sample import ENOUGH, FEW, NOTHING, SIGNIFICANT, Known, Sample, affordable, per_image
 from inoculate.models.classifier import Classifier
 
-LEAST_IMAGES = 8  # classified correctly: with fewer, McNemar's test cannot tell two attacks apart at `SIGNIFICANT`
+GAP = 0.08  # of the images: what the checks must be able to see
+LEAST_IMAGES = 20  # of which one is enough for an alarm: with a gap of `GAP` there is one in four of five samples
 MOST_ZERO = 0.05  # of the images may have no gradient
-SIGNIFICANT = 0.01  # the p-value below which a difference between two attacks counts
+HONEST = 0.02  # of the images: what a weaker attack may break beyond PGD on a network without masked gradients
 NEARER = 0.9  # of the images; on networks without masked gradients it is all of them
-MASKED = "gradients are probably masked; run square and autoattack, and believe the lowest number"
 UNDECIDED_IN_L0 = "not checked: in l0 random search beats gradients on honest models too, run sparse_rs beside them"
-SQUARE, SHORT, LONG = Square(queries=200), PGD(steps=10), PGD(steps=50, step=0.1)
-UNBOUNDED = PGD(steps=20, step=0.25)
+MASKED = "gradients are probably masked; run square and autoattack, and believe the lowest number"
 
 
 @dataclass(frozen=True)
@@ -57,66 +50,62 @@ def run_checks(
     surrogates: Mapping[str, Classifier] | None = None,
     known: Known = NOTHING,
 ) -> list[Check]:
-    """Check a classifier and the attacks on up to 64 images of the data, at one threat.
+    """Check a classifier and the attacks on some images of the data, at one threat.
 
-    Range and ball are enforced on every image of every evaluation. `surrogates` are other classifiers of the same
-    images, from which examples are transferred. `known` is what the evaluation found, and how many passes may be made:
-    fewer passes, fewer images, and a check with too few does not pass but was not made. `settings.progress` counts
-    passes. A model without gradients is checked as far as that goes.
+    The sample has `ENOUGH` images that the classifier gets right, if the data have so many: a gap of 8 points between
+    two attacks is then seen in four of five samples. Range and ball are enforced on every image of every evaluation.
+    `surrogates` are other classifiers of the same images, from which examples are transferred. `known` is what the
+    evaluation found, and how many passes may be made: fewer passes, fewer images, and a check with too few to see such
+    a gap does not pass but was not made. `settings.progress` counts passes. A model without gradients is checked as far
+    as that goes.
     """
     observer = _Progress(settings.progress, known.passes)
     with counted(classifier, *(surrogates or {}).values(), observer=observer) as passes:
         sample = Sample.draw(classifier, data, threat, settings, known, passes)
-        observer.begin(int(sample.clean.sum()) * _most_passes(sample, len(attacks), len(surrogates or {})))
-        checks = _run(sample, attacks, surrogates or {})
+        panel = Panel(sample, attacks, surrogates or {})
+        observer.begin(int(sample.clean.sum()) * panel.most_passes)
+        checks = _run(panel)
+        if sample.clean.any() and not classifier.labels_only:
+            checks += check_extra_outputs(sample, data.labels.bincount().nonzero().squeeze(1))
     observer.end()
     return checks
 
 
-def _run(sample: Sample, attacks: Mapping[str, Attack], surrogates: Mapping[str, Classifier]) -> list[Check]:
+def _run(panel: Panel) -> list[Check]:
     """The checks in the order of their cost; what one of them leaves of the passes is the next one's."""
-    if not sample.clean.any():
+    if not panel.sample.clean.any():
         return [Check("images", None, "the model gets none of the images right: there is nothing to attack")]
-    checks = [_check_zero_eps(sample, attacks)]
+    checks = check_zero_eps(panel)
+    if panel.sample.classifier.labels_only:
+        names = ("gradients", "a very large eps", "more steps", "random noise", "gradient-free", "transfer")
+        return [*checks, *(Check(name, None, "– (the model gives labels only)") for name in names)]
     try:
-        gradients = _check_gradients(sample)
+        checks += check_gradients(panel)
     except InputError:
         message = "no gradient reaches the images: only gradient-free attacks count, use square"
         return [*checks, Check("gradients", None, message)]
-    fgsm = sample.measure(FGSM(), per_image(3), share=0.2)
-    noise = sample.measure(_Noise(), per_image(1), share=0.1)
-    short = sample.measure(SHORT, _steps(SHORT.steps), share=0.4)
-    steps, long = _longer(sample)
-    large = _check_large_eps(sample)
-    checks += [gradients, large, _compare(sample, "more steps", (f"{steps} steps of PGD", long), ("10 steps", short))]
-    checks.append(_check_noise(sample, fgsm, noise))
-    best = replace(long, right=short.right & long.right, finished=short.finished & long.finished)
-    others: list[tuple[str, str, Attack, Cost]] = []
-    if sample.threat.norm == "l0":
-        checks.append(Check("gradient-free", None, UNDECIDED_IN_L0))
-    else:
-        others.append(("gradient-free", "Square without gradients", SQUARE, partial(_square_passes, sample)))
-    others += [
-        (f"transfer from {name}", f"examples made on {name}", _CraftedOn(SHORT, surrogate.model), _steps(10))
-        for name, surrogate in surrogates.items()
-    ]
-    for place, (name, words, attack, cost) in enumerate(others):
-        checks.append(_check_stronger(sample, name, best, (words, attack, cost), share=1 / (len(others) - place)))
-    if not surrogates:
-        checks.append(Check("transfer", None, "not checked: give another model of the same images as surrogate"))
-    return checks
+    return checks + [found for check in GRADIENT_CHECKS for found in check(panel)]
 
 
-def _longer(sample: Sample) -> tuple[int, PerSampleResult]:
-    """The result of PGD with more steps and their number: the evaluation's own with the most from 20 on, else anew."""
-    found = {
-        attack.steps: result
-        for attack, result in sample.known_results(sample.threat)
-        if isinstance(attack, PGD) and attack.steps >= 2 * SHORT.steps and attack.target is None
-    }
-    if found:
-        return max(found), found[max(found)]
-    return LONG.steps, sample.measure(LONG, _steps(LONG.steps), share=0.7)
+def check_extra_outputs(sample: Sample, labelled: Tensor) -> list[Check]:
+    """Outputs that are no class's own (dummy classes, a detector) must not save a model from an adapted attack.
+
+    `labelled` are the classes that images of the data have. No check where there are no such outputs.
+    """
+    try:
+        found = find_attraction(sample, labelled, share=0.9)
+    except InputError:  # no gradient, or a layer that cannot be looked into
+        return [Check("extra outputs", None, "not checked: no gradient reaches the images")]
+    if found is None:
+        return []
+    message = f"{found.attracted} of {found.images} attacked images are taken for outputs that are no class's own"
+    if found.is_trick:
+        cause = (
+            f"not counted as errors they leave {found.right} images right, and {found.right_adapted} if PGD attacks "
+            "the largest output of each class: believe this one"
+        )
+        return [Check("extra outputs", False, f"{message}: {cause}")]
+    return [_passed("extra outputs", found.images, message)]
 
 
 class _Progress:
@@ -138,123 +127,139 @@ class _Progress:
             self.report(self.total, self.total)
 
 
-def _steps(steps: int) -> Cost:
-    """PGD makes a pass with gradients a step, and few more to verify what it found."""
-    return per_image(GRADIENT * steps + 3)
-
-
-def _square_passes(sample: Sample, images: int) -> float:
-    """Square makes a pass a query; few images are tried with several squares at once, whether or not all are needed."""
-    batch = min(images, sample.settings.batch_size)
-    together = max(batch, min(16 * batch, full_batch(sample.data.images[:1]) // 2))
-    return SQUARE.queries * together * ceil(images / batch) + 4 * images
-
-
-def _most_passes(sample: Sample, attacks: int, surrogates: int) -> float:
-    """Per image, if no attack ends early and each of the evaluation's takes no more than PGD at eps 0."""
-    steps = (*(UNBOUNDED.steps, SHORT.steps, LONG.steps), *[SHORT.steps] * surrogates, *[2] * attacks)
-    return SQUARE.queries + sum(_steps(count)(1) for count in steps) + 6
-
-
-@dataclass(frozen=True)
-class _Noise:
-    """A random point of the ball: no attack, but the least that an attack must beat."""
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        return sample(x, threat, Draws(x, generator))
-
-
-@dataclass(frozen=True, eq=False)
-class _CraftedOn:
-    """An attack that crafts on another model."""
-
-    attack: Attack
-    surrogate: nn.Module
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        return self.attack(self.surrogate, x, y, threat, generator=generator)
-
-
-def _check_zero_eps(sample: Sample, attacks: Mapping[str, Attack]) -> Check:
+def check_zero_eps(panel: Panel) -> list[Check]:
     """At eps = 0 every attack must give back the clean accuracy."""
-    zero, images = replace(sample.threat, eps=0.0), int(sample.clean.sum())
+    sample, attacks = panel.sample, panel.attacks
+    zero, few = replace(sample.threat, eps=0.0), sample.first(FEW)
+    images = int((sample.clean & few).sum())
     for place, (name, attack) in enumerate(attacks.items()):
-        result = sample.measure(shortened(attack), None, zero, share=0.2 / (len(attacks) - place))
+        result = sample.measure(shortened(attack), None, zero, share=0.2 / (len(attacks) - place), among=few)
         images = min(images, _tested(sample, result))
         changed = int((result.right != sample.clean)[result.finished].sum())
         if changed:
             cause = "the model is random (autoattack_rand)" if sample.classifier.is_random else "a wrong attack"
-            return Check("eps = 0", False, f"{name} at eps 0 changes {changed} predictions: {cause}")
-    return _passed("eps = 0", images, "at eps 0 every attack leaves the clean accuracy as it is")
+            return [Check("eps = 0", False, f"{name} at eps 0 changes {changed} predictions: {cause}")]
+    return [_passed("eps = 0", images, "at eps 0 every attack leaves the clean accuracy as it is")]
 
 
-def _check_gradients(sample: Sample) -> Check:
+def check_gradients(panel: Panel) -> list[Check]:
     """Too many images classified correctly have a gradient that is 0 everywhere, or not a number somewhere."""
+    sample = panel.sample
     zeros, model = 0, sample.classifier.model
     images = max(1, affordable(per_image(GRADIENT), int(sample.clean.sum()), 0.1 * sample.left))
     with frozen(model):
         for rows in torch.split(sample.clean.nonzero().squeeze(1)[:images], sample.settings.batch_size):
-            x, y = sample.classifier.load(sample.data, rows)
-            objective = Objective(get_loss("cross_entropy"), y)
-            gradient = value_and_input_grad(model, x, objective, raw=True).gradient.flatten(1)
-            zeros += int(((gradient == 0).all(dim=1) | ~gradient.isfinite().all(dim=1)).sum())
+            zeros += int(lacks_gradient(model, *sample.classifier.load(sample.data, rows)).sum())
     message = f"{zeros / images:.0%} of the images have no gradient, or one that is not a number"
     if zeros / images >= MOST_ZERO:
-        return Check("gradients", False, f"{message}: {MASKED}")
-    return _passed("gradients", images, message)
+        return [Check("gradients", False, f"{message}: {MASKED}")]
+    return [_passed("gradients", images, message)]
 
 
-def _check_large_eps(sample: Sample) -> Check:
-    """Where every image is allowed, PGD must break all of them; L∞ gets everywhere in few steps."""
-    threat = sample.threat
-    everything = Threat("linf", threat.high - threat.low, threat.low, threat.high)
-    result = sample.measure(UNBOUNDED, _steps(UNBOUNDED.steps), everything, share=0.6)
-    left, images = int((result.right & result.finished).sum()), _tested(sample, result)
+def check_large_eps(panel: Panel) -> list[Check]:
+    """Where every image is allowed, PGD must break all of them."""
+    name, result = "a very large eps", panel.unbounded
+    left, images = int((result.right & result.finished).sum()), _tested(panel.sample, result)
     message = f"PGD without a bound leaves {left} of {images} images right"
     if left:
-        return Check("a very large eps", False, f"{message}: it must break all; {MASKED}")
-    return _passed("a very large eps", images, message)
+        return [Check(name, False, f"{message}: it must break all; {MASKED}")]
+    return [_passed(name, images, message)]
 
 
-def _check_noise(sample: Sample, fgsm: PerSampleResult, noise: PerSampleResult) -> Check:
+def check_more_steps(panel: Panel) -> list[Check]:
+    """More steps of PGD must not break clearly fewer images."""
+    steps, long = panel.long
+    return [_compare(panel, "more steps", (f"{steps} steps of PGD", long), (f"{SHORT.steps} steps", panel.short))]
+
+
+def check_noise(panel: Panel) -> list[Check]:
     """FGSM must break no fewer images than random noise and, where it breaks no more, come nearer to nearly all."""
-    check = _compare(sample, "random noise", ("FGSM", fgsm), ("random noise", noise))
+    fgsm, noise, clean = panel.fgsm, panel.noise, panel.sample.clean
+    pair = ("FGSM", fgsm), ("random noise", noise)
+    check = _compare(panel, "random noise", *pair)
     both = fgsm.finished & noise.finished
     fgsm_right, noise_right = fgsm.right & both, noise.right & both
-    nearer = float((fgsm.margin > noise.margin)[sample.clean & both].float().mean())
-    if not check.passed or nearer >= NEARER or int(fgsm_right.sum()) < int(noise_right.sum()) or not fgsm_right.any():
-        return check
-    message = f"{check.message}, and FGSM comes nearer to an error on {nearer:.0%} of them: {MASKED}"
-    return Check(check.name, False, message)
+    nearer = (fgsm.margin > noise.margin)[clean & both].float()
+    enough = check.passed is not False and len(nearer) >= LEAST_IMAGES
+    if not enough or nearer.mean() >= NEARER or int(fgsm_right.sum()) < int(noise_right.sum()) or not fgsm_right.any():
+        return [check]
+    message = f"{_words(*pair)}, and FGSM comes nearer to an error on {nearer.mean():.0%} of them: {MASKED}"
+    return [Check(check.name, False, message)]
 
 
-def _check_stronger(
-    sample: Sample, name: str, best: PerSampleResult, weak: tuple[str, Attack, Cost], share: float
-) -> Check:
-    """PGD must not be clearly weaker than another attack, which need not run where PGD leaves too few images right."""
-    words, attack, cost = weak
-    left, images = int((best.right & best.finished).sum()), _tested(sample, best)
-    if left < LEAST_IMAGES:
-        return _passed(name, images, f"PGD leaves {left} of {images} images right: nothing can break clearly more")
-    return _compare(sample, name, ("PGD", best), (words, sample.measure(attack, cost, share=share)))
+def check_gradient_free(panel: Panel) -> list[Check]:
+    """Square, which needs no gradient, must break few images that PGD leaves right."""
+    if panel.sample.threat.norm == "l0":
+        return [Check("gradient-free", None, UNDECIDED_IN_L0)]
+    if panel.sample.threat.norm == "l1":
+        return []
+    share = 1 / (1 + len(panel.surrogates))
+    return [
+        _check_beyond_pgd(panel, "gradient-free", "Square without gradients", lambda left: panel.square(left, share))
+    ]
 
 
-def _compare(
-    sample: Sample, name: str, strong: tuple[str, PerSampleResult], weak: tuple[str, PerSampleResult]
-) -> Check:
-    """`strong` must not leave clearly more images right than `weak` does, on the same images."""
+def check_transfer(panel: Panel) -> list[Check]:
+    """Examples of other models must break few images that PGD leaves right."""
+    if not panel.surrogates:
+        return [Check("transfer", None, "not checked: give another model of the same images as surrogate")]
+    checks = []
+    for place, (name, surrogate) in enumerate(panel.surrogates.items()):
+        share = 1 / (len(panel.surrogates) - place)
+
+        def measure(left: Tensor, surrogate: Classifier = surrogate, share: float = share) -> PerSampleResult:
+            return panel.crafted_on(surrogate, left, share)
+
+        checks.append(_check_beyond_pgd(panel, f"transfer from {name}", f"examples made on {name}", measure))
+    return checks
+
+
+GRADIENT_CHECKS: tuple[Callable[[Panel], list[Check]], ...] = (
+    check_noise,
+    check_large_eps,
+    check_more_steps,
+    check_gradient_free,
+    check_transfer,
+)
+
+
+def _check_beyond_pgd(panel: Panel, name: str, words: str, measure: Callable[[Tensor], PerSampleResult]) -> Check:
+    """An attack tries the images that PGD leaves right (`measure(left) -> result`), and must break few of them.
+
+    Significantly more than `HONEST` of all images is an alarm (exact binomial test).
+    """
+    sample, pgd = panel.sample, panel.pgd
+    left = sample.clean & pgd.right & pgd.finished
+    images = _tested(sample, pgd)
+    message = f"PGD leaves {int(left.sum())} of {images} images right"
+    if images and proportion_upper(int(left.sum()), images) <= GAP:
+        return Check(name, True, f"{message}: nothing can break {GAP:.0%} more")
+    result = measure(left)
+    untried = (left & ~result.finished).nonzero().flatten()
+    tried = torch.arange(len(left)) < (int(untried[0]) if len(untried) else len(left))  # without a choice by the result
+    tested = sample.clean & pgd.finished & tried
+    broken, images = int((tested & left & ~result.right).sum()), int(tested.sum())
+    message = f"PGD leaves {int((tested & left).sum())} of {images} images right, and {words} break {broken} of these"
+    if exceeds_rate(broken, images, HONEST) < SIGNIFICANT:
+        return Check(name, False, f"{message}: {MASKED}")
+    return _passed(name, images, message, ENOUGH)
+
+
+def _compare(panel: Panel, name: str, strong: tuple[str, PerSampleResult], weak: tuple[str, PerSampleResult]) -> Check:
+    """`strong` must not leave clearly more images right than `weak` does, on the same images (McNemar's test)."""
+    one, other = strong[1], weak[1]
+    both, message = one.finished & other.finished, _words(strong, weak)
+    if mcnemar(other.right[both].numpy(), one.right[both].numpy(), "greater") < SIGNIFICANT:
+        return Check(name, False, f"{message}: {MASKED}")
+    return _passed(name, int((panel.sample.clean & both).sum()), message, ENOUGH)
+
+
+def _words(strong: tuple[str, PerSampleResult], weak: tuple[str, PerSampleResult]) -> str:
+    """How many of the images that both attacked each of them leaves right."""
     (strong_name, one), (weak_name, other) = strong, weak
     both = one.finished & other.finished
-    strong_right, weak_right = one.right[both], other.right[both]
-    more, less = int(strong_right.sum()), int(weak_right.sum())
-    message = f"{strong_name} leaves {more}, {weak_name} {less} of {len(strong_right)} images right"
-    if more > less and mcnemar(strong_right.numpy(), weak_right.numpy()) < SIGNIFICANT:
-        return Check(name, False, f"{message}: {MASKED}")
-    return _passed(name, int((sample.clean & both).sum()), message)
+    more, less = int(one.right[both].sum()), int(other.right[both].sum())
+    return f"{strong_name} leaves {more}, {weak_name} {less} of {int(both.sum())} images right"
 
 
 def _tested(sample: Sample, result: PerSampleResult) -> int:
@@ -262,9 +267,9 @@ def _tested(sample: Sample, result: PerSampleResult) -> int:
     return int((sample.clean & result.finished).sum())
 
 
-def _passed(name: str, images: int, message: str) -> Check:
-    """A check in which nothing was found; on too few images that says nothing."""
-    if images >= LEAST_IMAGES:
+def _passed(name: str, images: int, message: str, least: int = LEAST_IMAGES) -> Check:
+    """A check in which nothing was found; on fewer than `least` images that says nothing."""
+    if images >= least:
         return Check(name, True, message)
-    cause = f"too few images that the model gets right ({images}, it takes {LEAST_IMAGES})"
+    cause = f"too few images that the model gets right to see a gap of {100 * GAP:.0f} points ({images} of {least})"
     return Check(name, None, f"{cause}: give more images, or attacks that take longer")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -13,10 +14,9 @@ from inoculate.core.rng import seeded
 from inoculate.core.row import Row
 from inoculate.data.corruptions.corrupt import SEVERITIES, corrupt, corruption_kinds, require_severities
 from inoculate.data.load import DataLike
-from inoculate.evaluation.engine import Settings, measure_clean
+from inoculate.evaluation.engine import measure_clean
 from inoculate.evaluation.evaluate import EvaluationOptions
-from inoculate.evaluation.inputs import name_of_model, prepare_checked, resolve_data
-from inoculate.evaluation.passes import batch_within_memory, require_batch_size
+from inoculate.evaluation.natural import Natural
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import Evaluation
 from inoculate.models.loading.load import ModelLike
@@ -54,40 +54,29 @@ def corruptions(
 
     Raises `InputError` for an unknown kind or severity, and for what the model cannot take.
     """
-    require_batch_size(batch_size)
     chosen = [(kind, severity) for kind in corruption_kinds(kinds) for severity in require_severities(severities)]
-    images = resolve_data(data, model)
-    prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
-    classifier, images = prepared.classifier, prepared.data
-    settings = Settings(batch_within_memory(classifier, images, batch_size), seed)
-    labels = {"model": options.name or name_of_model(model), "arm": options.arm, "protocol": "white-box", "seed": seed}
-    labels["dataset"] = images.name
-    with seeded(seed, "clean"):
-        clean = measure_clean(classifier, images, settings)
-    per_image = {clean.row(**labels, attack="none", norm=NORM): clean}
+    natural = Natural.begin(model, data, NORM, batch_size, seed, options)
+    images, clean, found = natural.data, natural.clean, dict[Row, PerSampleResult]()
     for place, (kind, severity) in enumerate(chosen):
         corrupted = replace(images, images=corrupt(images.images, kind, severity, seed))
         with seeded(seed, "clean"):
-            result = measure_clean(classifier, corrupted, settings)
-        per_image[result.row(**labels, attack=kind, norm=NORM, severity=severity)] = result
+            result = measure_clean(natural.classifier, corrupted, natural.settings)
+        found[result.row(**natural.labels, attack=kind, severity=severity)] = result
         if progress:
             progress("corruptions", place + 1, len(chosen))
     if len(chosen) > 1:
-        results = list(per_image.values())[1:]
-        per_image[_mean(results, labels)] = replace(clean.copy(), finished=torch.zeros_like(clean.finished))
-    return Evaluation(
-        list(per_image), per_image, [], prepared.warnings, images.labels, images.classes, None, images.notes,
-        tuple(images.source_names()),
-    )  # fmt: skip
+        mean = _mean(list(found.values()), natural.labels)
+        found[mean] = replace(clean.copy(), finished=torch.zeros_like(clean.finished))
+    return natural.evaluation(found)
 
 
-def _mean(results: Sequence[PerSampleResult], labels: dict[str, object]) -> Row:
+def _mean(results: Sequence[PerSampleResult], labels: Mapping[str, Any]) -> Row:
     """The mean over corruptions. Those of one image are dependent, so the interval is that of a mean over images."""
     right = torch.stack([result.right for result in results]).double()
     shares = right.mean(dim=0)
     row = Row.measured(
         correct=int(right.sum()), n=right.numel(), seconds=sum(result.seconds for result in results),
-        **labels, attack=MEAN, norm=NORM, eps=0.0,
+        **labels, attack=MEAN, eps=0.0,
     )  # fmt: skip
     half = 1.96 * float(shares.std()) / math.sqrt(len(shares)) if len(shares) > 1 else 1.0
     return replace(row, ci_low=max(0.0, row.accuracy - half), ci_high=min(1.0, row.accuracy + half))

@@ -13,13 +13,16 @@ from torch import Tensor
 from inoculate.attacks._minimum_norm import Extended
 from inoculate.attacks.base import Attack, EarlyStopping, Ensemble, MinimumNorm
 from inoculate.attacks.craft import AdvSet
+from inoculate.attacks.termination import with_full_budget
 from inoculate.core.deadline import OutOfTimeError, with_deadline
 from inoculate.core.errors import InputError
 from inoculate.core.pixels import to_float
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.crafters import Crafter, by_member, stored, white_box
+from inoculate.evaluation.passes import Passes, counted
 from inoculate.evaluation.per_sample import PerSampleResult, distance_within
+from inoculate.evaluation.targets import target_classes
 from inoculate.models.classifier import Classifier, Prediction
 
 Progress = Callable[[int, int], None]
@@ -45,7 +48,7 @@ def measure_clean(classifier: Classifier, data: Dataset, settings: Settings = Se
     """The result on the images as they are. Raises `InputError` if the outputs do not fit the labels."""
     began, result = time.perf_counter(), PerSampleResult.empty(len(data))
     with classifier.ready():
-        for rows in _batches(torch.arange(len(data)), settings.batch_size):
+        for rows in batches(torch.arange(len(data)), settings.batch_size):
             x, y = classifier.load(data, rows)
             _record(result, rows, classifier.predict(x, y))
             if settings.progress:
@@ -74,9 +77,10 @@ def measure_attack(
         stops = classifier.precision == "fast" and not classifier.is_random  # whose verdict on an image changes
         if stops and isinstance(attack, EarlyStopping):
             attack = attack.with_early_stop()
-        crafter = white_box(classifier, attack, threats, settings.seed)
+        targets = _targets(classifier, data, attack, attacked, settings)
+        crafter = white_box(classifier, attack, threats, settings.seed, targets)
         (results,) = _measure([classifier], data, crafter, threats, attacked, settings)
-    return results
+    return [_aimed(result, targets, data) for result in results]
 
 
 @torch.inference_mode(False)
@@ -96,17 +100,20 @@ def measure_transfer(
     """
     everything = torch.ones(len(data), dtype=torch.bool)
     members = attack.members(source.classes, threats[0].norm) if isinstance(attack, Ensemble) else {"": attack}
+    aims = _targets(source, data, attack, everything, settings)
     found: list[list[PerSampleResult]] = []
     for number, member in enumerate(members.values()):
-        crafter = white_box(source, in_full(member), threats, settings.seed)
+        crafter = white_box(source, in_full(member), threats, settings.seed, aims)
         own = replace(settings, progress=_part(settings.progress, number, len(members)))
         results = _measure(targets, data, crafter, threats, everything, own if len(members) > 1 else settings)
+        results = [[_aimed(result, aims, data) for result in of_one] for of_one in results]
         found = results if not found else [list(map(_worse, *pair)) for pair in zip(found, results, strict=True)]
     return found
 
 
 def in_full(attack: Attack) -> Attack:
-    """The same attack, which does not stop at the decision boundary of the model that it is called on."""
+    """The same attack, which neither stops at the boundary of the model that it is called on nor ends runs early."""
+    attack = with_full_budget(attack)
     if isinstance(attack, EarlyStopping):
         return attack.without_early_stop()
     return Extended(attack) if isinstance(attack, MinimumNorm) else attack
@@ -115,7 +122,9 @@ def in_full(attack: Attack) -> Attack:
 def _worse(one: PerSampleResult, other: PerSampleResult) -> PerSampleResult:
     """For each image the result of the two attacks that is closer to an error; their seconds are added."""
     merged = one.copy(seconds=one.seconds + other.seconds)
-    merged.take(other, ~(other.margin <= one.margin))
+    merged.take(
+        other, (other.reached & ~one.reached) | ((other.reached == one.reached) & ~(other.margin <= one.margin))
+    )
     merged.finished.logical_and_(other.finished)
     merged.right.copy_(one.right & other.right)
     return merged
@@ -151,26 +160,48 @@ def _measure_ensemble(
     members = ensemble.members(classifier.classes, threats[0].norm)
     best = PerSampleResult.empty(len(data), 0.0, members, _clean_images(classifier, data, settings))
     best.right.copy_(attacked)
+    targets = _targets(classifier, data, ensemble, attacked, settings)
+    best, remaining = _aimed(best, targets, data), attacked.clone()
     found: dict[float, PerSampleResult] = {}
     for eps, threat in sorted({threat.eps: threat for threat in threats}.items()):
         seconds = 0.0
         for number, (name, member) in enumerate(members.items()):
-            crafter = by_member(classifier, name, member, threat, settings.seed)
+            crafter = by_member(classifier, name, member, threat, settings.seed, targets)
             own = replace(settings, progress=_part(settings.progress, number, len(members)))
-            ((result,),) = _measure([classifier], data, crafter, [threat], best.right, own)
-            _merge_member(best, result, number)
+            ((result,),) = _measure([classifier], data, crafter, [threat], remaining, own)
+            _merge_member(best, replace(result, target=best.target), number, remaining)
             seconds += result.seconds
         found[eps] = best.copy(eps=eps, seconds=seconds)
     return [found[threat.eps] for threat in threats]
 
 
-def _merge_member(best: PerSampleResult, result: PerSampleResult, member: int) -> None:
-    """Take over what a member found on the images that it attacked, where it is closer to an error, in place."""
-    seen = best.right & result.finished
-    best.take(result, seen & ~(result.margin <= best.margin))
-    best.broken_by[seen & ~result.right] = member
+def _merge_member(best: PerSampleResult, result: PerSampleResult, member: int, remaining: Tensor) -> None:
+    """Take over what a member found on the images that `remaining` (N, bool) says, where it is closer to its aim.
+
+    In place. Images on which it succeeded remain no longer.
+    """
+    seen = remaining & result.finished
+    succeeded = seen & result.succeeded
+    best.take(result, succeeded | (seen & ~(result.margin <= best.margin)))
+    best.broken_by[succeeded | (seen & ~result.right & (best.broken_by < 0))] = member
     best.finished.logical_and_(result.finished)
-    best.right.logical_and_(result.right)
+    best.right.logical_and_(result.right | ~seen)
+    remaining.logical_and_(~succeeded)
+
+
+def _targets(
+    classifier: Classifier, data: Dataset, attack: Attack | Ensemble, attacked: Tensor, settings: Settings
+) -> Tensor | None:
+    """The target class (N) of each image attacked, −1 of the others; None without a target."""
+    parts = list(batches(attacked.nonzero().squeeze(1), settings.batch_size))
+    return target_classes(classifier, data, attack, parts, settings.seed)
+
+
+def _aimed(result: PerSampleResult, targets: Tensor | None, data: Dataset) -> PerSampleResult:
+    """The result with the targets of the images that belong to another class."""
+    if targets is None:
+        return result
+    return replace(result, target=torch.where(targets == data.labels.cpu(), -1, targets))
 
 
 def _part(progress: Progress | None, number: int, count: int) -> Progress | None:
@@ -196,14 +227,18 @@ def _measure(
     images = _clean_images(first, data, settings)
     results = [[PerSampleResult.empty(len(data), threat.eps, images=images) for threat in threats] for _ in classifiers]
     seconds = [[0.0] * len(threats) for _ in classifiers]
+    queries = [0] * len(threats)
     with ExitStack() as stack:
+        passes = stack.enter_context(counted(first)) if first.is_black_box else None
         for classifier in classifiers:
             stack.enter_context(classifier.ready())
         try:
-            for rows in _batches(remaining, settings.batch_size):
+            for rows in batches(remaining, settings.batch_size):
                 x, y = first.load(data, rows)
-                began = time.perf_counter()
+                began, before, made = time.perf_counter(), _made(passes), 0
                 for place, (_, x_adv) in enumerate(crafter(x, y, rows)):
+                    made = _made(passes) - before or made  # one search may serve several threats
+                    queries[place] += made
                     moved = distance_within(x_adv, x, threats[place].select(rows))
                     for number, classifier in enumerate(classifiers):
                         prediction = classifier.predict(*_placed(x_adv, y, first, classifier))
@@ -211,6 +246,7 @@ def _measure(
                         ended = time.perf_counter()
                         seconds[number][place] += ended - began
                         began = ended
+                    before = _made(passes)
                 done += len(rows)
                 if settings.progress:
                     settings.progress(done, len(remaining))
@@ -222,10 +258,15 @@ def _measure(
             for result in (each for of_one in results for each in of_one):
                 result.finished[remaining[done:]] = False
                 result.right[remaining[done:]] = True
+    asked = queries if first.is_black_box else [None] * len(threats)
     return [
-        [replace(result, seconds=time_) for result, time_ in zip(*pair, strict=True)]
+        [replace(result, seconds=time_, queries=made) for result, time_, made in zip(*pair, asked, strict=True)]
         for pair in zip(results, seconds, strict=True)
     ]
+
+
+def _made(passes: Passes | None) -> int:
+    return 0 if passes is None else int(passes.made)
 
 
 def _record(
@@ -254,5 +295,6 @@ def _clean_images(classifier: Classifier, data: Dataset, settings: Settings) -> 
     return to_float(data.images).to(classifier.dtype) if settings.keep_images else None
 
 
-def _batches(rows: Tensor, size: int) -> Iterator[Tensor]:
+def batches(rows: Tensor, size: int) -> Iterator[Tensor]:
+    """Row numbers (N) in parts of at most `size`."""
     return (rows[start : start + size] for start in range(0, len(rows), size))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -17,16 +17,23 @@ from inoculate.core.errors import InputError
 from inoculate.core.options import require_bool, require_one_of
 from inoculate.core.progress import Progress
 from inoculate.core.rng import seeded
-from inoculate.core.row import UNION, Row
 from inoculate.core.threat import Threat, largest_threat, require_threats
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
+from inoculate.evaluation.agreement import (
+    Measured,
+    disagreement_warnings,
+    early_termination_checks,
+    known_results,
+    unions_of,
+)
 from inoculate.evaluation.budget import TimeBudget, check_attacks, measure_attacks, named_attacks
 from inoculate.evaluation.checks import run_checks
 from inoculate.evaluation.engine import Settings, measure_attack, measure_clean
 from inoculate.evaluation.inputs import (
     Attacks,
     Matching,
+    averaged,
     clean_warnings,
     name_of_model,
     nonfinite_warning,
@@ -46,10 +53,9 @@ from inoculate.evaluation.passes import (
     counted,
     require_batch_size,
 )
-from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.sample import Known
-from inoculate.evaluation.union import names_of, shared_mask, union_of
+from inoculate.evaluation.termination import finish
 from inoculate.models.class_names import ClassNames
 from inoculate.models.classes import Counted, match_classes
 from inoculate.models.classifier import Classifier, Precision, prepare
@@ -66,7 +72,8 @@ class EvaluationOptions:
         time_budget: seconds, or a text such as `5m`, after which the attacks end. Images are then taken in random
             order, and the `n` of a row counts those that were attacked to the end.
         checks: whether to check that the numbers can be trusted. The checks are not part of the time budget.
-        surrogates: other models of the same images; their examples must not beat the white-box ones.
+        surrogates: other models of the same images; their examples must not beat the white-box ones, and of several
+            surrogates neither those of the average of their logits.
         keep_images: whether to keep the adversarial images.
         name: of the model in the rows; by default its SPEC, else `model`.
         arm: label in the rows.
@@ -95,6 +102,10 @@ class EvaluationOptions:
         if self.time_budget is not None:
             parse_duration(self.time_budget)
 
+    def start_budget(self) -> TimeBudget | None:
+        """The time budget, which begins now; None for no limit."""
+        return None if self.time_budget is None else TimeBudget.start(parse_duration(self.time_budget))
+
     @property
     def matching(self) -> Matching:
         """How outputs are matched with the classes of the data."""
@@ -118,7 +129,7 @@ def evaluate(
     in several norms also give each attack a row with norm `union`: an image is right if it is so at all of them.
 
     Args:
-        model: a module or function from float images in [0, 1] (B×C×H×W) to logits (B×K), or a model SPEC.
+        model: a module or function from float images in [0, 1] (B×C×H×W) to logits (B×K) or labels (B), or a SPEC.
         data: a `Dataset`, a pair (images, labels), a torch `Dataset` or `DataLoader`, or a data SPEC (its test part).
         attacks: names, attack objects, or a mapping from names to either.
         threats: norms and sizes.
@@ -140,32 +151,38 @@ def evaluate(
     cost = cost_of(classifier, images)
     settings = Settings(batch_size or cost.largest_batch(classifier.device), seed, keep_images=options.keep_images)
     surrogates, warned = _surrogates(images, options, seed)
+    budget = options.start_budget()
     with counted(classifier) as passes:
-        measured = _measure(classifier, images, named, threats, settings, options, progress)
+        measured = _measure(classifier, images, named, threats, settings, budget, progress)
     clean = measured[0].result
-    warnings += [*prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean)]
-    finished = [each for each in measured if bool(each.result.finished.any())]
-    labels = {"model": options.name or name_of_model(model), "arm": options.arm, "protocol": "white-box", "seed": seed}
-    rows = [each.row(**labels, dataset=images.name) for each in finished]
+    warnings += [*prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean), *warned]
     checked = largest_threat(threats) if options.checks and threats else None
-    checks, spare = [], allowed_passes(passes.made, cost, classifier.device)
-    if checked is not None:
-        results = [(named[each.attack], each.threat, each.result) for each in measured[1:] if not each.united]
-        known = Known(measured[0].result, results, CHECKS_SHARE * spare)
-        own = replace(settings, progress=None if progress is None else partial(progress, "checks"))
-        with counted(classifier, *surrogates.values()) as passes:
-            checks = run_checks(classifier, images, named, checked, own, surrogates, known)
-        spare -= passes.made
+    spare = allowed_passes(passes.made, cost, classifier.device)
+    known = Known(clean, known_results(measured), CHECKS_SHARE * spare)
+    own = replace(settings, progress=progress and partial(progress, "checks"))
+    with counted(classifier, *surrogates.values()) as passes:
+        checks = run_checks(classifier, images, named, checked, own, surrogates, known) if checked else []
+    doubts = disagreement_warnings(measured, classifier.classes)
+    if doubts or any(check.passed is False for check in checks):
+        measured = _finish(classifier, images, measured, settings, budget)
+    checks += early_termination_checks(measured) if checked else []
+    labels = {"model": options.name or name_of_model(model), "arm": options.arm, "dataset": images.name, "seed": seed}
+    found = [(each.row(**labels), each.result) for each in _with_unions(measured)]
     return Evaluation(
-        rows, {row: each.result for row, each in zip(rows, finished, strict=True)}, checks,
-        [*warnings, *warned, *_late(measured)], images.labels, images.classes, checked,
-        images.notes, tuple(images.source_names()), max(0, int(spare)),
+        [row for row, _ in found], dict(found), checks,
+        [*warnings, *doubts, *_late(measured)], images.labels, images.classes, checked,
+        images.notes, tuple(images.source_names()), max(0, int(spare - passes.made)),
     )  # fmt: skip
 
 
-def _late(measured: Sequence[_Measured]) -> list[str]:
+def _with_unions(measured: Sequence[Measured]) -> list[Measured]:
+    """What was finished at least in part, the unions of norms at the end."""
+    return [each for each in [*measured, *unions_of(measured)] if bool(each.result.finished.any())]
+
+
+def _late(measured: Sequence[Measured]) -> list[str]:
     """A warning for each attack of which no image was finished at some threat."""
-    late = dict.fromkeys(each.attack for each in measured if not bool(each.result.finished.any()))
+    late = dict.fromkeys(each.name for each in measured if not bool(each.result.finished.any()))
     return [f"{name}: no image was finished within the time budget: give more time" for name in late]
 
 
@@ -186,8 +203,8 @@ def minimal_eps(
     Args:
         model: as for `evaluate`.
         data: as for `evaluate`.
-        attack: one that looks for the nearest adversarial image: `DeepFool`, `CarliniWagner`, `FMN`,
-            `FAB`, or in L0 `SigmaZero` or `FMN`.
+        attack: one that looks for the nearest adversarial image: `DeepFool`, `CarliniWagner`, `FMN`, `FAB`, in L0
+            `SigmaZero` or `FMN`; where the model gives labels only `HopSkipJump` or `RayS`.
         threat: norm, and the largest eps to look at.
         batch_size: images at a time, by default as in `evaluate`.
         seed: of every random draw.
@@ -214,47 +231,14 @@ def smallest_eps(
     if not isinstance(attack, MinimumNorm):
         raise InputError(
             f"{type(attack).__name__} uses up its eps and does not look for the nearest adversarial image: "
-            "give FAB, DeepFool, FMN, CarliniWagner or SigmaZero"
+            "give FAB, DeepFool, FMN, CarliniWagner or SigmaZero; HopSkipJump and RayS need labels only"
         )
     on_clean = measure_clean(classifier, data, settings)
-    require_finite(on_clean, classifier.classes)
+    require_finite(on_clean, classifier)
     clean = on_clean.right
     (result,) = measure_attack(classifier, data, attack, [threat], clean, settings)  # type: ignore[arg-type]
     reached = torch.where(result.right, torch.inf, result.distance)
     return torch.where(clean, reached, 0.0)
-
-
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """A result, the name of its attack and its threat; of the clean images only its norm counts.
-
-    `united` are the threats of a union.
-    """
-
-    attack: str
-    threat: Threat
-    result: PerSampleResult
-    united: tuple[Threat, ...] = ()
-
-    def row(self, **labels: Any) -> Row:
-        """The row of the result; `labels` are the fields that all rows share."""
-        labels["attack"] = self.attack
-        if not self.united:
-            return self.result.row_at(self.threat, **labels)
-        mask = shared_mask(self.united)
-        return self.result.row(**labels, norm=UNION, mask=mask, threats=", ".join(names_of(self.united)))
-
-
-def _unions(attacks: Iterable[str], threats: Sequence[Threat], measured: Sequence[_Measured]) -> list[_Measured]:
-    """The union of the threats for each attack, where they have several norms."""
-    if len({threat.norm for threat in threats}) < 2:
-        return []
-    found = []
-    for name in attacks:
-        own = [each for each in measured if each.attack == name]
-        united = tuple(each.threat for each in own)
-        found.append(_Measured(name, united[0], union_of(united, [each.result for each in own]), united))
-    return found
 
 
 def _surrogates(data: Dataset, options: EvaluationOptions, seed: int) -> tuple[dict[str, Classifier], list[str]]:
@@ -267,6 +251,8 @@ def _surrogates(data: Dataset, options: EvaluationOptions, seed: int) -> tuple[d
         prepared = prepare_checked(model, data, options.precision, options.device, seed, label, matching)
         found[name] = prepared.classifier
         warnings += prepared.warnings
+    if len(found) > 1:
+        found["+".join(found)] = averaged(list(found.values()), data, options.precision, seed)
     return found, warnings
 
 
@@ -276,20 +262,41 @@ def _measure(
     attacks: Mapping[str, Attack],
     threats: Sequence[Threat],
     settings: Settings,
-    options: EvaluationOptions,
+    budget: TimeBudget | None,
     progress: Progress | None,
-) -> list[_Measured]:
-    """The results on clean images, then of each attack at each threat, then the unions."""
-    seconds = None if options.time_budget is None else parse_duration(options.time_budget)
-    budget = None if seconds is None else TimeBudget.start(seconds)
+) -> list[Measured]:
+    """The results on clean images, then of each attack at each threat."""
     observe = None if progress is None else partial(progress, "clean")
     with seeded(settings.seed, "clean"):
         clean = measure_clean(classifier, data, replace(settings, progress=observe))
     named = named_attacks(attacks, threats)
     if len(attacks) > 1:
         check_attacks(classifier, data, named)
-    measured = [_Measured("none", Threat(threats[0].norm if threats else "linf"), clean)]
+    measured = [Measured("none", None, Threat(threats[0].norm if threats else "linf", 0.0), clean)]
     found = measure_attacks(classifier, data, named, clean, settings, budget, progress)
     for each, results in zip(named, found, strict=True):
-        measured += [_Measured(each.name, *pair) for pair in zip(each.threats, results, strict=True)]
-    return measured + _unions(attacks, threats, measured[1:])
+        measured += [Measured(each.name, each.attack, *pair) for pair in zip(each.threats, results, strict=True)]
+    return measured
+
+
+def _finish(
+    classifier: Classifier,
+    data: Dataset,
+    measured: Sequence[Measured],
+    settings: Settings,
+    budget: TimeBudget | None,
+) -> list[Measured]:
+    """The results once every run that was ended early has its full budget, for which there is a cause to distrust it.
+
+    A time budget ends this too.
+    """
+    settings = replace(settings, deadline=None if budget is None else budget.deadline)
+    found: list[Measured] = []
+    for (name, _), group in groupby(measured, key=lambda each: (each.name, replace(each.threat, eps=0.0))):
+        family = list(group)
+        results, attack = [each.result for each in family], family[0].attack
+        if attack is not None:
+            with seeded(settings.seed, name, "full budget"):
+                results = finish(classifier, data, attack, [each.threat for each in family], results, settings)
+        found += [replace(each, result=result) for each, result in zip(family, results, strict=True)]
+    return found

@@ -23,6 +23,7 @@ from inoculate.evaluation.per_sample import PerSampleResult
 RESULTS, RECORDS, CHECKS = "results.json", "records.npz", "checks.json"
 FACTS, PER_IMAGE, IMAGES = "evaluation.json", "per_image.npz", "images.npz"
 _ARRAYS = ("right", "predicted", "margin", "distance", "broken_by", "finished")
+_AUDIT = ("terminated", "audited")
 
 
 def save_results(
@@ -32,14 +33,21 @@ def save_results(
     results = [per_image[row] for row in rows]
     whole = {row.key: per_image[row].right.numpy() for row in rows if bool(per_image[row].finished.all())}
     write_records(folder / RECORDS, whole)
-    arrays = {name: np.stack([getattr(each, name).numpy() for each in results]) for name in _ARRAYS} if results else {}
+    names = _ARRAYS + _AUDIT
+    arrays = {name: np.stack([getattr(each, name).numpy() for each in results]) for name in names} if results else {}
+    for place, each in enumerate(results):
+        if each.target is not None:
+            arrays[f"target {place}"] = each.target.numpy()
     _write_arrays(folder / PER_IMAGE, arrays)
     images = {str(place): each.images.numpy() for place, each in enumerate(results) if each.images is not None}
     if images:
         _write_arrays(folder / IMAGES, images)
     else:
         (folder / IMAGES).unlink(missing_ok=True)
-    described = [{"eps": each.eps, "seconds": each.seconds, "names": list(each.names)} for each in results]
+    described = [
+        {"eps": each.eps, "seconds": each.seconds, "names": list(each.names), "queries": each.queries}
+        for each in results
+    ]
     write_json(folder / FACTS, {**facts, "results": described})
     write_rows(folder / RESULTS, rows)
 
@@ -52,15 +60,24 @@ def load_results(folder: Path) -> tuple[list[Row], dict[Row, PerSampleResult], d
     rows, facts = read_rows(folder / RESULTS), read_json(folder / FACTS)
     arrays = _read_arrays(folder / PER_IMAGE)
     images = _read_arrays(folder / IMAGES) if (folder / IMAGES).is_file() else {}
+    arrays |= {name: np.zeros_like(arrays["finished"]) for name in _AUDIT if name not in arrays and arrays}
     described = facts.get("results", ()) if isinstance(facts, dict) else ()
     if len(described) != len(rows) or (rows and any(len(arrays.get(name, ())) != len(rows) for name in _ARRAYS)):
         raise InputError(f"{folder / FACTS} and {PER_IMAGE} do not fit {RESULTS}: delete the folder and run again")
     per_image = {}
     for place, (row, each) in enumerate(zip(rows, described, strict=True)):
-        tensors = {name: torch.from_numpy(arrays[name][place]) for name in _ARRAYS}
+        tensors = {name: torch.from_numpy(arrays[name][place]) for name in _ARRAYS + _AUDIT}
         kept = torch.from_numpy(images[str(place)]) if str(place) in images else None
+        target = arrays.get(f"target {place}")
+        if target is not None:
+            tensors["target"] = torch.from_numpy(target)
         per_image[row] = PerSampleResult(
-            each["eps"], each["seconds"], **tensors, names=tuple(each["names"]), images=kept
+            each["eps"],
+            each["seconds"],
+            **tensors,
+            names=tuple(each["names"]),
+            images=kept,
+            queries=each.get("queries"),
         )
     return rows, per_image, facts
 

@@ -20,6 +20,7 @@ from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike, as_dataset, load_data
 from inoculate.data.preprocessing import AS_THEY_ARE, Preprocessing
 from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.models.averaged_logits import AveragedLogits
 from inoculate.models.checks import model_warnings
 from inoculate.models.class_findings import prediction_findings
 from inoculate.models.class_names import ClassNames
@@ -30,7 +31,7 @@ from inoculate.models.loading.load import ModelLike, as_module
 from inoculate.models.loading.specs import brings_weights, kind_of
 
 Attacks = Mapping[str, Attack] | Sequence[str | Attack]
-_WITHOUT_DATA = ("factory", "torchscript", "onnx")  # model SPECs whose module does not depend on the images
+_WITHOUT_DATA = ("factory", "torchscript", "onnx", "endpoint")  # model SPECs whose module does not depend on the images
 
 
 def resolve_data(data: DataLike, model: ModelLike) -> Dataset:
@@ -73,8 +74,10 @@ def name_of_model(model: ModelLike) -> str:
     return str(model) if is_spec(model) else "model"
 
 
-def resolve_attacks(attacks: Attacks) -> dict[str, Attack]:
+def resolve_attacks(attacks: Attacks, options: Mapping[str, Any] | None = None) -> dict[str, Attack]:
     """The attacks by their names in rows: a registry name, else the class's or function's in lower case.
+
+    `options` are those of all attacks given by name, and are added to their names in rows.
 
     Raises `InputError` for an unknown name, an object that is no attack, and two attacks of one name.
     """
@@ -84,17 +87,18 @@ def resolve_attacks(attacks: Attacks) -> dict[str, Attack]:
         raise InputError(f"attacks '{attacks}' is a single name: give a list, ['{attacks}']")
     found: dict[str, Attack] = {}
     for each in attacks:
-        name, attack = resolve_attack(each)
+        name, attack = resolve_attack(each, options)
         if name in found:
             raise InputError(f"two attacks are called {name}: give a mapping from names of your own to attacks")
         found[name] = attack
     return found
 
 
-def resolve_attack(attack: str | Attack) -> tuple[str, Attack]:
-    """Name and attack of a registry name or an attack object."""
+def resolve_attack(attack: str | Attack, options: Mapping[str, Any] | None = None) -> tuple[str, Attack]:
+    """Name and attack of a registry name, with `options`, or of an attack object."""
     if isinstance(attack, str):
-        return attack, get_attack(attack)
+        shown = [f"{name}={str(value).rpartition(':')[2]}" for name, value in (options or {}).items()]
+        return " ".join([attack, *shown]), get_attack(attack, **options or {})
     if isinstance(attack, type) or not callable(attack):
         raise InputError(f"attack {attack!r} is not an attack: give a name such as 'pgd', or an object such as PGD()")
     require_signature(attack)
@@ -154,6 +158,14 @@ def prepare_checked(
         return Prepared(prepare(network, data, precision=precision), data, warnings)
 
 
+def averaged(classifiers: Sequence[Classifier], data: Dataset, precision: Precision, seed: int) -> Classifier:
+    """The classifier whose logits are the mean of these; of one alone, itself."""
+    if len(classifiers) == 1:
+        return classifiers[0]
+    with seeded(seed, "prepare"):
+        return prepare(AveragedLogits([each.model for each in classifiers]), data, precision=precision)
+
+
 def clean_warnings(clean: PerSampleResult, data: Dataset, name: str = "") -> list[str]:
     """What predictions on all clean images say about the classes; `name` says in each message which model it is."""
     prefix = f"{name}: " if name else ""
@@ -167,9 +179,9 @@ def random_weights_warning(model: ModelLike) -> list[str]:
     return [f"{model} has random weights: load weights into it, or give a trained folder"]
 
 
-def require_finite(clean: PerSampleResult, classes: int) -> None:
-    """Raise `InputError` where the outputs are not finite on any clean image."""
-    if classes > 1 and len(clean) and not clean.margin.isfinite().any():
+def require_finite(clean: PerSampleResult, classifier: Classifier) -> None:
+    """Raise `InputError` where the outputs are not finite on any clean image; labels always are."""
+    if classifier.classes > 1 and not classifier.labels_only and len(clean) and not clean.margin.isfinite().any():
         raise InputError(
             f"the model gives outputs that are not finite on all of {len(clean)} clean images: "
             "check its weights and that it takes pixels in [0, 1]"

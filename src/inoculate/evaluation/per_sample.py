@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from inoculate.core.errors import InputError
 from inoculate.core.row import Row
+from inoculate.core.stats import proportion_upper
 from inoculate.core.threat import Threat, distance, keep_outside
 
 
@@ -26,7 +28,12 @@ class PerSampleResult:
         broken_by: int64, the attack that caused the misclassification as a position in `names`, else −1.
         finished: bool, False where time ran out. Such an image does not count, and is `right` as long as nothing broke
             it.
+        terminated: bool, stands, and early termination may have ended runs on it that nothing has continued.
+        audited: bool, drawn at random among those that stood so, and attacked again with the full budget.
+        target: int64, of a targeted attack the class that it drove the image to; −1 where the image belongs to that
+            class, or was not attacked.
         images: N×C×H×W floats in [0, 1], if they were kept.
+        queries: of the attack on all images together, where they were counted.
     """
 
     eps: float
@@ -37,8 +44,12 @@ class PerSampleResult:
     distance: Tensor
     broken_by: Tensor
     finished: Tensor
+    terminated: Tensor
+    audited: Tensor
     names: tuple[str, ...] = ()
     images: Tensor | None = None
+    queries: int | None = None
+    target: Tensor | None = None
 
     @classmethod
     def empty(
@@ -54,6 +65,8 @@ class PerSampleResult:
             distance=torch.zeros(n),
             broken_by=torch.full((n,), -1),
             finished=torch.ones(n, dtype=torch.bool),
+            terminated=torch.zeros(n, dtype=torch.bool),
+            audited=torch.zeros(n, dtype=torch.bool),
             names=tuple(names),
             images=None if images is None else images.clone(),
         )
@@ -66,10 +79,40 @@ class PerSampleResult:
         """(lowest, highest) possible accuracy over all images, given that some were not finished."""
         return int((self.right & self.finished).sum()) / len(self), int(self.right.sum()) / len(self)
 
+    @property
+    def succeeded(self) -> Tensor:
+        """Which images (N, bool) the attack led where it should: to the target, if there is one, else to an error."""
+        return ~self.right if self.target is None else torch.where(self.target < 0, ~self.right, self.reached)
+
+    @property
+    def reached(self) -> Tensor:
+        """Which images (N, bool) are taken for the target that they were driven to."""
+        if self.target is None:
+            return torch.zeros_like(self.right)
+        found: Tensor = (self.target >= 0) & (self.predicted == self.target) & ~self.right & self.finished
+        return found
+
     def row(self, **labels: Any) -> Row:
         """The accuracy over the finished images; `labels` are the row's remaining fields."""
         right = self.right[self.finished]
-        return Row.measured(correct=int(right.sum()), n=len(right), seconds=self.seconds, eps=self.eps, **labels)
+        attacked = int(right.sum()) + int((self.broken_by >= 0).sum())
+        queries = None if self.queries is None else round(self.queries / max(attacked, 1), 1)
+        counts = {"correct": int(right.sum()), "n": len(right)}
+        if self.target is not None:
+            labels |= {"tried": int(((self.target >= 0) & self.finished).sum()), "reached": int(self.reached.sum())}
+        return Row.measured(
+            **counts, seconds=self.seconds, eps=self.eps, queries=queries, **self.audit_fields, **labels
+        )
+
+    @property
+    def audit_fields(self) -> dict[str, Any]:
+        """The row's fields about early termination (`AUDIT_FIELDS`); none where no run can have been ended early."""
+        drawn, left = self.audited & self.finished, int((self.terminated & self.finished).sum())
+        n, broken = int(drawn.sum()), int((drawn & ~self.right).sum())
+        if not n + left:
+            return {}
+        hidden = most_hidden(broken, n, left) / int(self.finished.sum())
+        return {"audited": n, "audited_broken": broken, "hidden": hidden}
 
     def row_at(self, threat: Threat, **labels: Any) -> Row:
         """The row of a result at a threat; `labels` are the fields that the threat does not tell."""
@@ -91,6 +134,16 @@ class PerSampleResult:
         ):
             if mine is not None and theirs is not None:
                 mine[rows] = theirs[rows]
+
+
+def most_hidden(broken: int, audited: int, left: int) -> int:
+    """The most of the images `left` that would be broken as well, where `broken` of the `audited` were (95 %).
+
+    The audited ones are a random sample of both together, without replacement, so the binomial bound is on the safe
+    side.
+    """
+    most = math.floor(proportion_upper(broken, audited) * (audited + left) + 1e-9)
+    return min(max(most - broken, 0), left)
 
 
 def distance_within(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:

@@ -44,6 +44,8 @@ def write_records(found: Evaluation, path: str | PathLike[str]) -> Path:
         finished: False where time ran out.
         distance: of the adversarial image, in the row's norm.
         broken_by: the attack, or null.
+        target: of a targeted attack the class that it drove the image to, or null.
+        reached: whether the image is taken for that class; null without one.
         breaks_at: the smallest distance at which this attack broke the image at any eps; 0 if it is wrong clean, null
             if nothing did.
     """
@@ -67,6 +69,8 @@ def _columns(found: Evaluation, row: Row, smallest: dict[tuple[str, str], Tensor
     import pyarrow as pa
 
     result, n = found.per_image[row], len(found.labels)
+    targets = np.full(n, -1) if result.target is None else result.target.numpy()
+    no_target = targets < 0
     at = smallest.get((row.attack, row.space), torch.full((n,), torch.inf)).tolist()
     return {
         "image": np.arange(n), "source": pa.array(found.sources or [None] * n, pa.string()),
@@ -78,6 +82,8 @@ def _columns(found: Evaluation, row: Row, smallest: dict[tuple[str, str], Tensor
         "margin": result.margin.numpy(), "right": result.right.numpy(), "finished": result.finished.numpy(),
         "distance": result.distance.numpy(),
         "broken_by": pa.array([result.names[i] if i >= 0 else None for i in result.broken_by.tolist()], pa.string()),
+        "target": pa.array(targets, pa.int64(), mask=no_target),
+        "reached": pa.array(result.reached.numpy(), pa.bool_(), mask=no_target),
         "breaks_at": pa.array([each if each < float("inf") else None for each in at], pa.float64()),
     }  # fmt: skip
 

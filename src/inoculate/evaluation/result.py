@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from inoculate.core.errors import InputError
-from inoculate.core.results import html_of, name_of, table_of
+from inoculate.core.results import early_termination_words, html_of, name_of, table_of
 from inoculate.core.row import Row
 from inoculate.core.threat import Norm, Threat
 from inoculate.evaluation.checks import Check
@@ -78,6 +78,12 @@ class Evaluation:
 
     def _line(self, row: Row) -> str:
         line = f"{name_of(row):28} {row.accuracy:6.1%}  [{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seconds:.1f} s"
+        if row.hidden is not None:
+            line += f"  {early_termination_words(row)}"
+        if row.queries is not None:
+            line += f"  {row.queries:.0f} queries an image"
+        if row.tried is not None:
+            line += f"  {row.reached} of {row.tried} taken for target {row.target}"
         if row.n == len(self.labels) or not row.has_eps:
             return line
         low, high = self.per_image[row].bounds
@@ -169,9 +175,9 @@ class TransferMatrix:
         if len({(row.space, row.eps) for row in fitting}) != 1:
             known = dict.fromkeys(f"{row.space} {row.eps:g}" for row in attacked)
             raise InputError(f"eps {eps} does not name one of the measured threats: give one of {', '.join(known)}")
-        found: dict[str, dict[str, float]] = {source: {} for source in self.models}
+        found: dict[str, dict[str, float]] = {}
         for row in fitting:
-            found[_source_of(row)][row.model] = row.accuracy
+            found.setdefault(_source_of(row), {})[row.model] = row.accuracy
         return found
 
     def table(self) -> dict[str, list[Any]]:

@@ -19,7 +19,9 @@ from inoculate.evaluation.passes import Passes
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.models.classifier import Classifier
 
-IMAGES = 64
+ENOUGH = 112  # images: two attacks that differ on 8 % of them are told apart (p < 0.01) in four of five samples
+FEW = 32  # images, where a single one is an alarm
+SIGNIFICANT = 0.01  # the p-value of an alarm
 UNSEEN = 20.0  # passes that an attack is taken to make on an image where they can be neither foreseen nor counted
 Cost = Callable[[int], float]  # from a number of images to the most passes that an attack makes on them
 
@@ -41,7 +43,7 @@ NOTHING = Known()
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Up to 64 images of the data, those of them that the classifier gets right (N, bool), and the threat."""
+    """Some images of the data, `ENOUGH` of them right if there are so many (N, bool: `clean`), and the threat."""
 
     classifier: Classifier
     data: Dataset
@@ -57,10 +59,20 @@ class Sample:
         cls, classifier: Classifier, data: Dataset, threat: Threat, settings: Settings, known: Known, passes: Passes
     ) -> Sample:
         """The images that the seed decides; `passes` counts those of the classifier from here on."""
-        rows = torch.randperm(len(data), generator=generator(settings.seed, "trust panel"))[:IMAGES]
-        part, settings = data.subset(rows), replace(settings, deadline=None, keep_images=False, progress=None)
-        clean = measure_clean(classifier, part, settings).right if known.clean is None else known.clean.right[rows]
-        return cls(classifier, part, threat, settings, clean, rows, known, passes)
+        rows = torch.randperm(len(data), generator=generator(settings.seed, "trust panel"))
+        settings = replace(settings, deadline=None, keep_images=False, progress=None)
+        if known.clean is None:
+            rows = rows[: 2 * ENOUGH]
+            clean = measure_clean(classifier, data.subset(rows), settings).right
+        else:
+            clean = known.clean.right[rows]
+        needed = int((clean.cumsum(0) < ENOUGH).sum()) + 1
+        rows, clean = rows[:needed], clean[:needed]
+        return cls(classifier, data.subset(rows), threat, settings, clean, rows, known, passes)
+
+    def first(self, images: int) -> Tensor:
+        """The first so many of those that the classifier gets right (N, bool)."""
+        return self.clean & (self.clean.cumsum(0) <= images)
 
     @property
     def left(self) -> float:
@@ -68,17 +80,24 @@ class Sample:
         return self.known.passes - self.passes.made
 
     def measure(
-        self, attack: Attack, cost: Cost | None, threat: Threat | None = None, share: float = 1.0
+        self,
+        attack: Attack,
+        cost: Cost | None,
+        threat: Threat | None = None,
+        share: float = 1.0,
+        among: Tensor | None = None,
     ) -> PerSampleResult:
         """The result of an attack, on the images that `share` of the passes left is enough for; the rest is unfinished.
 
-        Without a `cost` the first image tells what the others cost. What the evaluation found already is taken over.
+        Without a `cost` the first image tells what the others cost. `among` (N, bool) says which images to attack, by
+        default all that are right. What the evaluation found already is taken over.
         """
         at = threat or self.threat
         for known, result in self.known_results(at):
             if type(known) is type(attack) and known == attack:
                 return result
-        return self._measure(attack, cost, at, self.passes.made + share * self.left)
+        chosen = self.clean if among is None else self.clean & among
+        return self._measure(attack, cost, at, chosen, self.passes.made + share * self.left)
 
     def known_results(self, threat: Threat) -> list[tuple[Attack, PerSampleResult]]:
         """The attacks that the evaluation made on all these images at a threat, and their results."""
@@ -88,11 +107,13 @@ class Sample:
             if at == threat and bool(result.finished[self.rows].all())
         ]
 
-    def _measure(self, attack: Attack, cost: Cost | None, threat: Threat, end: float) -> PerSampleResult:
+    def _measure(
+        self, attack: Attack, cost: Cost | None, threat: Threat, chosen: Tensor, end: float
+    ) -> PerSampleResult:
         """Attack chunk after chunk: each may cost the most that it can, so that the passes never exceed `end`."""
         result = PerSampleResult.empty(len(self.data), threat.eps)
         result.finished.copy_(~self.clean)
-        waiting = self.clean.nonzero().squeeze(1)
+        waiting = chosen.nonzero().squeeze(1)
         while len(waiting):
             before = self.passes.made
             size = affordable(cost or per_image(1), 1 if cost is None else len(waiting), end - before)

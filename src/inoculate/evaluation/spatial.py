@@ -16,15 +16,12 @@ from inoculate.core.errors import InputError
 from inoculate.core.options import require_count, require_nonnegative, require_one_of
 from inoculate.core.progress import Progress
 from inoculate.core.rng import Draws, generator, seeded
-from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
-from inoculate.evaluation.engine import Settings, measure_clean
+from inoculate.evaluation.engine import batches
 from inoculate.evaluation.evaluate import EvaluationOptions
-from inoculate.evaluation.inputs import name_of_model, prepare_checked, resolve_data
-from inoculate.evaluation.passes import batch_within_memory, require_batch_size
+from inoculate.evaluation.natural import Natural
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import Evaluation
-from inoculate.models.classifier import Classifier
 from inoculate.models.loading.load import ModelLike
 
 NORM = "spatial"
@@ -141,43 +138,23 @@ def spatial(
 
     Raises `InputError` for what the model cannot take.
     """
-    require_batch_size(batch_size)
-    images = resolve_data(data, model)
-    prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
-    classifier, images = prepared.classifier, prepared.data
-    settings = Settings(batch_within_memory(classifier, images, batch_size), seed)
-    labels = {"model": options.name or name_of_model(model), "arm": options.arm, "protocol": "white-box", "seed": seed}
-    labels["dataset"] = images.name
-    with seeded(seed, "clean"):
-        clean = measure_clean(classifier, images, settings)
-    name = f"spatial_{movements.search}"
+    natural, name = Natural.begin(model, data, NORM, batch_size, seed, options), f"spatial_{movements.search}"
     with seeded(seed, name):
-        result = _worst(classifier, images, clean, movements, settings, progress)
-    attacked = result.row(**labels, attack=name, norm=NORM, movements=movements.name(images.image_size))
-    per_image = {clean.row(**labels, attack="none", norm=NORM): clean, attacked: replace(result, names=(name,))}
-    return Evaluation(
-        list(per_image), per_image, [], prepared.warnings, images.labels, images.classes, None, images.notes,
-        tuple(images.source_names()),
-    )  # fmt: skip
+        result = _worst(natural, movements, progress)
+    row = result.row(**natural.labels, attack=name, movements=movements.name(natural.data.image_size))
+    return natural.evaluation({row: replace(result, names=(name,))})
 
 
 @torch.inference_mode(False)
-def _worst(
-    classifier: Classifier,
-    data: Dataset,
-    clean: PerSampleResult,
-    movements: Movements,
-    settings: Settings,
-    progress: Progress | None,
-) -> PerSampleResult:
+def _worst(natural: Natural, movements: Movements, progress: Progress | None) -> PerSampleResult:
     """The first error of each image that is right when clean, else the movement of the largest margin."""
-    result, began = clean.copy(), time.perf_counter()
-    rows, done = clean.right.nonzero().squeeze(1), 0
+    classifier, result, began = natural.classifier, natural.clean.copy(), time.perf_counter()
+    rows, done = natural.clean.right.nonzero().squeeze(1), 0
     with classifier.ready():
-        for batch in torch.split(rows, settings.batch_size) if len(rows) else ():
-            x, y = classifier.load(data, batch)
+        for batch in batches(rows, natural.settings.batch_size):
+            x, y = classifier.load(natural.data, batch)
             left = torch.arange(len(batch))
-            for movement in movements.candidates(x, settings.seed):
+            for movement in movements.candidates(x, natural.settings.seed):
                 at = left.to(x.device)
                 seen = classifier.predict(move_images(x[at], movement[at]), y[at])
                 worse, places = (seen.margin > result.margin[batch[left]]) | ~seen.right, batch[left]

@@ -20,6 +20,7 @@ from inoculate.evaluation.engine import Settings, measure_clean, measure_transfe
 from inoculate.evaluation.inputs import (
     Matching,
     Prepared,
+    averaged,
     clean_warnings,
     nonfinite_warning,
     prepare_checked,
@@ -30,6 +31,7 @@ from inoculate.evaluation.inputs import (
 from inoculate.evaluation.passes import batch_within_memory, require_batch_size
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import TransferMatrix
+from inoculate.evaluation.targets import target_name
 from inoculate.models.class_names import ClassNames
 from inoculate.models.classes import Counted
 from inoculate.models.classifier import Classifier, Precision
@@ -48,6 +50,8 @@ class TransferOptions:
         device: where model SPECs are loaded.
         class_names: as in `EvaluationOptions`, of every model.
         classes: as in `EvaluationOptions`.
+        sources: what examples are crafted on: names of models, or several joined by `+` (`a+b`) for the average of
+            their logits; by default each model.
     """
 
     precision: Precision = "fast"
@@ -56,6 +60,7 @@ class TransferOptions:
     device: str = "cpu"
     class_names: ClassNames | None = None
     classes: Counted = "all"
+    sources: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         require_one_of(("fast", "exact"), precision=self.precision)
@@ -78,7 +83,7 @@ def transfer(
     options: TransferOptions = TransferOptions(),
     progress: Progress | None = None,
 ) -> TransferMatrix:
-    """Measure every model on adversarial examples crafted on every model, at each threat.
+    """Measure every model on adversarial examples crafted on every model (or on `options.sources`), at each threat.
 
     Every image is attacked once per source and threat, whether or not the source classifies it correctly: what is of no
     use against the source may still fool another model. A clean error of the evaluated model is an error.
@@ -117,11 +122,11 @@ def transfer(
         (result.row(**labels, model=target, attack="none", norm=norm, protocol="white-box"), result)
         for target, result in clean.items()
     ]
-    for source in prepared:
+    for source, crafting in _sources(prepared, images, options, seed).items():
         own = replace(settings, progress=None if progress is None else partial(progress, source))
-        results = _measure_source(source, prepared, images, chosen, threats, own)
+        results = _measure_source(source, crafting, prepared, images, chosen, threats, own)
         for target in prepared:
-            named_as = {"attack": options.name or name, "model": target, **labels}
+            named_as = {"attack": options.name or name, "model": target, "target": target_name(chosen), **labels}
             named_as["protocol"] = "white-box" if target == source else f"transfer:{source}/{options.arm}"
             for threat, result in zip(threats, results[target], strict=True):
                 counted = _counted(result, clean[target], options.name or name)
@@ -139,6 +144,21 @@ def _prepare(
     }
 
 
+def _sources(
+    models: Mapping[str, Classifier], images: Dataset, options: TransferOptions, seed: int
+) -> dict[str, Classifier]:
+    """What examples are crafted on, by name. Raises `InputError` for a model that is not there."""
+    found: dict[str, Classifier] = {}
+    for source in options.sources if options.sources is not None else models:
+        parts = [source] if source in models else source.split("+")
+        for part in parts:
+            require_one_of(tuple(models), **{f"model of source {source}": part})
+        if len(set(parts)) < len(parts):
+            raise InputError(f"source {source} names a model twice: name each one once")
+        found[source] = averaged([models[part] for part in parts], images, options.precision, seed)
+    return found
+
+
 def _by_name(models: Mapping[str, ModelLike] | Sequence[str]) -> dict[str, ModelLike]:
     """The models by name. Raises `InputError` for none, and for one that is given twice."""
     if not models:
@@ -154,18 +174,19 @@ def _by_name(models: Mapping[str, ModelLike] | Sequence[str]) -> dict[str, Model
 
 def _measure_source(
     source: str,
+    crafting: Classifier,
     classifiers: Mapping[str, Classifier],
     data: Dataset,
     attack: Attack,
     threats: Sequence[Threat],
     settings: Settings,
 ) -> dict[str, list[PerSampleResult]]:
-    """Results of every classifier, one per threat in order, on examples crafted on `source`."""
-    order = [source, *(name for name in classifiers if name != source)]  # the first bears the time of the crafting
+    """Results of every classifier, one per threat in order, on examples crafted on `crafting`, called `source`."""
+    order = sorted(classifiers, key=lambda name: name != source)  # the first bears the time of the crafting
     targets = [classifiers[name] for name in order]
     found: dict[tuple[str, Threat], PerSampleResult] = {}
     for family in families(threats):
-        results = measure_transfer(classifiers[source], targets, data, attack, family, settings)
+        results = measure_transfer(crafting, targets, data, attack, family, settings)
         found |= {
             (name, threat): result
             for name, of_one in zip(order, results, strict=True)
@@ -177,4 +198,5 @@ def _measure_source(
 def _counted(result: PerSampleResult, clean: PerSampleResult, attack: str) -> PerSampleResult:
     """The result with clean errors as errors, and the attack's name where it broke an image."""
     broken = torch.where(clean.right & ~result.right, 0, -1)
-    return replace(result, right=result.right & clean.right, names=(attack,), broken_by=broken)
+    aim = None if result.target is None else torch.where(clean.right, result.target, -1)
+    return replace(result, right=result.right & clean.right, names=(attack,), broken_by=broken, target=aim)

@@ -31,9 +31,15 @@ def union_of(threats: Sequence[Threat], results: Sequence[PerSampleResult]) -> P
     """The worst of one attack's results for each image, one for each of the `threats`.
 
     `right` where all are. Prediction, margin and distance (in its own norm) are those of the threat under which the
-    image is closest to an error, and `broken_by` is the first threat that broke it.
+    image is closest to an error, and `broken_by` is the first threat that broke it. Early termination is not audited
+    anew: the results of the threats say what was found.
     """
-    worst = results[0].copy(eps=EPS, seconds=sum(result.seconds for result in results), images=None)
+    queries = [result.queries for result in results if result.queries is not None]
+    none = torch.zeros_like(results[0].right)
+    worst = results[0].copy(
+        eps=EPS, seconds=sum(result.seconds for result in results), queries=sum(queries) if queries else None,
+        images=None, target=None, terminated=none, audited=none.clone(),
+    )  # fmt: skip
     worst.broken_by.fill_(-1)
     for place, result in enumerate(results):
         worst.take(result, ~(result.margin <= worst.margin))

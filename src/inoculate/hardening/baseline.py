@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from inoculate.core.copying import copy_module
 from inoculate.core.progress import Progress
@@ -13,6 +14,8 @@ from inoculate.evaluation.files import RESULTS
 from inoculate.evaluation.result import Evaluation
 from inoculate.hardening.data import HardeningData
 from inoculate.hardening.measure import measure
+from inoculate.models.loading.checkpoints import load_weights
+from inoculate.training.checkpoint import BEST
 from inoculate.training.methods.base import standard
 from inoculate.training.plan import TrainingPlan, observe_updates
 from inoculate.training.recipe import Recipe, updates_in
@@ -38,6 +41,16 @@ def measure_baseline(
         short = Recipe(updates, rounds=1, batch_size=recipe.batch_size, lr=recipe.lr)
         plan = TrainingPlan(data.samples, data.val, standard, short, data.seed)
         fit(model, plan, folder / "before", progress=observe_updates(progress, "before: standard training"))
-    found = measure(model, data, EvaluationOptions(checks=False, name=BASELINE), "before", progress)
+    found = measure(model, data, EvaluationOptions(name=BASELINE), "before", progress)
     found.save(kept)
     return found
+
+
+def baseline_network(folder: Path, model: nn.Module, original: Mapping[str, Tensor], trained: bool) -> nn.Module:
+    """A copy of `model` with the weights that `measure_baseline` measured: `original` ones, or those in `folder`."""
+    network = copy_module(model)
+    if trained:
+        network.load_state_dict(original)
+    else:
+        load_weights(folder / "before" / BEST, network)
+    return network.eval()

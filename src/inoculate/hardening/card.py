@@ -11,9 +11,12 @@ from typing import Any, Literal
 import jinja2
 import yaml
 
+from inoculate.core.results import early_termination_words
 from inoculate.core.row import Row
 from inoculate.data.preprocessing import Preprocessing, Size
+from inoculate.evaluation.checks import Check
 from inoculate.hardening.export import OnnxCheck
+from inoculate.hardening.masking import failed_checks
 from inoculate.models.loading.checkpoints import WEIGHTS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -23,6 +26,7 @@ ATTACK_MEANING = {
     "autoattack": "four attacks, one of them gradient-free (Croce and Hein 2020)",
     "autoattack_quick": "AutoAttack without FAB-T, with three targets and runs that end sooner",
     "autoattack_binary": "AutoAttack for two or three classes, without the targeted DLR loss",
+    "autoattack_rand": "AutoAttack for random networks: two attacks, each step along the mean of 20 gradients",
 }
 NORM_MEANING = {
     "linf": "every pixel may change by up to eps",
@@ -57,6 +61,7 @@ class CardFacts:
     its outputs and normalisation), or by the user, whose own module it is. baseline_epochs: of standard training before
     the first measurement; 0 where the network was measured as given. data_arguments: how the command line loads the
     data; empty where it cannot. reading: how the images were read, the fields of `Preprocessing` that were said.
+    checks: whether the delivered network's numbers can be trusted.
     """
 
     network: str
@@ -75,6 +80,7 @@ class CardFacts:
     data_arguments: tuple[str, ...] = ()
     onnx: OnnxCheck | None = None
     reading: Mapping[str, Any] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> CardFacts:
@@ -85,6 +91,7 @@ class CardFacts:
             "onnx": None if onnx is None else OnnxCheck(**onnx),
             "warnings": tuple(value["warnings"]),
             "data_arguments": tuple(value["data_arguments"]),
+            "checks": tuple(Check(**each) for each in value.get("checks", ())),
         }
         return cls(**{**value, **nested})
 
@@ -101,8 +108,12 @@ def render_card(facts: CardFacts, before: Sequence[Row], after: Sequence[Row], f
         training=facts.training,
         method=method,
         title=title,
+        failed=failed_checks(facts.checks),
+        check_words={True: "passed", False: "**failed**", None: "not made"},
         front=_front_matter(facts, title, method, after),
         clean=after[0],
+        after=after,
+        early_termination_words=early_termination_words,
         worst=min(reversed(after), key=lambda row: row.accuracy),
         pairs=list(zip(before, after, strict=True)),
         attacks=[row.attack for row in after if row.attack != "none"],

@@ -26,7 +26,8 @@ SPEC_SEED = 0  # of the division of a data SPEC, whatever the seed of a run: so 
 class HardeningData:
     """Disjoint images for updates (`train`), choice of weights (`val`) and measurements (`test`); threat and seed.
 
-    reading: how the images were read, as far as it was said or the model says it.
+    reading: how the images were read, as far as it was said or the model says it. is_random: whether the network that
+    they are for gives other outputs at a second pass.
     """
 
     train: Dataset
@@ -35,6 +36,7 @@ class HardeningData:
     threat: Threat
     seed: int
     reading: Preprocessing = AS_THEY_ARE
+    is_random: bool = False
 
     @property
     def samples(self) -> TrainingSet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +18,12 @@ from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat
 from inoculate.data.load import DataLike
 from inoculate.data.preprocessing import as_size
+from inoculate.evaluation.checks import Check
 from inoculate.evaluation.evaluate import EvaluationOptions
-from inoculate.hardening.baseline import BASELINE_EPOCHS, measure_baseline
+from inoculate.hardening.baseline import BASELINE, BASELINE_EPOCHS, baseline_network, measure_baseline
 from inoculate.hardening.card import CardFacts, TrainingFacts
 from inoculate.hardening.export import OnnxCheck, export_checked
+from inoculate.hardening.masking import checks_of, masking_warnings
 from inoculate.hardening.measure import measure
 from inoculate.hardening.options import HardeningOptions
 from inoculate.hardening.recipe import make_recipe, resolve_augment
@@ -64,7 +66,8 @@ def harden(
 
     Without a `method`, `budget` chooses it: the strongest one for which the time allows enough passes over the images.
     A trained network is never made worse on validation images: where no round of the training is better, its weights
-    are kept, and `warnings` of the result say so.
+    are kept, and `warnings` of the result say so. The delivered network is checked for masked gradients (`checks` of
+    the result); where it fails a check, `warnings` say what could not be done.
 
     Args:
         model: a model SPEC, or your own module (images in [0, 1], B×C×H×W → logits), which is copied.
@@ -111,17 +114,20 @@ def _run(task: Task, work: Path, progress: Progress | None) -> Hardened:
     failures = failure_warnings(history, options.fallback) if recipe.stop_on_failure else []
     kept = keep_better_weights(model, original, work / "after" / BEST, data, history) if task.trained else ""
     arm = "standard" if kept else schedule.method.name
-    measuring = EvaluationOptions(checks=False, keep_images=options.onnx, name=task.network.name, arm=arm)
+    surrogates = {} if kept else {BASELINE: baseline_network(work, model, original, task.trained)}
+    measuring = EvaluationOptions(surrogates=surrogates, keep_images=options.onnx, name=task.network.name, arm=arm)
     after = measure(model, data, measuring, "after", progress)
     onnx, check = (
         export_checked(model, after.images[after[-1]], data.test.labels, after[-1]) if options.onnx else (None, None)
     )
     training = _training_facts(task, schedule, recipe, history, kept_original=bool(kept))
-    warnings = (*task.warnings, *failures, *([kept] if kept else []))
+    checks = checks_of(after)
+    masked = masking_warnings(checks_of(before), checks, min(after.rows, key=lambda row: row.accuracy))
+    warnings = (*task.warnings, *failures, *([kept] if kept else []), *masked)
     per_image = {row: replace(each, images=None) for found in (before, after) for row, each in found.per_image.items()}
     return Hardened(
         network=task.network, threat=data.threat, before=before.rows, after=after.rows, history=history,
-        per_image=per_image, facts=_card_facts(task, training, warnings, check), run="", onnx=onnx,
+        per_image=per_image, facts=_card_facts(task, training, warnings, checks, check), run="", onnx=onnx,
     )  # fmt: skip
 
 
@@ -160,13 +166,15 @@ def _training_facts(
     )  # fmt: skip
 
 
-def _card_facts(task: Task, training: TrainingFacts, warnings: tuple[str, ...], onnx: OnnxCheck | None) -> CardFacts:
+def _card_facts(
+    task: Task, training: TrainingFacts, warnings: tuple[str, ...], checks: Sequence[Check], onnx: OnnxCheck | None
+) -> CardFacts:
     network, data = task.network, task.data
     return CardFacts(
         network=network.architecture, kind=network.kind, declared=network.declared, dataset=data.train.name,
         digest=data.train.digest, image_size=as_size(*data.test.image_size), norm=data.threat.norm, eps=data.threat.eps,
         seed=data.seed, baseline_epochs=0 if task.trained else BASELINE_EPOCHS, training=training,
-        versions=versions(), warnings=warnings, data_arguments=task.data_arguments, onnx=onnx,
+        versions=versions(), warnings=warnings, checks=tuple(checks), data_arguments=task.data_arguments, onnx=onnx,
         reading=data.reading.spec,
     )  # fmt: skip
 

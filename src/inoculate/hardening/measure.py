@@ -13,10 +13,20 @@ from inoculate.hardening.data import HardeningData
 
 
 def attacks_for(data: HardeningData) -> dict[str, Attack]:
-    """FGSM, PGD-20 and AutoAttack (with fewer than four classes the one without a targeted DLR loss)."""
-    attacks = {"fgsm": get_attack("fgsm"), "pgd": get_attack("pgd", steps=20, step=0.125)}
-    strongest = "autoattack" if len(data.test.classes) >= 4 else "autoattack_binary"
-    return attacks | {strongest: get_attack(strongest)}
+    """FGSM, PGD-20 and AutoAttack in the version for the data and the network."""
+    strongest = _autoattack(len(data.test.classes), data.is_random)
+    return {
+        "fgsm": get_attack("fgsm"),
+        "pgd": get_attack("pgd", steps=20, step=0.125),
+        strongest: get_attack(strongest),
+    }
+
+
+def _autoattack(classes: int, is_random: bool) -> str:
+    """The targeted DLR loss needs four classes, the DLR loss three."""
+    if is_random and classes >= 3:
+        return "autoattack_rand"
+    return "autoattack" if classes >= 4 else "autoattack_binary"
 
 
 def measure(

@@ -15,6 +15,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.results import html_of, name_of, table_of
 from inoculate.core.row import Row
 from inoculate.core.threat import Threat
+from inoculate.evaluation.checks import Check
 from inoculate.evaluation.files import load_results, save_results
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.hardening.card import CardFacts, render_card
@@ -79,6 +80,11 @@ class Hardened:
     def warnings(self) -> list[str]:
         """What a reader of the numbers must know."""
         return list(self.facts.warnings)
+
+    @property
+    def checks(self) -> list[Check]:
+        """Whether the delivered network's numbers can be trusted; made on some of the test images."""
+        return list(self.facts.checks)
 
     @property
     def card(self) -> str:

@@ -27,7 +27,7 @@ def keep_better_weights(
     before = validate_round(model, data.val, data.threat, round(best["val_n"]))
     if selection_key(best) < selection_key(before):
         return (
-            f"no round of the training was as good under PGD-10 on validation images ({best['val_robust']:.1%}, clean "
+            f"no round of the training was as good under attack on validation images ({best['val_robust']:.1%}, clean "
             f"{best['val_accuracy']:.1%}) as the original network ({before['val_robust']:.1%}, clean "
             f"{before['val_accuracy']:.1%}): the original weights were kept (a larger budget or a smaller lr may help)"
         )

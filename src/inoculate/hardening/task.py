@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -22,6 +22,7 @@ from inoculate.hardening.options import HardeningOptions
 from inoculate.hardening.recipe import check_augment, peak_lr
 from inoculate.models.architectures.small_cnn import SMALL_CNN
 from inoculate.models.checks import check_training, model_warnings
+from inoculate.models.classifier import prepare
 from inoculate.models.loading.load import ModelLike
 from inoculate.models.loading.network import Network, model_identity
 from inoculate.models.loading.specs import identity
@@ -99,6 +100,7 @@ def load_task(
     if options.onnx:
         require_exportable(network.model, parts.image_shape)
     check_augment(options.augment, parts.train)
+    parts = replace(parts, is_random=prepare(network.model, parts.val, precision="exact").is_random)
     helpers, helper_findings = load_helpers(
         chosen.name if chosen else "", options.helpers, parts.train, device=str(device_of(network.model)),
         seed=options.seed,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.core.calls import call, pure_calls
+from inoculate.core.calls import call, labels_or_outputs, predicted_classes, pure_calls
 from inoculate.core.copying import copy_module
 from inoculate.core.errors import InputError, one_line
 from inoculate.core.modes import device_of, dtype_for, frozen
@@ -19,6 +19,7 @@ from inoculate.models.findings import (
     Finding,
     batch_dependence,
     constant,
+    labels_only,
     names_differ,
     output_kind,
     output_type,
@@ -29,7 +30,7 @@ from inoculate.models.findings import (
     zero_gradient,
 )
 from inoculate.models.loading.onnx import onnx_findings
-from inoculate.models.unmeasurable import not_finite, require_output_per_class
+from inoculate.models.unmeasurable import not_finite, require_known_labels, require_output_per_class
 
 INSPECTED_IMAGES = 64
 GRADIENTS = 8  # images
@@ -49,6 +50,8 @@ def inspect_model(model: nn.Module, data: Dataset, *, seed: int = 0) -> list[Fin
     y = sample.labels.to(device)
     found = training_mode(model) + selected_outputs(model) + names_differ(model, data.classes)
     with without_side_effects(model, device):
+        if not labels_or_outputs(model, x[:1]).is_floating_point():
+            return found + _inspect_labels(model, x, y, data)
         logits = _logits(model, x, y, classes)
         finite = logits.isfinite().all(dim=1)  # the images that are not are reported after all have been measured
         x, y, logits = x[finite], y[finite], logits[finite]
@@ -57,7 +60,18 @@ def inspect_model(model: nn.Module, data: Dataset, *, seed: int = 0) -> list[Fin
         found += random or batch_dependence(logits[:4], _one_at_a_time(model, x[:4]))
         found += constant(logits) or (zero_gradient(logits, y, _gradients(model, x, y)) if not random else [])
         if len(x) >= MIN_IMAGES:
-            found += preprocessing(model, x, y, logits) or class_order(logits.argmax(dim=1), y, data.classes)
+            predicted = logits.argmax(dim=1)
+            found += preprocessing(model, x, y, predicted, classes) or class_order(predicted, y, data.classes)
+    return found
+
+
+def _inspect_labels(model: nn.Module, x: Tensor, y: Tensor, data: Dataset) -> list[Finding]:
+    """What looks wrong with a model that gives labels only."""
+    labels, again = (predicted_classes(model, x) for _ in range(2))
+    require_known_labels(labels, len(data.classes))
+    found = labels_only(labels, again)
+    if len(x) >= MIN_IMAGES:
+        found += preprocessing(model, x, y, labels, len(data.classes)) or class_order(labels, y, data.classes)
     return found
 
 

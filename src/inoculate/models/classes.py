@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Literal
 
 from torch import Tensor, nn
 
-from inoculate.core.calls import call
+from inoculate.core.calls import call, labels_or_outputs
 from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of, dtype_for
 from inoculate.core.options import require_one_of
@@ -60,6 +60,8 @@ def match_classes(
     require_one_of(("all", "subset"), classes=classes)
     model = original(model)
     outputs = _count_outputs(model, data)
+    if outputs is None and class_names is not None and _gives_labels(model, data):
+        raise InputError("the model gives labels only, which no class names can be matched with: leave them out")
     if outputs is None or (outputs == 1 and len(data.classes) == 2):
         return model, data  # what looks at the model closer says what is wrong, or declared
     if class_names is not None:
@@ -71,7 +73,7 @@ def match_classes(
         return model, data  # taken to be in the same order
     if outputs == len(data.classes) + 1 and names is None:  # the error says whether one may be for the background
         some = data.limit(min(SAMPLE, len(data)))
-        require_output_per_class(model, _logits(model, some), some.labels.cpu(), len(data.classes))
+        require_output_per_class(model, _ask(call, model, some), some.labels.cpu(), len(data.classes))
     if outputs < len(data.classes):
         raise _too_few(data, outputs, names)
     if names is None or not all(found):
@@ -85,17 +87,25 @@ def match_classes(
 def _count_outputs(model: nn.Module, data: Dataset) -> int | None:
     """The number of logits for an image of `data`; None where the model gives none."""
     try:
-        logits = _logits(model, data.subset([0]))
+        logits = _ask(call, model, data.subset([0]))
     except InputError:  # which is raised again where the model is inspected
         return None
     return int(logits.shape[1]) if logits.ndim == 2 else None
 
 
-def _logits(model: nn.Module, data: Dataset) -> Tensor:
+def _gives_labels(model: nn.Module, data: Dataset) -> bool:
+    try:
+        return not _ask(labels_or_outputs, model, data.subset([0])).is_floating_point()
+    except InputError:
+        return False
+
+
+def _ask(run: Callable[[nn.Module, Tensor], Tensor], model: nn.Module, data: Dataset) -> Tensor:
+    """What `run` makes of all images, without side effects on the model."""
     device = device_of(model)
     x = to_float(data.images.to(device)).to(dtype_for(model))
     with without_side_effects(model, device):
-        return call(model, x).cpu()
+        return run(model, x).cpu()
 
 
 def _is_unknown(found: Sequence[frozenset[int]]) -> bool:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from inoculate.core.calls import call
+from inoculate.core.calls import call, labels_or_outputs, predicted_classes
 from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of, dtype_for
 from inoculate.core.options import require_one_of
@@ -21,7 +21,8 @@ from inoculate.models.acceleration.fast import fast, original, verified
 from inoculate.models.acceleration.hardware import memory_format_for
 from inoculate.models.acceleration.small_maps import inference_context
 from inoculate.models.findings import differ
-from inoculate.models.unmeasurable import require_output_per_class
+from inoculate.models.loading.endpoint import Endpoint
+from inoculate.models.unmeasurable import require_known_labels, require_output_per_class
 
 Precision = Literal["fast", "exact"]
 VERIFICATION_IMAGES = 2
@@ -32,7 +33,7 @@ class Prediction(NamedTuple):
     """What a model predicts for a batch, on the CPU: right (B, bool), predicted class (B, int64), margin (B, float32).
 
     The margin is the best wrong logit minus the true one: positive where misclassified, NaN with a single class. An
-    output that is not finite is an error.
+    output that is not finite is an error. The margin of a model that gives labels only is NaN.
     """
 
     right: Tensor
@@ -46,8 +47,8 @@ class Classifier:
 
     `model` gives every verdict. `crafting` is what attacks are called on: with `precision` fast a verified faster copy
     if there can be one, else `model` itself. Images go to `device`, as `dtype`, in the memory format `layout`. The
-    model has one output for each of `classes`. A random model is judged by the mean of its probabilities over several
-    `passes`.
+    model has one output for each of `classes`, or is `labels_only`: then it gives one of them. A random model is judged
+    by the mean of its probabilities over several `passes`, or by its most frequent label.
     """
 
     model: nn.Module
@@ -58,6 +59,12 @@ class Classifier:
     layout: torch.memory_format
     precision: Precision
     passes: int = 1
+    labels_only: bool = False
+
+    @property
+    def is_black_box(self) -> bool:
+        """Whether it gives labels only or lies behind an address, so that queries count."""
+        return self.labels_only or any(isinstance(module, Endpoint) for module in self.model.modules())
 
     @property
     def is_random(self) -> bool:
@@ -80,7 +87,10 @@ class Classifier:
 
         Raises `InputError` where the model does not take the images, or does not give one logit per class.
         """
-        logits = self._logits(x, y)
+        if self.labels_only:
+            predicted = self._labels(x)
+            return Prediction((predicted == y).cpu(), predicted.cpu(), torch.full((len(x),), torch.nan))
+        logits = self.logits(x, y)
         predicted = logits.argmax(dim=1)
         right = (predicted == y) & logits.isfinite().all(dim=1)
         margin = torch.full((len(x),), torch.nan)
@@ -89,7 +99,15 @@ class Classifier:
             margin = (logits.scatter(1, y[:, None], -torch.inf).amax(dim=1) - true).float().cpu()
         return Prediction(right.cpu(), predicted.cpu(), margin)
 
-    def _logits(self, x: Tensor, y: Tensor) -> Tensor:
+    def _labels(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            passes = [predicted_classes(self.model, x) for _ in range(self.passes)]
+        for labels in passes:
+            require_known_labels(labels, self.classes)
+        return torch.stack(passes).mode(dim=0).values
+
+    def logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """The logits (B×K) by which images are judged, inside `ready()`; of a random model log probabilities."""
         try:
             with torch.no_grad():
                 passes = [call(self.model, x) for _ in range(self.passes)]
@@ -116,16 +134,20 @@ def prepare(model: nn.Module, data: Dataset, *, precision: Precision = "fast") -
     images = to_float(data.images[:VERIFICATION_IMAGES].to(device)).to(dtype)
     with torch.inference_mode(False), inference_context(model):
         layout = memory_format_for(model, images[:1])
-        passes = RANDOM_PASSES if _is_random(model, images) else 1
-    crafting = verified(fast(model), images) if precision == "fast" and passes == 1 else model
-    return Classifier(model, crafting, len(data.classes), device, dtype, layout, precision, passes)
+        labels_only, is_random = _observe(model, images)
+    passes = RANDOM_PASSES if is_random else 1
+    exact = precision == "exact" or is_random or labels_only
+    crafting = model if exact else verified(fast(model), images)
+    return Classifier(model, crafting, len(data.classes), device, dtype, layout, precision, passes, labels_only)
 
 
-def _is_random(model: nn.Module, images: Tensor) -> bool:
-    """Whether two passes over these images differ; False where there is none."""
+def _observe(model: nn.Module, images: Tensor) -> tuple[bool, bool]:
+    """Whether the model gives labels only, and whether two passes over these images differ; False where none works."""
     try:
         with torch.no_grad(), torch.random.fork_rng([images.device] if images.is_cuda else []):
-            one, other = (call(model, images) for _ in range(2))
+            one, other = (labels_or_outputs(model, images) for _ in range(2))
     except Exception:  # the first pass that counts will report it
-        return False
-    return bool(len(images)) and differ(one, other)
+        return False, False
+    if one.is_floating_point():
+        return False, bool(len(images)) and differ(one, other)
+    return True, not torch.equal(one, other)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inoculate.core.calls import behaviour
+from inoculate.core.calls import behaviour, predicted_classes
 from inoculate.core.stats import mcnemar
 from inoculate.models.class_names import are_placeholders, stored_names
 from inoculate.models.loading.outputs import AsLogits
@@ -78,6 +78,11 @@ def output_kind(model: nn.Module, logits: Tensor) -> list[Finding]:
     """Whether outputs that nothing was declared about are probabilities, or come from sigmoids."""
     if any(isinstance(module, AsLogits) for module in model.modules()):
         return []
+    if logits.shape[1] > 1 and bool(((logits == 0) | (logits == 1)).all()) and bool((logits.sum(dim=1) == 1).all()):
+        return [Finding(
+            "the outputs are one-hot: labels in another form, in which attacks by gradients or scores see no slope",
+            "declare them, --outputs labels, load_model(..., outputs='labels'), and attack with hopskipjump or rays",
+        )]  # fmt: skip
     if _sum_to_one(logits.exp()) and logits.max() <= 1e-3:
         return [Finding(
             "the outputs are log-probabilities",
@@ -130,6 +135,22 @@ def zero_gradient(logits: Tensor, y: Tensor, gradients: Tensor | None) -> list[F
     )]  # fmt: skip
 
 
+def labels_only(labels: Tensor, again: Tensor) -> list[Finding]:
+    """That a model gives labels only, and whether those (N) of two passes over the same images differ."""
+    found = [Finding("the model gives labels only", "hopskipjump and rays can attack it; margins are unknown")]
+    if not torch.equal(labels, again):
+        found.append(Finding(
+            f"labels are random: {int((labels != again).sum())} of {len(labels)} differ in a second pass",
+            "each verdict is the most frequent of 20 labels; attacks that need labels only are weak on it",
+        ))  # fmt: skip
+    elif len(labels) > 1 and bool((labels == labels[0]).all()):
+        found.append(Finding(
+            f"the model gives all {len(labels)} sample images the label {int(labels[0])}",
+            "check what it does with its input",
+        ))  # fmt: skip
+    return found
+
+
 def randomness(logits: Tensor, again: Tensor) -> list[Finding]:
     """Whether two passes over the same images differ."""
     if not differ(logits, again):
@@ -152,21 +173,21 @@ def batch_dependence(logits: Tensor, alone: Tensor | None) -> list[Finding]:
     )]  # fmt: skip
 
 
-def preprocessing(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Finding]:
+def preprocessing(model: nn.Module, x: Tensor, y: Tensor, predicted: Tensor, classes: int) -> list[Finding]:
     """Whether the model is much more accurate on images normalised in some usual way, or with their channels reversed.
 
     A network without its normalisation may stay far above chance (67 % instead of 91 % on MNIST), so chance is no
     criterion; a model that is right as it is has never gained from a second normalisation.
     """
-    plain = logits.argmax(dim=1) == y
-    threshold = _threshold(float(plain.float().mean()) + MIN_GAIN, logits, y)
+    plain = predicted == y
+    threshold = _threshold(float(plain.float().mean()) + MIN_GAIN, classes, y)
     network = model.model if isinstance(model, SelectOutputs) else model
     if threshold > 1:
         return []
     names = () if isinstance(dict(network.named_children()).get("normalize"), Normalize) else _usual(x.shape[1])
-    tried = {name: model(Normalize(*parse_normalize(name))(x)).argmax(dim=1) == y for name in names}
+    tried = {name: predicted_classes(model, Normalize(*parse_normalize(name))(x)) == y for name in names}
     if x.shape[1] == 3:
-        tried[BGR] = model(x.flip(1)).argmax(dim=1) == y
+        tried[BGR] = predicted_classes(model, x.flip(1)) == y
     best = max(tried, key=lambda name: int(tried[name].sum()), default=None)
     after = 0.0 if best is None else float(tried[best].float().mean())
     if best is None or after < threshold or mcnemar(plain.cpu().numpy(), tried[best].cpu().numpy()) > MAX_P_VALUE:
@@ -199,13 +220,13 @@ def _is_batchnorm(module: nn.Module) -> bool:
     return "BatchNorm" in name
 
 
-def _threshold(least: float, logits: Tensor, y: Tensor) -> float:
+def _threshold(least: float, classes: int, y: Tensor) -> float:
     """The accuracy from which a change counts: `least`, above the majority-class baseline, and not by chance.
 
     An untrained network may give similar images one answer, and so be right on a whole class: at least half of what
     chance (1/K) leaves is required.
     """
-    return max(least, float(y.bincount().max()) / len(y) + MIN_GAIN, (1 + 1 / logits.shape[1]) / 2)
+    return max(least, float(y.bincount().max()) / len(y) + MIN_GAIN, (1 + 1 / classes) / 2)
 
 
 def _sum_to_one(values: Tensor) -> bool:

@@ -26,6 +26,18 @@ def require_output_per_class(model: nn.Module, outputs: Tensor, y: Tensor, class
     )
 
 
+def require_known_labels(labels: Tensor, classes: int) -> None:
+    """Raise `InputError` unless all labels (B) of a model are class numbers of the data."""
+    if not len(labels) or (int(labels.min()) >= 0 and int(labels.max()) < classes):
+        return
+    wrong = int(labels.max()) if int(labels.max()) >= classes else int(labels.min())
+    hint = "; if it counts from 1, subtract 1" if wrong == classes and int(labels.min()) > 0 else ""
+    raise InputError(
+        f"the model gives the label {wrong} and the data has {classes} classes, 0 to {classes - 1}: give the data it "
+        f"was trained for, or let it return class numbers of the data{hint}"
+    )
+
+
 def not_finite(outputs: Tensor) -> InputError:
     """The error for outputs (N×K) of which none is finite in all its numbers."""
     cause = "check its weights and that it takes pixels in [0, 1]"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from inoculate.artifacts.files import read_json
 from inoculate.artifacts.store import MANIFEST
-from inoculate.core.row import Row
+from inoculate.core.row import AUDIT_FIELDS, Row
 from inoculate.study.cell import Cell
 from inoculate.study.config import MOST_VULNERABLE
 from inoculate.study.specs import Specs
@@ -81,6 +81,7 @@ class Measurements:
                 n=len(mask),
                 seed=cell.seed,
                 seconds=measured["seconds"],
+                **{name: measured[name] for name in AUDIT_FIELDS if name in measured},
             )
             self.rows.append(row)
             self.records[row.key] = mask

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pydantic import ValidationError
 
 from inoculate.attacks.base import MultiStep
+from inoculate.attacks.losses import LOSSES
 from inoculate.attacks.registry import ATTACKS, get_attack
 from inoculate.core.errors import suggest
 from inoculate.core.threat import Threat
@@ -111,6 +112,8 @@ def _check_attack(config: AttackConfig, study: Study) -> None:
     known = tuple(field.name for field in fields(ATTACKS[config.attack]))
     for option in config.options:
         _require_known(option, (*known, "images", "clip", *RESTRICTIONS), f"key of attack {config.attack}")
+    if ":" in str(config.options.get("loss")):  # stored results do not know the code of a function
+        raise ValueError(f"loss of attack {config.attack} must be one of {', '.join(LOSSES)} in a study")
     get_attack(config.attack, **config.options)  # checks the values
     for arm in config.arms or ():
         _require_known(arm, (*ARMS, *study.arms), "arm")

@@ -20,12 +20,12 @@ BASELINE_MARGIN = 0.1  # of the majority-class baseline's error: a network above
 def detect_failure(history: History) -> str | None:
     """The failure that the last round shows, in words; None for no failure, or if the training was not adversarial.
 
-    A round's `accuracy` is that on the training examples as the method crafts them, `val_robust` that under PGD on
-    `val_n` validation images. *Catastrophic overfitting* (Wong et al. 2020, section 5.4): the first does not fall and
-    the second drops, in a network that was above the majority-class baseline. *Label leaking* (Kurakin et al. 2017,
-    section 4.2): the first is high and the second never was. A round during the growth of eps (`strength` below 1)
-    cannot show the second. A network that has memorised few training images looks the same; `train_robust`, the PGD
-    accuracy on as many training images, distinguishes them.
+    A round's `accuracy` is that on the training examples as the method crafts them, `val_robust` that under
+    `ShortEnsemble` on `val_n` validation images. *Catastrophic overfitting* (Wong et al. 2020, section 5.4): the first
+    does not fall and the second drops, in a network that was above the majority-class baseline. *Label leaking*
+    (Kurakin et al. 2017, section 4.2): the first is high and the second never was. A round during the growth of eps
+    (`strength` below 1) cannot show the second. A network that has memorised few training images looks the same;
+    `train_robust`, the robust accuracy on as many training images, distinguishes them.
     """
     if not history or "val_robust" not in history[-1]:
         return None
@@ -33,14 +33,14 @@ def detect_failure(history: History) -> str | None:
     if is_above_baseline(best) and _has_collapsed(last, best) and last["accuracy"] >= best["accuracy"]:
         return (
             f"catastrophic overfitting by update {last['update']:.0f}: accuracy on its own training examples went from "
-            f"{best['accuracy']:.0%} to {last['accuracy']:.0%}, while under PGD on validation images it fell from "
+            f"{best['accuracy']:.0%} to {last['accuracy']:.0%}, while under attack on validation images it fell from "
             f"{best['val_robust']:.0%} to {last['val_robust']:.0%}"
         )
     if may_leak_labels(history) and last.get("train_robust", 0.0) < LEAK_RATIO * last["accuracy"]:
         return (
             f"label leaking by update {last['update']:.0f}: {last['accuracy']:.0%} accuracy on its own training "
-            f"examples and {last['val_robust']:.0%} under PGD on validation images: the examples reveal their labels, "
-            "or are too weak"
+            f"examples and {last['val_robust']:.0%} under attack on validation images: the examples reveal their "
+            "labels, or are too weak"
         )
     return None
 

@@ -25,7 +25,7 @@ class Recipe:
 
     For adversarial methods: average: decay of the weights' exponential moving average (0: none), which is then
     validated and kept. warmup: the fraction of the training over which eps grows (the method does it; the monitors
-    must know). val_images: how many validation images PGD attacks after each round. stop_on_failure: end the training
+    must know). val_images: how many validation images are attacked after each round. stop_on_failure: end the training
     when a monitor detects a failure.
     """
 

@@ -28,7 +28,7 @@ class Training:
     Fields:
         network: the classifier, and how it is rebuilt.
         history: one entry per validation round: round, update, loss, accuracy, val_loss, val_accuracy, and for an
-            adversarial method val_robust, the accuracy under PGD-10 on validation images.
+            adversarial method val_robust, the accuracy under `ShortEnsemble` on validation images.
         facts: method, threat, seed and digest of the data, as JSON values.
         warnings: what went wrong, in words.
         reused: whether the output folder held this very training before.

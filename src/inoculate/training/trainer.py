@@ -37,9 +37,9 @@ def fit(
     """Train `model` in place and leave it in eval mode with the weights of its best validation round.
 
     The history has one entry per round: round, update, loss, accuracy, val_loss, val_accuracy, val_majority,
-    images_per_second. With a threat also val_robust, the accuracy under PGD-10 on validation images, which then chooses
-    the best round. When a monitor detects a failure (`detect_failures`), the training ends, or continues with the
-    fallback from the best weights so far, once.
+    images_per_second. With a threat also val_robust, the accuracy under `ShortEnsemble` on validation images, which
+    then chooses the best round. When a monitor detects a failure (`detect_failures`), the training ends, or continues
+    with the fallback from the best weights so far, once.
 
     Of a `group` of processes each trains on its part of every batch; the main process validates and writes. Resumes
     from the checkpoint in `folder` if there is one, with the weights of an uninterrupted training. Raises `InputError`

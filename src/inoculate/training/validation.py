@@ -1,4 +1,4 @@
-"""Accuracy of a network on validation images while it is being trained, clean and under PGD."""
+"""Accuracy of a network on validation images while it is being trained, clean and under attack."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.attacks.pgd import PGD
+from inoculate.attacks.short_ensemble import ShortEnsemble
 from inoculate.core.modes import device_of, frozen
 from inoculate.core.pixels import to_float
 from inoculate.core.rng import generator
@@ -17,19 +17,19 @@ from inoculate.data.dataset import Dataset
 from inoculate.models.classifier import prepare
 
 BATCH_SIZE = 256
-ATTACK = PGD(steps=10)
+ATTACK = ShortEnsemble()
 
 
 def passes(images: int, attacked: int) -> float:
-    """The cost of `validate_round` in forward-backward passes of an image: all `images` clean, PGD on `attacked`."""
+    """The cost of `validate_round` in forward-backward passes of an image: `images` clean, `attacked` under attack."""
     attacked = min(images, attacked)
-    return ATTACK.steps * attacked + (images + attacked) / 3
+    return ATTACK.passes * attacked + (images + attacked) / 3
 
 
 def validate_round(model: nn.Module, data: Dataset, threat: Threat | None, images: int) -> dict[str, float]:
     """What the history holds of a round: val_loss, val_accuracy and val_majority (that of the majority-class baseline).
 
-    Under a threat also val_robust, the accuracy under PGD on val_n `images`.
+    Under a threat also val_robust, the accuracy under `ShortEnsemble` on val_n `images`.
     """
     loss, accuracy = clean_accuracy(model, data)
     found = {"val_loss": loss, "val_accuracy": accuracy, "val_majority": majority_baseline(data)}
@@ -59,7 +59,10 @@ def clean_accuracy(model: nn.Module, data: Dataset) -> tuple[float, float]:
 
 @torch.inference_mode(False)
 def robust_accuracy(model: nn.Module, data: Dataset, threat: Threat, images: int) -> float:
-    """Accuracy under PGD-10 on `images` of `data`, always the same ones; a clean error is an error."""
+    """Accuracy under `ShortEnsemble` on `images` of `data`, always the same ones; a clean error is an error.
+
+    A random model is judged by the mean of several passes after each part of the attack.
+    """
     part = data.limit(min(images, len(data)), seed=0)
     classifier = prepare(model, part, precision="exact")
     right = torch.zeros(len(part), dtype=torch.bool)
@@ -67,9 +70,12 @@ def robust_accuracy(model: nn.Module, data: Dataset, threat: Threat, images: int
         for rows in _batches(torch.arange(len(part))):
             right[rows] = classifier.predict(*classifier.load(part, rows)).right
         for rows in _batches(right.nonzero().squeeze(1)):
-            x, y = classifier.load(part, rows)
-            draw = generator(0, "attack", device=x.device)
-            right[rows] = classifier.predict(ATTACK(classifier.model, x, y, threat, generator=draw), y).right
+            draw = generator(0, "attack", device=classifier.device)
+            for attack in ATTACK.parts(threat, early_stop=not classifier.is_random):
+                rows = rows[right[rows]]
+                if len(rows):
+                    x, y = classifier.load(part, rows)
+                    right[rows] = classifier.predict(attack(classifier.model, x, y, threat, generator=draw), y).right
     return right.float().mean().item()
 
 

@@ -28,7 +28,8 @@ def test_wrappers_literally() -> None:
     with pytest.raises(InputError, match="declared as a single logit"):
         AsLogits(nn.Identity(), "single-logit")(p)
     assert list(OUTPUTS) == [
-        "logits", "probabilities", "log-probabilities", "sigmoid", "single-logit", "background-first", "background-last"
+        "logits", "probabilities", "log-probabilities", "sigmoid", "single-logit", "labels", "background-first",
+        "background-last",
     ]  # fmt: skip
 
 

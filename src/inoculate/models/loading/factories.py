@@ -1,12 +1,14 @@
-"""Networks from functions of the user's own: `package.module:factory` or `file.py:factory`."""
+"""Functions of the user's own: `package.module:function` or `file.py:function`, and networks that they return."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -18,17 +20,7 @@ def call_factory(spec: str) -> nn.Module:
 
     Raises `InputError` if it cannot be imported or called, or returns something else.
     """
-    place, _, name = spec.rpartition(":")
-    _allow_imports_from(Path(place).parent if place.endswith(".py") else Path())
-    try:
-        module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise InputError(f"model '{spec}': {place} cannot be imported ({type(error).__name__}: {error})") from error
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        raise InputError(f"model '{spec}': {place} has no function '{name}': check the name behind the colon")
+    factory, name = import_function(spec, "model"), spec.rpartition(":")[2]
     try:
         model = factory()
     except (Exception, SystemExit) as error:
@@ -37,6 +29,23 @@ def call_factory(spec: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"model '{spec}': {name}() returned {type(model).__name__}: it must return a torch.nn.Module")
     return model
+
+
+def import_function(spec: str, what: str) -> Callable[..., Any]:
+    """The function named by `spec`; errors call it `what`. Raises `InputError` if it cannot be imported."""
+    place, _, name = spec.rpartition(":")
+    _allow_imports_from(Path(place).parent if place.endswith(".py") else Path())
+    try:
+        module = _import_file(Path(place), what) if place.endswith(".py") else importlib.import_module(place)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{what} '{spec}': {place} cannot be imported ({type(error).__name__}: {error})") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise InputError(f"{what} '{spec}': {place} has no function '{name}': check the name behind the colon")
+    found: Callable[..., Any] = function
+    return found
 
 
 def source_file(spec: str) -> Path | None:
@@ -54,12 +63,12 @@ def _allow_imports_from(folder: Path) -> None:
         sys.path.append(here)
 
 
-def _import_file(path: Path) -> ModuleType:
+def _import_file(path: Path, what: str) -> ModuleType:
     if not path.is_file():
-        raise InputError(f"model file {path} is not there: check the path")
+        raise InputError(f"{what} file {path} is not there: check the path")
     found = importlib.util.spec_from_file_location(path.stem, path)
     if found is None or found.loader is None:
-        raise InputError(f"model file {path} is not a Python file: give file.py:factory")
+        raise InputError(f"{what} file {path} is not a Python file: give file.py:function")
     module = importlib.util.module_from_spec(found)
     sys.modules[path.stem] = module
     found.loader.exec_module(module)

@@ -18,6 +18,7 @@ from inoculate.data.dataset import Dataset
 from inoculate.data.preprocessing import as_size, format_size
 from inoculate.models.class_names import pretrained_classes, simplified
 from inoculate.models.loading.checkpoints import ModelSpec, load_folder, read_description
+from inoculate.models.loading.endpoint import Endpoint
 from inoculate.models.loading.factories import call_factory
 from inoculate.models.loading.fitting import load_into
 from inoculate.models.loading.hub import load_hub
@@ -47,7 +48,8 @@ def load_model(
 
     Args:
         spec: a name (see `build_model`), `hf-hub:owner/name` (timm), `hf:folder` or `hf:owner/name` (transformers),
-            `package.module:factory`, `file.py:factory`, a folder written by a training, a TorchScript or an ONNX file.
+            `package.module:factory`, `file.py:factory`, a folder written by a training, a TorchScript or an ONNX file,
+            or `http://127.0.0.1:8000/predict`, the address of a server on this machine (see `Endpoint`).
             A factory is called without arguments and returns an `nn.Module`. Or a module, which is not copied, or a
             function, to be put behind `normalize` or `outputs`.
         data: supplies the number of classes, the channels and the size of the images. A name needs it; elsewhere
@@ -57,7 +59,8 @@ def load_model(
             refused. A normalisation in it is used.
         pretrained: download the weights of timm or torchvision.
         outputs: what the model gives: `logits`, `probabilities`, `log-probabilities`, `sigmoid` (one for each class),
-            `single-logit` (for the second of two classes), or logits with one more for the background that is left out,
+            `single-logit` (for the second of two classes), `labels` (whole numbers are taken for labels without being
+            declared), or logits with one more for the background that is left out,
             `background-first` or `background-last`.
         normalize: normalisation to put in front: (mean, std), or a text such as `imagenet` or `0.5/0.25`.
         seed: of random weights.
@@ -88,7 +91,8 @@ def _named(
     kind = kind_of(spec)
     if kind == "folder" and declared != Declared():
         raise InputError(f"{spec} has its normalisation inside and gives logits: leave normalize and outputs out")
-    if kind in ("torchscript", "onnx") and Path(spec).is_file() and weights is not None:
+    has_weights = kind == "endpoint" or (kind in ("torchscript", "onnx") and Path(spec).is_file())
+    if has_weights and weights is not None:
         raise InputError(f"model {spec} has its own weights: leave the other weights out")
     if pretrained and weights is not None:
         raise InputError(f"pretrained and weights {weights} are two sets of weights: leave one out")
@@ -163,6 +167,8 @@ def _load(spec: str, data: Dataset | None, seed: int) -> nn.Module:
         if data is not None:
             _check_fits(path, data)
         return load_folder(path)
+    if kind == "endpoint":
+        return Endpoint(spec)
     if kind == "factory":
         with seeded(seed, "weights", spec):
             return call_factory(spec)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from inoculate.core.errors import InputError
-from inoculate.core.outputs import logits_of
+from inoculate.core.outputs import labels_in, logits_of
 from inoculate.models.normalize import MeanStd, normalized
 
 
 class AsLogits(nn.Module):
-    """Logits of a model that returns something else, declared as one of `CONVERSIONS`.
+    """Logits, or labels, of a model whose outputs are declared as one of `CONVERSIONS`.
 
     Raises `InputError` where its outputs cannot be what they are declared as.
     """
@@ -24,7 +25,14 @@ class AsLogits(nn.Module):
         self.model, self.outputs = model, outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        return CONVERSIONS[self.outputs](logits_of(self.model(x)))
+        outputs = logits_of(self.model(x))
+        outputs = torch.from_numpy(outputs) if isinstance(outputs, np.ndarray) else outputs
+        if labels_in(outputs, len(x)) is not None and self.outputs != "labels":
+            raise InputError(
+                f"the model's outputs are declared as {self.outputs} and it gives labels only: "
+                "leave the declaration out, or correct it (--outputs)"
+            )
+        return CONVERSIONS[self.outputs](outputs)
 
 
 def from_probabilities(p: Tensor) -> Tensor:
@@ -65,11 +73,27 @@ def from_single_logit(z: Tensor) -> Tensor:
     return torch.stack([-half, half], dim=1)
 
 
+def to_labels(outputs: Tensor) -> Tensor:
+    """The labels (B, int64) in whole numbers or floats, B or B×1; of B×K floats the number of the largest."""
+    if (labels := labels_in(outputs, len(outputs))) is not None:
+        return labels
+    if outputs.ndim == 2 and outputs.shape[1] > 1 and outputs.is_floating_point():
+        return outputs.argmax(dim=1)
+    found = outputs.flatten()
+    if len(found) != len(outputs) or not found.is_floating_point() or not torch.equal(found, found.round()):
+        raise InputError(
+            "the model's outputs are declared as labels and are not: let it return one class number per image, or "
+            "correct the declaration (--outputs)"
+        )
+    return found.long()
+
+
 CONVERSIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "probabilities": from_probabilities,
     "log-probabilities": from_log_probabilities,
     "sigmoid": from_sigmoid,
     "single-logit": from_single_logit,
+    "labels": to_labels,
     "background-first": lambda z: z[:, 1:],
     "background-last": lambda z: z[:, :-1],
 }

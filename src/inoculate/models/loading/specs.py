@@ -1,4 +1,4 @@
-"""What a model SPEC means: a name, a model of the hub, a factory, a file, or a folder written by a training."""
+"""What a model SPEC means: a name, a model of the hub, a factory, a file, a folder of a training, or an address."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 from inoculate.artifacts.files import file_digest
 from inoculate.data.preprocessing import Size, as_size
 from inoculate.models.loading.checkpoints import DESCRIPTION, read_description
+from inoculate.models.loading.endpoint import SCHEMES
 from inoculate.models.loading.factories import source_file
 from inoculate.models.loading.hub import hub_identity
 from inoculate.models.loading.onnx import onnx_image_shape
@@ -15,13 +16,15 @@ from inoculate.models.onnx.nodes import weight_files
 from inoculate.models.pretrained import TIMM_HUB, TORCHVISION, TRANSFORMERS, input_config
 
 TORCHSCRIPT, ONNX = (".ts", ".torchscript", ".pt", ".pth"), (".onnx",)
-Kind = Literal["folder", "torchscript", "onnx", "factory", "hub", "name"]
+Kind = Literal["folder", "torchscript", "onnx", "factory", "hub", "name", "endpoint"]
 
 
 def kind_of(spec: str) -> Kind:
     """What `spec` names, decided by its form and by whether it is a folder; whether it exists is not checked."""
     if spec.startswith((TIMM_HUB, TRANSFORMERS)):
         return "hub"
+    if spec.startswith(SCHEMES):
+        return "endpoint"
     if spec.startswith(TORCHVISION):
         return "name"
     path = Path(spec)
@@ -56,6 +59,8 @@ def brings_weights(spec: str) -> bool:
 def identity(spec: str) -> str:
     """`spec` and the hashes of the files that define it: the same SPEC with another content is another model."""
     path, kind = Path(spec), kind_of(spec)
+    if kind == "endpoint":
+        return spec
     if kind == "hub":
         file = hub_identity(spec)
     else:

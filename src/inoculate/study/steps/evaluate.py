@@ -14,8 +14,9 @@ from inoculate.attacks.craft import AdvSet
 from inoculate.attacks.registry import get_attack
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.engine import Settings, measure_attack, measure_clean, measure_examples
+from inoculate.evaluation.engine import Settings, measure_clean, measure_examples
 from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.termination import measure_audited
 from inoculate.models.classifier import Classifier, prepare
 from inoculate.study.cell import Cell
 from inoculate.study.inputs import Inputs
@@ -52,7 +53,7 @@ def attack_results(
     margin = 0.0 if config.clip else max(study.eps_for(attack))  # one range for every eps
     threats = [Threat(study.norm, eps, low=-margin, high=1 + margin) for eps in study.eps_for(attack)]
     settings = Settings(study.evaluation.batch_size, context.seed, progress=context.count)
-    return measure_attack(classifier, data, get_attack(config.attack, **config.options), threats, right, settings)
+    return measure_audited(classifier, data, get_attack(config.attack, **config.options), threats, right, settings)
 
 
 def correct_images(folder: Path) -> Tensor:
@@ -62,4 +63,4 @@ def correct_images(folder: Path) -> Tensor:
 
 def _save(folder: Path, results: Sequence[PerSampleResult]) -> None:
     np.save(folder / RIGHT, torch.stack([result.right for result in results]).numpy(), allow_pickle=False)
-    write_json(folder / MEASURED, [{"eps": result.eps, "seconds": result.seconds} for result in results])
+    write_json(folder / MEASURED, [{"eps": each.eps, "seconds": each.seconds, **each.audit_fields} for each in results])
