@@ -145,7 +145,6 @@ def evaluate(
     require_batch_size(batch_size)
     named, threats = resolve_attacks(attacks), require_threats(threats)
     images = resolve_data(data, model)
-    warnings = threat_warnings(threats, images)
     prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
     classifier, images = prepared.classifier, prepared.data
     cost = cost_of(classifier, images)
@@ -155,7 +154,7 @@ def evaluate(
     with counted(classifier) as passes:
         measured = _measure(classifier, images, named, threats, settings, budget, progress)
     clean = measured[0].result
-    warnings += [*prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean), *warned]
+    warned += [*prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean)]
     checked = largest_threat(threats) if options.checks and threats else None
     spare = allowed_passes(passes.made, cost, classifier.device)
     known = Known(clean, known_results(measured), CHECKS_SHARE * spare)
@@ -170,7 +169,7 @@ def evaluate(
     found = [(each.row(**labels), each.result) for each in _with_unions(measured)]
     return Evaluation(
         [row for row, _ in found], dict(found), checks,
-        [*warnings, *doubts, *_late(measured)], images.labels, images.classes, checked,
+        [*threat_warnings(threats, images), *warned, *doubts, *_late(measured)], images.labels, images.classes, checked,
         images.notes, tuple(images.source_names()), max(0, int(spare - passes.made)),
     )  # fmt: skip
 
