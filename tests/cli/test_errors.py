@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from inoculate.cli.errors import exit_code
+from inoculate.cli.errors import HOW_TO_CONTINUE, exit_code
 from inoculate.core.errors import InputError
 
 EVALUATE = ("evaluate", "--model", "test_resnet", "--data", "digits", "--limit", "20")
@@ -115,7 +115,7 @@ def test_an_interruption_says_how_to_continue(error: type[BaseException], capsys
         raise error
 
     assert exit_code(interrupt) == 130
-    assert capsys.readouterr().err == "interrupted: run the same command again to continue\n"
+    assert capsys.readouterr().err == f"interrupted: {HOW_TO_CONTINUE}\n"
 
 
 def test_an_error_of_many_lines_becomes_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import typer
 from inoculate.core.errors import InputError
 
 DONE, WRONG_INPUT, INTERRUPTED = 0, 2, 130
+HOW_TO_CONTINUE = "run the same command again to continue (without --out or --store it begins anew)"
 # Newer versions of typer carry their own copy of click: this is the usage error of the copy in use.
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 _FILE_ERRORS = {
@@ -43,7 +44,7 @@ def exit_code(command: Callable[[], Any]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # typer may also turn Ctrl-C into this code itself
-        typer.echo("interrupted: run the same command again to continue", err=True)
+        typer.echo(f"interrupted: {HOW_TO_CONTINUE}", err=True)
     return code
 
 

@@ -8,7 +8,7 @@ import typer
 
 from inoculate.cli import options, threat_options
 from inoculate.cli.evaluation_files import write_files, write_page
-from inoculate.cli.output import print_notes, print_warnings, require_writable_places
+from inoculate.cli.output import print_notes, print_warnings, require_writable_places, store_in
 from inoculate.cli.parsers import masked, parse_attacks, parse_corruptions, parse_movements, parse_threats, pick_device
 from inoculate.cli.reading_options import adapts_attacks, reads_images
 from inoculate.data.preprocessing import Preprocessing
@@ -48,6 +48,7 @@ def evaluate(
     records: options.Records = None,
     save_images: options.SaveImages = None,
     out: options.OptionalOut = None,
+    store: options.Store = None,
     explain: options.Explain = True,
 ) -> None:
     """Measure clean and adversarial accuracy of a model on a dataset, and whether to trust the numbers.
@@ -71,10 +72,11 @@ def evaluate(
     corrupted, movements = parse_corruptions(corruptions, severity), parse_movements(spatial)
     place, others = pick_device(device), {spec: spec for spec in surrogate or ()}
     settings = EvaluationOptions(
-        precision, time_budget, checks, others, save_images is not None, name=model, device=place, classes=classes  # type: ignore[arg-type]
+        precision, time_budget, checks, others, save_images is not None, name=model, device=place,  # type: ignore[arg-type]
+        classes=classes, store=store_in(out, store),  # type: ignore[arg-type]
     )  # fmt: skip
     require_parquet(records)
-    require_writable_places((json_file, records), (save_images, out))
+    require_writable_places((json_file, records), (save_images, out, store))
     needed = expected_preprocessing(model, pretrained=pretrained, weights=weights, normalize=normalize)
     images = load_images(data, split, preprocessing.over(needed), data_root=data_root, limit=limit, seed=seed)
     loaded = load_model(model, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)

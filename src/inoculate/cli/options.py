@@ -109,6 +109,9 @@ Device = Annotated[str, topic_option("--device", RUN, "cpu, cuda, mps …; auto 
 
 Out = Annotated[Path, topic_option("--out", OUTPUT, "Folder for the results.")]
 OptionalOut = Annotated[Path | None, topic_option("--out", OUTPUT, "Folder for the results and the page report.html.")]
+Store = Annotated[
+    Path | None, topic_option("--store", OUTPUT, "Folder for finished work, shared between runs [default: OUT/store].")
+]
 Json = Annotated[Path | None, topic_option("--json", OUTPUT, "Write the rows to this file.")]
 Records = Annotated[Path | None, topic_option("--records", OUTPUT, "Write one line per image to this .parquet file.")]
 SaveImages = Annotated[

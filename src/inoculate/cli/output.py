@@ -73,6 +73,11 @@ def print_report(path: Path) -> None:
     typer.echo(f"Report: {path} (open it in a browser)")
 
 
+def store_in(out: Path | None, store: Path | None) -> Path | None:
+    """The folder for finished work: the one that is given, else one in the folder of the results, if there is one."""
+    return store or (out and out / "store")
+
+
 def require_writable_places(files: Iterable[Path | None], folders: Iterable[Path | None]) -> None:
     """Raise `InputError` where one of these, if it is given, cannot be written."""
     from inoculate.artifacts.output import require_writable, require_writable_file

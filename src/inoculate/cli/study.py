@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inoculate.cli.options import DATA, OUTPUT, DataRoot, Device, Limit, topic_option
+from inoculate.cli.options import DATA, OUTPUT, DataRoot, Device, Limit, Store, topic_option
 from inoculate.cli.output import print_line
 from inoculate.cli.parsers import pick_device
 
@@ -21,9 +21,6 @@ app = typer.Typer(no_args_is_help=True, help="Run whole studies from a YAML file
 Source = Annotated[str, typer.Argument(metavar="FILE", help="A YAML file, or a shipped study such as demo or paper.")]
 Only = Annotated[str | None, topic_option("--only", DATA, "Only this dataset of the study.")]
 Out = Annotated[Path | None, topic_option("--out", OUTPUT, "Folder for results and artefacts [default: runs/NAME].")]
-StoreFolder = Annotated[
-    Path | None, topic_option("--store", OUTPUT, "Folder for artefacts, shared between runs [default: OUT/store].")
-]
 
 
 @app.command("run")
@@ -31,7 +28,7 @@ def study_run(
     file: Source,
     data_root: DataRoot = None,
     out: Out = None,
-    store: StoreFolder = None,
+    store: Store = None,
     only: Only = None,
     limit: Limit = None,
     device: Device = "auto",

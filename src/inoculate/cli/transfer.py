@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from inoculate.cli import options, threat_options
-from inoculate.cli.output import print_notes, print_table, print_warnings, require_writable_places
+from inoculate.cli.output import print_notes, print_table, print_warnings, require_writable_places, store_in
 from inoculate.cli.parsers import masked, parse_threats, pick_device
 from inoculate.cli.reading_options import adapts_attacks, reads_images
 from inoculate.core.errors import InputError
@@ -47,6 +47,7 @@ def transfer(
     device: options.Device = "auto",
     json_file: options.Json = None,
     out: options.OptionalOut = None,
+    store: options.Store = None,
 ) -> None:
     """Craft adversarial examples on each model and evaluate all models on them: a table per eps.
 
@@ -63,7 +64,7 @@ def transfer(
     threats, (name, chosen) = parse_threats(norm, eps), resolve_attack(attack, adaptation)
     if len(set(model)) < len(model):
         raise InputError("a model is given twice: name each --model once")
-    require_writable_places((json_file,), (out,))
+    require_writable_places((json_file,), (out, store))
     place = pick_device(device)
     reading = preprocessing.over(expected_preprocessing(model[0], pretrained=pretrained, normalize=normalize))
     images = load_images(data, split, reading, data_root=data_root, limit=limit, seed=seed)
@@ -75,7 +76,10 @@ def transfer(
             print_warnings(random_weights_warning(spec))
     images = fit_channels(images, networks[model[0]], preprocessing)
     threats = masked(threats, mask, images)
-    settings = TransferOptions(precision, name=name, class_names=class_names, classes=classes, sources=source)  # type: ignore[arg-type]
+    settings = TransferOptions(
+        precision, name=name, store=store_in(out, store), class_names=class_names,  # type: ignore[arg-type]
+        classes=classes, sources=source,  # type: ignore[arg-type]
+    )  # fmt: skip
     with Steps() as steps:
         found = run(
             networks, images, chosen, threats, batch_size=batch_size, seed=seed, options=settings, progress=steps

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -11,11 +13,32 @@ from inoculate.attacks.craft import AdvSet
 from inoculate.attacks.sweep import sweep
 from inoculate.core.rng import generator
 from inoculate.core.threat import Threat
+from inoculate.evaluation.journal import describe
 from inoculate.evaluation.targets import towards
 from inoculate.models.classifier import Classifier
 
-# From images, labels and their row numbers in the data to the adversarial images at each eps, in order.
-Crafter = Callable[[Tensor, Tensor, Tensor], Iterator[tuple[float, Tensor]]]
+
+@dataclass(frozen=True, eq=False)
+class Crafter:
+    """From images, labels and their row numbers in the data to the adversarial images at each eps, in order.
+
+    Fields:
+        craft: does it.
+        source: the classifier that they are crafted on, if there is one.
+        made_by: what decides them beside the source, the threats and the targets, as JSON values; None where that
+            cannot be said, so that no journal can keep the results.
+        targets: the class (N) that each image is driven to.
+    """
+
+    craft: Callable[[Tensor, Tensor, Tensor], Iterator[tuple[float, Tensor]]]
+    source: Classifier | None = None
+    made_by: Mapping[str, Any] | None = None
+    targets: Tensor | None = None
+
+
+def unchanged() -> Crafter:
+    """The images as they are, at eps 0."""
+    return Crafter(lambda x, y, rows: iter([(0.0, x)]), made_by={"attack": None})
 
 
 def white_box(
@@ -24,12 +47,12 @@ def white_box(
     """Crafts on a classifier, at threats that differ in eps alone; towards `targets` (N), if given."""
     epsilons = [threat.eps for threat in threats]
 
-    def crafter(x: Tensor, y: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
+    def craft(x: Tensor, y: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
         draw = generator(seed, "attack", device=x.device)
         aimed = attack if targets is None else towards(attack, targets[rows])
         return sweep(aimed, classifier.crafting, x, y, threats[0].select(rows), epsilons, generator=draw)
 
-    return crafter
+    return Crafter(craft, classifier, _made_by(attack, seed), targets)
 
 
 def by_member(
@@ -37,18 +60,21 @@ def by_member(
 ) -> Crafter:
     """Crafts on a classifier by a member of an ensemble, called at its one eps: a minimum-norm attack stops there."""
 
-    def crafter(x: Tensor, y: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
+    def craft(x: Tensor, y: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
         draw = generator(seed, "attack", name, device=x.device)
         aimed = member if targets is None else towards(member, targets[rows])
         yield threat.eps, aimed(classifier.crafting, x, y, threat.select(rows), generator=draw)
 
-    return crafter
+    return Crafter(craft, classifier, _made_by(member, seed, name), targets)
 
 
 def stored(examples: AdvSet, epsilons: Sequence[float]) -> Crafter:
     """Takes stored examples."""
+    return Crafter(lambda x, y, rows: ((eps, examples.images(x, rows, eps)) for eps in epsilons))
 
-    def crafter(x: Tensor, y: Tensor, rows: Tensor) -> Iterator[tuple[float, Tensor]]:
-        return ((eps, examples.images(x, rows, eps)) for eps in epsilons)
 
-    return crafter
+def _made_by(attack: Attack, seed: int, member: str | None = None) -> dict[str, Any] | None:
+    try:
+        return {"attack": describe(attack), "seed": seed, "member": member}
+    except TypeError:  # an attack of the user's own, or one with a loss of their own
+        return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,15 +18,19 @@ from inoculate.attacks.termination import with_full_budget
 from inoculate.core.deadline import OutOfTimeError, with_deadline
 from inoculate.core.errors import InputError
 from inoculate.core.pixels import to_float
+from inoculate.core.rng import seeded
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.crafters import Crafter, by_member, stored, white_box
+from inoculate.evaluation.crafters import Crafter, by_member, stored, unchanged, white_box
+from inoculate.evaluation.journal import Journal, Pages
 from inoculate.evaluation.passes import Passes, counted
 from inoculate.evaluation.per_sample import PerSampleResult, distance_within
+from inoculate.evaluation.tally import Tally
 from inoculate.evaluation.targets import target_classes
-from inoculate.models.classifier import Classifier, Prediction
+from inoculate.models.classifier import Classifier
 
 Progress = Callable[[int, int], None]
+CLEAN = Threat(eps=0.0)
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Settings:
     """How images are measured, whatever is measured.
 
     `seed` decides the attacks' random numbers. `deadline` (on `time.monotonic`) ends the work: images are then left
-    unfinished. `keep_images` keeps the adversarial images. `progress(done, total)` counts images.
+    unfinished. `keep_images` keeps the adversarial images. `progress(done, total)` counts images. What is in the
+    `journal` is not measured again, and what is measured goes into it.
     """
 
     batch_size: int = 256
@@ -41,19 +47,15 @@ class Settings:
     deadline: float | None = None
     keep_images: bool = False
     progress: Progress | None = None
+    journal: Journal | None = None
 
 
 @torch.inference_mode(False)  # tensors that are made here outlive the caller's mode
 def measure_clean(classifier: Classifier, data: Dataset, settings: Settings = Settings()) -> PerSampleResult:
     """The result on the images as they are. Raises `InputError` if the outputs do not fit the labels."""
-    began, result = time.perf_counter(), PerSampleResult.empty(len(data))
-    with classifier.ready():
-        for rows in batches(torch.arange(len(data)), settings.batch_size):
-            x, y = classifier.load(data, rows)
-            _record(result, rows, classifier.predict(x, y))
-            if settings.progress:
-                settings.progress(int(rows[-1]) + 1, len(data))
-    return replace(result, seconds=time.perf_counter() - began)
+    everything, own = torch.ones(len(data), dtype=torch.bool), replace(settings, keep_images=False)
+    ((result,),) = _measure([classifier], data, unchanged(), [CLEAN], everything, own)
+    return result
 
 
 @torch.inference_mode(False)
@@ -221,68 +223,82 @@ def _measure(
 ) -> list[list[PerSampleResult]]:
     """Craft each batch of the images `attacked` (N, bool) once and show it to every classifier.
 
-    A list of results per classifier, in it one per threat. Raises `InputError` for an image outside the threat model.
+    A list of results per classifier, in it one per threat. What the journal holds is not computed again. Raises
+    `InputError` for an image outside the threat model.
     """
-    first, remaining, done = classifiers[0], attacked.nonzero().squeeze(1), 0
-    images = _clean_images(first, data, settings)
-    results = [[PerSampleResult.empty(len(data), threat.eps, images=images) for threat in threats] for _ in classifiers]
-    seconds = [[0.0] * len(threats) for _ in classifiers]
-    queries = [0] * len(threats)
+    wanted = attacked.nonzero().squeeze(1)
+    tally = Tally(len(data), len(classifiers), len(threats), _clean_images(classifiers[0], data, settings))
+    pages = _open_journal(classifiers, data, crafter, threats, settings)
+    remaining = wanted if pages is None else pages.take_over(tally, wanted)
+    done, missing = len(wanted) - len(remaining), torch.zeros(len(data), dtype=torch.bool)
     with ExitStack() as stack:
-        passes = stack.enter_context(counted(first)) if first.is_black_box else None
+        passes = stack.enter_context(counted(*classifiers, *([crafter.source] if crafter.source else [])))
         for classifier in classifiers:
             stack.enter_context(classifier.ready())
-        try:
-            for rows in batches(remaining, settings.batch_size):
-                x, y = first.load(data, rows)
-                began, before, made = time.perf_counter(), _made(passes), 0
-                for place, (_, x_adv) in enumerate(crafter(x, y, rows)):
-                    made = _made(passes) - before or made  # one search may serve several threats
-                    queries[place] += made
-                    moved = distance_within(x_adv, x, threats[place].select(rows))
-                    for number, classifier in enumerate(classifiers):
-                        prediction = classifier.predict(*_placed(x_adv, y, first, classifier))
-                        _record(results[number][place], rows, prediction, moved, x_adv)
-                        ended = time.perf_counter()
-                        seconds[number][place] += ended - began
-                        began = ended
-                    before = _made(passes)
-                done += len(rows)
-                if settings.progress:
-                    settings.progress(done, len(remaining))
-        except torch.cuda.OutOfMemoryError as error:
-            raise InputError(
-                f"not enough memory to attack {len(rows)} images at once: use a smaller batch size"
-            ) from error
-        except OutOfTimeError:
-            for result in (each for of_one in results for each in of_one):
-                result.finished[remaining[done:]] = False
-                result.right[remaining[done:]] = True
-    asked = queries if first.is_black_box else [None] * len(threats)
-    return [
-        [replace(result, seconds=time_, queries=made) for result, time_, made in zip(*pair, asked, strict=True)]
-        for pair in zip(results, seconds, strict=True)
-    ]
+        for rows in batches(remaining, settings.batch_size):
+            try:
+                _measure_batch(classifiers, data, crafter, threats, rows, tally, passes)
+            except torch.cuda.OutOfMemoryError as error:
+                raise InputError(
+                    f"not enough memory to attack {len(rows)} images at once: use a smaller batch size"
+                ) from error
+            except OutOfTimeError:
+                missing[wanted[done:]] = True
+                break
+            if pages is not None:
+                pages.keep(tally, rows)
+            done += len(rows)
+            if settings.progress:
+                settings.progress(done, len(wanted))
+    return tally.results(threats, missing, classifiers[0].is_black_box and crafter.source is not None)
 
 
-def _made(passes: Passes | None) -> int:
-    return 0 if passes is None else int(passes.made)
-
-
-def _record(
-    result: PerSampleResult,
+def _measure_batch(
+    classifiers: Sequence[Classifier],
+    data: Dataset,
+    crafter: Crafter,
+    threats: Sequence[Threat],
     rows: Tensor,
-    prediction: Prediction,
-    moved: Tensor | None = None,
-    x_adv: Tensor | None = None,
+    tally: Tally,
+    passes: Passes,
 ) -> None:
-    """Note what a classifier made of a batch, in place."""
-    result.right[rows], result.predicted[rows] = prediction.right, prediction.predicted
-    result.margin[rows] = prediction.margin
-    if moved is not None:
-        result.distance[rows] = moved.float().cpu()
-    if x_adv is not None and result.images is not None:
-        result.images[rows] = x_adv.detach().cpu()
+    """Craft the images `rows` and write into the tally what the classifiers make of them."""
+    first, start = classifiers[0], passes.made
+    x, y = first.load(data, rows)
+    with _seeded_by(x, any(each.is_random for each in classifiers)):
+        began, before, made = time.perf_counter(), passes.made, 0.0
+        for place, (_, x_adv) in enumerate(crafter.craft(x, y, rows)):
+            made = passes.made - before or made  # one search may serve several threats
+            tally.queries[rows, place] += made / len(rows)
+            moved = distance_within(x_adv, x, threats[place].select(rows))
+            for number, classifier in enumerate(classifiers):
+                prediction = classifier.predict(*_placed(x_adv, y, first, classifier))
+                tally.record(rows, (number, place), prediction, moved, x_adv)
+                ended = time.perf_counter()
+                tally.seconds[rows, number, place] += (ended - began) / len(rows)
+                began = ended
+            before = passes.made
+    tally.passes[rows] = (passes.made - start) / len(rows)
+
+
+def _seeded_by(x: Tensor, is_random: bool) -> AbstractContextManager[None]:
+    """For a random model a random state that follows from the images and the seed, whatever was measured before."""
+    if not is_random:
+        return nullcontext()
+    return seeded(torch.initial_seed(), hashlib.sha256(x.cpu().float().numpy().tobytes()).hexdigest())
+
+
+def _open_journal(
+    classifiers: Sequence[Classifier],
+    data: Dataset,
+    crafter: Crafter,
+    threats: Sequence[Threat],
+    settings: Settings,
+) -> Pages | None:
+    if settings.journal is None or crafter.made_by is None:
+        return None
+    involved = [*classifiers, *([crafter.source] if crafter.source else [])]
+    return settings.journal.open(involved, data, crafter.made_by, threats, crafter.targets, images=settings.keep_images)
 
 
 def _placed(x: Tensor, y: Tensor, source: Classifier, target: Classifier) -> tuple[Tensor, Tensor]:

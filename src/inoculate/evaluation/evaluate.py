@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -45,6 +46,7 @@ from inoculate.evaluation.inputs import (
     resolve_model,
     threat_warnings,
 )
+from inoculate.evaluation.journal import Journal
 from inoculate.evaluation.passes import (
     CHECKS_SHARE,
     allowed_passes,
@@ -78,6 +80,8 @@ class EvaluationOptions:
         name: of the model in the rows; by default its SPEC, else `model`.
         arm: label in the rows.
         device: where a model SPEC is loaded.
+        store: folder that keeps what was measured of each image, batch by batch. The same call goes on where an earlier
+            one stopped, and further images or attacks are all that it measures. None keeps nothing.
         class_names: what the model's outputs are called: a list, a mapping from index to name, or a file of either. The
             outputs are then matched with the classes of the data by name (see `match_classes`).
         classes: of a model with more outputs than the data have classes, whether a prediction is the largest of `all`
@@ -92,6 +96,7 @@ class EvaluationOptions:
     name: str | None = None
     arm: str = "standard"
     device: str = "cpu"
+    store: str | os.PathLike[str] | None = None
     class_names: ClassNames | None = None
     classes: Counted = "all"
 
@@ -148,7 +153,10 @@ def evaluate(
     prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
     classifier, images = prepared.classifier, prepared.data
     cost = cost_of(classifier, images)
-    settings = Settings(batch_size or cost.largest_batch(classifier.device), seed, keep_images=options.keep_images)
+    journal = Journal.at(options.store)
+    settings = Settings(
+        batch_size or cost.largest_batch(classifier.device), seed, keep_images=options.keep_images, journal=journal
+    )
     surrogates, warned = _surrogates(images, options, seed)
     budget = options.start_budget()
     with counted(classifier) as passes:
@@ -156,7 +164,7 @@ def evaluate(
     clean = measured[0].result
     warned += [*prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean)]
     checked = largest_threat(threats) if options.checks and threats else None
-    spare = allowed_passes(passes.made, cost, classifier.device)
+    spare = allowed_passes(passes.made + (journal.passes if journal else 0), cost, classifier.device)
     known = Known(clean, known_results(measured), CHECKS_SHARE * spare)
     own = replace(settings, progress=progress and partial(progress, "checks"))
     with counted(classifier, *surrogates.values()) as passes:

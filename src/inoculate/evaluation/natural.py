@@ -13,6 +13,7 @@ from inoculate.data.load import DataLike
 from inoculate.evaluation.engine import Settings, measure_clean
 from inoculate.evaluation.evaluate import EvaluationOptions
 from inoculate.evaluation.inputs import name_of_model, prepare_checked, resolve_data
+from inoculate.evaluation.journal import Journal
 from inoculate.evaluation.passes import batch_within_memory, require_batch_size
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import Evaluation
@@ -40,7 +41,8 @@ class Natural:
         images = resolve_data(data, model)
         prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
         classifier, images = prepared.classifier, prepared.data
-        settings = Settings(batch_within_memory(classifier, images, batch_size), seed)
+        journal = Journal.at(options.store)
+        settings = Settings(batch_within_memory(classifier, images, batch_size), seed, journal=journal)
         labels = {
             "model": options.name or name_of_model(model), "arm": options.arm, "protocol": "white-box", "seed": seed,
             "dataset": images.name, "norm": norm,

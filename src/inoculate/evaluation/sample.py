@@ -60,7 +60,7 @@ class Sample:
     ) -> Sample:
         """The images that the seed decides; `passes` counts those of the classifier from here on."""
         rows = torch.randperm(len(data), generator=generator(settings.seed, "trust panel"))
-        settings = replace(settings, deadline=None, keep_images=False, progress=None)
+        settings = replace(settings, deadline=None, keep_images=False, progress=None, journal=None)
         if known.clean is None:
             rows = rows[: 2 * ENOUGH]
             clean = measure_clean(classifier, data.subset(rows), settings).right

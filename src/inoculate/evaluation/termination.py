@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from math import ceil, log
+from math import log
 from typing import Any
 
 import torch
@@ -129,7 +129,7 @@ def _take(result: PerSampleResult, other: PerSampleResult, rows: Tensor) -> None
 
 
 def _draw(data: Dataset, waiting: Tensor, settings: Settings, portion: float) -> Tensor:
-    """A random `portion` of the images `waiting` (N, bool), at least one; the draw of an image depends on it alone."""
+    """A random `portion` of the images `waiting` (N, bool), at least one; each is drawn by its own content alone."""
     chosen, rows = torch.zeros_like(waiting), waiting.nonzero().squeeze(1)
     if portion >= 1 or not len(rows):
         return waiting.clone()
@@ -137,7 +137,8 @@ def _draw(data: Dataset, waiting: Tensor, settings: Settings, portion: float) ->
     for some in batches(rows, settings.batch_size):
         draws = Draws(to_float(data.images[some]), generator(settings.seed, "early termination"))
         parts.append(draws.uniform())
-    chosen[rows[torch.cat(parts).argsort(stable=True)[: ceil(portion * len(rows))]]] = True
+    drawn = torch.cat(parts)
+    chosen[rows[drawn <= max(portion, float(drawn.min()))]] = True
     return chosen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +29,7 @@ from inoculate.evaluation.inputs import (
     resolve_data,
     threat_warnings,
 )
+from inoculate.evaluation.journal import Journal
 from inoculate.evaluation.passes import batch_within_memory, require_batch_size
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import TransferMatrix
@@ -48,6 +50,7 @@ class TransferOptions:
         name: the attack's name in the rows; by default its registry name, else its class's in lower case.
         arm: label in the rows.
         device: where model SPECs are loaded.
+        store: as in `EvaluationOptions`.
         class_names: as in `EvaluationOptions`, of every model.
         classes: as in `EvaluationOptions`.
         sources: what examples are crafted on: names of models, or several joined by `+` (`a+b`) for the average of
@@ -58,6 +61,7 @@ class TransferOptions:
     name: str | None = None
     arm: str = "standard"
     device: str = "cpu"
+    store: str | os.PathLike[str] | None = None
     class_names: ClassNames | None = None
     classes: Counted = "all"
     sources: Sequence[str] | None = None
@@ -112,7 +116,8 @@ def transfer(
     warnings = threat_warnings(require_threats(threats), images)
     checked = _prepare(named, images, options, seed)
     prepared = {key: each.classifier for key, each in checked.items()}
-    settings = Settings(min(batch_within_memory(each, images, batch_size) for each in prepared.values()), seed)
+    size = min(batch_within_memory(each, images, batch_size) for each in prepared.values())
+    settings = Settings(size, seed, journal=Journal.at(options.store))
     labels = {"dataset": images.name, "arm": options.arm, "seed": seed}
     clean = {target: measure_clean(classifier, images, settings) for target, classifier in prepared.items()}
     for key, each in checked.items():

@@ -41,7 +41,7 @@ def measure_baseline(
         short = Recipe(updates, rounds=1, batch_size=recipe.batch_size, lr=recipe.lr)
         plan = TrainingPlan(data.samples, data.val, standard, short, data.seed)
         fit(model, plan, folder / "before", progress=observe_updates(progress, "before: standard training"))
-    found = measure(model, data, EvaluationOptions(name=BASELINE), "before", progress)
+    found = measure(model, data, EvaluationOptions(name=BASELINE, store=folder / "store"), "before", progress)
     found.save(kept)
     return found
 

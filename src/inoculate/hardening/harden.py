@@ -115,7 +115,9 @@ def _run(task: Task, work: Path, progress: Progress | None) -> Hardened:
     kept = keep_better_weights(model, original, work / "after" / BEST, data, history) if task.trained else ""
     arm = "standard" if kept else schedule.method.name
     surrogates = {} if kept else {BASELINE: baseline_network(work, model, original, task.trained)}
-    measuring = EvaluationOptions(surrogates=surrogates, keep_images=options.onnx, name=task.network.name, arm=arm)
+    measuring = EvaluationOptions(
+        surrogates=surrogates, keep_images=options.onnx, name=task.network.name, arm=arm, store=work / "store"
+    )
     after = measure(model, data, measuring, "after", progress)
     onnx, check = (
         export_checked(model, after.images[after[-1]], data.test.labels, after[-1]) if options.onnx else (None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from inoculate.attacks.registry import get_attack
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.engine import Settings, measure_clean, measure_examples
+from inoculate.evaluation.journal import Journal
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.termination import measure_audited
 from inoculate.models.classifier import Classifier, prepare
@@ -22,7 +24,7 @@ from inoculate.study.cell import Cell
 from inoculate.study.inputs import Inputs
 from inoculate.study.steps.context import Context
 
-RIGHT, MEASURED = "right.npy", "measured.json"
+RIGHT, MEASURED, UNFINISHED = "right.npy", "measured.json", "unfinished"
 
 
 def make_evaluation(folder: Path, cell: Cell, context: Context, inputs: Inputs[Path]) -> None:
@@ -38,7 +40,9 @@ def make_evaluation(folder: Path, cell: Cell, context: Context, inputs: Inputs[P
     data = context.data.test.subset(range(len(right)))
     if inputs.examples is None:
         classifier = prepare(network, data, precision=evaluation.precision)
-        _save(folder, attack_results(context, cell.attack, classifier, data, right))
+        journal = Journal(folder / UNFINISHED)
+        _save(folder, attack_results(context, cell.attack, classifier, data, right, journal))
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         return
     classifier, examples = prepare(network, data, precision="exact"), AdvSet.load(inputs.examples)
     epsilons = context.study.eps_for(cell.attack)
@@ -46,13 +50,18 @@ def make_evaluation(folder: Path, cell: Cell, context: Context, inputs: Inputs[P
 
 
 def attack_results(
-    context: Context, attack: str, classifier: Classifier, data: Dataset, right: Tensor
+    context: Context,
+    attack: str,
+    classifier: Classifier,
+    data: Dataset,
+    right: Tensor,
+    journal: Journal | None = None,
 ) -> list[PerSampleResult]:
     """White-box results of an attack of the study, one per eps, on the images that are `right` (N, bool) when clean."""
     study, config = context.study, context.study.attacks[attack]
     margin = 0.0 if config.clip else max(study.eps_for(attack))  # one range for every eps
     threats = [Threat(study.norm, eps, low=-margin, high=1 + margin) for eps in study.eps_for(attack)]
-    settings = Settings(study.evaluation.batch_size, context.seed, progress=context.count)
+    settings = Settings(study.evaluation.batch_size, context.seed, progress=context.count, journal=journal)
     return measure_audited(classifier, data, get_attack(config.attack, **config.options), threats, right, settings)
 
 

@@ -1,0 +1,184 @@
+"""The journal of an evaluation: what was found on each batch, kept at once, so that nothing is computed twice."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inoculate.artifacts.chunks import KEY, Chunks
+from inoculate.artifacts.files import write_file, write_json
+from inoculate.artifacts.specs import code_digest, fingerprint
+from inoculate.core.threat import Threat
+from inoculate.data.dataset import Dataset
+from inoculate.evaluation.tally import Tally
+from inoculate.models.classifier import Classifier
+from inoculate.models.identity import answers, identity, same_answers, source_digest
+
+KIND = "measured"  # the folder's name in a store
+_ANSWERS, _SPEC = "answers.npy", "spec.json"
+_CODE = ("core", "models", "attacks", "evaluation.engine", "evaluation.crafters", "evaluation.per_sample")
+
+
+@dataclass(eq=False)
+class Journal:
+    """Results of single images in the folder `store`, each under everything that decides it.
+
+    That is the image with its label, mask and target, the models, the attack with its options, norm, eps and seed, and
+    the code that measures. The batch size does not count: it changes results by rounding alone.
+    """
+
+    store: Path
+    passes: float = 0.0  # which the results taken over had cost when they were made
+    _keyed: list[tuple[Dataset, list[bytes]]] = field(default_factory=list)  # of the data seen last
+    _spoken: dict[int, tuple[Classifier, dict[str, Any], Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, store: str | os.PathLike[str] | None) -> Journal | None:
+        """The journal in a store, and none without one."""
+        return None if store is None else cls(Path(store))
+
+    def open(
+        self,
+        classifiers: Sequence[Classifier],
+        data: Dataset,
+        made_by: Mapping[str, Any],
+        threats: Sequence[Threat],
+        targets: Tensor | None = None,
+        *,
+        images: bool = False,
+    ) -> Pages:
+        """What is known of the `data` when `classifiers` see the images that `made_by` (JSON values) describes.
+
+        `targets` (N) are the classes that the images are driven to. `images`: whether they are kept.
+        """
+        spoken = [self._speak(each, data) for each in classifiers]
+        spec = {
+            "models": [each for each, _ in spoken],
+            "made_by": dict(made_by),
+            "threats": [_describe_threat(threat) for threat in threats],
+            "images": images,
+            "code": {name: code_digest(f"inoculate.{name}") for name in _CODE},
+        }
+        heard = torch.cat([each.flatten() for _, each in spoken])
+        extras = _extras(data, threats, targets)
+        keys = [_extended(key, *extra) for key, extra in zip(self._keys_of(data), extras, strict=True)]
+        return Pages(self, Chunks(self._folder(spec, heard)), keys)
+
+    def _speak(self, classifier: Classifier, data: Dataset) -> tuple[dict[str, Any], Tensor]:
+        """Identity and answers of a classifier, found once."""
+        if id(classifier) not in self._spoken:
+            found = answers(classifier, tuple(data.images.shape[1:]))
+            self._spoken[id(classifier)] = (classifier, identity(classifier), found)
+        return self._spoken[id(classifier)][1:]
+
+    def _folder(self, spec: Mapping[str, Any], heard: Tensor) -> Path:
+        """The folder of a spec whose models gave these answers; one that was made by others is left alone."""
+        for number in range(1000):
+            folder = self.store / KIND / fingerprint({**spec, "number": number})
+            if not (folder / _ANSWERS).is_file():
+                write_json(folder / _SPEC, dict(spec))
+                write_file(folder / _ANSWERS, lambda stream: np.save(stream, heard.numpy(), allow_pickle=False))
+                return folder
+            try:
+                known = torch.from_numpy(np.load(folder / _ANSWERS, allow_pickle=False))
+            except (OSError, ValueError, EOFError):
+                continue
+            if same_answers(known, heard):
+                return folder
+        raise ValueError(f"{self.store} holds a thousand models that differ in their answers alone")
+
+    def _keys_of(self, data: Dataset) -> list[bytes]:
+        """A key for each image, from its pixels and its label."""
+        for known, keys in self._keyed:
+            if known is data:
+                return keys
+        labels = data.labels.cpu().tolist()
+        keys = [
+            _digest(data.images[row].cpu().numpy().tobytes(), str(label).encode()) for row, label in enumerate(labels)
+        ]
+        self._keyed = [*self._keyed[-1:], (data, keys)]
+        return keys
+
+
+@dataclass(eq=False)
+class Pages:
+    """The part of a journal that is about one measurement."""
+
+    journal: Journal
+    chunks: Chunks
+    keys: list[bytes]
+
+    def take_over(self, tally: Tally, rows: Tensor) -> Tensor:
+        """Write what is known of the images `rows` into the tally; returns the rows of which nothing is."""
+        known, kept = self.chunks.find([self.keys[row] for row in rows.tolist()])
+        if not len(known):
+            return rows
+        places = torch.from_numpy(known)
+        tally.take(rows[places], kept)
+        self.journal.passes += float(tally.passes[rows[places]].sum())
+        missing = torch.ones(len(rows), dtype=torch.bool)
+        missing[places] = False
+        return rows[missing]
+
+    def keep(self, tally: Tally, rows: Tensor) -> None:
+        """Keep what the tally holds of the images `rows`."""
+        self.chunks.add([self.keys[row] for row in rows.tolist()], tally.rows(rows))
+
+
+def describe(value: Any) -> Any:
+    """An attack, or an option of one, as JSON values that differ whenever it does.
+
+    Raises `TypeError` for what cannot be told apart so, such as a function: its results cannot be kept.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        options = {each.name: describe(getattr(value, each.name)) for each in fields(value)}
+        return {"class": f"{kind.__module__}.{kind.__qualname__}", "source": source_digest(kind), "options": options}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [describe(each) for each in value]
+    if isinstance(value, Tensor):
+        return [str(value.dtype), list(value.shape), _digest(value.detach().cpu().contiguous().numpy().tobytes()).hex()]
+    raise TypeError(f"{type(value).__name__} has no description")
+
+
+def _describe_threat(threat: Threat) -> dict[str, Any]:
+    mask = threat.mask
+    name = None if mask is None else "per image" if mask.per_image else mask.digest
+    return {"norm": threat.norm, "eps": threat.eps, "low": threat.low, "high": threat.high, "mask": name}
+
+
+def _extras(data: Dataset, threats: Sequence[Threat], targets: Tensor | None) -> list[list[bytes]]:
+    """What else decides the result of each image: the mask of its own, and the class that it is driven to."""
+    mask = next((each.mask for each in threats if each.mask is not None and each.mask.per_image), None)
+    found: list[list[bytes]] = [[] for _ in range(len(data))]
+    for row, extra in enumerate(found):
+        if mask is not None:
+            extra.append(mask.pixels[row].numpy().tobytes())
+        if targets is not None:
+            extra.append(str(int(targets[row])).encode())
+    return found
+
+
+def _extended(key: bytes, *extra: bytes) -> bytes:
+    return _digest(key, *extra) if extra else key
+
+
+def _digest(*parts: bytes) -> bytes:
+    total = hashlib.blake2b(digest_size=KEY)
+    for part in parts:
+        total.update(len(part).to_bytes(8, "little"))
+        total.update(part)
+    return total.digest()
