@@ -16,7 +16,10 @@ METHOD_ARMS = (
     "rslad",
     "rrm",
     "live_surrogate",
+    "ibp",
 )
+# Those whose accuracy interval bounds prove, which then chooses the round that is kept.
+CERTIFIED = ("ibp",)
 # Methods that need other networks.
 NEEDS_TEACHER = ("ard", "rslad", "rrm")
 NEEDS_SURROGATES = ("ensemble",)

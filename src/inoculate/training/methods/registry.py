@@ -18,10 +18,11 @@ from inoculate.training.methods.fgsm_pgi import FGSMPGI
 from inoculate.training.methods.fgsm_rs import FGSMRS
 from inoculate.training.methods.fgsm_rs_then_pgd import FGSMRSThenPGD
 from inoculate.training.methods.free import FreeAT
+from inoculate.training.methods.ibp import IBP
 from inoculate.training.methods.live_surrogate import LiveSurrogate
 from inoculate.training.methods.mart import MART
 from inoculate.training.methods.n_fgsm import NFGSM
-from inoculate.training.methods.names import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER, STANDARD
+from inoculate.training.methods.names import CERTIFIED, NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER, STANDARD
 from inoculate.training.methods.options import CommonOptions
 from inoculate.training.methods.pgd_at import PGDAT
 from inoculate.training.methods.rrm import RRM
@@ -69,6 +70,7 @@ METHODS: dict[str, Any] = {
     "rslad": RSLAD(),
     "rrm": RRM(),
     "live_surrogate": LiveSurrogate(),
+    "ibp": IBP(),
 }
 WITHOUT_HARD_LABELS = ("mart", "ard", "rslad")
 
@@ -92,11 +94,16 @@ class MethodSpec:
         return float(self.defence.passes + (self.defence.loss_passes if self.common.awp else 0))
 
     @property
+    def is_certified(self) -> bool:
+        """Whether it trains what interval bounds prove, so that certified accuracy chooses the round that is kept."""
+        return self.name in CERTIFIED
+
+    @property
     def is_monitored(self) -> bool:
         """Whether examples are crafted on the trained network, so that monitors can interpret the accuracy on them."""
         if isinstance(self.defence, LiveSurrogate):
             return self.defence.own_steps > 0
-        return self.is_adversarial and not isinstance(self.defence, EnsembleAT | RRM)
+        return self.is_adversarial and not self.is_certified and not isinstance(self.defence, EnsembleAT | RRM)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -116,6 +123,7 @@ class MethodSpec:
             average=self.common.average,
             warmup=self.common.warmup,
             stop_on_failure=self.is_monitored,
+            certify=self.is_certified,
             weight_decay=decay,
         )
 
