@@ -96,8 +96,3 @@ def mixed_cross_entropy(batch: Batch, worst: Tensor, plain: Tensor | None, weigh
     if weight and plain is not None:
         loss = torch.lerp(loss, F.cross_entropy(plain.float(), batch.y, label_smoothing=batch.smoothing), weight)
     return LossAndLogits(loss, worst)
-
-
-def has_batchnorm(model: nn.Module) -> bool:
-    """Whether a layer takes statistics of the batch."""
-    return any(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in model.modules())

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from inoculate.core.modes import has_batchnorm
 from inoculate.core.options import require_fraction, require_positive
 from inoculate.core.threat import Threat
 from inoculate.training.interval import Box
 from inoculate.training.methods.adversarial import Batch, LossAndLogits
 from inoculate.training.methods.certified import (
     CertifiedMethod,
-    has_batchnorm,
     mixed_cross_entropy,
     worst_and_plain_logits,
 )
