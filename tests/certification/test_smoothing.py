@@ -92,7 +92,9 @@ def test_noise_depends_on_the_image_and_the_seed_alone():
     reordered = certify_smoothed(model, x.flip(0), Smoothing(n=500), generator=gen()).counts.flip(0)
     alone = certify_smoothed(model, x[3:4], Smoothing(n=500), generator=gen()).counts
     for size in (1, 100, 128, 1000):
-        assert torch.equal(certify_smoothed(model, x, Smoothing(n=500, batch_size=size), generator=gen()).counts, counts)
+        assert torch.equal(
+            certify_smoothed(model, x, Smoothing(n=500, batch_size=size), generator=gen()).counts, counts
+        )
     assert torch.equal(reordered, counts)
     assert torch.equal(alone, counts[3:4])
     assert not torch.equal(certify_smoothed(model, x, Smoothing(n=500), generator=gen(1)).counts, counts)

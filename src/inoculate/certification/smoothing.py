@@ -186,9 +186,7 @@ class _Votes:
         return torch.cat([self.draws.normal(BLOCK, *shape)[0] for _ in range(blocks)]).to(self.x)
 
 
-def _votes(
-    model: nn.Module, x: Tensor, smoothing: Smoothing, generator: torch.Generator | None
-) -> Iterator[_Votes]:
+def _votes(model: nn.Module, x: Tensor, smoothing: Smoothing, generator: torch.Generator | None) -> Iterator[_Votes]:
     """The votes on each image. The noise comes from one draw of the generator."""
     if not len(x):
         return
@@ -214,6 +212,3 @@ def _running(model: nn.Module, image: Tensor) -> Iterator[tuple[int, torch.memor
 def _layout(x: Tensor) -> torch.memory_format:
     channels_last = x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if channels_last else torch.contiguous_format
-
-
-

@@ -47,16 +47,21 @@ class Box:
     def high(self) -> Tensor:
         return self.centre + self.radius
 
+    def scaled(self, scale: Tensor, shift: Tensor) -> Box:
+        """The box times `scale` plus `shift` (both shaped to broadcast)."""
+        points = None if self.points is None else self.points * scale + shift
+        return Box(self.centre * scale + shift, self.radius * scale.abs(), points)
 
-def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The layers of a chain in their order, those of nested `nn.Sequential` included.
+
+def chain_of(model: nn.Module) -> tuple[list[nn.Module], nn.Linear]:
+    """The layers of a chain in their order, those of nested `nn.Sequential` included, and the last one.
 
     Raises `InputError` for a layer that has no interval bounds here, and unless the last one is linear.
     """
     layers = _flattened(model, "")
     if not layers or not isinstance(layers[-1], nn.Linear):
         raise InputError("certified training needs a network that ends in a linear layer: use cnn7 or small_cnn")
-    return layers
+    return layers[:-1], layers[-1]
 
 
 def through(layers: Sequence[nn.Module], box: Box) -> Box:
@@ -78,8 +83,7 @@ def margins(last: nn.Linear, box: Box, y: Tensor) -> Tensor:
 
 def certified(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
     """Which images (B) interval bounds prove right for all of `threat`; bool. The model is in eval mode."""
-    *hidden, last = layers_of(model)
-    assert isinstance(last, nn.Linear)
+    hidden, last = chain_of(model)
     low = margins(last, through(hidden, Box.around(x, threat)), y)
     return (low.scatter(1, y[:, None], torch.inf) > 0).all(dim=1)
 
@@ -87,7 +91,9 @@ def certified(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
 def _flattened(module: nn.Module, name: str) -> list[nn.Module]:
     if type(module) is nn.Sequential:
         return [layer for key, child in module.named_children() for layer in _flattened(child, f"{name}.{key}")]
-    if isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, Normalize, *MONOTONE, *POOLING, *SHAPE)):
+    if isinstance(
+        module, (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, Normalize, *MONOTONE, *POOLING, *SHAPE)
+    ):
         return [module]
     raise InputError(
         f"certified training knows no bounds of layer {name.lstrip('.') or 'model'} ({type(module).__name__}): it "
@@ -95,16 +101,21 @@ def _flattened(module: nn.Module, name: str) -> list[nn.Module]:
     )
 
 
-def _through(layer: nn.Module, box: Box) -> Box:
-    if isinstance(layer, nn.Conv2d | nn.Linear):
-        return _affine(layer, box)
+def as_affine(layer: nn.Module, box: Box) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift (broadcast) of a layer that scales each channel, for the box in front of it; None for others."""
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-        scale, shift = batchnorm_affine(layer, box.centre if box.points is None else box.points)
-        points = None if box.points is None else box.points * scale + shift
-        return Box(box.centre * scale + shift, box.radius * scale.abs(), points)
+        return batchnorm_affine(layer, box.centre if box.points is None else box.points)
     if isinstance(layer, Normalize):
-        points = None if box.points is None else layer(box.points)
-        return Box(layer(box.centre), box.radius / layer.std, points)
+        return 1 / layer.std, -layer.mean / layer.std
+    return None
+
+
+def _through(layer: nn.Module, box: Box) -> Box:
+    affine = as_affine(layer, box)
+    if affine is not None:
+        return box.scaled(*affine)
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        return _weighted(layer, box)
     if isinstance(layer, nn.Dropout):
         return box
     if isinstance(layer, nn.Flatten | nn.Identity | nn.AvgPool2d | nn.AdaptiveAvgPool2d):
@@ -113,7 +124,7 @@ def _through(layer: nn.Module, box: Box) -> Box:
     return Box((high + low) / 2, (high - low) / 2, None if box.points is None else layer(box.points))
 
 
-def _affine(layer: nn.Conv2d | nn.Linear, box: Box) -> Box:
+def _weighted(layer: nn.Conv2d | nn.Linear, box: Box) -> Box:
     """Centre and points in one product; the radius through the absolute weights."""
     both = layer(box.centre if box.points is None else torch.cat([box.centre, box.points]))
     weight = layer.weight.abs()
@@ -150,5 +161,3 @@ def _keep_statistics(layer: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, var: 
     momentum = 1 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
     layer.running_mean.lerp_(mean, momentum)
     layer.running_var.lerp_(var * (count / max(count - 1, 1)), momentum)
-
-

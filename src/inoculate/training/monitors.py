@@ -92,7 +92,9 @@ def best_round(history: History) -> int:
     """
 
     def key(entry: dict[str, float]) -> tuple[object, ...]:
-        return *(selection_key(entry) if {"val_robust", "val_certified"} & set(entry) else (entry["val_accuracy"],)), -entry["val_loss"]
+        return *(
+            selection_key(entry) if {"val_robust", "val_certified"} & set(entry) else (entry["val_accuracy"],)
+        ), -entry["val_loss"]
 
     return max(range(len(history)), key=lambda i: key(history[i]))
 

@@ -32,7 +32,9 @@ def dm_small(classes: int, channels: int, image_size: Size) -> nn.Sequential:
 
 def dm_medium(classes: int, channels: int, image_size: Size) -> nn.Sequential:
     """`medium` of Gowal et al. (2018): four convolutions, two dense layers of 512."""
-    return _gowal([(channels, 32, 3, 1), (32, 32, 4, 2), (32, 64, 3, 1), (64, 64, 4, 2)], [512, 512], classes, image_size)
+    return _gowal(
+        [(channels, 32, 3, 1), (32, 32, 4, 2), (32, 64, 3, 1), (64, 64, 4, 2)], [512, 512], classes, image_size
+    )
 
 
 def dm_large(classes: int, channels: int, image_size: Size) -> nn.Sequential:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.models.acceleration.folding import FoldedCopies
-from inoculate.training.interval import Box, layers_of, margins, through
+from inoculate.training.interval import Box, chain_of, margins, through
 from inoculate.training.methods.adversarial import Batch, LossAndLogits, minimise
 from inoculate.training.methods.options import CommonOptions
 
@@ -84,8 +84,7 @@ def eps_at(progress: float, start: float, ramp: float) -> float:
 
 def worst_and_plain_logits(batch: Batch, box: Box) -> tuple[Tensor, Tensor | None]:
     """Worst-case logits over the box (B×K, relative to the true one's), and those of its points if it has any."""
-    *hidden, last = layers_of(batch.model)
-    assert isinstance(last, nn.Linear)
+    hidden, last = chain_of(batch.model)
     behind = through(hidden, box)
     return -margins(last, behind, batch.y), None if behind.points is None else last(behind.points)
 

@@ -13,20 +13,24 @@ from inoculate.core.threat import Threat
 from inoculate.training.methods.adversarial import AdversarialMethod, Defence
 from inoculate.training.methods.ard import ARD
 from inoculate.training.methods.base import Method, standard
+from inoculate.training.methods.crown_ibp import CROWNIBP
 from inoculate.training.methods.ensemble import EnsembleAT
 from inoculate.training.methods.fgsm_pgi import FGSMPGI
 from inoculate.training.methods.fgsm_rs import FGSMRS
 from inoculate.training.methods.fgsm_rs_then_pgd import FGSMRSThenPGD
 from inoculate.training.methods.free import FreeAT
+from inoculate.training.methods.gaussian import Gaussian
 from inoculate.training.methods.ibp import IBP
 from inoculate.training.methods.live_surrogate import LiveSurrogate
 from inoculate.training.methods.mart import MART
+from inoculate.training.methods.mtl_ibp import MTLIBP
 from inoculate.training.methods.n_fgsm import NFGSM
 from inoculate.training.methods.names import CERTIFIED, NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER, STANDARD
 from inoculate.training.methods.options import CommonOptions
 from inoculate.training.methods.pgd_at import PGDAT
 from inoculate.training.methods.rrm import RRM
 from inoculate.training.methods.rslad import RSLAD
+from inoculate.training.methods.sabr import SABR
 from inoculate.training.methods.trades import TRADES
 from inoculate.training.recipe import Recipe
 
@@ -70,7 +74,11 @@ METHODS: dict[str, Any] = {
     "rslad": RSLAD(),
     "rrm": RRM(),
     "live_surrogate": LiveSurrogate(),
+    "gaussian": Gaussian(),
     "ibp": IBP(),
+    "crown_ibp": CROWNIBP(),
+    "mtl_ibp": MTLIBP(),
+    "sabr": SABR(),
 }
 WITHOUT_HARD_LABELS = ("mart", "ard", "rslad")
 
@@ -103,7 +111,9 @@ class MethodSpec:
         """Whether examples are crafted on the trained network, so that monitors can interpret the accuracy on them."""
         if isinstance(self.defence, LiveSurrogate):
             return self.defence.own_steps > 0
-        return self.is_adversarial and not self.is_certified and not isinstance(self.defence, EnsembleAT | RRM)
+        return (
+            self.is_adversarial and not self.is_certified and not isinstance(self.defence, EnsembleAT | Gaussian | RRM)
+        )
 
     @property
     def spec(self) -> dict[str, Any]:
