@@ -154,7 +154,8 @@ def test_the_model_is_left_as_it_was():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
     certify_smoothed(model, images(2), Smoothing(n=100), generator=gen())
-    assert model.training and model[1].training
+    assert model.training
+    assert model[1].training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -209,6 +209,8 @@ def test_what_has_no_bounds_is_named(name):
     ):
         with pytest.raises(InputError, match=says):
             method(model, torch.optim.SGD(model.parameters(), 0.1), x, y, generator=torch.Generator(), progress=0.0)
+    with pytest.raises(InputError, match="ramp"):
+        get_method(name, warmup=0.3)
     with pytest.raises(InputError, match="linf"):
         get_method(name).begin(Threat("l2", 0.1))
 

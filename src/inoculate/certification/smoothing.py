@@ -1,7 +1,7 @@
 """Randomized smoothing: L2 certificates for any classifier (Cohen et al. 2019).
 
-The smoothed classifier gives an image the class that the *base classifier* gives most of its copies with Gaussian noise.
-The certificate is of the smoothed classifier. The copies are not clipped, so the base classifier sees values outside
+The smoothed classifier gives an image the class that the *base classifier* gives most of its noisy copies. The
+certificate is of the smoothed classifier. The copies are not clipped, so the base classifier sees values outside
 [0, 1]; one that was not trained with such noise abstains a lot.
 """
 

@@ -19,7 +19,8 @@ from inoculate.models.normalize import Normalize
 
 MONOTONE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Softplus, nn.Sigmoid, nn.Tanh, nn.Hardtanh)
 POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-SHAPE = (nn.Flatten, nn.Identity, nn.Dropout)  # dropout is left out: its bounds would be those of another network
+SHAPE = (nn.Flatten, nn.Identity, nn.Dropout)  # dropout does nothing: it would loosen the bounds
+LAYERS = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, Normalize, *MONOTONE, *POOLING, *SHAPE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +92,7 @@ def certified(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
 def _flattened(module: nn.Module, name: str) -> list[nn.Module]:
     if type(module) is nn.Sequential:
         return [layer for key, child in module.named_children() for layer in _flattened(child, f"{name}.{key}")]
-    if isinstance(
-        module, (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, Normalize, *MONOTONE, *POOLING, *SHAPE)
-    ):
+    if isinstance(module, LAYERS):
         return [module]
     raise InputError(
         f"certified training knows no bounds of layer {name.lstrip('.') or 'model'} ({type(module).__name__}): it "
@@ -139,7 +138,7 @@ def _weighted(layer: nn.Conv2d | nn.Linear, box: Box) -> Box:
 
 
 def batchnorm_affine(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift of BatchNorm, shaped for `x` (B×C×…); in train mode from the statistics of `x`, which it keeps."""
+    """Scale and shift of BatchNorm, shaped for `x` (B×C×…); in train mode from statistics of `x`, which it keeps."""
     shape = (1, -1, *[1] * (x.ndim - 2))
     if layer.training or layer.running_mean is None:
         var, mean = torch.var_mean(x, dim=[d for d in range(x.ndim) if d != 1], correction=0)

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.models.normalize import Normalize
 from inoculate.training.interval import Box, as_affine, margins, through
 
 

@@ -88,7 +88,8 @@ def selection_key(entry: dict[str, float]) -> tuple[bool, float, float]:
 def best_round(history: History) -> int:
     """Index of the round with the highest validation accuracy, the lower loss deciding ties.
 
-    Where robust or certified accuracy is known, it counts first, and networks above the majority-class baseline precede others.
+    Where robust or certified accuracy is known, it counts first, and networks above the majority-class baseline precede
+    others.
     """
 
     def key(entry: dict[str, float]) -> tuple[object, ...]:

@@ -44,7 +44,7 @@ class CertifiedDefence(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class CertifiedMethod:
-    """The update of a `CertifiedDefence` against an L∞ `threat`. It is a `Method`; its accuracy is the certified one."""
+    """The update of a `CertifiedDefence` against an L∞ `threat`. It is a `Method` and reports certified accuracy."""
 
     defence: CertifiedDefence
     threat: Threat

@@ -25,7 +25,8 @@ class IBP:
     """Cross-entropy of the worst-case logits that interval bounds allow (Gowal et al. 2018, equation 11).
 
     The defaults are the paper's for MNIST: 2,000 of 60,000 steps at eps 0, then 10,000 over which eps grows and the
-    weight of the clean loss falls from 1 to `kappa`. BatchNorm takes its statistics from clean images (Shi et al. 2021).
+    weight of the clean loss falls from 1 to `kappa`. BatchNorm takes its statistics from clean images, as in Shi et al.
+    (2021).
 
     Options:
         start: the fraction of the training before eps grows.

@@ -177,6 +177,8 @@ def get_method(name: str, **options: Any) -> MethodSpec:
     common = CommonOptions(**{key: value for key, value in options.items() if key in added - own})
     if common.smoothing and name in WITHOUT_HARD_LABELS:
         raise InputError(f"method '{name}' has no plain cross-entropy to smooth: leave smoothing out")
+    if common.warmup and name in CERTIFIED:
+        raise InputError(f"method '{name}' has its own schedule of eps: give start and ramp, and leave warmup out")
     if common.awp and name == "fgsm_pgi":
         raise InputError("fgsm_pgi needs its first pass again after the weights have moved: leave awp out")
     return MethodSpec(name, replace(METHODS[name], **{k: v for k, v in options.items() if k in own}), common)
