@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from training_samples import digit_parts, fit_digits
 
+import inoculate as ino
 from inoculate.core.errors import InputError
+from inoculate.core.pixels import to_float
 from inoculate.core.threat import Threat
 from inoculate.models.normalize import normalized
 from inoculate.training.interval import Box, certified, chain_of, margins, through
@@ -224,3 +226,28 @@ def test_certified_counts_only_what_is_right_everywhere():
         assert not certified(model, x, (predicted + 1) % 3, Threat("linf", 1e-6)).any()
         assert not certified(model, x, predicted, Threat("linf", 1.0)).any()
     assert y is not None
+
+
+def test_hardening_keeps_the_round_that_is_proven_most():
+    """Without a choice of its own: validation proves, and a network that nothing is proven of is not kept."""
+    train, val, test = digit_parts()
+    options = {"seed": 0, "test_images": 20}
+    found = ino.harden(
+        digits_cnn(), {"train": train, "val": val, "test": test}, THREAT, method="ibp", budget="4s",
+        options=ino.HardeningOptions(method_options={"ramp": 0.3}, **options),
+    )  # fmt: skip
+    assert "val_certified" in found.history[-1]
+    assert found.method == "ibp"
+
+
+def test_gaussian_training_makes_a_base_classifier(ordinary, tmp_path):
+    test = digit_parts()[2].limit(40, seed=0)
+    x, y = to_float(test.images[:]), test.labels
+    method = get_method("gaussian", sigma=0.3).begin(THREAT)
+    base, _ = fit_digits(tmp_path, method, None, digits_cnn())
+    smoothing = ino.Smoothing(0.3, n=500, alpha=0.01)
+    shares = [
+        ino.certify_smoothed(model, x, smoothing, generator=torch.Generator().manual_seed(0)).certified(y, 0.3)
+        for model in (ordinary, base)
+    ]
+    assert shares[1].float().mean() > shares[0].float().mean() + 0.1

@@ -35,7 +35,7 @@ class Smoothing:
     Options:
         sigma: standard deviation of the noise, in pixel units of [0, 1].
         n: copies on which the certificate rests. With all of them in one class the radius is at most
-            σ · Φ⁻¹(alpha^(1/n)): 3.0 σ at n = 10,000, 3.8 σ at 100,000.
+            σ · Φ⁻¹(alpha^(1/n)): 3.2 σ at n = 10,000, 3.8 σ at 100,000.
         n0: copies that choose the class, apart from the others.
         alpha: probability that the statement on an image is false.
         batch_size: copies in a forward pass.
@@ -171,7 +171,7 @@ class _Votes:
             copies = min(at_once, n - start)
             noise = self._noise(-(-copies // BLOCK))[:copies]
             noisy = torch.add(self.x, noise, alpha=self.smoothing.sigma).to(memory_format=layout)
-            for part in noisy.split(self.smoothing.batch_size):
+            for part in torch.split(noisy, self.smoothing.batch_size):
                 logits = call(self.model, part)
                 classes = logits.argmax(dim=1).where(logits.isfinite().all(dim=1), self.classes)
                 counts.scatter_add_(0, classes, ones.expand(len(classes)))
@@ -193,7 +193,7 @@ def _votes(model: nn.Module, x: Tensor, smoothing: Smoothing, generator: torch.G
     device = device_of(model)
     with _running(model, x[:1].to(device)) as (classes, layout):
         seed = drawn_seed(generator)
-        for image in x.split(1):
+        for image in torch.split(x, 1):
             placed = image.to(device, dtype_for(model)).contiguous(memory_format=layout)
             draws = Draws(image.to(device), torch.Generator(device).manual_seed(seed))  # one seed: the images differ
             yield _Votes(model, placed, classes, smoothing, draws)

@@ -62,7 +62,7 @@ def _backward(step: Passed, weight: Tensor) -> tuple[Tensor, Tensor | float] | N
     if isinstance(layer, nn.Linear):
         return weight @ layer.weight, 0.0 if layer.bias is None else weight @ layer.bias
     if isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str):
-        return _conv_backward(layer, weight, step.before.centre.shape)
+        return _conv_backward(layer, layer.padding, weight, step.before.centre.shape)
     if isinstance(layer, nn.Flatten | nn.Identity | nn.Dropout):
         return weight.reshape(*weight.shape[:2], *step.before.centre.shape[1:]), 0.0
     if isinstance(layer, nn.ReLU):
@@ -70,15 +70,17 @@ def _backward(step: Passed, weight: Tensor) -> tuple[Tensor, Tensor | float] | N
     return None
 
 
-def _conv_backward(layer: nn.Conv2d, weight: Tensor, inputs: Sequence[int]) -> tuple[Tensor, Tensor | float]:
+def _conv_backward(
+    layer: nn.Conv2d, padding: Sequence[int], weight: Tensor, inputs: Sequence[int]
+) -> tuple[Tensor, Tensor | float]:
     offset = 0.0 if layer.bias is None else torch.einsum("bkohw,o->bk", weight, layer.bias)
     missing = [
-        inputs[2 + d] - ((weight.shape[3 + d] - 1) * layer.stride[d] - 2 * int(layer.padding[d])
+        inputs[2 + d] - ((weight.shape[3 + d] - 1) * layer.stride[d] - 2 * padding[d]
                          + layer.dilation[d] * (layer.kernel_size[d] - 1) + 1)
         for d in range(2)
     ]  # fmt: skip
     back = F.conv_transpose2d(
-        weight.flatten(0, 1), layer.weight, None, layer.stride, layer.padding, missing, layer.groups, layer.dilation
+        weight.flatten(0, 1), layer.weight, None, layer.stride, padding, missing, layer.groups, layer.dilation
     )
     return back.view(*weight.shape[:2], *inputs[1:]), offset
 
