@@ -229,7 +229,6 @@ def test_certified_counts_only_what_is_right_everywhere():
 
 
 def test_hardening_keeps_the_round_that_is_proven_most():
-    """Without a choice of its own: validation proves, and a network that nothing is proven of is not kept."""
     train, val, test = digit_parts()
     options = {"seed": 0, "test_images": 20}
     found = ino.harden(
@@ -241,13 +240,11 @@ def test_hardening_keeps_the_round_that_is_proven_most():
 
 
 def test_gaussian_training_makes_a_base_classifier(ordinary, tmp_path):
-    test = digit_parts()[2].limit(40, seed=0)
+    test = digit_parts()[2].limit(100, seed=0)
     x, y = to_float(test.images[:]), test.labels
-    method = get_method("gaussian", sigma=0.3).begin(THREAT)
-    base, _ = fit_digits(tmp_path, method, None, digits_cnn())
-    smoothing = ino.Smoothing(0.3, n=500, alpha=0.01)
+    base, _ = fit_digits(tmp_path, get_method("gaussian", sigma=0.5).begin(THREAT), None, digits_cnn())
     shares = [
-        ino.certify_smoothed(model, x, smoothing, generator=torch.Generator().manual_seed(0)).certified(y, 0.3)
+        ino.certify_smoothed(model, x, ino.Smoothing(0.5, n=300, alpha=0.01), y=y).certified(y, 0.25).float().mean()
         for model in (ordinary, base)
     ]
-    assert shares[1].float().mean() > shares[0].float().mean() + 0.1
+    assert shares[1] > shares[0] + 0.15
