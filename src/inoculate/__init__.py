@@ -39,6 +39,10 @@ _ROOMS = {
     "explain": "attribution.explain",
     "Amounts": "attribution.explanation",
     "Explanation": "attribution.explanation",
+    "SmoothedCertificates": "certification.smoothing",
+    "Smoothing": "certification.smoothing",
+    "certify_smoothed": "certification.smoothing",
+    "predict_smoothed": "certification.smoothing",
     "InputError": "core.errors",
     "Mask": "core.mask",
     "Row": "core.row",
@@ -88,18 +92,23 @@ _ROOMS = {
     "run_study": "study.run",
     "Defence": "training.methods.adversarial",
     "ARD": "training.methods.ard",
+    "CROWNIBP": "training.methods.crown_ibp",
     "EnsembleAT": "training.methods.ensemble",
     "FGSMPGI": "training.methods.fgsm_pgi",
     "FGSMRS": "training.methods.fgsm_rs",
     "FGSMRSThenPGD": "training.methods.fgsm_rs_then_pgd",
     "FreeAT": "training.methods.free",
+    "Gaussian": "training.methods.gaussian",
+    "IBP": "training.methods.ibp",
     "LiveSurrogate": "training.methods.live_surrogate",
     "MART": "training.methods.mart",
+    "MTLIBP": "training.methods.mtl_ibp",
     "NFGSM": "training.methods.n_fgsm",
     "PGDAT": "training.methods.pgd_at",
     "get_method": "training.methods.registry",
     "RRM": "training.methods.rrm",
     "RSLAD": "training.methods.rslad",
+    "SABR": "training.methods.sabr",
     "TRADES": "training.methods.trades",
     "TrainingOptions": "training.options",
     "Training": "training.result",
@@ -136,6 +145,10 @@ if TYPE_CHECKING:
     from inoculate.attribution.explain import explain as explain
     from inoculate.attribution.explanation import Amounts as Amounts
     from inoculate.attribution.explanation import Explanation as Explanation
+    from inoculate.certification.smoothing import SmoothedCertificates as SmoothedCertificates
+    from inoculate.certification.smoothing import Smoothing as Smoothing
+    from inoculate.certification.smoothing import certify_smoothed as certify_smoothed
+    from inoculate.certification.smoothing import predict_smoothed as predict_smoothed
     from inoculate.core.errors import InputError as InputError
     from inoculate.core.mask import Mask as Mask
     from inoculate.core.row import Row as Row
@@ -185,18 +198,23 @@ if TYPE_CHECKING:
     from inoculate.study.run import run_study as run_study
     from inoculate.training.methods.adversarial import Defence as Defence
     from inoculate.training.methods.ard import ARD as ARD
+    from inoculate.training.methods.crown_ibp import CROWNIBP as CROWNIBP
     from inoculate.training.methods.ensemble import EnsembleAT as EnsembleAT
     from inoculate.training.methods.fgsm_pgi import FGSMPGI as FGSMPGI
     from inoculate.training.methods.fgsm_rs import FGSMRS as FGSMRS
     from inoculate.training.methods.fgsm_rs_then_pgd import FGSMRSThenPGD as FGSMRSThenPGD
     from inoculate.training.methods.free import FreeAT as FreeAT
+    from inoculate.training.methods.gaussian import Gaussian as Gaussian
+    from inoculate.training.methods.ibp import IBP as IBP
     from inoculate.training.methods.live_surrogate import LiveSurrogate as LiveSurrogate
     from inoculate.training.methods.mart import MART as MART
+    from inoculate.training.methods.mtl_ibp import MTLIBP as MTLIBP
     from inoculate.training.methods.n_fgsm import NFGSM as NFGSM
     from inoculate.training.methods.pgd_at import PGDAT as PGDAT
     from inoculate.training.methods.registry import get_method as get_method
     from inoculate.training.methods.rrm import RRM as RRM
     from inoculate.training.methods.rslad import RSLAD as RSLAD
+    from inoculate.training.methods.sabr import SABR as SABR
     from inoculate.training.methods.trades import TRADES as TRADES
     from inoculate.training.options import TrainingOptions as TrainingOptions
     from inoculate.training.result import Training as Training

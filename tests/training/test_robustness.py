@@ -12,7 +12,7 @@ from inoculate.core.pixels import to_float
 from inoculate.core.threat import Threat
 from inoculate.data.load import load_data
 from inoculate.training.methods.base import standard
-from inoculate.training.methods.names import METHOD_ARMS
+from inoculate.training.methods.names import CERTIFIED, METHOD_ARMS
 from inoculate.training.methods.registry import get_method
 from inoculate.training.monitors import best_round, detect_failures
 from inoculate.training.validation import clean_accuracy, robust_accuracy
@@ -46,7 +46,7 @@ def teacher(tmp_path_factory):
     return fit_digits(tmp_path_factory.mktemp("teacher"), method, THREAT, digit_network(seed=8, width=24))[0]
 
 
-@pytest.mark.parametrize("name", METHOD_ARMS)
+@pytest.mark.parametrize("name", [name for name in METHOD_ARMS if name not in (*CERTIFIED, "gaussian")])
 def test_every_method_beats_standard_training_by_25_points(name, ordinary, teacher, tmp_path):
     helpers = {
         "ensemble": (ordinary,), "ard": (teacher,), "rslad": (teacher,), "rrm": (teacher,),

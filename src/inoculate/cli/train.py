@@ -91,4 +91,5 @@ def _show(found: Training, out: str) -> None:
     print_warnings(found.warnings)
     best = found.best
     robust = f", {best['val_robust']:.1%} under attack" if "val_robust" in best else ""
+    robust += f", {best['val_certified']:.1%} certified" if "val_certified" in best else ""
     typer.echo(f"{out}: validation accuracy {best['val_accuracy']:.1%}{robust} after {best['update']:.0f} updates")

@@ -45,6 +45,14 @@ def proportion_upper(count: int, n: int, confidence: float = 0.95) -> float:
     return float(betaincinv(count + 1, n - count, confidence))
 
 
+def proportion_lower(count: int, n: int, confidence: float = 0.95) -> float:
+    """Return the one-sided lower bound of a proportion in [0, 1] of which `count` of `n` random draws are known.
+
+    Raises `ValueError` unless 0 <= count <= n. Source: Clopper and Pearson (1934), Biometrika 26, 404–413.
+    """
+    return 1 - proportion_upper(n - count, n, confidence)
+
+
 def exceeds_rate(count: int, n: int, rate: float) -> float:
     """Return the one-sided p-value of the exact binomial test that `count` of `n` come from more than `rate`."""
     if not count:

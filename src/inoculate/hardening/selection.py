@@ -24,7 +24,7 @@ def keep_better_weights(
     """
     model.load_state_dict(original)
     best = history[best_round(history)]
-    before = validate_round(model, data.val, data.threat, round(best["val_n"]))
+    before = validate_round(model, data.val, data.threat, round(best["val_n"]), "val_certified" in best)
     if selection_key(best) < selection_key(before):
         return (
             f"no round of the training was as good under attack on validation images ({best['val_robust']:.1%}, clean "

@@ -81,17 +81,21 @@ def is_above_baseline(entry: dict[str, float]) -> bool:
 
 def selection_key(entry: dict[str, float]) -> tuple[bool, float, float]:
     """What orders the rounds of adversarial training; a constant prediction is robust, and comes last all the same."""
-    return is_above_baseline(entry), entry["val_robust"], entry["val_accuracy"]
+    robust = entry["val_certified"] if "val_certified" in entry else entry["val_robust"]
+    return is_above_baseline(entry), robust, entry["val_accuracy"]
 
 
 def best_round(history: History) -> int:
     """Index of the round with the highest validation accuracy, the lower loss deciding ties.
 
-    Where robust accuracy is known, it counts first, and networks above the majority-class baseline precede others.
+    Where robust or certified accuracy is known, it counts first, and networks above the majority-class baseline precede
+    others.
     """
 
     def key(entry: dict[str, float]) -> tuple[object, ...]:
-        return *(selection_key(entry) if "val_robust" in entry else (entry["val_accuracy"],)), -entry["val_loss"]
+        return *(
+            selection_key(entry) if {"val_robust", "val_certified"} & set(entry) else (entry["val_accuracy"],)
+        ), -entry["val_loss"]
 
     return max(range(len(history)), key=lambda i: key(history[i]))
 

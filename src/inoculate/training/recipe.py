@@ -26,7 +26,7 @@ class Recipe:
     For adversarial methods: average: decay of the weights' exponential moving average (0: none), which is then
     validated and kept. warmup: the fraction of the training over which eps grows (the method does it; the monitors
     must know). val_images: how many validation images are attacked after each round. stop_on_failure: end the training
-    when a monitor detects a failure.
+    when a monitor detects a failure. certify: validate what interval bounds prove, in place of an attack.
     """
 
     updates: int
@@ -45,6 +45,7 @@ class Recipe:
     warmup: float = 0.0
     val_images: int = 512
     stop_on_failure: bool = True
+    certify: bool = False
 
     def updates_of_round(self, number: int) -> range:
         """The updates of a round, both counted from 0."""

@@ -18,7 +18,7 @@ from inoculate.models.loading.network import Network, reload_network
 from inoculate.training.methods.names import STANDARD
 from inoculate.training.monitors import History, best_round
 
-_SHOWN = ("round", "update", "loss", "accuracy", "val_loss", "val_accuracy", "val_robust")
+_SHOWN = ("round", "update", "loss", "accuracy", "val_loss", "val_accuracy", "val_robust", "val_certified")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -116,7 +116,7 @@ def _build(model: ModelLike, data: Dataset, options: TrainingOptions, device: st
 def _recipe(method: MethodSpec, epochs: int, size: int, options: TrainingOptions) -> Recipe:
     batch_size = min(options.batch_size, size)
     updates = updates_in(epochs, size, batch_size)
-    rounds = epochs * (MONITORED_ROUNDS_PER_EPOCH if method.is_adversarial else 1)
+    rounds = epochs * (MONITORED_ROUNDS_PER_EPOCH if method.is_adversarial and not method.is_certified else 1)
     recipe = Recipe(
         updates, rounds=min(updates, rounds), batch_size=batch_size, accumulate=options.accumulate,
         lr=options.lr, augment=options.augment, precision=options.precision,

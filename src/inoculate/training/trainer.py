@@ -114,8 +114,8 @@ def _network_of_round(plan: TrainingPlan, state: TrainerState, number: int, grou
 def _validate(plan: TrainingPlan, state: TrainerState, network: nn.Module, entry: dict[str, float]) -> dict[str, float]:
     """What validation adds to the entry of a round."""
     recipe = plan.recipe
-    found = validate_round(network, plan.val, plan.threat, recipe.val_images)
-    if plan.threat is not None:
+    found = validate_round(network, plan.val, plan.threat, recipe.val_images, recipe.certify)
+    if plan.threat is not None and not recipe.certify:
         begin = recipe.updates_of_round(int(entry["round"]) - 1).start
         found["strength"] = eps_scale(begin / recipe.updates, recipe.warmup)
         if may_leak_labels([*state.history, {**entry, **found}]):

@@ -15,6 +15,7 @@ from inoculate.core.rng import generator
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.models.classifier import prepare
+from inoculate.training.interval import certified
 
 BATCH_SIZE = 256
 ATTACK = ShortEnsemble()
@@ -26,14 +27,19 @@ def passes(images: int, attacked: int) -> float:
     return ATTACK.passes * attacked + (images + attacked) / 3
 
 
-def validate_round(model: nn.Module, data: Dataset, threat: Threat | None, images: int) -> dict[str, float]:
+def validate_round(
+    model: nn.Module, data: Dataset, threat: Threat | None, images: int, certify: bool = False
+) -> dict[str, float]:
     """What the history holds of a round: val_loss, val_accuracy and val_majority (that of the majority-class baseline).
 
-    Under a threat also val_robust, the accuracy under `ShortEnsemble` on val_n `images`.
+    Under a threat also val_robust, the accuracy under `ShortEnsemble` on val_n `images`; with `certify` in its place
+    val_certified, the accuracy that interval bounds prove on all val_n images.
     """
     loss, accuracy = clean_accuracy(model, data)
     found = {"val_loss": loss, "val_accuracy": accuracy, "val_majority": majority_baseline(data)}
-    if threat is not None:
+    if threat is not None and certify:
+        found |= {"val_certified": certified_accuracy(model, data, threat), "val_n": len(data)}
+    elif threat is not None:
         found |= {"val_robust": robust_accuracy(model, data, threat, images), "val_n": min(images, len(data))}
     return found
 
@@ -55,6 +61,17 @@ def clean_accuracy(model: nn.Module, data: Dataset) -> tuple[float, float]:
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             correct += (logits.argmax(dim=1) == y).sum().item()
     return loss / len(data), correct / len(data)
+
+
+def certified_accuracy(model: nn.Module, data: Dataset, threat: Threat) -> float:
+    """Accuracy of `model` that interval bounds prove."""
+    correct, device = 0, device_of(model)
+    with frozen(model), torch.no_grad():
+        for start in range(0, len(data), BATCH_SIZE):
+            batch = slice(start, start + BATCH_SIZE)
+            x, y = to_float(data.images[batch].to(device)), data.labels[batch].to(device)
+            correct += int(certified(model, x, y, threat).sum())
+    return correct / len(data)
 
 
 @torch.inference_mode(False)

@@ -9,6 +9,7 @@ from functools import partial
 from torch import nn
 
 from inoculate.data.preprocessing import Size
+from inoculate.models.architectures.certified_cnn import cnn7, dm_large, dm_medium, dm_medium_bn, dm_small
 from inoculate.models.architectures.mnist_cnn import madry_cnn, trades_cnn, wong_cnn
 from inoculate.models.architectures.small_cnn import SMALL_CNN, small_cnn
 from inoculate.models.architectures.small_resnet import PreActResNet, SmallResNet
@@ -62,6 +63,13 @@ _CNNS: dict[str, Make] = {
     "trades_cnn": trades_cnn,
     "madry_cnn": madry_cnn,
     "wong_cnn": wong_cnn,
+    "cnn7": cnn7,
+    "cnn7_narrow": partial(cnn7, width=32),
+    "dm_small": dm_small,
+    "dm_medium": dm_medium,
+    "dm_medium_bn": dm_medium_bn,
+    "dm_medium_bn_wide": partial(dm_medium_bn, width=48),
+    "dm_large": dm_large,
 }
 _FAMILIES: tuple[tuple[str, Callable[..., nn.Module]], ...] = (
     (f"resnet{_RESNETS}_cifar", SmallResNet),

@@ -16,7 +16,14 @@ METHOD_ARMS = (
     "rslad",
     "rrm",
     "live_surrogate",
+    "gaussian",
+    "ibp",
+    "crown_ibp",
+    "mtl_ibp",
+    "sabr",
 )
+# Those whose accuracy interval bounds prove, which then chooses the round that is kept.
+CERTIFIED = ("ibp", "crown_ibp", "mtl_ibp", "sabr")
 # Methods that need other networks.
 NEEDS_TEACHER = ("ard", "rslad", "rrm")
 NEEDS_SURROGATES = ("ensemble",)

@@ -13,19 +13,24 @@ from inoculate.core.threat import Threat
 from inoculate.training.methods.adversarial import AdversarialMethod, Defence
 from inoculate.training.methods.ard import ARD
 from inoculate.training.methods.base import Method, standard
+from inoculate.training.methods.crown_ibp import CROWNIBP
 from inoculate.training.methods.ensemble import EnsembleAT
 from inoculate.training.methods.fgsm_pgi import FGSMPGI
 from inoculate.training.methods.fgsm_rs import FGSMRS
 from inoculate.training.methods.fgsm_rs_then_pgd import FGSMRSThenPGD
 from inoculate.training.methods.free import FreeAT
+from inoculate.training.methods.gaussian import Gaussian
+from inoculate.training.methods.ibp import IBP
 from inoculate.training.methods.live_surrogate import LiveSurrogate
 from inoculate.training.methods.mart import MART
+from inoculate.training.methods.mtl_ibp import MTLIBP
 from inoculate.training.methods.n_fgsm import NFGSM
-from inoculate.training.methods.names import NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER, STANDARD
+from inoculate.training.methods.names import CERTIFIED, NEEDS_NETWORK, NEEDS_SURROGATES, NEEDS_TEACHER, STANDARD
 from inoculate.training.methods.options import CommonOptions
 from inoculate.training.methods.pgd_at import PGDAT
 from inoculate.training.methods.rrm import RRM
 from inoculate.training.methods.rslad import RSLAD
+from inoculate.training.methods.sabr import SABR
 from inoculate.training.methods.trades import TRADES
 from inoculate.training.recipe import Recipe
 
@@ -69,6 +74,11 @@ METHODS: dict[str, Any] = {
     "rslad": RSLAD(),
     "rrm": RRM(),
     "live_surrogate": LiveSurrogate(),
+    "gaussian": Gaussian(),
+    "ibp": IBP(),
+    "crown_ibp": CROWNIBP(),
+    "mtl_ibp": MTLIBP(),
+    "sabr": SABR(),
 }
 WITHOUT_HARD_LABELS = ("mart", "ard", "rslad")
 
@@ -92,11 +102,18 @@ class MethodSpec:
         return float(self.defence.passes + (self.defence.loss_passes if self.common.awp else 0))
 
     @property
+    def is_certified(self) -> bool:
+        """Whether it trains what interval bounds prove, so that certified accuracy chooses the round that is kept."""
+        return self.name in CERTIFIED
+
+    @property
     def is_monitored(self) -> bool:
         """Whether examples are crafted on the trained network, so that monitors can interpret the accuracy on them."""
         if isinstance(self.defence, LiveSurrogate):
             return self.defence.own_steps > 0
-        return self.is_adversarial and not isinstance(self.defence, EnsembleAT | RRM)
+        return (
+            self.is_adversarial and not self.is_certified and not isinstance(self.defence, EnsembleAT | Gaussian | RRM)
+        )
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -116,6 +133,7 @@ class MethodSpec:
             average=self.common.average,
             warmup=self.common.warmup,
             stop_on_failure=self.is_monitored,
+            certify=self.is_certified,
             weight_decay=decay,
         )
 
@@ -159,6 +177,8 @@ def get_method(name: str, **options: Any) -> MethodSpec:
     common = CommonOptions(**{key: value for key, value in options.items() if key in added - own})
     if common.smoothing and name in WITHOUT_HARD_LABELS:
         raise InputError(f"method '{name}' has no plain cross-entropy to smooth: leave smoothing out")
+    if common.warmup and name in CERTIFIED:
+        raise InputError(f"method '{name}' has its own schedule of eps: give start and ramp, and leave warmup out")
     if common.awp and name == "fgsm_pgi":
         raise InputError("fgsm_pgi needs its first pass again after the weights have moved: leave awp out")
     return MethodSpec(name, replace(METHODS[name], **{k: v for k, v in options.items() if k in own}), common)
