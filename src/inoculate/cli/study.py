@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inoculate.cli.options import DATA, OUTPUT, DataRoot, Device, Limit, topic_option
+from inoculate.cli.options import DATA, OUTPUT, RUN, DataRoot, Device, Limit, topic_option
 from inoculate.cli.output import print_line
 from inoculate.cli.parsers import pick_device
 
 if TYPE_CHECKING:
-    from inoculate.cli.progress import Screen
+    from inoculate.cli.screen import Screen
     from inoculate.study.result import StudyRun
 
 app = typer.Typer(no_args_is_help=True, help="Run whole studies from a YAML file.")
@@ -23,6 +23,9 @@ Only = Annotated[str | None, topic_option("--only", DATA, "Only this dataset of 
 Out = Annotated[Path | None, topic_option("--out", OUTPUT, "Folder for results and artefacts [default: runs/NAME].")]
 StoreFolder = Annotated[
     Path | None, topic_option("--store", OUTPUT, "Folder for artefacts, shared between runs [default: OUT/store].")
+]
+ExecutorName = Annotated[
+    str, topic_option("--executor", RUN, "Where the steps are computed: local, processes:N, ray or ray:ADDRESS.")
 ]
 
 
@@ -35,6 +38,7 @@ def study_run(
     only: Only = None,
     limit: Limit = None,
     device: Device = "auto",
+    executor: ExecutorName = "local",
 ) -> None:
     """Train, attack, craft, retrain, and print the tables; finished steps are never repeated.
 
@@ -42,7 +46,7 @@ def study_run(
     """
     from rich.console import Console
 
-    from inoculate.cli.progress import Screen
+    from inoculate.cli.screen import Screen
     from inoculate.study.load import load_study
     from inoculate.study.result import RESULTS, StudyRun
     from inoculate.study.run import run_study
@@ -53,7 +57,7 @@ def study_run(
     try:
         run = run_study(
             study, out=folder, store=store, data_root=data_root, only=only, limit=limit, device=pick_device(device),
-            progress=screen,
+            executor=executor, progress=screen,
         )  # fmt: skip
     except BaseException:  # Ctrl-C too: what has been measured is reported
         screen.close()

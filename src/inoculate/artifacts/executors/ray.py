@@ -1,0 +1,161 @@
+"""A Ray cluster: one task per node of the graph."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any, Generic
+
+from inoculate.artifacts.executors.base import Artefact, Graph, Job, N, Watch
+from inoculate.artifacts.executors.messages import Listener, log_level
+from inoculate.artifacts.executors.ray_worker import Answer, Mailbox, Order, make
+from inoculate.artifacts.executors.schedule import Schedule
+from inoculate.artifacts.executors.threads import available_cores
+from inoculate.artifacts.executors.transfer import pack, unpack
+from inoculate.core.errors import InputError, one_line
+from inoculate.core.extras import require
+
+_AHEAD = 2  # tasks in flight for every processor of the cluster
+_INTERVAL = 0.5  # seconds between two looks at the workers' messages and at the size of the cluster
+MOST_LOSSES = 20  # of one node: machines may be lost for reasons of their own
+_PASSED_ON = ("INOCULATE_DATA", "INOCULATE_CACHE", "HF_HOME")
+
+
+class Ray:
+    """A Ray cluster at `address`, or the one that `RAY_ADDRESS` names or that runs here, or one of this machine's own.
+
+    A task declares the processors and GPUs of its node and is begun again when its machine is lost. The store is a
+    folder that all machines share; a machine that does not see it gets what its tasks need from this process and
+    returns what they made. Raises `InputError` where Ray is not installed or does not answer.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        require("ray", "ray", "executor ray")
+        self.address = address
+
+    @property
+    def workers(self) -> int:
+        """The processors of the cluster; of this machine while it is not connected."""
+        import ray
+
+        return max(1, int(ray.cluster_resources().get("CPU", 1))) if ray.is_initialized() else available_cores()
+
+    def run(self, graph: Graph[N], job: Job[N], watch: Watch[N]) -> Iterator[tuple[N, Artefact | None]]:
+        with _connected(self.address):
+            flights = _Flights(graph, job, watch)
+            try:
+                while flights.schedule.left:
+                    flights.listen()
+                    flights.submit()
+                    yield from flights.landed()
+            finally:
+                flights.cancel()
+
+
+@contextlib.contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """A connection to the cluster, closed afterwards unless the caller had opened it."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address=address, logging_level="error", log_to_driver=True)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise InputError(
+            f"the Ray cluster {address or ''} does not answer ({one_line(error)}): check its address"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class _Flights(Generic[N]):
+    """The tasks that are submitted and not done."""
+
+    def __init__(self, graph: Graph[N], job: Job[N], watch: Watch[N]) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self.schedule, self._job, self._listener = Schedule(graph, MOST_LOSSES), job, Listener(watch)
+        self._nodes: dict[Any, N] = {}  # by the reference to the result
+        self._packed: dict[str, Any] | None = None  # references to inputs by name, once a machine has asked for them
+        self._looked, self._most = -_INTERVAL, 1
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._make, self._sent_job = ray.remote(make), ray.put(job)
+        token = uuid.uuid4().hex
+        mark = job.store.root / f".{token}"  # a machine that sees it shares the folder
+        mark.touch()
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        self._order = Order(token, mark, os.getcwd(), environment, log_level())
+
+    def submit(self) -> None:
+        """Submit what can be made, up to so many tasks for each processor."""
+        while len(self._nodes) < self._most and (node := self.schedule.take()) is not None:
+            self._send(node)
+
+    def _send(self, node: N) -> None:
+        import ray
+
+        inputs = None
+        if self._packed is not None:
+            for name in (inputs := dict.fromkeys(self._job.inputs(node))):
+                if name not in self._packed:
+                    self._packed[name] = ray.put(pack(self._job.store, name))
+                inputs[name] = self._packed[name]
+        needs = self._job.needs(node)
+        task = self._make.options(num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0)
+        self._nodes[task.remote(self._sent_job, self._order, node, needs.cpus, self._mailbox, inputs)] = node
+
+    def landed(self) -> Iterator[tuple[N, Artefact | None]]:
+        """The nodes that are done, waiting a moment for the first; those whose machine was lost are begun again."""
+        import ray
+
+        done, _ = ray.wait(list(self._nodes), timeout=_INTERVAL)
+        for reference in done:
+            node = self._nodes.pop(reference)
+            try:
+                answer: Answer = ray.get(reference)
+            except ray.exceptions.RayTaskError:
+                raise
+            except ray.exceptions.RayError as error:  # the worker, its machine or the result was lost
+                self.schedule.lose(node, one_line(error))
+                continue
+            if answer.error is not None:
+                raise answer.error
+            if answer.lacks_inputs:
+                self._packed = self._packed or {}
+                self._send(node)
+                continue
+            for name, content in answer.packed.items():
+                unpack(self._job.store, name, content)
+            self.listen()  # what came before the end is told before it
+            self.schedule.finish(node)
+            yield node, answer.artefact
+
+    def listen(self) -> None:
+        """Pass on what the workers report, and see how large the cluster is."""
+        import ray
+
+        if time.monotonic() - self._looked < _INTERVAL:
+            return
+        self._looked = time.monotonic()
+        self._most = max(1, _AHEAD * int(ray.cluster_resources().get("CPU", 1)))
+        for node, kind, content in ray.get(self._mailbox.take.remote()):
+            self._listener.hear(node, kind, content)
+
+    def cancel(self) -> None:
+        """End what is under way."""
+        import ray
+
+        self._order.mark.unlink(missing_ok=True)
+        for reference in self._nodes:
+            ray.cancel(reference, force=True)
+        ray.kill(self._mailbox)
