@@ -1,12 +1,12 @@
 """What executors share. A graph of artefacts says what is to be made; an executor decides where.
 
-A graph is a mapping from each node to the nodes that it depends on, in an order in which they can be made. A node is any
-hashable value that can be pickled.
+A graph is a mapping from each node to the nodes that it depends on, in an order in which they can be made. A node is
+any hashable value that can be pickled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
 from inoculate.artifacts.store import Store
@@ -33,6 +33,7 @@ class Needs(NamedTuple):
 
 
 Work = Callable[[N], Artefact | None]
+Made = Generator[tuple[N, Artefact | None], None, None]  # nodes and their artefacts, as they are done
 
 
 class Job(Protocol[N_contra]):
@@ -72,7 +73,7 @@ class Executor(Protocol):
     def workers(self) -> int:
         """How many nodes are made at once, as far as that is known."""
 
-    def run(self, graph: Graph[N], job: Job[N], watch: Watch[N]) -> Iterator[tuple[N, Artefact | None]]:
+    def run(self, graph: Graph[N], job: Job[N], watch: Watch[N]) -> Made[N]:
         """Yield each node and its artefact as soon as it is made, after those that it depends on.
 
         What a node raises is raised here. When the iterator ends or is closed, no worker is left.
@@ -84,7 +85,7 @@ class Local:
 
     workers = 1
 
-    def run(self, graph: Graph[N], job: Job[N], watch: Watch[N]) -> Iterator[tuple[N, Artefact | None]]:
+    def run(self, graph: Graph[N], job: Job[N], watch: Watch[N]) -> Made[N]:
         current: list[N] = []
         work = job.start(job.store, lambda done, total, facts: watch.progress(current[-1], done, total, facts))
         for node in graph:

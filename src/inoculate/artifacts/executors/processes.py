@@ -8,13 +8,12 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, Generic
 
-from inoculate.artifacts.executors.base import Artefact, Graph, Job, N, Watch
+from inoculate.artifacts.executors.base import Graph, Job, Made, N, Watch
 from inoculate.artifacts.executors.messages import DONE, FAILED, Listener, Reporter, log_level, portable, sent_log
 from inoculate.artifacts.executors.schedule import MOST_ATTEMPTS, Schedule
 from inoculate.artifacts.executors.threads import available_cores, limit_threads
@@ -34,7 +33,7 @@ class Processes:
         """By default as many as there are processors."""
         self.workers = workers or available_cores()
 
-    def run(self, graph: Graph[N], job: Job[N], watch: Watch[N]) -> Iterator[tuple[N, Artefact | None]]:
+    def run(self, graph: Graph[N], job: Job[N], watch: Watch[N]) -> Made[N]:
         schedule, listener = Schedule(graph), Listener(watch)
         threads, gpus = max(1, available_cores() // self.workers), _visible_gpus(graph, job) or [""]
         setups = [_Setup(threads, log_level(), gpus[n % len(gpus)]) for n in range(min(self.workers, len(graph)))]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator
 from typing import Any, Generic
 
-from inoculate.artifacts.executors.base import Artefact, Graph, Job, N, Watch
-from inoculate.artifacts.executors.messages import Listener, log_level
+from inoculate.artifacts.executors.base import Graph, Job, Made, N, Watch
+from inoculate.artifacts.executors.messages import LOG, Listener, log_level
 from inoculate.artifacts.executors.ray_worker import Answer, Mailbox, Order, make
 from inoculate.artifacts.executors.schedule import Schedule
 from inoculate.artifacts.executors.threads import available_cores
@@ -19,6 +20,7 @@ from inoculate.core.errors import InputError, one_line
 from inoculate.core.extras import require
 
 _AHEAD = 2  # tasks in flight for every processor of the cluster
+_PATIENCE = 10.0  # seconds that a cluster has to answer
 _INTERVAL = 0.5  # seconds between two looks at the workers' messages and at the size of the cluster
 MOST_LOSSES = 20  # of one node: machines may be lost for reasons of their own
 _PASSED_ON = ("INOCULATE_DATA", "INOCULATE_CACHE", "HF_HOME")
@@ -43,12 +45,12 @@ class Ray:
 
         return max(1, int(ray.cluster_resources().get("CPU", 1))) if ray.is_initialized() else available_cores()
 
-    def run(self, graph: Graph[N], job: Job[N], watch: Watch[N]) -> Iterator[tuple[N, Artefact | None]]:
+    def run(self, graph: Graph[N], job: Job[N], watch: Watch[N]) -> Made[N]:
         with _connected(self.address):
             flights = _Flights(graph, job, watch)
             try:
                 while flights.schedule.left:
-                    flights.listen()
+                    flights.look()
                     flights.submit()
                     yield from flights.landed()
             finally:
@@ -65,6 +67,7 @@ def _connected(address: str | None) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
+        _check_listening(address)
         ray.init(address=address, logging_level="error", log_to_driver=True)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise InputError(
@@ -74,6 +77,13 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_listening(address: str | None) -> None:
+    """Raise an `OSError` at once where nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
 
 
 class _Flights(Generic[N]):
@@ -114,20 +124,24 @@ class _Flights(Generic[N]):
         task = self._make.options(num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0)
         self._nodes[task.remote(self._sent_job, self._order, node, needs.cpus, self._mailbox, inputs)] = node
 
-    def landed(self) -> Iterator[tuple[N, Artefact | None]]:
+    def landed(self) -> Made[N]:
         """The nodes that are done, waiting a moment for the first; those whose machine was lost are begun again."""
         import ray
 
         done, _ = ray.wait(list(self._nodes), timeout=_INTERVAL)
         for reference in done:
-            node = self._nodes.pop(reference)
             try:
                 answer: Answer = ray.get(reference)
-            except ray.exceptions.RayTaskError:
-                raise
+                self._listen()  # what came before the end is told before it
+            except ray.exceptions.RayTaskError as error:  # before the step began: it returns its own errors
+                raise InputError(
+                    f"a machine of the cluster cannot begin a step ({str(error).strip().splitlines()[-1]}): it needs "
+                    "the same versions of inoculate and of Python as this process"
+                ) from error
             except ray.exceptions.RayError as error:  # the worker, its machine or the result was lost
-                self.schedule.lose(node, one_line(error))
+                self.schedule.lose(self._nodes.pop(reference), one_line(error))
                 continue
+            node = self._nodes.pop(reference)
             if answer.error is not None:
                 raise answer.error
             if answer.lacks_inputs:
@@ -136,20 +150,26 @@ class _Flights(Generic[N]):
                 continue
             for name, content in answer.packed.items():
                 unpack(self._job.store, name, content)
-            self.listen()  # what came before the end is told before it
             self.schedule.finish(node)
             yield node, answer.artefact
 
-    def listen(self) -> None:
-        """Pass on what the workers report, and see how large the cluster is."""
+    def look(self) -> None:
+        """See every now and then how large the cluster is, and what the workers report."""
         import ray
 
-        if time.monotonic() - self._looked < _INTERVAL:
-            return
-        self._looked = time.monotonic()
-        self._most = max(1, _AHEAD * int(ray.cluster_resources().get("CPU", 1)))
+        if time.monotonic() - self._looked > _INTERVAL:
+            self._looked = time.monotonic()
+            self._most = max(1, _AHEAD * int(ray.cluster_resources().get("CPU", 1)))
+            self._listen()
+
+    def _listen(self) -> None:
+        """Pass on what the workers report of nodes under way."""
+        import ray
+
+        under_way = {*self._nodes.values()}
         for node, kind, content in ray.get(self._mailbox.take.remote()):
-            self._listener.hear(node, kind, content)
+            if node in under_way or kind == LOG:
+                self._listener.hear(node, kind, content)
 
     def cancel(self) -> None:
         """End what is under way."""

@@ -67,8 +67,12 @@ _current: list[Send] = []  # where the node under way reports
 def make(job: Job[Any], order: Order, node: Any, cpus: int, mailbox: Any, inputs: Mapping[str, Any] | None) -> Answer:
     """The task: make a node's artefact. inputs: references to packed artefacts; None if they have not been packed."""
 
+    import ray
+
+    sent: list[Any] = []
+
     def send(kind: str, content: Any) -> None:
-        mailbox.add.remote((node, kind, content))
+        sent[:] = [mailbox.add.remote((node, kind, content))]
 
     shared = order.mark.exists()
     if not shared and inputs is None:
@@ -78,11 +82,11 @@ def make(job: Job[Any], order: Order, node: Any, cpus: int, mailbox: Any, inputs
     with sent_log(send, order.log_level):
         try:
             store, work = _start(job, order, cpus, shared)
-            if shared:
-                return Answer(work(node))
-            return _make_here(store, work, node, inputs or {})
+            return Answer(work(node)) if shared else _make_here(store, work, node, inputs or {})
         except Exception as error:
             return Answer(error=portable(error))
+        finally:
+            ray.wait(sent, timeout=1)  # messages arrive in the order in which they are sent, and before the answer
 
 
 def _start(job: Job[Any], order: Order, cpus: int, shared: bool) -> tuple[Store, Work[Any]]:

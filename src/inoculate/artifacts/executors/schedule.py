@@ -43,7 +43,7 @@ class Schedule(Generic[N]):
         self._losses[node] = self._losses.get(node, 0) + 1
         if self._losses[node] >= self._most_attempts:
             raise InputError(
-                f"{self._most_attempts} workers were lost at the same step ({cause}): if memory ran out, use fewer workers "
-                "or smaller batches, then run the same command again to continue"
+                f"{self._most_attempts} workers were lost at the same step ({cause}): if memory ran out, use fewer "
+                "workers or smaller batches, then run the same command again to continue"
             )
         heapq.heappush(self._ready, self._numbers[node])
