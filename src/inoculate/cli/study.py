@@ -51,12 +51,12 @@ def study_run(
     from inoculate.study.result import RESULTS, StudyRun
     from inoculate.study.run import run_study
 
-    study, terminal = load_study(file), sys.stdout.isatty()
+    study, terminal = load_study(file, limit=limit), sys.stdout.isatty()
     folder = out or Path("runs") / study.name
     screen = Screen(Console(soft_wrap=not terminal, width=None if terminal else 150), study.transfer)
     try:
         run = run_study(
-            study, out=folder, store=store, data_root=data_root, only=only, limit=limit, device=pick_device(device),
+            study, out=folder, store=store, data_root=data_root, only=only, device=pick_device(device),
             executor=executor, progress=screen,
         )  # fmt: skip
     except BaseException:  # Ctrl-C too: what has been measured is reported

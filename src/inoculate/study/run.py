@@ -15,7 +15,7 @@ from inoculate.artifacts.output import require_writable
 from inoculate.artifacts.store import Store
 from inoculate.attribution.explanation import Explanation
 from inoculate.core.errors import InputError
-from inoculate.core.options import require_count, require_one_of
+from inoculate.core.options import require_one_of
 from inoculate.study.builder import StudyJob
 from inoculate.study.cell import Cell
 from inoculate.study.estimate import Estimate
@@ -37,7 +37,6 @@ def run_study(
     store: PathLike | None = None,
     data_root: PathLike | None = None,
     only: str | None = None,
-    limit: int | None = None,
     device: str = "cpu",
     executor: str | Executor = "local",
     progress: StudyObserver | None = None,
@@ -54,7 +53,6 @@ def run_study(
         store: folder of the artefacts, by default `<out>/store`. Finished steps found there are not repeated.
         data_root: folder that is searched for datasets before the hub.
         only: one dataset of the study.
-        limit: number of images, in place of the study's.
         device: such as `cuda`.
         executor: where the steps are computed. `local`: one after the other, here. `processes:N`: in N processes on
             this machine, among which the processors are divided. `ray` or `ray:ADDRESS`: on a Ray cluster. The numbers
@@ -65,9 +63,6 @@ def run_study(
     Raises `InputError` for a study with mistakes, a missing dataset, and a folder that cannot be written.
     """
     study = load_study(study)
-    if limit is not None:
-        require_count(limit=limit)
-        study = study.model_copy(update={"limit": limit})
     if only is not None:
         require_one_of(tuple(study.datasets), only=only)
     executor = find_executor(executor)
