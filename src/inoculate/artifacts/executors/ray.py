@@ -15,7 +15,7 @@ from inoculate.artifacts.executors.messages import LOG, Listener, log_level
 from inoculate.artifacts.executors.ray_worker import Answer, Mailbox, Order, make
 from inoculate.artifacts.executors.schedule import Schedule
 from inoculate.artifacts.executors.threads import available_cores
-from inoculate.artifacts.executors.transfer import pack, unpack
+from inoculate.artifacts.executors.transfer import identify, pack, unpack
 from inoculate.core.errors import InputError, one_line
 from inoculate.core.extras import require
 
@@ -100,11 +100,8 @@ class _Flights(Generic[N]):
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         self._make, self._sent_job = ray.remote(make), ray.put(job)
-        token = uuid.uuid4().hex
-        mark = job.store.root / f".{token}"  # a machine that sees it shares the folder
-        mark.touch()
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        self._order = Order(token, mark, os.getcwd(), environment, log_level())
+        self._order = Order(uuid.uuid4().hex, identify(job.store), os.getcwd(), environment, log_level())
 
     def submit(self) -> None:
         """Submit what can be made, up to so many tasks for each processor."""
@@ -175,7 +172,6 @@ class _Flights(Generic[N]):
         """End what is under way."""
         import ray
 
-        self._order.mark.unlink(missing_ok=True)
         for reference in self._nodes:
             ray.cancel(reference, force=True)
         ray.kill(self._mailbox)

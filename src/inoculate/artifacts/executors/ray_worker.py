@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from inoculate.artifacts.executors.base import Artefact, Job, Work
 from inoculate.artifacts.executors.messages import BEGUN, Reporter, Send, portable, sent_log
 from inoculate.artifacts.executors.threads import limit_threads
-from inoculate.artifacts.executors.transfer import names, pack, unpack
+from inoculate.artifacts.executors.transfer import identity_of, names, pack, unpack
 from inoculate.artifacts.store import Store
 
 
@@ -37,12 +37,12 @@ class Mailbox:
 class Order:
     """What all tasks of a run are told.
 
-    token: names the run. mark: a file in the store of the driving process. folder: where relative paths begin.
-    environment: variables for a machine that has not set them itself.
+    token: names the run. identity: of the driving process's store. folder: where relative paths begin. environment:
+    variables for a machine that has not set them itself.
     """
 
     token: str
-    mark: Path
+    identity: str
     folder: str
     environment: Mapping[str, str]
     log_level: int
@@ -74,7 +74,7 @@ def make(job: Job[Any], order: Order, node: Any, cpus: int, mailbox: Any, inputs
     def send(kind: str, content: Any) -> None:
         sent[:] = [mailbox.add.remote((node, kind, content))]
 
-    shared = order.mark.exists()
+    shared = identity_of(job.store) == order.identity
     if not shared and inputs is None:
         return Answer(lacks_inputs=True)
     _current[:] = [send]

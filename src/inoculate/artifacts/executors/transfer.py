@@ -6,10 +6,29 @@ import io
 import os
 import shutil
 import tempfile
+import uuid
 import zipfile
 from pathlib import Path
 
+from inoculate.artifacts.files import write_text
 from inoculate.artifacts.store import MANIFEST, Store, is_complete
+
+_IDENTITY = ".identity"  # a file in the store, by which a machine sees whether it has the same folder
+
+
+def identify(store: Store) -> str:
+    """The identity of a store, given to it if it has none."""
+    if identity_of(store) is None:
+        write_text(store.root / _IDENTITY, uuid.uuid4().hex)
+    return str(identity_of(store))
+
+
+def identity_of(store: Store) -> str | None:
+    """The identity of a store; None for a folder that has none or that this machine does not see."""
+    try:
+        return (store.root / _IDENTITY).read_text()
+    except OSError:
+        return None
 
 
 def pack(store: Store, name: str) -> bytes:
