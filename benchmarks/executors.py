@@ -104,6 +104,7 @@ def simulate(nodes: int, step: float, driver: float, traffic: float) -> float:
 
 def main(cells: int = 8, each: float = 10.0) -> None:
     names = ["local", "processes:2", *(["ray"] if is_installed("ray") else [])]
+    train(1)  # the first one loads libraries
     began = time.perf_counter()
     train(5)
     train_seconds = (time.perf_counter() - began) / 5
