@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # Bytecode is written on first import, for the modules in use only: quicker than compiling every library on install.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test smoke test-random test-slow test-gpu lint docs bench wheel install clean
+.PHONY: demo test smoke test-random test-slow test-ray test-gpu lint docs bench wheel install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/inoculate study run studies/demo.yaml
@@ -24,6 +24,11 @@ test-random: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
+
+# Ray is large, and only its own tests need it.
+test-ray: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[ray]'
+	$(BIN)/python -m pytest -m ray
 
 test-gpu: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m gpu

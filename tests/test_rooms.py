@@ -132,6 +132,7 @@ def test_no_command_imports_another() -> None:
         f"inoculate.cli.{name}"
         for name in (
             *("errors", "evaluation_files", "options", "output", "parsers", "progress", "reading_options"),
+            "screen",
             "threat_options",
             "training_options",
         )

@@ -34,8 +34,8 @@ class Recorder:
     def begin(self, cell, number, total, left):
         self.estimates.append((cell, left))
 
-    def progress(self, done, total, facts):
-        self.steps.append((self.estimates[-1][0], done, total, dict(facts)))
+    def progress(self, cell, done, total, facts):
+        self.steps.append((cell, done, total, dict(facts)))
 
     def end(self, cell, seconds, made, measured):
         (self.made if made else self.found).append(cell)

@@ -6,7 +6,6 @@ from study_samples import tiny
 from inoculate.artifacts.store import Store
 from inoculate.core.errors import InputError
 from inoculate.study.cell import ANY_SURROGATE, Cell
-from inoculate.study.executors import serial
 from inoculate.study.load import load_study
 from inoculate.study.plan import plan
 from inoculate.study.shipped import shipped_studies
@@ -107,13 +106,6 @@ def test_teachers_and_surrogates_of_methods_are_dependencies():
     found = planned(arms=arms, surrogate="resnet18").dependencies
     assert found[Cell("fit", "digits", 0, "resnet50", "rslad")] == (Cell("fit", "digits", 0, "resnet18", "pgd_at"),)
     assert found[Cell("fit", "digits", 0, "resnet18", "ensemble")] == (Cell("fit", "digits", 0, "resnet50"),)
-
-
-def test_the_serial_executor_keeps_the_order_of_the_plan():
-    cells, begun = planned(), []
-    done = list(serial(cells, lambda cell: cell.title, begun.append))
-    assert done == [(cell, cell.title) for cell in cells]
-    assert begun == list(cells)
 
 
 def test_plan_of_one_dataset():

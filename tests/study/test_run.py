@@ -158,13 +158,14 @@ def test_an_interrupted_run_saves_what_this_and_earlier_runs_measured(folder, fi
 
 
 def test_arguments_narrow_the_study(tmp_path):
-    result, _ = run(tmp_path, tiny(models=["small_cnn"], surrogate="small_cnn", arms=["standard"]), limit=60)
+    study = tiny(models=["small_cnn"], surrogate="small_cnn", arms=["standard"])
+    result, _ = run(tmp_path, load_study(study, limit=60))
     assert result.manifest["study"]["limit"] == 60
     assert {row.n for row in result if row.attack == "none"} == {12}
     with pytest.raises(InputError, match="did you mean 'digits'"):
         run_study(TINY, out=tmp_path, only="digit")
     with pytest.raises(InputError, match="limit 0"):
-        run_study(TINY, out=tmp_path, limit=0)
+        load_study(TINY, limit=0)
 
 
 def test_mistakes_are_found_before_anything_is_computed(tmp_path):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from inoculate.artifacts.files import write_json
 from inoculate.artifacts.specs import fingerprint
+from inoculate.core.errors import InputError
 
 MANIFEST = "manifest.json"
 
@@ -24,7 +26,8 @@ class Store:
 
     An artefact is made in `<fingerprint>.partial` and renamed when complete, so a reader never sees part of one. The
     partial folder survives a crash, and the next attempt can resume from it. A lock keeps two processes from making
-    the same artefact.
+    the same artefact, also on two machines that share the folder: the second waits, and finds it. The lock's file names
+    the machine and the process of every attempt; their number becomes `attempts` in the manifest.
     """
 
     root: Path
@@ -47,13 +50,18 @@ class Store:
             return found
         final = self.path(kind, spec)
         partial = final.with_name(final.name + ".partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        with _lock(final.with_name(final.name + ".lock")):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(final.with_name(final.name + ".lock")) as attempts:
             if found := self.find(kind, spec):  # another process made it meanwhile
                 return found
+            attempts.write(f"{platform.node()} {os.getpid()}\n")
+            attempts.flush()
+            attempts.seek(0)
+            count = len(attempts.readlines())
+            partial.mkdir(exist_ok=True)
             began = time.perf_counter()
             make(partial)
-            write_manifest(partial, spec, seconds=round(time.perf_counter() - began, 3))
+            write_manifest(partial, spec, seconds=round(time.perf_counter() - began, 3), attempts=count)
             if final.exists():  # damaged: `find` refused it
                 shutil.rmtree(final)
             os.replace(partial, final)
@@ -77,14 +85,37 @@ def is_complete(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock; the system releases it even when the process is killed."""
+def _lock(path: Path) -> Iterator[TextIO]:
+    """Hold an exclusive lock, and its open file. The system releases it even when the process is killed.
+
+    The file is removed when the block ends without an exception. Raises `InputError` where files cannot be locked.
+    """
+    while True:
+        with path.open("a+") as handle:
+            _flock(handle, path)
+            if not _is_same_file(handle, path):  # removed by the process that held the lock
+                continue
+            yield handle
+            path.unlink(missing_ok=True)
+            return
+
+
+def _flock(handle: TextIO, path: Path) -> None:
     try:
         import fcntl
     except ImportError:  # not a POSIX system: the user must see to it that one process writes at a time
-        yield
         return
-    with path.open("w") as handle:
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path.parent} cannot be locked ({error.strerror}), so that two processes could write the same file: "
+            "give a store on another disk"
+        ) from error
+
+
+def _is_same_file(handle: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

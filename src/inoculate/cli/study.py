@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inoculate.cli.options import DATA, OUTPUT, DataRoot, Device, Limit, Store, topic_option
+from inoculate.cli.options import DATA, OUTPUT, RUN, DataRoot, Device, Limit, Store, topic_option
 from inoculate.cli.output import print_line
 from inoculate.cli.parsers import pick_device
 
 if TYPE_CHECKING:
-    from inoculate.cli.progress import Screen
+    from inoculate.cli.screen import Screen
     from inoculate.study.result import StudyRun
 
 app = typer.Typer(no_args_is_help=True, help="Run whole studies from a YAML file.")
@@ -21,6 +21,9 @@ app = typer.Typer(no_args_is_help=True, help="Run whole studies from a YAML file
 Source = Annotated[str, typer.Argument(metavar="FILE", help="A YAML file, or a shipped study such as demo or paper.")]
 Only = Annotated[str | None, topic_option("--only", DATA, "Only this dataset of the study.")]
 Out = Annotated[Path | None, topic_option("--out", OUTPUT, "Folder for results and artefacts [default: runs/NAME].")]
+ExecutorName = Annotated[
+    str, topic_option("--executor", RUN, "Where the steps are computed: local, processes:N, ray or ray:ADDRESS.")
+]
 
 
 @app.command("run")
@@ -32,6 +35,7 @@ def study_run(
     only: Only = None,
     limit: Limit = None,
     device: Device = "auto",
+    executor: ExecutorName = "local",
 ) -> None:
     """Train, attack, craft, retrain, and print the tables; finished steps are never repeated.
 
@@ -39,18 +43,18 @@ def study_run(
     """
     from rich.console import Console
 
-    from inoculate.cli.progress import Screen
+    from inoculate.cli.screen import Screen
     from inoculate.study.load import load_study
     from inoculate.study.result import RESULTS, StudyRun
     from inoculate.study.run import run_study
 
-    study, terminal = load_study(file), sys.stdout.isatty()
+    study, terminal = load_study(file, limit=limit), sys.stdout.isatty()
     folder = out or Path("runs") / study.name
     screen = Screen(Console(soft_wrap=not terminal, width=None if terminal else 150), study.transfer)
     try:
         run = run_study(
-            study, out=folder, store=store, data_root=data_root, only=only, limit=limit, device=pick_device(device),
-            progress=screen,
+            study, out=folder, store=store, data_root=data_root, only=only, device=pick_device(device),
+            executor=executor, progress=screen,
         )  # fmt: skip
     except BaseException:  # Ctrl-C too: what has been measured is reported
         screen.close()

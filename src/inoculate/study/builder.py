@@ -1,16 +1,19 @@
-"""Find or make the artefact of a cell."""
+"""Find or make the artefact of a cell, here or where an executor decides."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
+from inoculate.artifacts.executors.base import Artefact, Needs
+from inoculate.artifacts.store import Store
+from inoculate.data.sources import Source
 from inoculate.models.build import check_name
 from inoculate.study.cell import Cell
-from inoculate.study.inputs import Inputs
+from inoculate.study.config import Study
+from inoculate.study.inputs import Inputs, dependencies
 from inoculate.study.specs import Specs
 from inoculate.study.steps.context import Context, Networks, StepProgress
 from inoculate.study.steps.craft import make_examples
@@ -27,15 +30,43 @@ MAKERS: dict[str, Callable[[Path, Cell, Context, Inputs[Path]], None]] = {
     "evaluate": make_evaluation,
     "explain": make_explanation,
 }
+# The part of a GPU that a cell occupies.
+GPUS = {"fit": 1.0, "surrogate": 1.0, "craft": 1.0, "evaluate": 1.0, "explain": 1.0}
 
 
-class Artefact(NamedTuple):
-    """The artefact of a cell (its surrogate resolved): its folder, whether it was made now, the seconds it took."""
+@dataclass(frozen=True)
+class StudyJob:
+    """A study's cells as nodes of a graph, for an executor. `sources` are the datasets as the driving process has them.
 
-    cell: Cell
-    folder: Path
-    made: bool
-    seconds: float
+    A worker with another store searches for the datasets itself.
+    """
+
+    study: Study
+    store: Store
+    data_root: str | None
+    sources: Mapping[str, Source]
+    device: str
+
+    def start(self, store: Store, progress: StepProgress) -> Callable[[Cell], Artefact | None]:
+        """The function that makes a cell's artefact in `store`."""
+        sources = dict(self.sources) if store == self.store else {}
+        return Builder(Specs(self.study, store, self.data_root, sources), Networks(self.device), progress).build
+
+    def needs(self, cell: Cell) -> Needs:
+        """What a cell of its kind occupies."""
+        return Needs() if self.device == "cpu" else Needs(gpus=GPUS[cell.kind])
+
+    def inputs(self, cell: Cell) -> tuple[str, ...]:
+        """The artefacts of every cell that a cell depends on, also through others."""
+        specs = Specs(self.study, self.store, self.data_root, dict(self.sources))
+        found: dict[Cell, Path | None] = {}
+        waiting = [cell]
+        while waiting:
+            for each in map(specs.resolved, dependencies(self.study, waiting.pop())):
+                if each not in found:
+                    found[each] = specs.find(each)
+                    waiting.append(each)
+        return tuple(f"{folder.parent.name}/{folder.name}" for folder in found.values() if folder)
 
 
 @dataclass(eq=False)
@@ -48,14 +79,19 @@ class Builder:
     _data: dict[tuple[str, int], SplitData] = field(default_factory=dict)
 
     def build(self, cell: Cell) -> Artefact | None:
-        """The artefact of a cell; None where the cell would repeat another one."""
+        """Find the artefact of a cell or make it; None where the cell would repeat another one."""
         if self.specs.repeats(cell):
             return None
-        began = time.perf_counter()
+        began, made = time.perf_counter(), False
         cell = self.specs.resolved(cell)
-        made = self.specs.find(cell) is None
-        folder = self.specs.store.get_or_make(cell.kind, self.specs.of(cell), lambda part: self._make(cell, part))
-        return Artefact(cell, folder, made, time.perf_counter() - began)
+
+        def make(folder: Path) -> None:
+            nonlocal made
+            made = True
+            self._make(cell, folder)
+
+        folder = self.specs.store.get_or_make(cell.kind, self.specs.of(cell), make)
+        return Artefact(f"{cell.kind}/{folder.name}", made, time.perf_counter() - began)
 
     def _make(self, cell: Cell, folder: Path) -> None:
         data = self._load_data(cell.dataset, cell.seed)

@@ -23,9 +23,11 @@ class Estimate:
     """Time left, from what cells like those still to come have taken in this run.
 
     The standard arm is no measure for the others, whose trainings and evaluations may take longer.
+    `workers` of the cells are made at once.
     """
 
     cells: Sequence[Cell]
+    workers: int = 1
     _seen: dict[Kind, dict[tuple[str, str], float]] = field(default_factory=dict)
 
     def add(self, cell: Cell, seconds: float) -> None:
@@ -35,7 +37,7 @@ class Estimate:
     def left(self, number: int) -> TimeLeft | None:
         """For the cells from `number` on; None until something has been timed."""
         guesses = [self._guess(cell) for cell in self.cells[number:]]
-        return TimeLeft(sum(each or 0 for each in guesses), None in guesses) if self._seen else None
+        return TimeLeft(sum(each or 0 for each in guesses) / self.workers, None in guesses) if self._seen else None
 
     def _guess(self, cell: Cell) -> float | None:
         alike = self._seen.get(_kind(cell), {})

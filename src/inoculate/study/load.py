@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from inoculate.core.errors import InputError, suggest
+from inoculate.core.options import require_count
 from inoculate.study.config import Study, StudyError
 from inoculate.study.sections import (
     AttackConfig,
@@ -25,11 +26,15 @@ from inoculate.study.shipped import shipped_studies
 StudySource = Study | Mapping[str, Any] | str | os.PathLike[str]
 
 
-def load_study(source: StudySource) -> Study:
+def load_study(source: StudySource, *, limit: int | None = None) -> Study:
     """A validated study from a YAML file, the name of a shipped study, or a mapping with a study file's keys.
 
-    Raises `InputError` with the file, the line and the nearest valid key.
+    limit: number of images, in place of the study's. Raises `InputError` with the file, the line and the nearest valid
+    key.
     """
+    if limit is not None:
+        require_count(limit=limit)
+        return load_study(source).model_copy(update={"limit": limit})
     if isinstance(source, Study):
         return source
     if isinstance(source, Mapping):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,29 @@ from numpy.typing import NDArray
 from inoculate.artifacts.files import read_json
 from inoculate.artifacts.store import MANIFEST
 from inoculate.core.row import AUDIT_FIELDS, Row
-from inoculate.study.cell import Cell
+from inoculate.study.cell import ANY_SURROGATE, Cell
 from inoculate.study.config import MOST_VULNERABLE
 from inoculate.study.specs import Specs
+
+_CELL = tuple(each.name for each in fields(Cell))
 
 
 @dataclass
 class Measurements:
     """Rows, per-image records by `Row.key`, and what the manifest says of the surrogates, networks and cells.
 
-    `explanations` are folders in the store. `made` counts the artefacts that were not found there.
+    `made` counts the artefacts that were not found there.
     """
 
     rows: list[Row] = field(default_factory=list)
     records: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     surrogates: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
-    explanations: list[Path] = field(default_factory=list)
     cells: list[dict[str, Any]] = field(default_factory=list)
     made: int = 0
     _collected: set[Cell] = field(default_factory=set)
+    _measured_by: dict[str, Cell] = field(default_factory=dict)  # by the key of a row
+    _explained: dict[Cell, Path] = field(default_factory=dict)
 
     def add(self, specs: Specs, cell: Cell, folder: Path, *, made: bool) -> None:
         """Collect the artefact of a cell whose surrogate is resolved, and list the cell for the manifest."""
@@ -42,6 +45,23 @@ class Measurements:
         described = {"cell": cell.title, **asdict(cell), "made": made, "artefact": artefact, "seconds": seconds}
         self.cells.append({**described, **facts})
         self.made += made
+
+    def arrange(self, cells: Iterable[Cell]) -> None:
+        """Put everything into the order of a plan; executors finish its cells in another one."""
+        order = {cell: number for number, cell in enumerate(cells)}
+
+        def place(cell: Cell) -> int:
+            return order.get(cell, order.get(replace(cell, model=ANY_SURROGATE), len(order)))
+
+        self.rows.sort(key=lambda row: place(self._measured_by[row.key]))
+        self.records = {row.key: self.records[row.key] for row in self.rows}
+        self.cells.sort(key=lambda described: place(Cell(**{key: described[key] for key in _CELL})))
+        self._explained = {cell: self._explained[cell] for cell in sorted(self._explained, key=place)}
+
+    @property
+    def explanations(self) -> tuple[Path, ...]:
+        """Folders in the store."""
+        return tuple(self._explained.values())
 
     def missing(self, cells: Iterable[Cell]) -> Iterator[Cell]:
         """Those of the cells that have not been collected."""
@@ -57,7 +77,7 @@ class Measurements:
             self._collect_rows(specs, cell, folder)
             return {}
         if cell.kind == "explain":
-            self.explanations.append(folder)
+            self._explained[cell] = folder
             return {}
         if cell.kind == "surrogate" or specs.study.surrogate != MOST_VULNERABLE:
             self.surrogates[cell.dataset] = specs.surrogate(cell.dataset)
@@ -85,3 +105,4 @@ class Measurements:
             )
             self.rows.append(row)
             self.records[row.key] = mask
+            self._measured_by[row.key] = cell

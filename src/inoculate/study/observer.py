@@ -11,12 +11,15 @@ from inoculate.study.measurements import Measurements
 
 
 class StudyObserver(Protocol):
-    """Follows a study: for every cell one `begin`, any number of `progress`, and one `end`."""
+    """Follows a study: for every cell `begin`, any number of `progress`, and one `end`.
+
+    An executor with several workers begins cells before others end; a cell whose worker was lost begins again.
+    """
 
     def begin(self, cell: Cell, number: int, total: int, left: TimeLeft | None) -> None:
         """The cell `number` (from 1) of `total` begins."""
 
-    def progress(self, done: int, total: int, facts: Mapping[str, float]) -> None:
+    def progress(self, cell: Cell, done: int, total: int, facts: Mapping[str, float]) -> None:
         """The cell has done so many of its units, such as updates or images; `facts` are shown beside them."""
 
     def end(self, cell: Cell, seconds: float, made: bool, measured: Measurements) -> None:
@@ -28,6 +31,6 @@ class Silent:
 
     def begin(self, cell: Cell, number: int, total: int, left: TimeLeft | None) -> None: ...
 
-    def progress(self, done: int, total: int, facts: Mapping[str, float]) -> None: ...
+    def progress(self, cell: Cell, done: int, total: int, facts: Mapping[str, float]) -> None: ...
 
     def end(self, cell: Cell, seconds: float, made: bool, measured: Measurements) -> None: ...

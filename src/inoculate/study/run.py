@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from inoculate.artifacts.executors.base import Artefact, Executor
+from inoculate.artifacts.executors.find import find_executor
 from inoculate.artifacts.output import require_writable
 from inoculate.artifacts.store import Store
 from inoculate.attribution.explanation import Explanation
 from inoculate.core.errors import InputError
-from inoculate.core.options import require_count, require_one_of
-from inoculate.study.builder import Builder
+from inoculate.core.options import require_one_of
+from inoculate.study.builder import StudyJob
 from inoculate.study.cell import Cell
 from inoculate.study.estimate import Estimate
-from inoculate.study.executors import Executor, serial
 from inoculate.study.load import StudySource, load_study
 from inoculate.study.manifest import manifest_of
 from inoculate.study.measurements import Measurements
@@ -22,7 +26,6 @@ from inoculate.study.observer import Silent, StudyObserver
 from inoculate.study.plan import Plan, plan
 from inoculate.study.result import StudyRun
 from inoculate.study.specs import Specs
-from inoculate.study.steps.context import Networks
 
 PathLike = str | os.PathLike[str]
 
@@ -34,8 +37,8 @@ def run_study(
     store: PathLike | None = None,
     data_root: PathLike | None = None,
     only: str | None = None,
-    limit: int | None = None,
     device: str = "cpu",
+    executor: str | Executor = "local",
     progress: StudyObserver | None = None,
 ) -> StudyRun:
     """Train, attack, craft and retrain what a study describes, and save the results.
@@ -50,26 +53,27 @@ def run_study(
         store: folder of the artefacts, by default `<out>/store`. Finished steps found there are not repeated.
         data_root: folder that is searched for datasets before the hub.
         only: one dataset of the study.
-        limit: number of images, in place of the study's.
         device: such as `cuda`.
-        progress: an object with the methods `begin(cell, number, total, left)`, `progress(done, total, facts)` and
-            `end(cell, seconds, made, measured)`.
+        executor: where the steps are computed. `local`: one after the other, here. `processes:N`: in N processes on
+            this machine, among which the processors are divided. `ray` or `ray:ADDRESS`: on a Ray cluster. The numbers
+            are the same up to the order of floating-point sums, which the number of threads decides.
+        progress: an object with the methods `begin(cell, number, total, left)`, `progress(cell, done, total, facts)`
+            and `end(cell, seconds, made, measured)`.
 
     Raises `InputError` for a study with mistakes, a missing dataset, and a folder that cannot be written.
     """
     study = load_study(study)
-    if limit is not None:
-        require_count(limit=limit)
-        study = study.model_copy(update={"limit": limit})
     if only is not None:
         require_one_of(tuple(study.datasets), only=only)
+    executor = find_executor(executor)
     folder = require_writable(Path(out or Path("runs") / study.name))
-    specs = Specs(study, Store(require_writable(Path(store or folder / "store"))), data_root)
+    specs = Specs(study, Store(require_writable(Path(store or folder / "store")).absolute()), data_root)
     observer, measured = progress or Silent(), Measurements()
     try:
-        execute(plan(study, only), Builder(specs, Networks(device), observer.progress), measured, observer)
+        execute(plan(study, only), specs, measured, observer, executor, device)
     finally:
         recall(plan(study), specs, measured)
+        measured.arrange(plan(study))
         explanations = tuple(Explanation.load(path) for path in measured.explanations)
         manifest = manifest_of(specs, measured, device)
         result = StudyRun(tuple(measured.rows), measured.records, manifest, explanations, folder)
@@ -79,25 +83,73 @@ def run_study(
 
 
 def execute(
-    cells: Plan, builder: Builder, measured: Measurements, observer: StudyObserver, executor: Executor = serial
+    cells: Plan, specs: Specs, measured: Measurements, observer: StudyObserver, executor: Executor, device: str
 ) -> None:
-    """Build the artefact of every cell and collect it. Raises `InputError` before any work if a dataset is missing."""
-    specs, estimate = builder.specs, Estimate(cells.cells)
-    numbers = {cell: number for number, cell in enumerate(cells)}
+    """Make the artefact of every cell and collect it. Raises `InputError` before any work if a dataset is missing."""
     for dataset in cells.datasets:
         specs.source(dataset)
+    root = None if specs.data_root is None else str(Path(specs.data_root).absolute())
+    job = StudyJob(specs.study, specs.store, root, specs.sources, device)
+    watch = _Watch(specs, cells, observer, Estimate(cells.cells, executor.workers))
+    missing = _missing(cells, watch, measured)
+    if not missing:
+        return
+    with contextlib.closing(executor.run(missing, job, watch)) as made:
+        for cell, artefact in made:
+            if artefact is not None:
+                watch.end(cell, artefact, measured)
 
-    def begin(cell: Cell) -> None:
-        if not specs.repeats(cell):
-            observer.begin(cell, numbers[cell] + 1, len(cells), estimate.left(numbers[cell]))
 
-    for cell, artefact in executor(cells, builder.build, begin):
-        if artefact is None:
-            continue
-        measured.add(specs, artefact.cell, artefact.folder, made=artefact.made)
+def _missing(cells: Plan, watch: _Watch, measured: Measurements) -> dict[Cell, tuple[Cell, ...]]:
+    """The graph of the cells that are not in the store, or that depend on such; the others are collected."""
+    graph: dict[Cell, tuple[Cell, ...]] = {}
+    for cell in cells:
+        dependencies = tuple(each for each in cells.dependencies[cell] if each in graph)
+        if dependencies:
+            graph[cell] = dependencies
+        elif not watch.specs.repeats(cell):
+            folder = watch.specs.find(watch.specs.resolved(cell))
+            if folder is None:
+                graph[cell] = ()
+            else:
+                watch.begin(cell)
+                watch.end(cell, Artefact(f"{cell.kind}/{folder.name}", made=False, seconds=0.0), measured)
+    return graph
+
+
+@dataclass(frozen=True, eq=False)
+class _Watch:
+    """Tells a study's observer what an executor reports."""
+
+    specs: Specs
+    cells: Plan
+    observer: StudyObserver
+    estimate: Estimate
+
+    @cached_property
+    def numbers(self) -> dict[Cell, int]:
+        return {cell: number for number, cell in enumerate(self.cells)}
+
+    def begin(self, cell: Cell) -> None:
+        if not self.specs.repeats(cell):
+            number = self.numbers[cell]
+            self.observer.begin(cell, number + 1, len(self.cells), self.estimate.left(number))
+
+    def progress(self, cell: Cell, done: int, total: int, facts: Mapping[str, float]) -> None:
+        self.observer.progress(cell, done, total, facts)
+
+    def end(self, cell: Cell, artefact: Artefact, measured: Measurements) -> None:
+        """Collect an artefact."""
+        known, folder = self.specs.resolved(cell), self.specs.store.root / artefact.name
+        if folder != self.specs.path(known):
+            raise InputError(
+                f"{known.title}: a worker made another artefact than was asked for: it needs the same version of "
+                "inoculate and the same data as this process"
+            )
+        measured.add(self.specs, known, folder, made=artefact.made)
         if artefact.made:
-            estimate.add(cell, artefact.seconds)
-        observer.end(cell, artefact.seconds, artefact.made, measured)
+            self.estimate.add(cell, artefact.seconds)
+        self.observer.end(cell, artefact.seconds, artefact.made, measured)
 
 
 def recall(cells: Plan, specs: Specs, measured: Measurements) -> None:
