@@ -43,6 +43,8 @@ _ROOMS = {
     "Mask": "core.mask",
     "Row": "core.row",
     "Threat": "core.threat",
+    "Outcome": "core.verdict",
+    "Verdict": "core.verdict",
     "corrupt": "data.corruptions.corrupt",
     "Dataset": "data.dataset",
     "load_data": "data.load",
@@ -79,6 +81,8 @@ _ROOMS = {
     "load_model": "models.loading.load",
     "Claim": "report.claims",
     "claims": "report.claims",
+    "write_junit": "report.junit",
+    "write_sarif": "report.sarif",
     "paper_tables": "report.tables.paper",
     "Table": "report.tables.table",
     "write_report": "report.write",
@@ -140,6 +144,8 @@ if TYPE_CHECKING:
     from inoculate.core.mask import Mask as Mask
     from inoculate.core.row import Row as Row
     from inoculate.core.threat import Threat as Threat
+    from inoculate.core.verdict import Outcome as Outcome
+    from inoculate.core.verdict import Verdict as Verdict
     from inoculate.data.corruptions.corrupt import corrupt as corrupt
     from inoculate.data.dataset import Dataset as Dataset
     from inoculate.data.load import load_data as load_data
@@ -176,6 +182,8 @@ if TYPE_CHECKING:
     from inoculate.models.loading.load import load_model as load_model
     from inoculate.report.claims import Claim as Claim
     from inoculate.report.claims import claims as claims
+    from inoculate.report.junit import write_junit as write_junit
+    from inoculate.report.sarif import write_sarif as write_sarif
     from inoculate.report.tables.paper import paper_tables as paper_tables
     from inoculate.report.tables.table import Table as Table
     from inoculate.report.write import write_report as write_report

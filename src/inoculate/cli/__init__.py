@@ -58,7 +58,7 @@ _add("Report", report)
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line, by default with the arguments of this process, and return the exit code.
 
-    0: done. 2: the user's input is wrong, which one line on stderr explains. 130: interrupted.
+    0: done. 1: a gate was missed. 2: the user's input is wrong. One line on stderr explains either. 130: interrupted.
     """
     with printed_log():
         return exit_code(lambda: app(arguments, standalone_mode=False))

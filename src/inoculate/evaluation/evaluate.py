@@ -53,6 +53,7 @@ from inoculate.evaluation.passes import (
     counted,
     require_batch_size,
 )
+from inoculate.evaluation.provenance import image_identities, provenance_of
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.sample import Known
 from inoculate.evaluation.termination import finish
@@ -171,6 +172,7 @@ def evaluate(
         [row for row, _ in found], dict(found), checks,
         [*threat_warnings(threats, images), *warned, *doubts, *_late(measured)], images.labels, images.classes, checked,
         images.notes, tuple(images.source_names()), max(0, int(spare - passes.made)),
+        provenance_of(classifier, images, named, threats, options.time_budget), image_identities(images),
     )  # fmt: skip
 
 
