@@ -50,6 +50,9 @@ _ROOMS = {
     "load_data": "data.load",
     "Preprocessing": "data.preprocessing",
     "Check": "evaluation.checks",
+    "Change": "evaluation.compare",
+    "Comparison": "evaluation.compare",
+    "compare": "evaluation.compare",
     "corruptions": "evaluation.corruptions",
     "EvaluationOptions": "evaluation.evaluate",
     "evaluate": "evaluation.evaluate",
@@ -151,6 +154,9 @@ if TYPE_CHECKING:
     from inoculate.data.load import load_data as load_data
     from inoculate.data.preprocessing import Preprocessing as Preprocessing
     from inoculate.evaluation.checks import Check as Check
+    from inoculate.evaluation.compare import Change as Change
+    from inoculate.evaluation.compare import Comparison as Comparison
+    from inoculate.evaluation.compare import compare as compare
     from inoculate.evaluation.corruptions import corruptions as corruptions
     from inoculate.evaluation.evaluate import EvaluationOptions as EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as evaluate

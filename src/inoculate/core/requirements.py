@@ -124,6 +124,15 @@ def _least(term: str, value: str, percent: str) -> Fraction:
     return least
 
 
+def parse_share(text: str) -> float:
+    """A share such as `0.01` or `1%` as a number in [0, 1]; raises `InputError` for anything else."""
+    parts = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", text)
+    share = Fraction(parts[1]) / (100 if parts[2] else 1) if parts else None
+    if share is None or share > 1:
+        raise InputError(f"'{text}' is not a share from 0 to 1: write it like 0.01 or 1%")
+    return float(share)
+
+
 def require_planned(requirements: Iterable[Requirement], cells: Sequence[Cell], checks: bool = True) -> None:
     """Raise `InputError` for a requirement that none of the planned numbers, or several of them, will answer."""
     for each in requirements:
