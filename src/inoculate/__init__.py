@@ -84,6 +84,8 @@ _ROOMS = {
     "load_model": "models.loading.load",
     "Claim": "report.claims",
     "claims": "report.claims",
+    "verify_evidence": "report.evidence.pack",
+    "write_evidence": "report.evidence.pack",
     "write_junit": "report.junit",
     "write_sarif": "report.sarif",
     "paper_tables": "report.tables.paper",
@@ -188,6 +190,8 @@ if TYPE_CHECKING:
     from inoculate.models.loading.load import load_model as load_model
     from inoculate.report.claims import Claim as Claim
     from inoculate.report.claims import claims as claims
+    from inoculate.report.evidence.pack import verify_evidence as verify_evidence
+    from inoculate.report.evidence.pack import write_evidence as write_evidence
     from inoculate.report.junit import write_junit as write_junit
     from inoculate.report.sarif import write_sarif as write_sarif
     from inoculate.report.tables.paper import paper_tables as paper_tables
