@@ -22,6 +22,7 @@ from inoculate.evaluation.result import Evaluation
 
 SIGNIFICANT = 0.05
 RULE = "no-regression"
+Paired = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]
 _SHOWN = 10  # images that are named in text
 
 
@@ -172,15 +173,13 @@ def compare(
     matched = pair_rows(before, after, names)
     outcomes = [_outcomes(before, after, pairs, *rows) for rows in matched]
     p_values = holm([mcnemar(one, other) for one, other, _ in outcomes])
-    changes = tuple(_change(*rows, *outcome, p) for rows, outcome, p in zip(matched, outcomes, p_values, strict=True))
+    changes = tuple(_change(rows, outcome, p) for rows, outcome, p in zip(matched, outcomes, p_values, strict=True))
     compared = {new_row for _, new_row in matched}
     extra = tuple(row for row in after.rows if row not in compared and bool(after.per_image[row].finished.any()))
     return Comparison(changes, float(allow), extra, after.sources)
 
 
-def _outcomes(
-    before: Evaluation, after: Evaluation, pairs: Pairs, old: Row, new: Row
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+def _outcomes(before: Evaluation, after: Evaluation, pairs: Pairs, old: Row, new: Row) -> Paired:
     """Right by the old and by the new model (N, bool), and numbers in the new data of the images that both finished."""
     one, other = before.per_image[old], after.per_image[new]
     finished = one.finished.numpy()[pairs.old] & other.finished.numpy()[pairs.new]
@@ -190,12 +189,11 @@ def _outcomes(
     return one.right.numpy()[pairs.old[finished]], other.right.numpy()[places], places
 
 
-def _change(
-    old: Row, new: Row, one: NDArray[np.bool_], other: NDArray[np.bool_], places: NDArray[np.int64], p: float
-) -> Change:
+def _change(rows: tuple[Row, Row], outcomes: Paired, p: float) -> Change:
+    one, other, places = outcomes
     broken, mended = (tuple(sorted(places[each].tolist())) for each in (one & ~other, ~one & other))
     accuracies = float(one.mean()), float(other.mean())
-    return Change(old, new, len(one), *accuracies, *paired_difference(one, other), p, broken, mended)
+    return Change(*rows, len(one), *accuracies, *paired_difference(one, other), p, broken, mended)
 
 
 def _line(tag: str, cells: Sequence[object]) -> str:

@@ -18,12 +18,10 @@ def render(evidence: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
-        "percent": lambda value: f"{100 * value:.1f} %",
-        "name": _name,
-        "plain": _plain,
-        "last_part": _last_part,
-    }
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
+    environment.filters["name"] = _name
+    environment.filters["plain"] = _plain
+    environment.filters["last_part"] = _last_part
     rows = {row["id"]: row for row in evidence["measurements"]}
     return environment.get_template("evidence.html").render(e=evidence, rows=rows)
 

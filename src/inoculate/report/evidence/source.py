@@ -66,7 +66,7 @@ def read_source(folder: Path) -> Source:
     made = facts.get("provenance") or {}
     card = described.get("card") or {}
     kind = "study" if manifest else "hardening" if card else "evaluation" if facts else "rows"
-    datasets = {row.dataset: {} for row in rows}
+    datasets: dict[str, Any] = {row.dataset: {} for row in rows}
     return Source(
         kind=kind, rows=rows, right=right, finished=finished,
         labels=facts.get("labels") or (), classes=facts.get("classes") or (),
