@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -213,11 +214,46 @@ def test_the_commands_can_be_parsed() -> None:
     threat = threat_options(rows_of(MARKS))
     assert threat == "--norm linf --eps 0.0313725"
     for item in {item.command for clause in CLAUSES for item in clause.items}:
-        words = item.format(threat=threat).split()[1:]
+        words = shlex.split(item.format(threat=threat))[1:]
         if words[0] in commands.commands:
             commands.commands[words[0]].make_context(words[0], words[1:])
         else:
             assert words[0] == "certify"
+
+
+def hardening(folder: Path, kept_original: bool = False) -> None:
+    """The folder of a hardening in miniature."""
+    rows = [row("before", attack=a, eps=e, correct=c) for a, e, c in (("none", 0.0, 90), ("pgd", 0.1, 10))]
+    rows += [row("m", "pgd_at", a, e, c) for a, e, c in (("none", 0.0, 85), ("pgd", 0.1, 50))]
+    write_rows(folder / "results.json", rows)
+    write_json(folder / "model.json", {"threat": {"norm": "linf", "eps": 0.1}, "card": {
+        "dataset": "mnist", "digest": "abc", "image_size": 28, "norm": "linf", "eps": 0.1, "versions": {"torch": "2"},
+        "training": {"method": {"method": "pgd_at", "steps": 10}, "kept_original": kept_original},
+        "checks": [{"name": "gradients", "passed": False, "message": "zero"}], "warnings": ["careful"],
+    }})  # fmt: skip
+
+
+def state(folder: Path, clause: str) -> str:
+    return next(str(each["status"]) for each in read(folder)["clauses"] if clause in each["clause"])
+
+
+def test_hardening_is_measured_only_where_something_was_hardened(tmp_path: Path, run: Path) -> None:
+    hardening(tmp_path / "hardened")
+    write_evidence(tmp_path / "hardened", tmp_path / "one")
+    evidence = read(tmp_path / "one")
+    assert evidence["subject"]["kind"] == "hardening"
+    assert state(tmp_path / "one", "C11.1.4") == "measured"
+    assert evidence["training"]["method"]["steps"] == 10
+    assert evidence["checks"]["checks"][0]["passed"] is False
+    assert "failed" in (tmp_path / "one" / "evidence.html").read_text()
+    hardening(tmp_path / "kept", kept_original=True)
+    write_evidence(tmp_path / "kept", tmp_path / "two")
+    assert state(tmp_path / "two", "C11.1.4") == "not measured"
+    study = tmp_path / "study"
+    write_json(study / "manifest.json", {"study": {"arms": ["standard", "augmented"]}, "datasets": {}})
+    write_rows(study / "results.json", [row("a"), row("a", "augmented"), row("b")])
+    write_evidence(study, tmp_path / "three")
+    assert state(tmp_path / "three", "C11.1.4") == "not measured", "neither two networks nor augmentation is hardening"
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("*/results.json")))

@@ -20,6 +20,7 @@ from inoculate.report.evidence.taxonomy import (
     is_white_box,
 )
 
+NATURAL_ARMS = ("standard", "augmented", "duplicates", "noise")  # of a study, which train without adversarial examples
 ACT, ISO, AISVS, NIST = "Regulation (EU) 2024/1689 (AI Act)", "ISO/IEC 24029", "OWASP AISVS v1.0", "NIST AI 100-2 E2025"
 
 
@@ -80,7 +81,7 @@ SUBGROUPS = Item(
 )
 DECLARED = Item(
     "Required accuracies and whether they were reached",
-    f"{_EVALUATE} --attack autoattack {{threat}} --require clean>=0.9",
+    f"{_EVALUATE} --attack autoattack {{threat}} --require 'clean>=0.9'",
     fact=("verdict", lambda source: source.verdict is not None),
 )
 REGRESSION = Item(
@@ -92,9 +93,8 @@ HARDENED = Item(
     "Accuracy before and after adversarial training",
     "inoculate harden --model MODEL --data DATA {threat} --out RUN",
     rows=lambda row: is_clean(row) or is_attacked(row),
-    fact=("training", lambda source: len({(row.model, row.arm) for row in source.rows if is_attacked(row)}) > 1
-          and bool(source.training)),
-)  # fmt: skip
+    fact=("training", lambda source: _is_hardened(source)),
+)
 DATA = Item(
     "Digest of the test images",
     f"{_EVALUATE} --attack autoattack {{threat}}",
@@ -134,3 +134,11 @@ def threat_options(rows: Sequence[Row]) -> str:
     attacked = [row for row in rows if is_attacked(row) and row.has_eps and row.norm in ("linf", "l2", "l1", "l0")]
     largest = max(attacked, key=lambda row: (row.norm == "linf", row.eps), default=None)
     return f"--norm {largest.norm} --eps {largest.eps:.6g}" if largest else "--norm linf --eps 8/255"
+
+
+def _is_hardened(source: Source) -> bool:
+    """Whether the folder holds measurements before and after a training on adversarial examples."""
+    if source.kind == "hardening":
+        return not source.training.get("kept_original")
+    arms = {row.arm for row in source.rows if is_attacked(row)}
+    return source.kind == "study" and bool(arms & set(NATURAL_ARMS)) and bool(arms - set(NATURAL_ARMS))
