@@ -33,6 +33,8 @@ CLEAN = row(95, attack="none", eps=0.0)
         ("foolbox:PGD@linf:0.1>=.5", "foolbox:PGD", "linf", 0.1, 0.5, False),
         ("gaussian_noise@3>=50%", "gaussian_noise", None, 3, 0.5, False),
         ("pgd restarts=5@0.1>=5%", "pgd restarts=5", None, 0.1, 0.05, False),
+        ("pgd@union>=30%", "pgd", "union", None, 0.3, False),
+        ("pgd@ l2 >=30%", "pgd", "l2", None, 0.3, False),
         ("worst-case@linf:4/255>=1", "worst-case", "linf", 4 / 255, 1, False),
     ],
 )
@@ -109,6 +111,8 @@ LOW, HIGH = wilson(35, 100)
         ([row(20, attack="pgd restarts=5")], "pgd@8/255>=50%", "estimate", False),
         ([row(60, attack="fog", norm="corruption", eps=0.0, severity=3)], "fog@3>=50%", "estimate", True),
         ([row(60, attack="fog", norm="corruption", eps=0.0, severity=3)], "fog@corruption:3>=0.7", "estimate", False),
+        ([row(60), row(20, norm="union", eps=1.0, threats="linf 0.1, l2 1")], "pgd@union>=50%", "estimate", False),
+        ([row(60), row(20, norm="union", eps=1.0, threats="linf 0.1, l2 1")], "pgd@linf>=50%", "estimate", True),
         ([CLEAN], "clean>=95%", "estimate", True),
         ([CLEAN], "pgd@8/255>=1%", "estimate", False),  # not measured
         ([row(60, attack="certified")], "certified@8/255>=60%", "estimate", True),

@@ -50,17 +50,17 @@ FOUND = {
 
 def test_an_image_counts_in_the_worst_case_if_no_attack_breaks_it() -> None:
     combined = {str(Cell.of(row)): (row.correct, row.n) for row in combined_rows(evaluation(FOUND).per_image)}
-    assert combined == {"worst-case@linf:0.1": (2, 4), "worst-case@l2:1": (3, 4), "union": (1, 4)}
+    assert combined == {"worst-case@linf:0.1": (2, 4), "worst-case@l2:1": (3, 4), "worst-case@union": (1, 4)}
     found = evaluation(FOUND)
-    assert found.require("worst-case@linf:0.1>=50%,union>=25%,clean>=100%,b@0.1>=75%")
+    assert found.require("worst-case@linf:0.1>=50%,worst-case@union>=25%,clean>=100%,b@0.1>=75%")
     assert not found.require("worst-case@linf:0.1>50%")
-    assert not found.require("union>=26%")
+    assert not found.require("worst-case@union>=26%")
 
 
 def test_images_that_an_attack_did_not_finish_do_not_count() -> None:
     found = evaluation({("none", "linf", 0.0): "1111", ("a", "linf", 0.1): "1?0?", ("b", "linf", 0.1): "110?"})
-    (worst, union) = combined_rows(found.per_image)
-    assert (worst.correct, worst.n, union.correct, union.n) == (1, 2, 1, 2)
+    (worst,) = combined_rows(found.per_image)
+    assert (worst.correct, worst.n) == (1, 2)
     nothing = evaluation({("none", "linf", 0.0): "11", ("a", "linf", 0.1): "1?", ("b", "linf", 0.1): "?1"})
     assert combined_rows(nothing.per_image) == []
     assert nothing.require("worst-case>=1%").line == "missed: worst-case>=1%: not measured"
@@ -87,7 +87,10 @@ def test_early_termination_lowers_the_lower_bound() -> None:
 
 def test_the_plan_names_every_row_that_is_measured(digits: tuple[nn.Module, Dataset]) -> None:
     model, data = digits[0], digits[1].subset(range(8))
-    threats, movements = [Threat("linf", 0.02), Threat("linf", 0.1)], Movements(10, 1, rotations=3, shifts=3)
+    threats, movements = (
+        [Threat("linf", 0.02), Threat("l2", 0.5), Threat("linf", 0.1)],
+        Movements(10, 1, rotations=3, shifts=3),
+    )
     found = measured(model, data, ["fgsm", "pgd"], threats)
     found = found.joined(corruptions(model, data, ("fog", "contrast"), (1, 5)))
     found = found.joined(spatial(model, data, movements))
@@ -95,7 +98,7 @@ def test_the_plan_names_every_row_that_is_measured(digits: tuple[nn.Module, Data
         ["fgsm", "pgd"], threats, (("fog", "contrast"), (1, 5)), movements)}  # fmt: skip
     rows = [*found, *combined_rows(found.per_image)]
     assert {(cell.attack, cell.size) for cell in map(Cell.of, rows)} == planned
-    assert found.require("fog@5>=0.1%,mean_corruption>=0.1%,spatial_grid>=0.1%")
+    assert found.require("fog@5>=0.1%,pgd@union>=0.1%,worst-case@union>=0.1%,mean_corruption>=0.1%,spatial_grid>=0.1%")
 
 
 def test_provenance_survives_saving(digits: tuple[nn.Module, Dataset], tmp_path: Any) -> None:

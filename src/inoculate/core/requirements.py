@@ -7,17 +7,18 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_one_of
-from inoculate.core.row import Row
-from inoculate.core.threat import parse_eps
+from inoculate.core.row import UNION, Row
+from inoculate.core.threat import Norm, parse_eps
 from inoculate.core.verdict import Outcome, Verdict
 
 Bound = Literal["estimate", "low", "high"]
 BOUNDS = ("estimate", "low", "high")
 CLEAN, CHECKS = "clean", "checks"
+_NORMS = (*get_args(Norm), UNION, "corruption", "spatial")
 _WORDS = {"estimate": "accuracy", "low": "lower bound", "high": "upper bound"}
 _TERM = re.compile(r"\s*(?P<left>[^<>]*?)\s*(?P<operator>[<>=]+)\s*(?P<value>[0-9.]+)\s*(?P<percent>%?)\s*")
 _EXAMPLE = "write it like autoattack@8/255>=0.35, pgd@l2:0.5>=40% or clean>=0.9"
@@ -33,12 +34,12 @@ class Cell(NamedTuple):
     @classmethod
     def of(cls, row: Row) -> Cell:
         """The cell of a row."""
-        return cls(row.attack, row.norm, 0.0 if row.attack == "none" else row.severity or row.eps)
+        return cls(row.attack, row.norm, row.severity or (row.eps if row.attack != "none" and not row.threats else 0.0))
 
     def __str__(self) -> str:
         if self.attack == "none":
             return CLEAN
-        return f"{self.attack}@{self.norm}:{self.size:.4g}" if self.size else self.attack
+        return f"{self.attack}@{self.norm}" + (f":{self.size:.4g}" if self.size else "")
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,11 @@ class Requirement:
 def parse_requirements(text: str) -> tuple[Requirement, ...]:
     """The requirements in a list separated by commas.
 
-    Each is `ATTACK[@[NORM:]SIZE]>=VALUE`, where ATTACK is the name of a row (`clean`, `autoattack`, `worst-case`,
-    `union`, `certified` …), SIZE an eps such as 8/255 or the severity of a corruption, and VALUE a fraction (0.35) or
-    percent (35%); `>` in place of `>=` excludes the value itself. The word `checks` alone requires that no check
-    failed. Raises `InputError` for anything else.
+    Each is `ATTACK>=VALUE`, `ATTACK@SIZE>=VALUE`, `ATTACK@NORM>=VALUE` or `ATTACK@NORM:SIZE>=VALUE`. ATTACK is that of
+    a row (`autoattack`, `worst-case`, `certified` …) or `clean`; NORM that of a row, such as l2 or `union`; SIZE an eps
+    such as 8/255 or the severity of a corruption; VALUE a fraction (0.35) or percent (35%). `>` in place of `>=`
+    excludes the value itself. The word `checks` alone requires that no check failed. Raises `InputError` for anything
+    else.
     """
     found = tuple(_parse(term.strip()) for term in text.split(","))
     twice = {each.text for each in found if sum(each.text == other.text for other in found) > 1}
@@ -108,12 +110,12 @@ def _parse(term: str) -> Requirement:
     if (least == 0 and not strict) or (least == 1 and strict):
         raise InputError(f"requirement '{term}' is {'always' if not least else 'never'} met: {_EXAMPLE}")
     name, at, where = parts["left"].rpartition("@") if "@" in parts["left"] else (parts["left"], "", "")
-    norm, colon, size = where.rpartition(":")
+    whole = where.strip() in _NORMS  # a norm without a size
+    norm, colon, size = (where, ":", "") if whole else where.rpartition(":")
     if (name.strip() == CLEAN and at) or not name.strip() or (colon and not norm.strip()):
         raise InputError(f"requirement '{term}' is not understood: {_EXAMPLE}")
-    return Requirement(
-        term, name.strip(), norm.strip() or None, parse_eps(size) if at else None, least, strict
-    )  # fmt: skip
+    number = parse_eps(size) if at and not whole else None
+    return Requirement(term, name.strip(), norm.strip() or None, number, least, strict)
 
 
 def _least(term: str, value: str, percent: str) -> Fraction:

@@ -1,4 +1,4 @@
-"""What the attacks of an evaluation leave together: per threat the worst case, over all threats the union."""
+"""What the attacks of an evaluation leave together: the worst case at each threat, and over a union of norms."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ from typing import Any
 
 import torch
 
-from inoculate.core.row import Row
+from inoculate.core.row import UNION, Row
 from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.union import EPS
 
-WORST_CASE, UNION = "worst-case", "union"
+WORST_CASE = "worst-case"
 
 
 def combined_rows(per_image: Mapping[Row, PerSampleResult]) -> list[Row]:
-    """Per threat the row `worst-case`, and over all threats `union`: an image counts if no attack breaks it.
+    """The rows `worst-case`, at each threat and over those of several norms: an image counts if no attack breaks it.
 
     Images that some attack did not finish do not count. What early termination can hide adds up.
     """
-    attacked = [row for row in per_image if row.attack != "none" and row.has_eps]
-    measured = {row.attack for row in attacked}
+    attacked = [row for row in per_image if row.attack != "none" and row.has_eps and row.norm != UNION]
+    if any(row.attack == WORST_CASE for row in attacked):
+        return []
     groups: dict[tuple[str, float, str], list[Row]] = {}
     for row in attacked:
         groups.setdefault((row.norm, row.eps, row.mask), []).append(row)
     combined = [
-        _combined(per_image, rows, {"attack": WORST_CASE, "norm": norm, "eps": eps, "mask": mask})
+        _combined(per_image, rows, {"norm": norm, "eps": eps, "mask": mask})
         for (norm, eps, mask), rows in groups.items()
-        if WORST_CASE not in measured
     ]
-    if attacked and UNION not in measured:
-        combined.append(_combined(per_image, attacked, {"attack": UNION, "norm": UNION, "eps": 0.0}))
+    if len({row.norm for row in attacked}) > 1:
+        united = ", ".join(dict.fromkeys(f"{norm} {eps:.4g}" for norm, eps, _ in groups))
+        combined.append(_combined(per_image, attacked, {"norm": UNION, "eps": EPS, "threats": united}))
     return [row for row in combined if row is not None]
 
 
@@ -44,5 +46,6 @@ def _combined(per_image: Mapping[Row, PerSampleResult], rows: Sequence[Row], lab
     hidden = [row.hidden for row in rows if row.hidden is not None]
     return Row.measured(
         correct=int(right.sum()), n=int(finished.sum()), seconds=sum(row.seconds for row in rows), **same,
-        protocol=first.protocol, hidden=min(1.0, sum(hidden)) if hidden else None, **labels,
+        protocol=first.protocol, hidden=min(1.0, sum(hidden)) if hidden else None,
+        attack=WORST_CASE, **labels,
     )  # fmt: skip

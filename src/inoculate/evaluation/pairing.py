@@ -72,7 +72,7 @@ def pair_rows(old: Evaluation, new: Evaluation, names: Names) -> list[tuple[Row,
 def _key(row: Row) -> tuple[Any, ...]:
     if row.attack == "none":
         return ("none",)
-    size = (row.norm, f"{row.eps:.6g}", row.severity, row.movements, row.mask)
+    size = (row.norm, f"{row.eps:.6g}", row.severity, row.movements, row.mask, row.threats)
     return (row.attack, *size, row.protocol, row.target)
 
 

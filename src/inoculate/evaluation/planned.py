@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from inoculate.core.requirements import Cell
+from inoculate.core.row import UNION
 from inoculate.core.threat import Threat
-from inoculate.evaluation.combined import UNION, WORST_CASE
+from inoculate.evaluation.combined import WORST_CASE
 from inoculate.evaluation.corruptions import MEAN
 from inoculate.evaluation.corruptions import NORM as CORRUPTION
 from inoculate.evaluation.spatial import NORM as SPATIAL
@@ -31,7 +32,8 @@ def planned_cells(
     cells = [Cell("none", "", 0.0), *(Cell(name, threat.norm, threat.eps) for name in names for threat in threats)]
     if names:
         cells += [Cell(WORST_CASE, threat.norm, threat.eps) for threat in threats]
-        cells += [Cell(UNION, UNION, 0.0)]
+    if names and len({threat.norm for threat in threats}) > 1:
+        cells += [Cell(name, UNION, 0.0) for name in (*names, WORST_CASE)]
     kinds, severities = corrupted or ((), ())
     cells += [Cell(kind, CORRUPTION, float(severity)) for kind in kinds for severity in severities]
     if len(kinds) * len(severities) > 1:

@@ -142,10 +142,11 @@ class Evaluation:
     def require(self, requirements: str, on: Bound = "estimate") -> Verdict:
         """Judge requirements such as `"autoattack@8/255>=0.35,clean>=90%"`; the verdict is true where all are met.
 
-        Each is `ATTACK[@[NORM:]SIZE]>=VALUE`. ATTACK is that of a row, or `clean`; `worst-case` at one threat and
-        `union` over all of them count an image that no attack breaks; the word `checks` alone requires that no check
-        failed. `on` says what must reach VALUE: the `estimate`, or the `low` or `high` end of the 95 % interval, of
-        which `low` also counts what early termination can have hidden. What was not measured is not met.
+        Each is `ATTACK[@[NORM:]SIZE]>=VALUE`. ATTACK is that of a row, or `clean`; `worst-case` counts an image that no
+        attack breaks at the threat, and `worst-case@union` one that none breaks at any; the word `checks` alone
+        requires that no check failed. `on` says what must reach VALUE: the `estimate`, or the `low` or `high` end of
+        the 95 % interval, of which `low` also counts what early termination can have hidden. What was not measured is
+        not met.
 
         Raises `InputError` for what is not understood, and where several rows answer one requirement.
         """

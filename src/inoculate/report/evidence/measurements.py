@@ -35,6 +35,8 @@ def threat_model(row: Row) -> str:
         return row.movements or (
             f"common corruption, severity {row.severity}" if row.severity else "common corruptions"
         )
+    if row.threats:
+        return f"the worst of {row.threats} for each image, pixels in [0, 1]"
     unit = "pixels" if row.norm == "l0" else "in pixel units of [0, 1]"
     where = f", only in the mask {row.mask}" if row.mask else ""
     return f"{row.norm} ball of radius {row.eps:.6g} ({unit}), pixels in [0, 1]{where}"

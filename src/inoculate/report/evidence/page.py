@@ -38,6 +38,8 @@ def _name(row: Mapping[str, Any]) -> str:
         )
     if row["norm"] == "spatial":
         return "rotations and shifts"
+    if row.get("threats"):
+        return f"{attack_name(row['attack'])}, worst of {row['threats']}"
     return f"{attack_name(row['attack'])}, {norm_name(row['norm'])} {row['eps']:.4g}"
 
 
