@@ -47,11 +47,16 @@ _ROOMS = {
     "Mask": "core.mask",
     "Row": "core.row",
     "Threat": "core.threat",
+    "Outcome": "core.verdict",
+    "Verdict": "core.verdict",
     "corrupt": "data.corruptions.corrupt",
     "Dataset": "data.dataset",
     "load_data": "data.load",
     "Preprocessing": "data.preprocessing",
     "Check": "evaluation.checks",
+    "Change": "evaluation.compare",
+    "Comparison": "evaluation.compare",
+    "compare": "evaluation.compare",
     "corruptions": "evaluation.corruptions",
     "EvaluationOptions": "evaluation.evaluate",
     "evaluate": "evaluation.evaluate",
@@ -83,6 +88,10 @@ _ROOMS = {
     "load_model": "models.loading.load",
     "Claim": "report.claims",
     "claims": "report.claims",
+    "verify_evidence": "report.evidence.pack",
+    "write_evidence": "report.evidence.pack",
+    "write_junit": "report.junit",
+    "write_sarif": "report.sarif",
     "paper_tables": "report.tables.paper",
     "Table": "report.tables.table",
     "write_report": "report.write",
@@ -153,11 +162,16 @@ if TYPE_CHECKING:
     from inoculate.core.mask import Mask as Mask
     from inoculate.core.row import Row as Row
     from inoculate.core.threat import Threat as Threat
+    from inoculate.core.verdict import Outcome as Outcome
+    from inoculate.core.verdict import Verdict as Verdict
     from inoculate.data.corruptions.corrupt import corrupt as corrupt
     from inoculate.data.dataset import Dataset as Dataset
     from inoculate.data.load import load_data as load_data
     from inoculate.data.preprocessing import Preprocessing as Preprocessing
     from inoculate.evaluation.checks import Check as Check
+    from inoculate.evaluation.compare import Change as Change
+    from inoculate.evaluation.compare import Comparison as Comparison
+    from inoculate.evaluation.compare import compare as compare
     from inoculate.evaluation.corruptions import corruptions as corruptions
     from inoculate.evaluation.evaluate import EvaluationOptions as EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as evaluate
@@ -189,6 +203,10 @@ if TYPE_CHECKING:
     from inoculate.models.loading.load import load_model as load_model
     from inoculate.report.claims import Claim as Claim
     from inoculate.report.claims import claims as claims
+    from inoculate.report.evidence.pack import verify_evidence as verify_evidence
+    from inoculate.report.evidence.pack import write_evidence as write_evidence
+    from inoculate.report.junit import write_junit as write_junit
+    from inoculate.report.sarif import write_sarif as write_sarif
     from inoculate.report.tables.paper import paper_tables as paper_tables
     from inoculate.report.tables.table import Table as Table
     from inoculate.report.write import write_report as write_report

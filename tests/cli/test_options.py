@@ -29,6 +29,7 @@ DIFFERENT = {
     "--epochs": [{"train"}, {"harden"}],
     "--precision": [{"evaluate", "transfer"}, {"train"}],
     "--surrogate": [{"evaluate"}, {"train", "harden"}],
+    "--json": [{"evaluate", "transfer"}, {"compare"}],
     "--out": [{"train", "harden", "explain"}, {"evaluate", "transfer"}, {"report"}, {"study run"}],
 }
 EXPECTED = {

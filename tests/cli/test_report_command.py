@@ -28,3 +28,22 @@ def test_mistakes_are_one_line(refused: Callable[..., str], tmp_path: Path) -> N
     assert "results.json" in refused("report", tmp_path / "nowhere")
     (tmp_path / "rows.json").write_text("[{}]")
     assert "row 1: field 'dataset' is missing" in refused("report", tmp_path / "rows.json")
+
+
+def test_evidence_is_written_and_verified(
+    call: Callable[..., int], refused: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, pack = tmp_path / "run", tmp_path / "pack"
+    write_rows(run / "results.json", [clean("a", "standard", 95), row("a")])
+    assert call("report", run, "--evidence", pack) == 0
+    assert {path.name for path in pack.iterdir()} == {"evidence.json", "evidence.html"}
+    assert not (run / "report.html").exists(), "the run is left as it is"
+    assert call("report", run, "--verify", pack) == 0
+    assert "3 of 3 parts unchanged" in capsys.readouterr().out
+    write_rows(run / "results.json", [clean("a", "standard", 95), row("a", correct=51)])
+    assert call("report", run, "--verify", pack) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("missed: 3 of 3 requirements: results.json: changed")
+    assert "give it alone" in refused("report", run, "--evidence", pack, "--verify", pack)
+    assert "give it alone" in refused("report", run, "--evidence", pack, "--out", tmp_path / "page.html")
+    assert "write it with inoculate report" in refused("report", run, "--verify", tmp_path)

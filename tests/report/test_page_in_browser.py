@@ -14,6 +14,7 @@ from report_samples import clean, row
 
 from inoculate.artifacts.rows import write_rows
 from inoculate.attribution.explanation import save_explanations
+from inoculate.report.evidence.pack import write_evidence
 from inoculate.report.write import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -283,3 +284,21 @@ POOR_MARKS = (
   return [...found];
 })()"""
 )
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_page_of_evidence_is_quiet_and_fits_a_telephone(
+    opened: Any, page_file: Path, tmp_path: Path, scheme: str
+) -> None:
+    page = opened(width=390, color_scheme=scheme)
+    page.requested.clear()
+    write_evidence(page_file.parent, tmp_path)
+    address = (tmp_path / "evidence.html").as_uri()
+    page.goto(address)
+    assert page.complaints == []
+    assert page.requested == [address]
+    for element in page.query_selector_all("details"):
+        element.evaluate("element => element.open = true")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    missing = "[...document.querySelectorAll('a[href^=\"#\"]')].filter(a => !document.querySelector(a.hash)).length"
+    assert page.evaluate(missing) == 0

@@ -10,6 +10,7 @@ import typer
 
 from inoculate import __version__
 from inoculate.cli import study
+from inoculate.cli.compare import compare
 from inoculate.cli.errors import exit_code, launched_rank
 from inoculate.cli.evaluate import evaluate
 from inoculate.cli.explain import explain
@@ -49,7 +50,7 @@ def _add(topic: str, *commands: Callable[..., None]) -> None:
         app.command(rich_help_panel=topic)(command)
 
 
-_add("Measure", evaluate, transfer, explain)
+_add("Measure", evaluate, transfer, explain, compare)
 _add("Harden", harden, train)
 app.add_typer(study.app, name="study", rich_help_panel="Study")
 _add("Report", report)
@@ -58,7 +59,7 @@ _add("Report", report)
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line, by default with the arguments of this process, and return the exit code.
 
-    0: done. 2: the user's input is wrong, which one line on stderr explains. 130: interrupted.
+    0: done. 1: a gate was missed. 2: the user's input is wrong. One line on stderr explains either. 130: interrupted.
     """
     with printed_log():
         return exit_code(lambda: app(arguments, standalone_mode=False))

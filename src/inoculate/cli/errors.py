@@ -11,7 +11,7 @@ import typer
 
 from inoculate.core.errors import InputError
 
-DONE, WRONG_INPUT, INTERRUPTED = 0, 2, 130
+DONE, MISSED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 HOW_TO_CONTINUE = "run the same command again to continue (without --out or --store it begins anew)"
 # Newer versions of typer carry their own copy of click: this is the usage error of the copy in use.
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]

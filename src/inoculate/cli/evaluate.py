@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from inoculate.cli import options, threat_options
+from inoculate.cli import gate, options, threat_options
 from inoculate.cli.evaluation_files import write_files, write_page
 from inoculate.cli.output import print_notes, print_warnings, require_writable_places, store_in
 from inoculate.cli.parsers import masked, parse_attacks, parse_corruptions, parse_movements, parse_threats, pick_device
@@ -50,6 +50,10 @@ def evaluate(
     out: options.OptionalOut = None,
     store: options.Store = None,
     explain: options.Explain = True,
+    require: gate.Require = None,
+    require_on: gate.RequireOn = "estimate",
+    sarif: gate.Sarif = None,
+    junit: gate.JUnit = None,
 ) -> None:
     """Measure clean and adversarial accuracy of a model on a dataset, and whether to trust the numbers.
 
@@ -57,11 +61,13 @@ def evaluate(
     """
     from inoculate.attribution.explain import ExplainOptions
     from inoculate.cli.progress import Steps
+    from inoculate.core.requirements import require_planned
     from inoculate.core.threat import largest_threat
     from inoculate.evaluation.corruptions import corruptions as run_corruptions
     from inoculate.evaluation.evaluate import EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as run
     from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attacks
+    from inoculate.evaluation.planned import planned_cells
     from inoculate.evaluation.records import require_parquet
     from inoculate.evaluation.spatial import spatial as run_spatial
     from inoculate.models.classes import match_classes
@@ -69,6 +75,7 @@ def evaluate(
     from inoculate.models.loading.load import load_model
 
     threats, attacks = parse_threats(norm, eps), resolve_attacks(parse_attacks(attack), adaptation)
+    required = gate.parse(require, require_on, sarif, junit)
     corrupted, movements = parse_corruptions(corruptions, severity), parse_movements(spatial)
     place, others = pick_device(device), {spec: spec for spec in surrogate or ()}
     settings = EvaluationOptions(
@@ -76,7 +83,8 @@ def evaluate(
         classes=classes, store=store_in(out, store),  # type: ignore[arg-type]
     )  # fmt: skip
     require_parquet(records)
-    require_writable_places((json_file, records), (save_images, out, store))
+    require_planned(required, planned_cells(attacks, threats, corrupted, movements), checks)
+    require_writable_places((json_file, records, sarif, junit), (save_images, out, store))
     needed = expected_preprocessing(model, pretrained=pretrained, weights=weights, normalize=normalize)
     images = load_images(data, split, preprocessing.over(needed), data_root=data_root, limit=limit, seed=seed)
     loaded = load_model(model, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
@@ -96,7 +104,10 @@ def evaluate(
             found = found.joined(run_spatial(network, images, movements, **how, progress=steps))
     typer.echo(found)
     write_files(found, network, images, json_file, records, save_images)
+    verdict = found.require(require, require_on) if require else None  # type: ignore[arg-type]
     if out is not None:
         found.save(out)
         explained = ExplainOptions(seed, batch_size, model, evaluation=found) if explain else None
         write_page(out, network, images, largest_threat(threats), explained)
+    gate.write_verdict(verdict, model, out, sarif, junit)
+    gate.end_with(verdict)

@@ -82,6 +82,42 @@ def mcnemar(
     return float(binomtest(gained, gained + lost, 0.5, alternative).pvalue)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for their number, in the same order. Source: Holm (1979), Scand. J. Stat. 6, 65–70."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda each: p_values[each])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def paired_difference(
+    before: NDArray[Any], after: NDArray[Any], confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Return (after - before, low, high) in [-1, 1] of two proportions over the same images, by the score interval.
+
+    Both have shape (images,). Unlike a bootstrap it has a width where no image changes. Raises `ValueError` when the
+    shapes differ or are empty. Source: Newcombe (1998), Statistics in Medicine 17, 2635–2650, method 10.
+    """
+    before, after = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    if before.shape != after.shape or not before.size:
+        raise ValueError(f"paired outcomes need one shape and an image, got {before.shape} and {after.shape}")
+    n, first, second = before.size, int(before.sum()), int(after.sum())
+    both = int((before & after).sum())
+    neither, gained, lost = n - first - second + both, second - both, first - both
+    spread = first * (n - first) * second * (n - second)
+    phi = (both * neither - gained * lost) / math.sqrt(spread) if spread else 0.0
+    (low1, high1), (low2, high2) = wilson(first, n, confidence), wilson(second, n, confidence)
+    one, two = first / n, second / n
+
+    def half(a: float, b: float) -> float:
+        return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
+
+    difference = (second - first) / n
+    low, high = difference - half(two - low2, high1 - one), difference + half(one - low1, high2 - two)
+    return difference, max(-1.0, low), min(1.0, high)
+
+
 def paired_gain(
     before: Outcomes, after: Outcomes, confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float, float]:

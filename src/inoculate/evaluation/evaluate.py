@@ -55,6 +55,7 @@ from inoculate.evaluation.passes import (
     counted,
     require_batch_size,
 )
+from inoculate.evaluation.provenance import image_identities, provenance_of
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.sample import Known
 from inoculate.evaluation.termination import finish
@@ -138,8 +139,7 @@ def evaluate(
         data: a `Dataset`, a pair (images, labels), a torch `Dataset` or `DataLoader`, or a data SPEC (its test part).
         attacks: names, attack objects, or a mapping from names to either.
         threats: norms and sizes.
-        batch_size: images at a time; by default as many as fit into about 1 GiB (8 GiB on a GPU), at most 256. The
-            results do not depend on it, apart from rounding.
+        batch_size: images at a time, which only rounding depends on; by default at most 256 in 1 GiB (8 on a GPU).
         seed: of every random draw.
         options: everything else.
         progress: called as `(what, done, all)` with numbers of images, in percent under a time budget; for the checks
@@ -175,10 +175,11 @@ def evaluate(
     checks += early_termination_checks(measured) if checked else []
     labels = {"model": options.name or name_of_model(model), "arm": options.arm, "dataset": images.name, "seed": seed}
     found = [(each.row(**labels), each.result) for each in _with_unions(measured)]
+    doubtful = [*threat_warnings(threats, images), *warned, *doubts, *_late(measured)]
     return Evaluation(
-        [row for row, _ in found], dict(found), checks,
-        [*threat_warnings(threats, images), *warned, *doubts, *_late(measured)], images.labels, images.classes, checked,
-        images.notes, tuple(images.source_names()), max(0, int(spare - passes.made)),
+        [row for row, _ in found], dict(found), checks, doubtful, images.labels, images.classes, checked, images.notes,
+        tuple(images.source_names()), max(0, int(spare - passes.made)),
+        provenance_of(classifier, images, named, threats, options.time_budget), image_identities(images),
     )  # fmt: skip
 
 

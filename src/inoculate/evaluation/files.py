@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from inoculate.artifacts.files import read_json, write_file, write_json
+from inoculate.artifacts.arrays import read_arrays, write_arrays
+from inoculate.artifacts.files import read_json, write_json
 from inoculate.artifacts.rows import read_rows, write_records, write_rows
 from inoculate.core.errors import InputError
 from inoculate.core.row import Row
@@ -38,10 +37,10 @@ def save_results(
     for place, each in enumerate(results):
         if each.target is not None:
             arrays[f"target {place}"] = each.target.numpy()
-    _write_arrays(folder / PER_IMAGE, arrays)
+    write_arrays(folder / PER_IMAGE, arrays)
     images = {str(place): each.images.numpy() for place, each in enumerate(results) if each.images is not None}
     if images:
-        _write_arrays(folder / IMAGES, images)
+        write_arrays(folder / IMAGES, images)
     else:
         (folder / IMAGES).unlink(missing_ok=True)
     described = [
@@ -58,8 +57,8 @@ def load_results(folder: Path) -> tuple[list[Row], dict[Row, PerSampleResult], d
     Raises `InputError` for a file that is missing, damaged or of another run.
     """
     rows, facts = read_rows(folder / RESULTS), read_json(folder / FACTS)
-    arrays = _read_arrays(folder / PER_IMAGE)
-    images = _read_arrays(folder / IMAGES) if (folder / IMAGES).is_file() else {}
+    arrays = read_arrays(folder / PER_IMAGE)
+    images = read_arrays(folder / IMAGES) if (folder / IMAGES).is_file() else {}
     arrays |= {name: np.zeros_like(arrays["finished"]) for name in _AUDIT if name not in arrays and arrays}
     described = facts.get("results", ()) if isinstance(facts, dict) else ()
     if len(described) != len(rows) or (rows and any(len(arrays.get(name, ())) != len(rows) for name in _ARRAYS)):
@@ -96,16 +95,3 @@ def load_checks(folder: Path) -> tuple[list[Check], Threat | None]:
         return [], None
     found = read_json(folder / CHECKS)
     return [Check(**each) for each in found["checks"]], Threat.from_dict(found["threat"])
-
-
-def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    contents: dict[str, Any] = dict(arrays)
-    write_file(path, lambda stream: np.savez_compressed(stream, **contents))
-
-
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read ({error}): delete the folder and run again") from None

@@ -16,6 +16,7 @@ from inoculate.evaluation.inputs import name_of_model, prepare_checked, resolve_
 from inoculate.evaluation.journal import Journal
 from inoculate.evaluation.passes import batch_within_memory, require_batch_size
 from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.provenance import image_identities, provenance_of
 from inoculate.evaluation.result import Evaluation
 from inoculate.models.classifier import Classifier
 from inoculate.models.loading.load import ModelLike
@@ -57,4 +58,5 @@ class Natural:
         return Evaluation(
             list(per_image), per_image, [], self.warnings, self.data.labels, self.data.classes, None, self.data.notes,
             tuple(self.data.source_names()),
+            provenance=provenance_of(self.classifier, self.data), identities=image_identities(self.data),
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
 from os import PathLike
@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from inoculate.core.errors import InputError
+from inoculate.core.requirements import Bound, judge, parse_requirements
 from inoculate.core.results import early_termination_words, html_of, name_of, table_of
 from inoculate.core.row import Row
 from inoculate.core.threat import Norm, Threat
+from inoculate.core.verdict import Verdict
 from inoculate.evaluation.checks import Check
+from inoculate.evaluation.combined import combined_rows
 from inoculate.evaluation.files import load_checks, load_results, save_checks, save_results
 from inoculate.evaluation.per_sample import PerSampleResult
 
@@ -37,6 +40,9 @@ class Evaluation:
         sources: the file that each image comes from, where they come from files.
         spare_passes: how many forward passes explanations may make so that, with the checks, they cost no more than
             the attacks: `Amounts().within(found.spare_passes)`.
+        provenance: what the numbers were made from: digests of data and weights, the options of every attack, and
+            versions of software, as JSON values.
+        identities: a digest of the pixels of each image (N), by which two evaluations are paired.
     """
 
     rows: list[Row]
@@ -49,6 +55,8 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     spare_passes: int = 0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    identities: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -106,6 +114,7 @@ class Evaluation:
             "labels": self.labels.tolist(),
         }
         facts |= {"notes": list(self.notes), "sources": list(self.sources), "spare_passes": self.spare_passes}
+        facts |= {"provenance": dict(self.provenance), "identities": list(self.identities)}
         save_checks(Path(folder), self.checks, self.checked)
         save_results(Path(folder), self.rows, self.per_image, facts)
         return Path(folder)
@@ -116,14 +125,32 @@ class Evaluation:
         rows, per_image, facts = load_results(Path(folder))
         checks, checked = load_checks(Path(folder))
         labels = torch.tensor(facts.get("labels", ()), dtype=torch.int64)
-        classes, notes, sources = (tuple(facts.get(name, ())) for name in ("classes", "notes", "sources"))
+        classes, notes, sources, identities = (
+            tuple(facts.get(name, ())) for name in ("classes", "notes", "sources", "identities")
+        )
         warnings, spare = facts.get("warnings", []), int(facts.get("spare_passes", 0))
-        return cls(rows, per_image, checks, warnings, labels, classes, checked, notes, sources, spare)
+        return cls(
+            rows, per_image, checks, warnings, labels, classes, checked, notes, sources, spare,
+            facts.get("provenance", {}), identities,
+        )  # fmt: skip
 
     def joined(self, other: Evaluation) -> Evaluation:
         """This evaluation with the attacked or corrupted rows of another, of the same model and images."""
         added = {row: result for row, result in other.per_image.items() if row.attack != "none"}
         return replace(self, rows=[*self.rows, *added], per_image=self.per_image | added)
+
+    def require(self, requirements: str, on: Bound = "estimate") -> Verdict:
+        """Judge requirements such as `"autoattack@8/255>=0.35,clean>=90%"`; the verdict is true where all are met.
+
+        Each is `ATTACK[@[NORM:]SIZE]>=VALUE`. ATTACK is that of a row, or `clean`; `worst-case` counts an image that no
+        attack breaks at the threat, and `worst-case@union` one that none breaks at any; the word `checks` alone
+        requires that no check failed. `on` says what must reach VALUE: the `estimate`, or the `low` or `high` end of
+        the 95 % interval, of which `low` also counts what early termination can have hidden. What was not measured is
+        not met.
+
+        Raises `InputError` for what is not understood, and where several rows answer one requirement.
+        """
+        return judge(parse_requirements(requirements), [*self.rows, *combined_rows(self.per_image)], on, self.checks)
 
     def report(self, path: str | PathLike[str]) -> Path:
         """Write one HTML page of the results to `path`; returns it."""
