@@ -56,6 +56,7 @@ from inoculate.evaluation.passes import (
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.sample import Known
 from inoculate.evaluation.termination import finish
+from inoculate.evaluation.thumbnails import failing_first
 from inoculate.models.class_names import ClassNames
 from inoculate.models.classes import Counted, match_classes
 from inoculate.models.classifier import Classifier, Precision, prepare
@@ -171,6 +172,7 @@ def evaluate(
         [row for row, _ in found], dict(found), checks,
         [*threat_warnings(threats, images), *warned, *doubts, *_late(measured)], images.labels, images.classes, checked,
         images.notes, tuple(images.source_names()), max(0, int(spare - passes.made)),
+        failing_first([each.result for each in measured], images),
     )  # fmt: skip
 
 

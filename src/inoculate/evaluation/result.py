@@ -17,8 +17,16 @@ from inoculate.core.results import early_termination_words, html_of, name_of, ta
 from inoculate.core.row import Row
 from inoculate.core.threat import Norm, Threat
 from inoculate.evaluation.checks import Check
-from inoculate.evaluation.files import load_checks, load_results, save_checks, save_results
+from inoculate.evaluation.files import (
+    load_checks,
+    load_results,
+    load_thumbnails,
+    save_checks,
+    save_results,
+    save_thumbnails,
+)
 from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.thumbnails import Thumbnails
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +45,7 @@ class Evaluation:
         sources: the file that each image comes from, where they come from files.
         spare_passes: how many forward passes explanations may make so that, with the checks, they cost no more than
             the attacks: `Amounts().within(found.spare_passes)`.
+        thumbnails: small copies of the images that fail first.
     """
 
     rows: list[Row]
@@ -49,6 +58,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     spare_passes: int = 0
+    thumbnails: Thumbnails = field(default_factory=Thumbnails.none)
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -63,6 +73,11 @@ class Evaluation:
     def images(self) -> dict[Row, Tensor]:
         """The adversarial images by row (N×C×H×W in [0, 1]; clean where nothing was attacked), if they were kept."""
         return {row: result.images for row, result in self.per_image.items() if result.images is not None}
+
+    @property
+    def image_facts(self) -> dict[str, Any]:
+        """Labels, class names and source files of the images, as JSON holds them."""
+        return {"labels": self.labels.tolist(), "classes": list(self.classes), "sources": list(self.sources)}
 
     def table(self) -> dict[str, list[Any]]:
         """The rows as columns: `pandas.DataFrame(found.table())`."""
@@ -100,13 +115,10 @@ class Evaluation:
 
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write everything into `folder`, in place of an earlier evaluation; returns it."""
-        facts: dict[str, Any] = {
-            "warnings": self.warnings,
-            "classes": list(self.classes),
-            "labels": self.labels.tolist(),
-        }
-        facts |= {"notes": list(self.notes), "sources": list(self.sources), "spare_passes": self.spare_passes}
+        facts = {"warnings": self.warnings, "notes": list(self.notes), "spare_passes": self.spare_passes}
+        facts |= self.image_facts
         save_checks(Path(folder), self.checks, self.checked)
+        save_thumbnails(Path(folder), self.thumbnails)
         save_results(Path(folder), self.rows, self.per_image, facts)
         return Path(folder)
 
@@ -118,7 +130,8 @@ class Evaluation:
         labels = torch.tensor(facts.get("labels", ()), dtype=torch.int64)
         classes, notes, sources = (tuple(facts.get(name, ())) for name in ("classes", "notes", "sources"))
         warnings, spare = facts.get("warnings", []), int(facts.get("spare_passes", 0))
-        return cls(rows, per_image, checks, warnings, labels, classes, checked, notes, sources, spare)
+        images = load_thumbnails(Path(folder))
+        return cls(rows, per_image, checks, warnings, labels, classes, checked, notes, sources, spare, images)
 
     def joined(self, other: Evaluation) -> Evaluation:
         """This evaluation with the attacked or corrupted rows of another, of the same model and images."""
