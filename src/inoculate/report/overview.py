@@ -1,0 +1,243 @@
+"""The first screen of a page: what was measured, the picture, the answers, and the verdict of the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inoculate.report import published
+from inoculate.report.answers import (
+    Answer,
+    Badge,
+    against_what,
+    badge_of,
+    better_than_before,
+    can_i_believe_it,
+    is_it_robust,
+    which_fail_first,
+)
+from inoculate.report.comparison import same_images, which_to_ship
+from inoculate.report.failures import Failure, explained_failures, failures
+from inoculate.report.formatting import attack_name, norm_name, percent
+from inoculate.report.image_record import ClassAccuracy, accuracy_by_class
+from inoculate.report.ladder import CERTIFIED, Ladder, ladder_of
+from inoculate.report.results import BEFORE, Results
+from inoculate.report.run import RunRecord
+
+MOST_CLASSES = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Subgroup:
+    """Accuracy by class of one network under its strongest attack; the worst class first."""
+
+    title: str
+    classes: Sequence[ClassAccuracy]
+
+
+@dataclass(frozen=True, eq=False)
+class FirstFailures:
+    """The images of one network that fail first."""
+
+    title: str
+    images: Sequence[Failure]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """The ladder of one dataset and norm, with the finding below it."""
+
+    title: str
+    ladder: Ladder
+    lead: str
+    anchor: str
+
+
+@dataclass(frozen=True, eq=False)
+class Overview:
+    """Everything above the sections of single datasets."""
+
+    kind: str
+    title: str
+    measured: Sequence[str]
+    badge: Badge | None
+    answers: Sequence[Answer]
+    pictures: Sequence[Picture]
+    failures: Sequence[FirstFailures]
+    subgroups: Sequence[Subgroup]
+    warnings: Sequence[str]
+
+
+def overview_of(run: RunRecord, found: Sequence[tuple[Results, str, str]]) -> Overview:
+    """The overview of a run; `found` holds the results with the finding on each and the id of its section."""
+    measured = [each for each in found if each[0].rows]
+    brief = len({results.dataset for results, *_ in measured}) > 1
+    pictures = [
+        Picture(title_of(results), ladder, lead, anchor)
+        for results, lead, anchor in measured
+        if (ladder := ladder_of(results, brief or run.is_study)).rungs
+    ]
+    checks, warnings = _checks(run), _warnings(run)
+    badge = badge_of(checks) if measured else None
+    shown = _failures(run, [results for results, *_ in found])
+    groups = _subgroups(run, [results for results, *_ in measured])
+    answers: list[Answer] = []
+    if pictures and badge:
+        first = [measured[0][0], *[results for results, *_ in measured[1:]]]
+        answers = _answers(run, first, pictures, badge, shown, groups)
+    return Overview(
+        kind="study" if run.is_study else "comparison" if run.members else "model", title=_title(run, measured),
+        measured=_measured(run, [results for results, *_ in measured]), badge=badge, answers=answers,
+        pictures=pictures, failures=shown, subgroups=groups, warnings=warnings,
+    )  # fmt: skip
+
+
+def title_of(results: Results) -> str:
+    """The dataset, and the norm where it is not the usual one."""
+    return published.title(results.dataset) + ("" if results.norm == "linf" else f" ({norm_name(results.norm)})")
+
+
+def _title(run: RunRecord, measured: Sequence[tuple[Results, str, str]]) -> str:
+    if run.is_study or not measured:
+        return run.title
+    models = list(dict.fromkeys(model for results, *_ in measured for model in results.models))
+    datasets = ", ".join(dict.fromkeys(published.title(results.dataset) for results, *_ in measured))
+    hardened = ", before and after hardening" if BEFORE in measured[0][0].arms else ""
+    joined = " or ".join(models) + "?" if run.members else ", ".join(models)
+    return f"{joined} {'Robustness' if run.members else ''} on {datasets}{hardened}".replace("  ", " ")
+
+
+def _measured(run: RunRecord, found: Sequence[Results]) -> list[str]:
+    """What was measured, in short parts."""
+    if not found:
+        return []
+    models = list(dict.fromkeys(model for results in found for model in results.models))
+    rows = [row for results in found for row in results.rows]
+    arms = len({row.arm for row in rows})
+    attacks = list(dict.fromkeys(attack_name(a) for results in found for a in results.attacks if a != CERTIFIED))
+    sizes = [row.n for row in rows if row.attack == "none"] or [row.n for row in rows]
+    eps = max((row.eps for row in rows), default=0.0)
+    parts = [f"{len(models)} networks: {', '.join(models)}" if len(models) > 1 else f"network {models[0]}"]
+    parts += [f"{arms} ways of training"] if arms > 1 and BEFORE not in {row.arm for row in rows} else []
+    parts += [f"{max(sizes):,} test images" + (" of each data set" if len({r.dataset for r in rows}) > 1 else "")]
+    norms = ", ".join(dict.fromkeys(norm_name(results.norm) for results in found))
+    parts += [f"{', '.join(attacks)} in {norms}, eps up to {eps:.3g}"] if attacks else ["no attack"]
+    return parts
+
+
+def _checks(run: RunRecord) -> list[Mapping[str, Any]]:
+    named = [(member.title, member.checks) for member in run.members] or [("", run.checks)]
+    return [
+        {**check, "name": f"{name}: {check['name']}" if name else check["name"]}
+        for name, checks in named
+        for check in (checks or {}).get("checks", ())
+    ]
+
+
+def _warnings(run: RunRecord) -> list[str]:
+    named = [(f"{member.title}: ", member.warnings) for member in run.members] or [("", run.warnings)]
+    return [f"{name}{warning}" for name, warnings in named for warning in warnings]
+
+
+def _failures(run: RunRecord, found: Sequence[Results]) -> list[FirstFailures]:
+    """Of a recorded run its thumbnails; else the images that were explained, of the first network of each dataset."""
+    shown: list[FirstFailures] = []
+    for results in found:
+        for member in run.members or [run]:
+            images = _failures_of(member, results)
+            if images:
+                name = member.title if run.members else title_of(results) if len(found) > 1 else ""
+                shown.append(FirstFailures(name, images))
+    return shown
+
+
+def _failures_of(run: RunRecord, results: Results) -> list[Failure]:
+    networks = [key for key in _networks(run, results) if key[1] != BEFORE]
+    if run.images is not None and run.images.thumbnails and networks:
+        return failures(results, networks[0], run.image_rows, run.images)
+    for explained in run.explanations:
+        if explained.key[0] == results.dataset and explained.space == results.norm:
+            if explained.key[1:] == (networks[0] if networks else explained.key[1:]):
+                return explained_failures(results, explained, run.records)
+    return []
+
+
+def _networks(run: RunRecord, results: Results) -> list[tuple[str, str]]:
+    return [
+        (model, arm) for model in results.models for arm in results.arms
+        if any((row.model, row.arm) == (model, arm) and row.dataset == results.dataset for row in run.rows)
+    ]  # fmt: skip
+
+
+def _subgroups(run: RunRecord, found: Sequence[Results]) -> list[Subgroup]:
+    """By class, for every network with recorded images, under the attack that leaves least at the largest eps."""
+    groups: list[Subgroup] = []
+    for results in found:
+        for member in run.members or [run]:
+            rows = [
+                (place, row) for place, row in enumerate(member.image_rows)
+                if row.dataset == results.dataset and row.space == results.norm and row.arm != BEFORE
+                and row.attack not in ("none", CERTIFIED) and row.protocol == "white-box"
+            ]  # fmt: skip
+            if member.images is None or not rows:
+                continue
+            place, row = _telling([pair for pair in rows])
+            name = f"{member.title}, " if run.members else ""
+            title = f"{name}{attack_name(row.attack)} at eps {row.eps:.3g}"
+            groups.append(Subgroup(title, accuracy_by_class(member.images, place)))
+    return groups
+
+
+def _telling(rows: Sequence[tuple[int, Any]]) -> tuple[int, Any]:
+    """The strongest attack at the largest eps at which something stands; it tells classes apart."""
+    alive = [pair for pair in rows if pair[1].correct > 0] or rows
+    return min(alive, key=lambda pair: (-pair[1].eps, pair[1].accuracy))
+
+
+def _answers(
+    run: RunRecord, found: Sequence[Results], pictures: Sequence[Picture], badge: Badge,
+    shown: Sequence[FirstFailures], groups: Sequence[Subgroup],
+) -> list[Answer]:  # fmt: skip
+    results, ladder = found[0], pictures[0].ladder
+    images = f"{max(row.n for row in results.rows):,} test images"
+    if run.members:
+        robust = which_to_ship(results, ladder, run.records, same_images(run.members))
+    elif BEFORE in results.arms:
+        robust = better_than_before(ladder)
+    elif run.is_study or len(ladder.sides) > 1:
+        robust = _robust_study(pictures)
+    else:
+        robust = is_it_robust(ladder)
+    seeds = max(len(each.seeds) for each in found)
+    believed = can_i_believe_it(badge, ladder, _warnings(run), seeds)
+    count = sum(len(each.images) for each in shown)
+    group = groups[0] if groups else None
+    first = which_fail_first(group.classes if group else (), count, f"Under {group.title}," if group else "")
+    return [each for each in (robust, against_what(results, images), first, believed) if each]
+
+
+def _robust_study(pictures: Sequence[Picture]) -> Answer:
+    """What the first and the last of the main sides keep under the strongest attack, for each dataset."""
+    parts: list[str] = []
+    gains: list[bool] = []
+    for picture in pictures:
+        attacked = [rung for rung in picture.ladder.attacked if all(rung.bars)]
+        if not attacked:
+            continue
+        rung = attacked[-1]
+        values = [(side, bar.accuracy) for side, bar in zip(picture.ladder.sides, rung.bars, strict=True) if bar]
+        best = max(values, key=lambda pair: pair[1])
+        gains.append(best[1] >= 0.5 * _clean(picture.ladder))
+        parts.append(
+            f"{picture.title}: {percent(values[0][1])} % with {values[0][0].label}, at best {percent(best[1])} % "
+            f"({best[0].label}) under {rung.note} at eps {rung.eps:.3g}"
+        )
+    verdict = "Yes, with the best training" if gains and all(gains) else "In part" if any(gains) else "No"
+    return Answer("Is it robust?", verdict if parts else "Not measured", "; ".join(parts) + "." if parts else "")
+
+
+def _clean(ladder: Ladder) -> float:
+    return max((bar.accuracy for rung in ladder.rungs if rung.eps == 0 for bar in rung.bars if bar), default=1.0)
+
+
