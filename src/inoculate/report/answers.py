@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inoculate.report.failures import Failure
 from inoculate.report.formatting import attack_name, norm_name, percent
 from inoculate.report.image_record import ClassAccuracy
-from inoculate.report.ladder import CERTIFIED, Bar, Ladder, Rung, Side
+from inoculate.report.ladder import CERTIFIED, Bar, Ladder, Rung
 from inoculate.report.results import Results
 
 WEAK = {"fgsm", "bim", "mifgsm", "deepfool"}  # attacks that a model may withstand without being robust
@@ -102,12 +103,18 @@ def against_what(results: Results, images: str) -> Answer:
         return Answer("Against what?", "Nothing yet", f"Clean accuracy only, on {images}.")
     sizes = sorted({eps for attack in attacks for eps in results.epsilons(attack)})
     listed = ", ".join(f"{eps:.3g}" for eps in sizes[:6]) + (" …" if len(sizes) > 6 else "")
-    unit = "every pixel moves by at most eps (1 = full range)" if results.norm == "linf" else f"distance in {norm_name(results.norm)}"
+    unit = (
+        "every pixel moves by at most eps (1 = full range)"
+        if results.norm == "linf"
+        else f"distance in {norm_name(results.norm)}"
+    )
     white = any(row.protocol == "white-box" for row in results.rows if row.attack in attacks)
     knows = "The attacker knows the network" if white else "Examples of other networks"
     proved = " A lower bound is proved as well." if CERTIFIED in results.attacks else ""
     names = ", ".join(map(attack_name, attacks))
-    return Answer("Against what?", f"{names}, {norm_name(results.norm)}", f"{knows}; {unit}, eps {listed}; {images}.{proved}")
+    return Answer(
+        "Against what?", f"{names}, {norm_name(results.norm)}", f"{knows}; {unit}, eps {listed}; {images}.{proved}"
+    )
 
 
 def can_i_believe_it(badge: Badge, ladder: Ladder, warnings: Sequence[str], seeds: int = 1) -> Answer:
@@ -124,21 +131,30 @@ def can_i_believe_it(badge: Badge, ladder: Ladder, warnings: Sequence[str], seed
     if warnings:
         parts.append(f"{len(warnings)} warning{'s' * (len(warnings) > 1)}: {warnings[0]}")
     anchor = "checks" if badge.state != "open" else ""
-    return Answer("Can I believe it?", verdict.get(badge.state, "With care: nothing was checked"), " ".join(parts), anchor)
-
-
-def which_fail_first(worst: Sequence[ClassAccuracy], shown: int, condition: str) -> Answer | None:
-    """The class that suffers most, and the pictures below."""
-    below = f"The first {shown} are shown below." if shown > 1 else "It is shown below." if shown else ""
-    if len(worst) < 2:
-        return Answer("Which images fail first?", f"{shown} shown below", below, "failures") if shown else None
-    low, high = worst[0], worst[-1]
-    text = (
-        f"{condition} {percent(low.accuracy)} % of “{low.name}” stand ({low.correct} of {low.n}), and "
-        f"{percent(high.accuracy)} % of “{high.name}”. {below}"
+    return Answer(
+        "Can I believe it?", verdict.get(badge.state, "With care: nothing was checked"), " ".join(parts), anchor
     )
-    verdict = f"Class “{low.name}”" if low.accuracy < high.accuracy else "All classes alike"
-    return Answer("Which images fail first?", verdict, text, "failures" if shown else "classes")
+
+
+def which_fail_first(
+    worst: Sequence[ClassAccuracy], shown: int, condition: str, example: Failure | None
+) -> Answer | None:
+    """The class that suffers most, and an image; `condition` is the attack under which classes are told apart."""
+    question, anchor = "Which images fail first?", "failures" if shown else "classes"
+    picture = ""
+    if example:
+        how = f"at eps {example.eps:.3g} under {example.attack}" if example.eps else "without any attack"
+        picture = f"The first of the {shown} images shown: “{example.label}” taken for “{example.prediction}” {how}."
+    if len(worst) < 2:
+        return Answer(question, "Those below", picture, anchor) if picture else None
+    low, high = worst[0], worst[-1]
+    if low.accuracy == high.accuracy:
+        return Answer(question, "All classes alike", picture, anchor)
+    text = (
+        f"Under {condition} only {percent(low.accuracy)} % of them stand ({low.correct} of {low.n}), of the best "
+        f"class, “{high.name}”, {percent(high.accuracy)} %. {picture}"
+    )
+    return Answer(question, f"Those of class “{low.name}”", text, anchor)
 
 
 def _clean(ladder: Ladder) -> Bar | None:
@@ -151,5 +167,3 @@ def _accuracy(bar: Bar | None) -> float:
 
 def _attack(rung: Rung) -> str:
     return " or ".join(dict.fromkeys(attack_name(bar.attack) for bar in rung.bars if bar))
-
-

@@ -49,9 +49,7 @@ def _renamed(name: str, run: RunRecord) -> RunRecord:
     if run.is_study or len(networks) != 1:
         raise InputError(f"{name} holds {len(networks)} networks: compare evaluations or hardened models, one each")
     rows = {row: replace(row, model=name, arm=ARM) for row in kept}
-    explanations = [
-        Explanation({**each.facts, "model": name, "arm": ARM}, each.arrays) for each in run.explanations
-    ]
+    explanations = [Explanation({**each.facts, "model": name, "arm": ARM}, each.arrays) for each in run.explanations]
     return replace(
         run, title=name, rows=list(rows.values()), explanations=explanations,
         records={new.key: run.records[old.key] for old, new in rows.items() if old.key in run.records},

@@ -59,10 +59,15 @@ def failures(results: Results, side: tuple[str, str], rows: Sequence[Row], recor
             eps, (place, predicted) = first
             found.append(
                 Failure(
-                    number, record.sources[number] if record.sources else "",
-                    record.name_of(int(record.labels[number])), predicted, eps, _broken_by(record, rows, place, number),
-                    [(size, wrong[1] if wrong else "") for size, wrong in steps], record.thumbnails.get(number),
-                )  # fmt: skip
+                    number,
+                    record.sources[number] if record.sources else "",
+                    record.name_of(int(record.labels[number])),
+                    predicted,
+                    eps,
+                    _broken_by(record, rows, place, number),
+                    [(size, wrong[1] if wrong else "") for size, wrong in steps],
+                    record.thumbnails.get(number),
+                )
             )
     return sorted(found, key=lambda each: each.eps)[:MOST]
 
@@ -109,10 +114,16 @@ def explained_failures(results: Results, explained: Explanation, records: Record
                   for size in outcomes]  # fmt: skip
         found.append(
             Failure(
-                row, "", classes[label], classes[taken["adversarial" if eps else "clean"]], eps,
-                attack_name(attack) if eps else "", steps, explained.arrays["clean"][place],
+                row,
+                "",
+                classes[label],
+                classes[taken["adversarial" if eps else "clean"]],
+                eps,
+                attack_name(attack) if eps else "",
+                steps,
+                explained.arrays["clean"][place],
                 adversarial_pixels(explained, place),
-            )  # fmt: skip
+            )
         )
     return sorted(found, key=lambda each: each.eps)
 
@@ -145,5 +156,3 @@ def adversarial_pixels(explained: Explanation, place: int) -> Pixels:
 def eps_of_steps(found: Sequence[Failure]) -> list[float]:
     """Every eps at which it is known which of the images stand, ascending from 0."""
     return sorted({eps for each in found for eps, _ in each.steps})
-
-

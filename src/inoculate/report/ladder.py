@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inoculate.report.formatting import attack_name, norm_name, percent
-from inoculate.report.plots.style import legend
-from inoculate.report.results import BEFORE, Measurement, Results
+from inoculate.report.plots.style import LegendEntry, legend
+from inoculate.report.results import AFTER, BEFORE, Measurement, Results
 
 CERTIFIED = "certified"
+REPLAYED = "images crafted before the retraining"
 MOST_SIDES, MOST_EPS = 5, 4
 _SIDE_COLORS = ("augmented", "standard", "transferred", "spare-0", "spare-1")
 Networks = tuple[tuple[str, str], ...]  # (model, arm)
@@ -37,10 +38,11 @@ class Bar:
     @property
     def words(self) -> str:
         """Interval, n and attack, for those who point at the bar."""
-        low, high = self.interval or (0, 0)
-        shown = f"95 % interval {percent(low)} to {percent(high)}" if self.interval else f"mean of {self.networks}"
-        shown += "" if self.interval else " networks"
-        return f"{attack_name(self.attack) if self.attack != 'none' else 'clean'}: {percent(self.accuracy)} %, {shown}, n = {self.n:,}"
+        name = "clean" if self.attack == "none" else attack_name(self.attack)
+        low, high = self.interval or (0.0, 0.0)
+        exact = f"95 % interval {percent(low)} to {percent(high)}" if self.interval else ""
+        exact = exact or f"mean of {self.networks} networks"
+        return f"{name}: {percent(self.accuracy)} %, {exact}, n = {self.n:,}"
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,6 @@ class Ladder:
     def attacked(self) -> list[Rung]:
         """The rungs under white-box attack."""
         return [rung for rung in self.rungs if rung.eps > 0 and not rung.proved and rung.note != REPLAYED]
-
-
-REPLAYED = "crafted before the retraining"
 
 
 def ladder_of(results: Results, brief: bool = False) -> Ladder:
@@ -96,7 +95,9 @@ def _sides(results: Results) -> list[Side]:
     arms, models = results.arms, results.models
     if len(arms) == 1 or not {BEFORE, "standard"} & set(arms):
         networks = [(model, arm) for model in models for arm in arms if _measured(results, model, arm)]
-        labels = [model if len(arms) == 1 or _arms_of(results, model) == 1 else f"{model}, {arm}" for model, arm in networks]
+        labels = [
+            model if len(arms) == 1 or _arms_of(results, model) == 1 else f"{model}, {arm}" for model, arm in networks
+        ]
         return [
             Side(label, f"var(--{_SIDE_COLORS[place % len(_SIDE_COLORS)]})", (network,))
             for place, (label, network) in enumerate(zip(labels, networks, strict=True))
@@ -110,9 +111,19 @@ def _sides(results: Results) -> list[Side]:
     chosen += [arm for arm in ("duplicates",) if arm in arms and "transferred" in chosen]
     entries = {entry.arm: entry for entry in legend(arms)}
     return [
-        Side(entries[arm].label, entries[arm].color, tuple((m, arm) for m in models if _measured(results, m, arm)))
+        Side(
+            _label(entries[arm], BEFORE in arms),
+            entries[arm].color,
+            tuple((m, arm) for m in models if _measured(results, m, arm)),
+        )
         for arm in chosen
     ]
+
+
+def _label(entry: LegendEntry, hardened: bool) -> str:
+    if not hardened or entry.arm == BEFORE:
+        return entry.label
+    return "after hardening" + (f" ({entry.arm})" if entry.arm != AFTER else "")
 
 
 def _arms_of(results: Results, model: str) -> int:
@@ -125,7 +136,9 @@ def _measured(results: Results, model: str, arm: str) -> bool:
 
 def _robust(results: Results, arm: str) -> float:
     """The lowest accuracy of an arm, averaged over networks."""
-    lows = [min((r.accuracy for r in results.rows if (r.model, r.arm) == (m, arm)), default=0.0) for m in results.models]
+    lows = [
+        min((r.accuracy for r in results.rows if (r.model, r.arm) == (m, arm)), default=0.0) for m in results.models
+    ]
     return sum(lows) / len(lows)
 
 
@@ -169,7 +182,7 @@ def _replayed(results: Results, sides: Sequence[Side], attacks: Sequence[str], e
         ]
         if any(bars):
             bars[0] = bars[0] or _bar(results, sides[0], attacks[0], eps)
-            rungs.append(Rung(f"Old {attack_name(attacks[0])} images, eps {eps:.3g}", REPLAYED, eps, bars))
+            rungs.append(Rung(f"{attack_name(attacks[0])} replayed, eps {eps:.3g}", REPLAYED, eps, bars))
     return rungs
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inoculate.core.row import Row
 from inoculate.report import published
 from inoculate.report.answers import (
     Answer,
@@ -21,7 +22,8 @@ from inoculate.report.comparison import same_images, which_to_ship
 from inoculate.report.failures import Failure, explained_failures, failures
 from inoculate.report.formatting import attack_name, norm_name, percent
 from inoculate.report.image_record import ClassAccuracy, accuracy_by_class
-from inoculate.report.ladder import CERTIFIED, Ladder, ladder_of
+from inoculate.report.ladder import CERTIFIED, Ladder, Side, ladder_of
+from inoculate.report.plots.style import legend
 from inoculate.report.results import BEFORE, Results
 from inoculate.report.run import RunRecord
 
@@ -67,6 +69,13 @@ class Overview:
     failures: Sequence[FirstFailures]
     subgroups: Sequence[Subgroup]
     warnings: Sequence[str]
+
+    @property
+    def shared_sides(self) -> Sequence[Side]:
+        """The sides of every picture, where there are several pictures and all have the same; else none."""
+        sides = [picture.ladder.sides for picture in self.pictures]
+        same = len({tuple(side.label for side in each) for each in sides}) == 1
+        return sides[0] if len(sides) > 1 and same and len(sides[0]) > 1 else ()
 
 
 def overview_of(run: RunRecord, found: Sequence[tuple[Results, str, str]]) -> Overview:
@@ -157,10 +166,10 @@ def _failures_of(run: RunRecord, results: Results) -> list[Failure]:
     if run.images is not None and run.images.thumbnails and networks:
         return failures(results, networks[0], run.image_rows, run.images)
     for explained in run.explanations:
-        if explained.key[0] == results.dataset and explained.space == results.norm:
-            if explained.key[1:] == (networks[0] if networks else explained.key[1:]):
-                return explained_failures(results, explained, run.records)
-    return []
+        here = explained.key[0] == results.dataset and explained.space == results.norm
+        if here and explained.key[1:] in (networks[:1] or [explained.key[1:]]):
+            return explained_failures(results, explained, run.records)
+    return failures(results, networks[0], run.image_rows, run.images) if run.images is not None and networks else []
 
 
 def _networks(run: RunRecord, results: Results) -> list[tuple[str, str]]:
@@ -182,17 +191,20 @@ def _subgroups(run: RunRecord, found: Sequence[Results]) -> list[Subgroup]:
             ]  # fmt: skip
             if member.images is None or not rows:
                 continue
-            place, row = _telling([pair for pair in rows])
+            place, row = _telling(rows)
             name = f"{member.title}, " if run.members else ""
             title = f"{name}{attack_name(row.attack)} at eps {row.eps:.3g}"
             groups.append(Subgroup(title, accuracy_by_class(member.images, place)))
     return groups
 
 
-def _telling(rows: Sequence[tuple[int, Any]]) -> tuple[int, Any]:
-    """The strongest attack at the largest eps at which something stands; it tells classes apart."""
-    alive = [pair for pair in rows if pair[1].correct > 0] or rows
-    return min(alive, key=lambda pair: (-pair[1].eps, pair[1].accuracy))
+def _telling(rows: Sequence[tuple[int, Row]]) -> tuple[int, Row]:
+    """The strongest attack at the eps that leaves closest to half of the images: it tells classes apart."""
+    strongest: dict[float, tuple[int, Row]] = {}
+    for pair in rows:
+        eps = pair[1].eps
+        strongest[eps] = min(strongest.get(eps, pair), pair, key=lambda each: each[1].accuracy)
+    return min(strongest.values(), key=lambda pair: abs(pair[1].accuracy - 0.5))
 
 
 def _answers(
@@ -213,8 +225,41 @@ def _answers(
     believed = can_i_believe_it(badge, ladder, _warnings(run), seeds)
     count = sum(len(each.images) for each in shown)
     group = groups[0] if groups else None
-    first = which_fail_first(group.classes if group else (), count, f"Under {group.title}," if group else "")
-    return [each for each in (robust, against_what(results, images), first, believed) if each]
+    example = next((each.images[0] for each in shown if each.images), None)
+    first = (
+        which_fail_first(group.classes if group else (), count, group.title if group else "", example)
+        if count or group
+        else None
+    )
+    best = _best_networks(found) if not run.members and len(results.models) > 1 else None
+    return [each for each in (robust, against_what(results, images), best, first, believed) if each]
+
+
+def _best_networks(found: Sequence[Results]) -> Answer | None:
+    """The network and training that keep most under the attack that every network met, for each dataset."""
+    parts: list[str] = []
+    names: list[str] = []
+    for results in found:
+        networks = [(m, arm) for m in results.models for arm in results.arms if results.clean(m, arm)]
+        for attack in sorted(results.attacks, key=("autoattack", "pgd").__contains__, reverse=True):
+            eps = max(results.epsilons(attack), default=0.0)
+            numbers = [results.find(*network, attack, eps, "white-box") for network in networks]
+            known = [(n, each) for each, n in zip(networks, numbers, strict=True) if n]
+            if len(known) < len(networks) or not known:
+                continue
+            number, (model, arm) = max(known, key=lambda pair: pair[0].accuracy)
+            low, high = (100 * bound for bound in number.interval)
+            label = legend([arm])[0].label if len(results.arms) > 1 else ""
+            names.append(f"{model}, {label}" if label else model)
+            parts.append(
+                f"{title_of(results)}: {names[-1]} keeps {percent(number.accuracy)} % [{low:.0f}, {high:.0f}] "
+                f"under {attack_name(attack)} at eps {eps:.3g}"
+            )
+            break
+    if not parts:
+        return None
+    verdict = names[0] if len(set(names)) == 1 else "It depends on the data"
+    return Answer("Which network is best?", verdict, "; ".join(parts) + ".")
 
 
 def _robust_study(pictures: Sequence[Picture]) -> Answer:
@@ -239,5 +284,3 @@ def _robust_study(pictures: Sequence[Picture]) -> Answer:
 
 def _clean(ladder: Ladder) -> float:
     return max((bar.accuracy for rung in ladder.rungs if rung.eps == 0 for bar in rung.bars if bar), default=1.0)
-
-

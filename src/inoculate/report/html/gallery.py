@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from inoculate.report.failures import Failure, eps_of_steps
 from inoculate.report.html.images import data_uri
@@ -25,6 +26,12 @@ class Tile:
     attacked: str
     steps: str
 
+    @property
+    def place(self) -> str:
+        """Where the image comes from, in short: its file, its row of a table, or its number."""
+        source = self.failure.source.rpartition("/")[2]
+        return source.rpartition(".parquet ")[2] if ".parquet " in source else source or f"image {self.failure.number}"
+
 
 @dataclass(frozen=True)
 class Gallery:
@@ -39,6 +46,12 @@ def galleries(found: Sequence[FirstFailures]) -> list[Gallery]:
     """The galleries of a page, each with as many images as fit the budget."""
     share = BUDGET // max(1, len(found))
     return [_gallery(each, share) for each in found]
+
+
+def first_tiles(found: Sequence[Gallery], most: int = 5) -> list[Tile]:
+    """The first tiles with a picture, in turn from every gallery."""
+    turns = zip_longest(*([tile for tile in each.tiles if tile.clean] for each in found))
+    return [tile for turn in turns for tile in turn if tile][:most]
 
 
 def _gallery(found: FirstFailures, budget: int) -> Gallery:

@@ -8,7 +8,7 @@ from typing import Any
 
 from inoculate.attribution.explanation import Explanation
 from inoculate.report.formatting import attack_name, norm_name
-from inoculate.report.html.gallery import galleries
+from inoculate.report.html.gallery import first_tiles, galleries
 from inoculate.report.html.sections import sections
 from inoculate.report.names import with_short_names
 from inoculate.report.overview import overview_of
@@ -33,10 +33,12 @@ def render(run: RunRecord, folder: Path | None = None) -> str:
     run = with_short_names(run)
     made = sections(run, folder)
     overview = overview_of(run, [(each.results, each.headline.lead, each.anchor) for each in made])
+    shown = galleries(overview.failures)
     return environment.get_template("report.html").render(
         run=run,
         overview=overview,
-        galleries=galleries(overview.failures),
+        galleries=shown,
+        strip=first_tiles(shown),
         sections=made,
         checks=_checks(run),
         landscape=landscape_figure(run.explanations, folder),
