@@ -137,24 +137,32 @@ def can_i_believe_it(badge: Badge, ladder: Ladder, warnings: Sequence[str], seed
 
 
 def which_fail_first(
-    worst: Sequence[ClassAccuracy], shown: int, condition: str, example: Failure | None
+    groups: Sequence[tuple[str, str, Sequence[ClassAccuracy]]], shown: Sequence[Failure]
 ) -> Answer | None:
-    """The class that suffers most, and an image; `condition` is the attack under which classes are told apart."""
+    """The class that suffers most, and an image.
+
+    Args:
+        groups: for each network its name (empty: there is one), the attack, and the accuracies by class, worst first.
+        shown: the images of the page, of each network those that fail first at the beginning.
+    """
     question, anchor = "Which images fail first?", "failures" if shown else "classes"
-    picture = ""
-    if example:
-        how = f"at eps {example.eps:.3g} under {example.attack}" if example.eps else "without any attack"
-        picture = f"The first of the {shown} images shown: “{example.label}” taken for “{example.prediction}” {how}."
-    if len(worst) < 2:
-        return Answer(question, "Those below", picture, anchor) if picture else None
-    low, high = worst[0], worst[-1]
-    if low.accuracy == high.accuracy:
-        return Answer(question, "All classes alike", picture, anchor)
-    text = (
-        f"Under {condition} only {percent(low.accuracy)} % of them stand ({low.correct} of {low.n}), of the best "
-        f"class, “{high.name}”, {percent(high.accuracy)} %. {picture}"
-    )
-    return Answer(question, f"Those of class “{low.name}”", text, anchor)
+    verdicts, texts = [], []
+    for network, condition, classes in groups:
+        if len(classes) > 1 and classes[0].accuracy < classes[-1].accuracy:
+            low, high = classes[0], classes[-1]
+            verdicts.append(f"“{low.name}”" + (f" for {network}" if network else ""))
+            texts.append(
+                f"Under {condition} {network or 'the network'} keeps {percent(low.accuracy)} % of class “{low.name}” "
+                f"({low.correct} of {low.n} images) and {percent(high.accuracy)} % of “{high.name}”."
+            )
+    first = min(shown, key=lambda each: each.eps, default=None)
+    if first:
+        how = f"at eps {first.eps:.3g} under {first.attack}" if first.eps else "without any attack"
+        texts.append(f"The first image shown: “{first.label}”, taken for “{first.prediction}” {how}.")
+    if not texts:
+        return None
+    alone = (f"Some at eps {first.eps:.3g} already" if first.eps else "Some without an attack") if first else ""
+    return Answer(question, f"Class {', '.join(verdicts)}" if verdicts else alone, " ".join(texts), anchor)
 
 
 def _clean(ladder: Ladder) -> Bar | None:

@@ -88,7 +88,13 @@ def ladder_of(results: Results, brief: bool = False) -> Ladder:
         for eps in epsilons[-1:] if brief else _spread(epsilons, MOST_EPS):
             rungs.append(_rung(results, sides, attacks, eps, ""))
     rungs += _proved(results, sides)
-    return Ladder(sides, [rung for rung in rungs if any(rung.bars)])
+    return Ladder(sides, _comparable([rung for rung in rungs if any(rung.bars)]))
+
+
+def _comparable(rungs: list[Rung]) -> list[Rung]:
+    """The rungs that every side has; all of them where no attack was measured on every side."""
+    whole = [rung for rung in rungs if all(rung.bars)]
+    return whole if any(rung.eps > 0 and not rung.proved for rung in whole) else rungs
 
 
 def _sides(results: Results) -> list[Side]:

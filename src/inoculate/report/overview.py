@@ -32,9 +32,10 @@ MOST_CLASSES = 12
 
 @dataclass(frozen=True, eq=False)
 class Subgroup:
-    """Accuracy by class of one network under its strongest attack; the worst class first."""
+    """Accuracy by class of one network under one attack; the worst class first."""
 
-    title: str
+    network: str
+    condition: str
     classes: Sequence[ClassAccuracy]
 
 
@@ -53,7 +54,6 @@ class Picture:
     title: str
     ladder: Ladder
     lead: str
-    anchor: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,26 +78,25 @@ class Overview:
         return sides[0] if len(sides) > 1 and same and len(sides[0]) > 1 else ()
 
 
-def overview_of(run: RunRecord, found: Sequence[tuple[Results, str, str]]) -> Overview:
-    """The overview of a run; `found` holds the results with the finding on each and the id of its section."""
+def overview_of(run: RunRecord, found: Sequence[tuple[Results, str]]) -> Overview:
+    """The overview of a run; `found` holds the results with the finding on each."""
     measured = [each for each in found if each[0].rows]
-    brief = len({results.dataset for results, *_ in measured}) > 1
+    brief = len({results.dataset for results, _ in measured}) > 1
     pictures = [
-        Picture(title_of(results), ladder, lead, anchor)
-        for results, lead, anchor in measured
+        Picture(title_of(results), ladder, "" if run.members else lead)
+        for results, lead in measured
         if (ladder := ladder_of(results, brief or run.is_study)).rungs
     ]
     checks, warnings = _checks(run), _warnings(run)
     badge = badge_of(checks) if measured else None
-    shown = _failures(run, [results for results, *_ in found])
-    groups = _subgroups(run, [results for results, *_ in measured])
+    shown = _failures(run, [results for results, _ in found])
+    groups = _subgroups(run, [results for results, _ in measured])
     answers: list[Answer] = []
     if pictures and badge:
-        first = [measured[0][0], *[results for results, *_ in measured[1:]]]
-        answers = _answers(run, first, pictures, badge, shown, groups)
+        answers = _answers(run, [results for results, _ in measured], pictures, badge, shown, groups)
     return Overview(
         kind="study" if run.is_study else "comparison" if run.members else "model", title=_title(run, measured),
-        measured=_measured(run, [results for results, *_ in measured]), badge=badge, answers=answers,
+        measured=_measured(run, [results for results, _ in measured]), badge=badge, answers=answers,
         pictures=pictures, failures=shown, subgroups=groups, warnings=warnings,
     )  # fmt: skip
 
@@ -107,11 +106,14 @@ def title_of(results: Results) -> str:
     return published.title(results.dataset) + ("" if results.norm == "linf" else f" ({norm_name(results.norm)})")
 
 
-def _title(run: RunRecord, measured: Sequence[tuple[Results, str, str]]) -> str:
-    if run.is_study or not measured:
+def _title(run: RunRecord, measured: Sequence[tuple[Results, str]]) -> str:
+    if run.is_study:
+        datasets = ", ".join(dict.fromkeys(published.title(results.dataset) for results, _ in measured))
+        return f"Study “{run.title}”" + (f" on {datasets}" if datasets else "")
+    if not measured:
         return run.title
-    models = list(dict.fromkeys(model for results, *_ in measured for model in results.models))
-    datasets = ", ".join(dict.fromkeys(published.title(results.dataset) for results, *_ in measured))
+    models = list(dict.fromkeys(model for results, _ in measured for model in results.models))
+    datasets = ", ".join(dict.fromkeys(published.title(results.dataset) for results, _ in measured))
     hardened = ", before and after hardening" if BEFORE in measured[0][0].arms else ""
     joined = " or ".join(models) + "?" if run.members else ", ".join(models)
     return f"{joined} {'Robustness' if run.members else ''} on {datasets}{hardened}".replace("  ", " ")
@@ -125,14 +127,19 @@ def _measured(run: RunRecord, found: Sequence[Results]) -> list[str]:
     rows = [row for results in found for row in results.rows]
     arms = len({row.arm for row in rows})
     attacks = list(dict.fromkeys(attack_name(a) for results in found for a in results.attacks if a != CERTIFIED))
-    sizes = [row.n for row in rows if row.attack == "none"] or [row.n for row in rows]
     eps = max((row.eps for row in rows), default=0.0)
     parts = [f"{len(models)} networks: {', '.join(models)}" if len(models) > 1 else f"network {models[0]}"]
     parts += [f"{arms} ways of training"] if arms > 1 and BEFORE not in {row.arm for row in rows} else []
-    parts += [f"{max(sizes):,} test images" + (" of each data set" if len({r.dataset for r in rows}) > 1 else "")]
+    parts += [_count(rows) + (" of each data set" if len({row.dataset for row in rows}) > 1 else "")]
     norms = ", ".join(dict.fromkeys(norm_name(results.norm) for results in found))
     parts += [f"{', '.join(attacks)} in {norms}, eps up to {eps:.3g}"] if attacks else ["no attack"]
     return parts
+
+
+def _count(rows: Sequence[Row]) -> str:
+    """How many images were tested, without an attack where that was measured."""
+    sizes = sorted({row.n for row in rows if row.attack == "none"} or {row.n for row in rows})
+    return " to ".join(f"{n:,}" for n in dict.fromkeys((sizes[0], sizes[-1]))) + " test images"
 
 
 def _checks(run: RunRecord) -> list[Mapping[str, Any]]:
@@ -192,9 +199,9 @@ def _subgroups(run: RunRecord, found: Sequence[Results]) -> list[Subgroup]:
             if member.images is None or not rows:
                 continue
             place, row = _telling(rows)
-            name = f"{member.title}, " if run.members else ""
-            title = f"{name}{attack_name(row.attack)} at eps {row.eps:.3g}"
-            groups.append(Subgroup(title, accuracy_by_class(member.images, place)))
+            condition = f"{attack_name(row.attack)} at eps {row.eps:.3g}"
+            name = member.title if run.members else ""
+            groups.append(Subgroup(name, condition, accuracy_by_class(member.images, place)))
     return groups
 
 
@@ -212,7 +219,7 @@ def _answers(
     shown: Sequence[FirstFailures], groups: Sequence[Subgroup],
 ) -> list[Answer]:  # fmt: skip
     results, ladder = found[0], pictures[0].ladder
-    images = f"{max(row.n for row in results.rows):,} test images"
+    images = _count(results.rows)
     if run.members:
         robust = which_to_ship(results, ladder, run.records, same_images(run.members))
     elif BEFORE in results.arms:
@@ -223,13 +230,9 @@ def _answers(
         robust = is_it_robust(ladder)
     seeds = max(len(each.seeds) for each in found)
     believed = can_i_believe_it(badge, ladder, _warnings(run), seeds)
-    count = sum(len(each.images) for each in shown)
-    group = groups[0] if groups else None
-    example = next((each.images[0] for each in shown if each.images), None)
-    first = (
-        which_fail_first(group.classes if group else (), count, group.title if group else "", example)
-        if count or group
-        else None
+    first = which_fail_first(
+        [(group.network, group.condition, group.classes) for group in groups],
+        [image for each in shown for image in each.images],
     )
     best = _best_networks(found) if not run.members and len(results.models) > 1 else None
     return [each for each in (robust, against_what(results, images), best, first, believed) if each]
@@ -237,7 +240,7 @@ def _answers(
 
 def _best_networks(found: Sequence[Results]) -> Answer | None:
     """The network and training that keep most under the attack that every network met, for each dataset."""
-    parts: list[str] = []
+    parts: list[tuple[str, str]] = []
     names: list[str] = []
     for results in found:
         networks = [(m, arm) for m in results.models for arm in results.arms if results.clean(m, arm)]
@@ -251,20 +254,20 @@ def _best_networks(found: Sequence[Results]) -> Answer | None:
             low, high = (100 * bound for bound in number.interval)
             label = legend([arm])[0].label if len(results.arms) > 1 else ""
             names.append(f"{model}, {label}" if label else model)
+            condition = f"{attack_name(attack)} at eps {eps:.3g}"
             parts.append(
-                f"{title_of(results)}: {names[-1]} keeps {percent(number.accuracy)} % [{low:.0f}, {high:.0f}] "
-                f"under {attack_name(attack)} at eps {eps:.3g}"
+                (condition, f"{title_of(results)} {names[-1]} {percent(number.accuracy)} % [{low:.0f}, {high:.0f}]")
             )
             break
     if not parts:
         return None
     verdict = names[0] if len(set(names)) == 1 else "It depends on the data"
-    return Answer("Which network is best?", verdict, "; ".join(parts) + ".")
+    return Answer("Which network is best?", verdict, _by_condition(parts, "the most is left with:"))
 
 
 def _robust_study(pictures: Sequence[Picture]) -> Answer:
     """What the first and the last of the main sides keep under the strongest attack, for each dataset."""
-    parts: list[str] = []
+    parts: list[tuple[str, str]] = []
     gains: list[bool] = []
     for picture in pictures:
         attacked = [rung for rung in picture.ladder.attacked if all(rung.bars)]
@@ -274,12 +277,18 @@ def _robust_study(pictures: Sequence[Picture]) -> Answer:
         values = [(side, bar.accuracy) for side, bar in zip(picture.ladder.sides, rung.bars, strict=True) if bar]
         best = max(values, key=lambda pair: pair[1])
         gains.append(best[1] >= 0.5 * _clean(picture.ladder))
-        parts.append(
-            f"{picture.title}: {percent(values[0][1])} % with {values[0][0].label}, at best {percent(best[1])} % "
-            f"({best[0].label}) under {rung.note} at eps {rung.eps:.3g}"
-        )
+        start = f"{picture.title} {percent(values[0][1])} % with {values[0][0].label}"
+        most = f", at best {percent(best[1])} % ({best[0].label})" if best[0] is not values[0][0] else ", the best"
+        parts.append((f"{rung.note} at eps {rung.eps:.3g}", start + most))
     verdict = "Yes, with the best training" if gains and all(gains) else "In part" if any(gains) else "No"
-    return Answer("Is it robust?", verdict if parts else "Not measured", "; ".join(parts) + "." if parts else "")
+    return Answer("Is it robust?", verdict if parts else "Not measured", _by_condition(parts, "what is left:"))
+
+
+def _by_condition(parts: Sequence[tuple[str, str]], verb: str) -> str:
+    """Findings in a sentence for each condition under which they were made."""
+    conditions = dict.fromkeys(condition for condition, _ in parts)
+    found = {name: "; ".join(text for condition, text in parts if condition == name) for name in conditions}
+    return " ".join(f"Under {name} {verb} {text}." for name, text in found.items())
 
 
 def _clean(ladder: Ladder) -> float:

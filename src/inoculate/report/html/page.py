@@ -32,7 +32,7 @@ def render(run: RunRecord, folder: Path | None = None) -> str:
     environment.tests["summary"] = is_summary
     run = with_short_names(run)
     made = sections(run, folder)
-    overview = overview_of(run, [(each.results, each.headline.lead, each.anchor) for each in made])
+    overview = overview_of(run, [(each.results, each.headline.lead) for each in made])
     shown = galleries(overview.failures)
     return environment.get_template("report.html").render(
         run=run,

@@ -28,7 +28,7 @@ function compare(a, b) {
   return a.localeCompare(b, "en", { numeric: true });
 }
 // The images of one network, or of one arm; at first those of the first network. Without this script all are shown.
-for (const form of document.querySelectorAll("form.controls:not(.slider)")) {
+for (const form of document.querySelectorAll("form.controls")) {
   const cases = document.getElementById(form.dataset.for);
   const [model, arm] = ["model", "arm"].map((name) => form.querySelector(`[data-filter="${name}"]`));
   const apply = () => {
