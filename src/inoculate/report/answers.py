@@ -61,11 +61,11 @@ def is_it_robust(ladder: Ladder, who: str = "") -> Answer:
         f"{percent(bar.accuracy)} % ({percent(low)} to {percent(high)}) under {attack_name(bar.attack)} at eps "
         f"{last.eps:.3g}."
     )
-    return Answer(question, _robust_verdict(attacked, clean), text)
+    return Answer(question, _robust_verdict(ladder, attacked, clean), text)
 
 
-def _robust_verdict(attacked: Sequence[Rung], clean: Bar) -> str:
-    if {bar.attack for rung in attacked for bar in rung.bars if bar} <= WEAK:
+def _robust_verdict(ladder: Ladder, attacked: Sequence[Rung], clean: Bar) -> str:
+    if set(ladder.attacks) <= WEAK:
         return "Not shown: only weak attacks were run"
     lowest: dict[float, float] = {}
     for rung in attacked:

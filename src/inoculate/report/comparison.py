@@ -105,7 +105,8 @@ def _difference(results: Results, ladder: Ladder, rung: Rung, records: Records) 
     keys = [row.key for row in rows if row and row.key in records]
     paired = len(keys) == 2 and len({len(records[key]) for key in keys}) == 1
     if paired:
-        value, low, high = paired_gain(*[[np.asarray(records[key])] for key in keys])
+        before, after = ([np.asarray(records[key])] for key in keys)
+        value, low, high = paired_gain(before, after)
     else:
         value, low, high = unpaired_gain(other.accuracy, best.accuracy, min(best.n, other.n))
     return Difference(first.label, second.label, rung, value, low, high, paired)

@@ -58,10 +58,11 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Sides and rungs, the weakest condition first."""
+    """Sides and rungs, the weakest condition first; `attacks` are those of which a rung shows the strongest."""
 
     sides: list[Side]
     rungs: list[Rung]
+    attacks: list[str]
 
     @property
     def attacked(self) -> list[Rung]:
@@ -88,7 +89,7 @@ def ladder_of(results: Results, brief: bool = False) -> Ladder:
         for eps in epsilons[-1:] if brief else _spread(epsilons, MOST_EPS):
             rungs.append(_rung(results, sides, attacks, eps, ""))
     rungs += _proved(results, sides)
-    return Ladder(sides, _comparable([rung for rung in rungs if any(rung.bars)]))
+    return Ladder(sides, _comparable([rung for rung in rungs if any(rung.bars)]), attacks)
 
 
 def _comparable(rungs: list[Rung]) -> list[Rung]:
@@ -171,7 +172,7 @@ def _rung(results: Results, sides: Sequence[Side], attacks: Sequence[str], eps: 
     """The strongest of the attacks at one eps, for each side by itself."""
     bars = []
     for side in sides:
-        tried = [bar for attack in attacks if (bar := _bar(results, side, attack, eps))]
+        tried = [bar for attack in reversed(attacks) if (bar := _bar(results, side, attack, eps))]
         bars.append(min(tried, key=lambda bar: bar.accuracy) if tried else None)
     strongest = list(dict.fromkeys(attack_name(bar.attack) for bar in bars if bar))
     note = f"{norm_name(results.norm)} eps {eps:.3g}" if name else " or ".join(strongest)

@@ -211,7 +211,7 @@ def _telling(rows: Sequence[tuple[int, Row]]) -> tuple[int, Row]:
     for pair in rows:
         eps = pair[1].eps
         strongest[eps] = min(strongest.get(eps, pair), pair, key=lambda each: each[1].accuracy)
-    return min(strongest.values(), key=lambda pair: abs(pair[1].accuracy - 0.5))
+    return min(strongest.values(), key=lambda pair: (abs(pair[1].accuracy - 0.5), -pair[1].eps))
 
 
 def _answers(

@@ -61,6 +61,12 @@ class Section:
     attributions: Attributions | None
     training: list[SvgFigure]
 
+    @property
+    def folded(self) -> list[Table]:
+        """Every table, with that of the attributions: they stand at the end of the page."""
+        found = self.attributions.fragility_table if self.attributions else None
+        return [*self.tables, *([found] if found else [])]
+
 
 def sections(run: RunRecord, folder: Path | None = None) -> list[Section]:
     """A section for every dataset and norm of the run; with a `folder`, every figure as a PNG there too."""
