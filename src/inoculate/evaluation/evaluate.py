@@ -171,8 +171,7 @@ def evaluate(
     return Evaluation(
         [row for row, _ in found], dict(found), checks,
         [*threat_warnings(threats, images), *warned, *doubts, *_late(measured)], images.labels, images.classes, checked,
-        images.notes, tuple(images.source_names()), max(0, int(spare - passes.made)),
-        failing_first([each.result for each in measured], images),
+        images.notes, tuple(images.source_names()), max(0, int(spare - passes.made)), failing_first(measured, images),
     )  # fmt: skip
 
 

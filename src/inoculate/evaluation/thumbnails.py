@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.per_sample import PerSampleResult
+
+if TYPE_CHECKING:
+    from inoculate.evaluation.agreement import Measured
 
 MOST, MOST_CLEAN_ERRORS = 24, 6  # images; of them so many at most that are wrong without an attack
 SIDE = 96  # pixels of the longer side at most
@@ -30,18 +33,18 @@ class Thumbnails:
         return cls(np.zeros(0, np.int64), np.zeros((0, 1, 1, 1), np.uint8))
 
 
-def failing_first(results: Sequence[PerSampleResult], data: Dataset) -> Thumbnails:
+def failing_first(measured: Sequence[Measured], data: Dataset) -> Thumbnails:
     """Thumbnails of the images that fail first: wrong at the smallest eps, and there those with the smallest margin.
 
     Args:
-        results: on clean images, then under each attack at each eps in a norm.
+        measured: on clean images, then under each attack at each eps in a norm.
         data: the images.
     """
-    if not results or data.channels not in (1, 3):
+    if not measured or data.channels not in (1, 3):
         return Thumbnails.none()
-    clean = results[0]
+    clean, *attacked = (each.result for each in measured)
     eps = torch.where(clean.right, torch.inf, 0.0).double()
-    for each in results[1:]:
+    for each in attacked:
         broken = ~each.right & each.finished
         eps = torch.where(broken, eps.clamp(max=each.eps), eps)
     margin = clean.margin.nan_to_num(0.0).numpy()
