@@ -60,7 +60,7 @@ def test_out_receives_everything_and_a_page(
     for part in ("Accuracy, %", ">Checks<", "Attacked images", "Margin and gradient norm"):
         assert part in html
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("results.json", "records.npz", "per_image.npz", "evaluation.json", "checks.json"),
+        *("results.json", "records.npz", "per_image.npz", "thumbnails.npz", "evaluation.json", "checks.json"),
         *("tables.md", "tables.csv", "tables.tex", "explanations", "figures", "report.html"),
     }
     assert call("report", tmp_path) == 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from recorded_samples import recorded
 from report_samples import clean, row
 
 from inoculate.artifacts.rows import write_rows
@@ -22,6 +23,16 @@ def test_the_page_and_the_figures_go_where_they_are_wanted(
     assert call("report", rows, "--out", page, "--figures", tmp_path / "figures") == 0
     assert page.read_text() == (tmp_path / "rows.html").read_text()
     assert list((tmp_path / "figures").glob("*.png"))
+
+
+def test_several_are_compared_on_one_page(
+    call: Callable[..., int], refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [recorded(tmp_path / name, [0.5, 0.02, 0.5], model=name) for name in ("one", "two")]
+    assert call("report", *folders) == 0
+    assert "one or two?" in (tmp_path / "comparison.html").read_text()
+    assert "given twice" in refused("report", folders[0], folders[0])
 
 
 def test_mistakes_are_one_line(refused: Callable[..., str], tmp_path: Path) -> None:

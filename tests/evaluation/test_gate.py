@@ -21,9 +21,10 @@ from inoculate.evaluation.combined import combined_rows
 from inoculate.evaluation.corruptions import corruptions
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.planned import planned_cells
-from inoculate.evaluation.provenance import described, image_identities, weights_digest
+from inoculate.evaluation.provenance import described, image_identities
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.spatial import Movements, spatial
+from inoculate.models.identity import weights_digest
 
 
 def evaluation(outcomes: dict[tuple[str, str, float], str], checks: list[Check] | None = None) -> Evaluation:

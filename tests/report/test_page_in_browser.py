@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from page_samples import explained, whole_run
+from recorded_samples import recorded
 from report_samples import clean, row
 
 from inoculate.artifacts.rows import write_rows
@@ -21,6 +22,9 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
 WIDTHS, SCHEMES = (390, 1400), ("light", "dark")
+
+
+UNFOLD = "document.querySelectorAll('details').forEach((each) => { each.open = true; })"
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,7 @@ def test_it_opens_without_a_complaint_and_fits(opened: Any, page_file: Path, wid
     page = opened(width, color_scheme=scheme)
     assert page.complaints == []
     assert [url for url in page.requested if not url.startswith("data:")] == [page_file.as_uri()]
-    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    page.evaluate(UNFOLD)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(OVERLAPS) == []
     assert page.evaluate(OUTSIDE) == []
@@ -105,6 +109,7 @@ def column(page: Any, table: int, number: int) -> list[str]:
 
 def test_tables_sort_by_click_and_by_keyboard(opened: Any) -> None:
     page = opened()
+    page.evaluate(UNFOLD)
     tables = page.locator("table.sortable")
     foot = tables.nth(1).locator("tfoot").inner_text()
     before = column(page, 1, 3)
@@ -149,13 +154,16 @@ def test_everything_can_be_reached_by_keyboard_and_the_focus_is_seen(opened: Any
     page = opened()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
+    page.evaluate(UNFOLD)
     seen = set()
-    for _ in range(60):
+    for _ in range(200):
         page.keyboard.press("Tab")
         seen.add(page.evaluate("document.activeElement.tagName"))
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none"
-    assert {"A", "BUTTON", "DIV"} <= seen
+        if {"A", "BUTTON", "DIV", "SUMMARY", "SPAN", "INPUT", "SELECT"} <= seen:
+            break
+    assert {"A", "BUTTON", "DIV", "SUMMARY", "SPAN", "INPUT", "SELECT"} <= seen
     cannot = page.evaluate(
         """[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth && e.tabIndex < 0)"""
     )
@@ -212,14 +220,103 @@ def test_it_is_in_order_for_those_who_do_not_see_it(opened: Any) -> None:
     assert small == []
 
 
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory, page_file: Path) -> dict[str, Path]:
+    """A study, one model, and a comparison of two."""
+    place = tmp_path_factory.mktemp("pages")
+    one = recorded(place / "one", [0.02, 0.005, 0.0, 0.5] * 8, model="/nets/a-rather-long-name-of-a-network.onnx")
+    other = recorded(place / "other", [0.5, 0.005, 0.5, 0.5] * 8, model="other", checks=(True, None, False))
+    return {
+        "study": page_file,
+        "model": write_report(one, place / "model.html"),
+        "comparison": write_report([one, other], place / "comparison.html"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["model", "comparison"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_other_pages_fit_and_answer_before_the_third_screen(
+    opened: Any, pages: dict[str, Path], kind: str, width: int
+) -> None:
+    page = opened(width)
+    page.goto(pages[kind].as_uri())
+    places = page.evaluate(
+        "[...document.querySelectorAll('.answer, .picture')].map((e) => e.getBoundingClientRect().bottom)"
+    )
+    assert len(places) >= 4
+    assert max(places) < 2 * 844
+    page.evaluate(UNFOLD)
+    assert page.complaints == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(OUTSIDE) == []
+    assert page.evaluate(OVERLAPS) == []
+
+
+def test_a_slider_shows_what_falls_at_each_eps_by_keyboard(opened: Any, pages: dict[str, Path]) -> None:
+    page = opened()
+    page.goto(pages["model"].as_uri())
+    words, wrong = page.locator("form.slider output"), page.locator(".tile.wrong")
+    assert words.inner_text() == "eps 0.03: 6 of these 6 wrong"
+    page.locator("form.slider input").focus()
+    page.keyboard.press("Home")
+    assert words.inner_text() == f"no attack: {wrong.count()} of these 6 wrong"
+    first = wrong.count()
+    page.keyboard.press("ArrowRight")
+    assert words.inner_text() == f"eps 0.01: {wrong.count()} of these 6 wrong"
+    assert 0 < first < wrong.count() < 6
+    assert "still right" in page.locator(".tile:not(.wrong)").first.inner_text()
+
+
+def test_a_bar_says_its_interval_and_n_on_focus(opened: Any, pages: dict[str, Path]) -> None:
+    page = opened()
+    page.goto(pages["model"].as_uri())
+    page.locator(".ladder .bar").nth(1).focus()
+    tip = page.evaluate("getComputedStyle(document.activeElement, '::after').content")
+    assert "95 % interval" in tip
+    assert "n = 32" in tip
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+def test_the_contents_are_a_menu_where_it_is_narrow_and_a_column_where_it_is_wide(
+    opened: Any, javascript: bool
+) -> None:
+    narrow, wide = (opened(width, java_script_enabled=javascript) for width in WIDTHS)
+    assert narrow.locator("nav a:visible").count() == 0
+    narrow.locator("nav summary").click()
+    assert narrow.locator("nav a:visible").count() > 5
+    assert wide.locator("nav a:visible").count() > 5
+    assert wide.evaluate("document.querySelector('nav').getBoundingClientRect().right") < wide.evaluate(
+        "document.querySelector('main').getBoundingClientRect().left"
+    )
+
+
+@pytest.mark.parametrize("kind", ["study", "model", "comparison"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_an_automated_audit_finds_nothing_serious(browser: Any, pages: dict[str, Path], kind: str, scheme: str) -> None:
+    """axe-core: contrast, headings, alternative texts, names and keyboard."""
+    axe = Path(pytest.importorskip("axe_playwright_python", reason="axe-core is not installed").__file__ or "")
+    context = browser.new_context(viewport={"width": 390, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    page.goto(pages[kind].as_uri())
+    page.evaluate(UNFOLD)
+    page.evaluate(axe.with_name("axe.min.js").read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    context.close()
+    serious = [
+        f"{each['id']}: {each['help']}" for each in found["violations"] if each["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+
+
 # Elements that lie side by side must not cover one another.
 OVERLAPS = """
 (() => {
   const found = [];
   for (const parent of document.querySelectorAll(
       'body, main, section, .figures, .strip, .cases, .case, .arms, .arm, .heatmaps, .key, .controls, nav ol, ' +
-      '.table')) {
-    const boxes = [...parent.children].filter((e) => !e.matches('.skip, script'))
+      '.table, .hero, .pictures, .picture, .answers, .answer, .ladder li, .classes li, ' +
+      '.tiles, .tile, .slider, header')) {
+    const boxes = [...parent.children].filter((e) => !e.matches('.skip, script, .unseen'))
       .map((e) => [e, e.getBoundingClientRect()]).filter(([, b]) => b.width && b.height);
     boxes.forEach(([one, a], i) => boxes.slice(i + 1).forEach(([other, b]) => {
       const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);

@@ -11,9 +11,17 @@ from inoculate.cli.gate import end_with
 from inoculate.cli.options import OUTPUT, topic_option
 from inoculate.core.errors import InputError
 
-Source = Annotated[Path, typer.Argument(help="A folder that a job wrote, or a file that --json wrote.")]
+Sources = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="SOURCE...", help="A folder that a job wrote, or a file that --json wrote; several are compared."
+    ),
+]
 Out = Annotated[
-    Path | None, topic_option("--out", OUTPUT, "File for the page [default: SOURCE/report.html, or beside the file].")
+    Path | None,
+    topic_option(
+        "--out", OUTPUT, "File for the page [default: SOURCE/report.html, or beside the file; comparison.html]."
+    ),
 ]
 Evidence = Annotated[
     Path | None,
@@ -27,13 +35,15 @@ Figures = Annotated[Path | None, topic_option("--figures", OUTPUT, "Folder that 
 
 
 def report(
-    source: Source,
+    sources: Sources,
     out: Out = None,
     figures: Figures = None,
     evidence: Evidence = None,
     verify: Verify = None,
 ) -> None:
-    """Write one self-contained HTML page: findings, tables, figures, images. Nothing is computed again.
+    """Write one self-contained HTML page: findings, figures, images, tables. Nothing is computed again.
+
+    Several sources are compared on one page: which model to ship.
 
     Example: inoculate report runs/demo
     """
@@ -43,14 +53,16 @@ def report(
     given = [name for name, value in (("--evidence", evidence), ("--verify", verify)) if value is not None]
     if given and (len(given) > 1 or out is not None or figures is not None):
         raise InputError(f"{given[0]} writes no other page: give it alone")
+    if given and len(sources) > 1:
+        raise InputError(f"{given[0]} is for one run: give one SOURCE")
     if evidence is not None:
-        typer.echo(f"{write_evidence(source, evidence)} (beside it evidence.html: open it in a browser)")
+        typer.echo(f"{write_evidence(sources[0], evidence)} (beside it evidence.html: open it in a browser)")
         return
     if verify is not None:
-        verdict = verify_evidence(source, verify)
+        verdict = verify_evidence(sources[0], verify)
         typer.echo(f"{verify}: {sum(each.met for each in verdict.outcomes)} of {len(verdict.outcomes)} parts unchanged")
         if not verdict:
             end_with(verdict)
         return
-    page = write_report(source, out, figures=figures)
+    page = write_report(sources if len(sources) > 1 else sources[0], out, figures=figures)
     typer.echo(f"{page}: {page.stat().st_size / 1e6:.1f} MB (open it in a browser)")

@@ -55,10 +55,11 @@ from inoculate.evaluation.passes import (
     counted,
     require_batch_size,
 )
-from inoculate.evaluation.provenance import image_identities, provenance_of
+from inoculate.evaluation.provenance import facts_of, provenance_of
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.sample import Known
 from inoculate.evaluation.termination import finish
+from inoculate.evaluation.thumbnails import failing_first
 from inoculate.models.class_names import ClassNames
 from inoculate.models.classes import Counted, match_classes
 from inoculate.models.classifier import Classifier, Precision, prepare
@@ -153,12 +154,9 @@ def evaluate(
     prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
     classifier, images = prepared.classifier, prepared.data
     cost = cost_of(classifier, images)
-    journal = Journal.at(options.store)
-    settings = Settings(
-        batch_size or cost.largest_batch(classifier.device), seed, keep_images=options.keep_images, journal=journal
-    )
-    surrogates, warned = _surrogates(images, options, seed)
-    budget = options.start_budget()
+    journal, size = Journal.at(options.store), batch_size or cost.largest_batch(classifier.device)
+    settings = Settings(size, seed, keep_images=options.keep_images, journal=journal)
+    (surrogates, warned), budget = _surrogates(images, options, seed), options.start_budget()
     with counted(classifier) as passes:
         measured = _measure(classifier, images, named, threats, settings, budget, progress)
     clean = measured[0].result
@@ -177,9 +175,9 @@ def evaluate(
     found = [(each.row(**labels), each.result) for each in _with_unions(measured)]
     doubtful = [*threat_warnings(threats, images), *warned, *doubts, *_late(measured)]
     return Evaluation(
-        [row for row, _ in found], dict(found), checks, doubtful, images.labels, images.classes, checked, images.notes,
-        tuple(images.source_names()), max(0, int(spare - passes.made)),
-        provenance_of(classifier, images, named, threats, options.time_budget), image_identities(images),
+        [row for row, _ in found], dict(found), checks, doubtful, checked=checked,
+        spare_passes=max(0, int(spare - passes.made)), thumbnails=failing_first(measured, images),
+        provenance=provenance_of(classifier, images, named, threats, options.time_budget), **facts_of(images),
     )  # fmt: skip
 
 

@@ -18,9 +18,11 @@ from inoculate.core.row import Row
 from inoculate.core.threat import Threat
 from inoculate.evaluation.checks import Check
 from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.thumbnails import Thumbnails
 
 RESULTS, RECORDS, CHECKS = "results.json", "records.npz", "checks.json"
 FACTS, PER_IMAGE, IMAGES = "evaluation.json", "per_image.npz", "images.npz"
+THUMBNAILS = "thumbnails.npz"
 _ARRAYS = ("right", "predicted", "margin", "distance", "broken_by", "finished")
 _AUDIT = ("terminated", "audited")
 
@@ -95,3 +97,18 @@ def load_checks(folder: Path) -> tuple[list[Check], Threat | None]:
         return [], None
     found = read_json(folder / CHECKS)
     return [Check(**each) for each in found["checks"]], Threat.from_dict(found["threat"])
+
+
+def save_thumbnails(folder: Path, thumbnails: Thumbnails) -> None:
+    """Write the small images, in place of any others."""
+    if len(thumbnails.numbers):
+        write_arrays(folder / THUMBNAILS, {"numbers": thumbnails.numbers, "pixels": thumbnails.pixels})
+    else:
+        (folder / THUMBNAILS).unlink(missing_ok=True)
+
+
+def load_thumbnails(folder: Path) -> Thumbnails:
+    """What `save_thumbnails` wrote, if it wrote anything."""
+    if not (folder / THUMBNAILS).is_file():
+        return Thumbnails.none()
+    return Thumbnails(**read_arrays(folder / THUMBNAILS))

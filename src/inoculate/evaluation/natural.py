@@ -16,7 +16,7 @@ from inoculate.evaluation.inputs import name_of_model, prepare_checked, resolve_
 from inoculate.evaluation.journal import Journal
 from inoculate.evaluation.passes import batch_within_memory, require_batch_size
 from inoculate.evaluation.per_sample import PerSampleResult
-from inoculate.evaluation.provenance import image_identities, provenance_of
+from inoculate.evaluation.provenance import facts_of, provenance_of
 from inoculate.evaluation.result import Evaluation
 from inoculate.models.classifier import Classifier
 from inoculate.models.loading.load import ModelLike
@@ -56,7 +56,6 @@ class Natural:
         """The clean row, and those of the changed images."""
         per_image = {self.clean.row(**self.labels, attack="none"): self.clean, **changed}
         return Evaluation(
-            list(per_image), per_image, [], self.warnings, self.data.labels, self.data.classes, None, self.data.notes,
-            tuple(self.data.source_names()),
-            provenance=provenance_of(self.classifier, self.data), identities=image_identities(self.data),
+            list(per_image), per_image, [], self.warnings, **facts_of(self.data),
+            provenance=provenance_of(self.classifier, self.data),
         )  # fmt: skip

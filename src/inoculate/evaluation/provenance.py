@@ -8,14 +8,12 @@ from dataclasses import fields, is_dataclass
 from hashlib import blake2b
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from inoculate.artifacts.versions import versions
 from inoculate.attacks.base import Attack
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.models.classifier import Classifier
+from inoculate.models.identity import weights_digest
 
 
 def provenance_of(
@@ -40,6 +38,14 @@ def provenance_of(
     }  # fmt: skip
 
 
+def facts_of(data: Dataset) -> dict[str, Any]:
+    """What an `Evaluation` holds about its images."""
+    return {
+        "labels": data.labels, "classes": data.classes, "notes": data.notes, "sources": tuple(data.source_names()),
+        "identities": image_identities(data),
+    }  # fmt: skip
+
+
 def image_identities(data: Dataset) -> tuple[str, ...]:
     """A digest (16 hex digits) of each image: its shape and pixels."""
     shape = str(tuple(data.images.shape[1:])).encode()
@@ -47,17 +53,6 @@ def image_identities(data: Dataset) -> tuple[str, ...]:
         blake2b(image.cpu().contiguous().numpy().tobytes(), digest_size=8, key=shape).hexdigest()
         for image in data.images
     )
-
-
-def weights_digest(model: nn.Module) -> str | None:
-    """A hex digest of the names and values of all parameters and buffers; None where there are none."""
-    hasher, values = blake2b(digest_size=16), model.state_dict()
-    tensors = {name: value for name, value in sorted(values.items()) if isinstance(value, Tensor)}
-    for name, value in tensors.items():
-        value = value.int_repr() if value.is_quantized else value
-        hasher.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        hasher.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return hasher.hexdigest() if tensors else None
 
 
 def described(value: Any) -> Any:

@@ -20,8 +20,16 @@ from inoculate.core.threat import Norm, Threat
 from inoculate.core.verdict import Verdict
 from inoculate.evaluation.checks import Check
 from inoculate.evaluation.combined import combined_rows
-from inoculate.evaluation.files import load_checks, load_results, save_checks, save_results
+from inoculate.evaluation.files import (
+    load_checks,
+    load_results,
+    load_thumbnails,
+    save_checks,
+    save_results,
+    save_thumbnails,
+)
 from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.thumbnails import Thumbnails
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +51,7 @@ class Evaluation:
         provenance: what the numbers were made from: digests of data and weights, the options of every attack, and
             versions of software, as JSON values.
         identities: a digest of the pixels of each image (N), by which two evaluations are paired.
+        thumbnails: small copies of the images that fail first.
     """
 
     rows: list[Row]
@@ -57,6 +66,7 @@ class Evaluation:
     spare_passes: int = 0
     provenance: Mapping[str, Any] = field(default_factory=dict)
     identities: tuple[str, ...] = ()
+    thumbnails: Thumbnails = field(default_factory=Thumbnails.none)
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -71,6 +81,11 @@ class Evaluation:
     def images(self) -> dict[Row, Tensor]:
         """The adversarial images by row (N×C×H×W in [0, 1]; clean where nothing was attacked), if they were kept."""
         return {row: result.images for row, result in self.per_image.items() if result.images is not None}
+
+    @property
+    def image_facts(self) -> dict[str, Any]:
+        """Labels, class names and source files of the images, as JSON holds them."""
+        return {"labels": self.labels.tolist(), "classes": list(self.classes), "sources": list(self.sources)}
 
     def table(self) -> dict[str, list[Any]]:
         """The rows as columns: `pandas.DataFrame(found.table())`."""
@@ -108,14 +123,11 @@ class Evaluation:
 
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write everything into `folder`, in place of an earlier evaluation; returns it."""
-        facts: dict[str, Any] = {
-            "warnings": self.warnings,
-            "classes": list(self.classes),
-            "labels": self.labels.tolist(),
-        }
-        facts |= {"notes": list(self.notes), "sources": list(self.sources), "spare_passes": self.spare_passes}
+        facts = {"warnings": self.warnings, "notes": list(self.notes), "spare_passes": self.spare_passes}
         facts |= {"provenance": dict(self.provenance), "identities": list(self.identities)}
+        facts |= self.image_facts
         save_checks(Path(folder), self.checks, self.checked)
+        save_thumbnails(Path(folder), self.thumbnails)
         save_results(Path(folder), self.rows, self.per_image, facts)
         return Path(folder)
 
@@ -129,9 +141,10 @@ class Evaluation:
             tuple(facts.get(name, ())) for name in ("classes", "notes", "sources", "identities")
         )
         warnings, spare = facts.get("warnings", []), int(facts.get("spare_passes", 0))
+        images = load_thumbnails(Path(folder))
         return cls(
             rows, per_image, checks, warnings, labels, classes, checked, notes, sources, spare,
-            facts.get("provenance", {}), identities,
+            facts.get("provenance", {}), identities, images,
         )  # fmt: skip
 
     def joined(self, other: Evaluation) -> Evaluation:

@@ -117,18 +117,17 @@ def transfer(
     checked = _prepare(named, images, options, seed)
     prepared = {key: each.classifier for key, each in checked.items()}
     size = min(batch_within_memory(each, images, batch_size) for each in prepared.values())
-    settings = Settings(size, seed, journal=Journal.at(options.store))
+    settings, norm = Settings(size, seed, journal=Journal.at(options.store)), threats[0].norm if threats else "linf"
     labels = {"dataset": images.name, "arm": options.arm, "seed": seed}
     clean = {target: measure_clean(classifier, images, settings) for target, classifier in prepared.items()}
     for key, each in checked.items():
         warnings += [*each.warnings, *nonfinite_warning(clean[key], key), *clean_warnings(clean[key], images, key)]
-    norm = threats[0].norm if threats else "linf"
     measured = [
         (result.row(**labels, model=target, attack="none", norm=norm, protocol="white-box"), result)
         for target, result in clean.items()
     ]
     for source, crafting in _sources(prepared, images, options, seed).items():
-        own = replace(settings, progress=None if progress is None else partial(progress, source))
+        own = replace(settings, progress=progress and partial(progress, source))
         results = _measure_source(source, crafting, prepared, images, chosen, threats, own)
         for target in prepared:
             named_as = {"attack": options.name or name, "model": target, "target": target_name(chosen), **labels}

@@ -130,6 +130,7 @@ def _run(task: Task, work: Path, progress: Progress | None) -> Hardened:
     return Hardened(
         network=task.network, threat=data.threat, before=before.rows, after=after.rows, history=history,
         per_image=per_image, facts=_card_facts(task, training, warnings, checks, check), run="", onnx=onnx,
+        image_facts=after.image_facts, thumbnails=after.thumbnails,
     )  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from inoculate.core.results import html_of, name_of, table_of
 from inoculate.core.row import Row
 from inoculate.core.threat import Threat
 from inoculate.evaluation.checks import Check
-from inoculate.evaluation.files import load_results, save_results
+from inoculate.evaluation.files import load_results, load_thumbnails, save_results, save_thumbnails
 from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.thumbnails import Thumbnails
 from inoculate.hardening.card import CardFacts, render_card
 from inoculate.models.loading.checkpoints import DESCRIPTION, MODEL_FOLDER
 from inoculate.models.loading.network import Network, reload_network
@@ -38,6 +39,8 @@ class Hardened:
         per_image: the result on every test image, by row.
         facts: what the card says beside the rows.
         run: fingerprint of everything that the result was made from.
+        image_facts: `labels`, `classes` and `sources` of the test images, as `evaluation.json` holds them.
+        thumbnails: small copies of the test images that fail first after hardening.
         onnx: content of `model.onnx`, where it was asked for.
         folder: where the result is saved, if it is.
         reused: whether the folder held the finished result of the same call, so that nothing was computed.
@@ -51,6 +54,8 @@ class Hardened:
     per_image: dict[Row, PerSampleResult]
     facts: CardFacts
     run: str
+    image_facts: Mapping[str, Any] = field(default_factory=dict)
+    thumbnails: Thumbnails = field(default_factory=Thumbnails.none)
     onnx: bytes | None = None
     folder: Path | None = None
     reused: bool = False
@@ -115,7 +120,8 @@ class Hardened:
         if self.onnx is not None:
             write_bytes(folder / ONNX, self.onnx)
         write_text(folder / CARD, render_card(self.facts, self.before, self.after, folder))
-        save_results(folder, [*self], self.per_image, {})
+        save_thumbnails(folder, self.thumbnails)
+        save_results(folder, [*self], self.per_image, self.image_facts)
 
     @classmethod
     def load(cls, folder: str | Path, model: nn.Module | None = None) -> Hardened:
@@ -128,12 +134,13 @@ class Hardened:
         description = read_json(folder / DESCRIPTION) if MODEL_FOLDER.matches(folder) else {}
         if "card" not in description or not (folder / MODEL_FOLDER.completion).is_file():
             raise InputError(f"{folder} holds no complete hardened model: give a folder that harden wrote")
-        rows, per_image, _ = load_results(folder)
+        rows, per_image, facts = load_results(folder)
         before, after = rows[: len(rows) // 2], rows[len(rows) // 2 :]
         return cls(
             network=reload_network(folder, after[0].model, model), threat=Threat.from_dict(description["threat"]),
             before=before, after=after, history=read_json(folder / MODEL_FOLDER.completion),
-            per_image=per_image, facts=CardFacts.from_json(description["card"]),
+            image_facts={name: value for name, value in facts.items() if name != "results"},
+            thumbnails=load_thumbnails(folder), per_image=per_image, facts=CardFacts.from_json(description["card"]),
             run=description["run"], onnx=(folder / ONNX).read_bytes() if (folder / ONNX).is_file() else None,
             folder=folder,
         )  # fmt: skip

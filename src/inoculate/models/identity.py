@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def identity(classifier: Classifier) -> dict[str, Any]:
     """
     model, classes = classifier.model, sorted({type(module) for module in classifier.model.modules()}, key=str)
     return {
-        "state": _digest_of_state(model),
+        "state": weights_digest(model),
         "structure": hashlib.sha256(str(model).encode()).hexdigest()[:20],
         "code": {f"{each.__module__}.{each.__qualname__}": source_digest(each) for each in classes},
         "precision": classifier.precision if classifier.crafting is not model else "exact",
@@ -64,11 +65,12 @@ def source_digest(kind: type) -> str:
         return ""
 
 
-def _digest_of_state(model: nn.Module) -> str:
-    total = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        total.update(f"{name} ".encode())
-        if isinstance(value, Tensor):
-            total.update(f"{value.dtype} {tuple(value.shape)}\n".encode())
-            total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:20]
+def weights_digest(model: nn.Module) -> str | None:
+    """A hex digest of the names and values of all parameters and buffers; None where there are none."""
+    hasher, values = blake2b(digest_size=16), model.state_dict()
+    tensors = {name: value for name, value in sorted(values.items()) if isinstance(value, Tensor)}
+    for name, value in tensors.items():
+        value = value.int_repr() if value.is_quantized else value
+        hasher.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        hasher.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest() if tensors else None

@@ -8,6 +8,7 @@ _ATTACKS = {
     "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square", "deepfool": "DeepFool", "carlini_wagner": "C&W",
     "fmn": "FMN", "autoattack": "AutoAttack", "autoattack_binary": "AutoAttack (binary)",
     "autoattack_quick": "AutoAttack (quick)",
+    "autoattack_rand": "AutoAttack (random)", "certified": "proved bound", "worst-case": "the worst case of all",
 }  # fmt: skip
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 

@@ -13,9 +13,10 @@ from inoculate.artifacts.store import MANIFEST
 from inoculate.attribution.explanation import EXPLANATIONS, FACTS, Explanation
 from inoculate.core.errors import InputError
 from inoculate.core.row import Row
+from inoculate.report.image_record import ImageRecord, read_image_record
 from inoculate.report.results import AFTER, BEFORE
 
-RESULTS, RECORDS, CHECKS = "results.json", "records.npz", "checks.json"
+RESULTS, RECORDS, CHECKS, FACTS_OF_IMAGES = "results.json", "records.npz", "checks.json", "evaluation.json"
 MODEL, HISTORY = "model.json", "history.json"
 History = Sequence[Mapping[str, float]]
 
@@ -33,7 +34,10 @@ class TrainingRecord:
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """Everything that a page is made from; whatever a run did not leave is empty."""
+    """Everything that a page is made from; whatever a run did not leave is empty.
+
+    `image_rows` are the rows of `images`, in its order. `members` are the runs of several models that are compared.
+    """
 
     title: str
     rows: Sequence[Row] = ()
@@ -42,6 +46,10 @@ class RunRecord:
     explanations: Sequence[Explanation] = ()
     checks: Mapping[str, Any] | None = None
     trainings: Sequence[TrainingRecord] = ()
+    images: ImageRecord | None = None
+    image_rows: Sequence[Row] = ()
+    warnings: Sequence[str] = ()
+    members: Sequence[RunRecord] = ()
 
     @property
     def is_study(self) -> bool:
@@ -100,6 +108,9 @@ def read_run(path: Path) -> RunRecord:
         explanations=explanations,
         checks=checks,
         trainings=list(_trainings(manifest)),
+        images=read_image_record(path, rows),
+        image_rows=rows,
+        warnings=_warnings(path),
     )
 
 
@@ -116,12 +127,24 @@ def _read_trained(folder: Path) -> RunRecord:
         dataset, arm = "training", _method(described)
     arms = [replace(row, model=model, arm=BEFORE if row.model == BEFORE else _arm_after(row)) for row in rows]
     records = read_records(folder / RECORDS) if (folder / RECORDS).is_file() else {}
+    card = described.get("card", {})
+    images = read_image_record(folder, rows)
     return RunRecord(
         title=f"{model} on {dataset}, hardened" if after else f"{model}, trained",
         rows=arms,
         records={new.key: records[old.key] for old, new in zip(rows, arms, strict=True) if old.key in records},
         trainings=[TrainingRecord(dataset, model, arm, history)] if isinstance(history, list) and history else [],
+        checks={"checks": card["checks"]} if card.get("checks") else None,
+        images=images,
+        image_rows=arms if images else (),
+        warnings=card.get("warnings", ()),
     )
+
+
+def _warnings(folder: Path) -> Sequence[str]:
+    """The warnings that an evaluation left in a folder."""
+    facts = _read_mapping(folder / FACTS_OF_IMAGES) or {}
+    return [str(each) for each in facts.get("warnings", ())]
 
 
 def _arm_after(row: Row) -> str:

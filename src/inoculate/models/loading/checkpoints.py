@@ -135,7 +135,15 @@ def is_description(value: Any) -> bool:
 MODEL_FOLDER = FolderLayout(
     description=DESCRIPTION,
     content=WEIGHTS,
-    derived=("README.md", "results.json", "records.npz", "per_image.npz", "evaluation.json", "model.onnx"),
+    derived=(
+        "README.md",
+        "results.json",
+        "records.npz",
+        "per_image.npz",
+        "thumbnails.npz",
+        "evaluation.json",
+        "model.onnx",
+    ),
     completion="history.json",
     recognises=is_description,
 )

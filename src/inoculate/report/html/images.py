@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inoculate.attribution.explanation import Explanation
+from inoculate.report.failures import adversarial_pixels
 from inoculate.report.fragility import by_model
 from inoculate.report.plots.style import page_color
 
@@ -23,7 +24,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class AttackedImage:
-    """One image attacked on one arm of a network.
+    """One image attacked on one arm of a network; the arm is empty where there is one only.
 
     color: of the arm, as CSS. pictures: alt text and data URI by what they show. predictions: by image, in words.
     outcome: `correct`, `fooled` or `misclassified clean`. change: of the attributions, from 0 (none) on; None where it
@@ -62,7 +63,7 @@ def _network(model: str, arms: Mapping[str, Explanation]) -> list[ShownImage]:
     found = []
     for place, image in enumerate(first.facts["images"]):
         attacked = [
-            _attacked(arm, page_color(list(arms), arm), each, place)
+            _attacked(arm if len(arms) > 1 else "", page_color(list(arms), arm), each, place)
             for arm, each in arms.items()
             if place < len(each.facts["images"]) and each.facts["images"][place]["row"] == image["row"]
         ]
@@ -86,8 +87,8 @@ def _pictures(arm: str, explained: Explanation, place: int) -> dict[str, tuple[s
     image = facts["images"][place]
     clean = arrays["clean"][place].astype(np.float64)
     moved = arrays["perturbation"][place] / 127 * image["scale"] * 255
-    adversarial = (clean + moved).round().clip(0, 255).astype(np.uint8)
-    name = f"{facts['attack']} image of {facts['classes'][image['label']]}, {arm}"
+    adversarial = adversarial_pixels(explained, place)
+    name = f"{facts['attack']} image of {facts['classes'][image['label']]}" + (f", {arm}" if arm else "")
     attributions = attribution_map(arrays["attribution"][place])
     pictures = {
         f"perturbation ×{ENLARGED}": (

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from inoculate.attribution.explanation import Explanation
 from inoculate.report.formatting import attack_name, norm_name
+from inoculate.report.html.gallery import first_tiles, galleries
 from inoculate.report.html.sections import sections
+from inoculate.report.names import with_short_names
+from inoculate.report.overview import overview_of
 from inoculate.report.plots.landscape import landscape_figure
 from inoculate.report.plots.style import legend
 from inoculate.report.run import RunRecord
@@ -26,9 +30,17 @@ def render(run: RunRecord, folder: Path | None = None) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.tests["summary"] = is_summary
+    run = with_short_names(run)
+    made = sections(run, folder)
+    overview = overview_of(run, [(each.results, each.headline.lead) for each in made])
+    shown = galleries(overview.failures)
     return environment.get_template("report.html").render(
         run=run,
-        sections=sections(run, folder),
+        overview=overview,
+        galleries=shown,
+        strip=first_tiles(shown),
+        sections=made,
+        checks=_checks(run),
         landscape=landscape_figure(run.explanations, folder),
         explained_arms=legend(list(dict.fromkeys(each.key[2] for each in run.explanations))),
         image_sizes=image_size_table(run),
@@ -39,6 +51,12 @@ def render(run: RunRecord, folder: Path | None = None) -> str:
         stability_measure=next((each.facts["stability"]["measure"] for each in run.explanations), ""),
         attacked_with=_attacked_with(run.explanations),
     )
+
+
+def _checks(run: RunRecord) -> list[tuple[str, Any]]:
+    """The checks of every run of the page, each with the name of its model where there are several."""
+    named = [(member.title, member.checks) for member in run.members] or [("", run.checks)]
+    return [(name, checks) for name, checks in named if checks]
 
 
 def _attacked_with(explanations: Sequence[Explanation]) -> str:

@@ -48,6 +48,7 @@ class Attributions:
 class Section:
     """One dataset of the page, under one norm."""
 
+    results: Results
     anchor: str
     title: str
     headline: Headline
@@ -59,6 +60,12 @@ class Section:
     transfers: list[Heatmap]
     attributions: Attributions | None
     training: list[SvgFigure]
+
+    @property
+    def folded(self) -> list[Table]:
+        """Every table, with that of the attributions: they stand at the end of the page."""
+        found = self.attributions.fragility_table if self.attributions else None
+        return [*self.tables, *([found] if found else [])]
 
 
 def sections(run: RunRecord, folder: Path | None = None) -> list[Section]:
@@ -72,6 +79,7 @@ def sections(run: RunRecord, folder: Path | None = None) -> list[Section]:
         title = published.title(results.dataset) + ("" if results.norm == "linf" else f" ({results.norm})")
         made.append(
             Section(
+                results=results,
                 anchor=file_name(results.dataset, results.norm),
                 title=title,
                 headline=_headline(results, run),
@@ -80,7 +88,7 @@ def sections(run: RunRecord, folder: Path | None = None) -> list[Section]:
                     *_tables(results, [t for t in tables if t.title.startswith((f"{title}, ", f"{title}: "))]),
                     *(() if results.dataset in shown else natural_tables(run.rows, results.dataset)),
                 ],
-                legend=legend(results.arms or [each.arm for each in run.trainings]),
+                legend=_legend(results, run),
                 accuracy=accuracy_figures(results, folder),
                 tradeoffs=tradeoff_figures(results, run.training_seconds(results.dataset), folder),
                 transfers=transfer_heatmaps(results),
@@ -90,6 +98,12 @@ def sections(run: RunRecord, folder: Path | None = None) -> list[Section]:
         )
         shown.add(results.dataset)
     return made
+
+
+def _legend(results: Results, run: RunRecord) -> list[LegendEntry]:
+    """The arms that differ in a figure; none where there is one network only, which its figure names."""
+    arms = results.arms or [each.arm for each in run.trainings]
+    return legend(arms) if run.is_study or len(arms) > 1 else []
 
 
 def _all_results(run: RunRecord) -> list[Results]:

@@ -1,0 +1,136 @@
+"""Several models side by side: one run made of theirs, and which of them to ship."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from inoculate.artifacts.rows import Records
+from inoculate.attribution.explanation import Explanation
+from inoculate.core.errors import InputError
+from inoculate.core.row import Row
+from inoculate.core.stats import paired_gain, unpaired_gain
+from inoculate.report.answers import Answer
+from inoculate.report.formatting import attack_name, percent, points
+from inoculate.report.ladder import Bar, Ladder, Rung
+from inoculate.report.results import BEFORE, Results
+from inoculate.report.run import RunRecord
+
+ARM = "standard"  # the one arm of a comparison: its networks differ by name
+
+
+def joined(runs: Mapping[str, RunRecord]) -> RunRecord:
+    """One run of several models by name, with the rows and the explanations of each under its name.
+
+    Of a hardened model the network after hardening counts. Raises `InputError` for a study, for a run with several
+    networks, and where no two runs measured the same data.
+    """
+    members = [_renamed(name, run) for name, run in runs.items()]
+    datasets = [{row.dataset for row in member.rows} for member in members]
+    if not any(one & other for one, other in combinations(datasets, 2)):
+        raise InputError(f"{', '.join(runs)} measured different data: evaluate them on the same images")
+    common = [row for row in members[0].rows if row.attack == "none"]
+    return RunRecord(
+        title=" and ".join([", ".join([*runs][:-1]), [*runs][-1]]) + f" on {common[0].dataset if common else 'data'}",
+        rows=[row for member in members for row in member.rows],
+        records={key: value for member in members for key, value in member.records.items()},
+        explanations=[each for member in members for each in member.explanations],
+        trainings=[replace(each, model=name) for (name, run) in runs.items() for each in run.trainings],
+        members=members,
+    )
+
+
+def _renamed(name: str, run: RunRecord) -> RunRecord:
+    kept = [row for row in run.rows if row.arm != BEFORE]
+    networks = dict.fromkeys((row.model, row.arm) for row in kept)
+    if run.is_study or len(networks) != 1:
+        raise InputError(f"{name} holds {len(networks)} networks: compare evaluations or hardened models, one each")
+    rows = {row: replace(row, model=name, arm=ARM) for row in kept}
+    explanations = [Explanation({**each.facts, "model": name, "arm": ARM}, each.arrays) for each in run.explanations]
+    return replace(
+        run, title=name, rows=list(rows.values()), explanations=explanations,
+        records={new.key: run.records[old.key] for old, new in rows.items() if old.key in run.records},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much one model keeps more than another under the strongest attack that both met (95 % interval)."""
+
+    better: str
+    worse: str
+    rung: Rung
+    value: float
+    low: float
+    high: float
+    paired: bool
+
+
+def which_to_ship(results: Results, ladder: Ladder, records: Records, same_images: bool) -> Answer:
+    """The model with the highest accuracy under the strongest attack that all met, and by how much it leads."""
+    question = "Which one to ship?"
+    shared = [rung for rung in ladder.attacked if sum(bar is not None for bar in rung.bars) > 1]
+    if not shared:
+        return Answer(question, "Not decided", "No attack was measured on both: evaluate them with the same attacks.")
+    found = [_difference(results, ladder, rung, records if same_images else {}) for rung in shared]
+    decided = [each for each in found if each.low > 0]
+    shown = decided[-1] if decided else found[-1]
+    rung, clean = shown.rung, {side.label: bar for side, bar in zip(ladder.sides, ladder.rungs[0].bars, strict=True)}
+    names = [side.label for side in ladder.sides]
+    best, other = (rung.bars[names.index(name)] for name in (shown.better, shown.worse))
+    assert best is not None
+    assert other is not None
+    how = "paired over images" if shown.paired else "unpaired"
+    text = (
+        f"Under {_named(best, other)} at eps {rung.eps:.3g} {shown.better} keeps {percent(best.accuracy)} %, "
+        f"{shown.worse} {percent(other.accuracy)} %: {points(shown.value)} points "
+        f"[{100 * shown.low:.1f}, {100 * shown.high:.1f}], {how}. {_on_clean(clean)}"
+    )
+    opposed = {each.better for each in decided}
+    if not decided:
+        return Answer(question, "Not decided: the difference may be chance", text)
+    if len(opposed) > 1:
+        return Answer(question, f"It depends on eps: {shown.better} at {rung.eps:.3g}", text)
+    return Answer(question, shown.better, text)
+
+
+def _difference(results: Results, ladder: Ladder, rung: Rung, records: Records) -> Difference:
+    """Between the best and the next best of one rung."""
+    known = [(side, bar) for side, bar in zip(ladder.sides, rung.bars, strict=True) if bar]
+    (first, best), (second, other) = sorted(known, key=lambda pair: -pair[1].accuracy)[:2]
+    rows = [_row(results, side.networks[0], bar, rung.eps) for side, bar in ((second, other), (first, best))]
+    keys = [row.key for row in rows if row and row.key in records]
+    paired = len(keys) == 2 and len({len(records[key]) for key in keys}) == 1
+    if paired:
+        before, after = ([np.asarray(records[key])] for key in keys)
+        value, low, high = paired_gain(before, after)
+    else:
+        value, low, high = unpaired_gain(other.accuracy, best.accuracy, min(best.n, other.n))
+    return Difference(first.label, second.label, rung, value, low, high, paired)
+
+
+def _row(results: Results, network: tuple[str, str], bar: Bar, eps: float) -> Row | None:
+    number = results.find(*network, bar.attack, eps, "white-box")
+    return number.rows[0] if number else None
+
+
+def _named(best: Bar, other: Bar) -> str:
+    return " and ".join(dict.fromkeys(attack_name(bar.attack) for bar in (best, other)))
+
+
+def _on_clean(clean: Mapping[str, Bar | None]) -> str:
+    known = [f"{name} {percent(bar.accuracy)} %" for name, bar in clean.items() if bar]
+    return f"On clean images: {', '.join(known)}."
+
+
+def same_images(members: Sequence[RunRecord]) -> bool:
+    """Whether all runs recorded the same labels and files, in the same order."""
+    records = [member.images for member in members]
+    first = records[0]
+    return first is not None and all(
+        each is not None and np.array_equal(each.labels, first.labels) and list(each.sources) == list(first.sources)
+        for each in records
+    )

@@ -1,0 +1,233 @@
+"""The first screen of a page: what was measured, the picture, the answers, and the verdict of the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inoculate.core.row import Row
+from inoculate.report import published
+from inoculate.report.answers import (
+    Answer,
+    Badge,
+    against_what,
+    badge_of,
+    better_than_before,
+    can_i_believe_it,
+    is_it_robust,
+    which_fail_first,
+)
+from inoculate.report.comparison import same_images, which_to_ship
+from inoculate.report.failures import Failure, explained_failures, failures
+from inoculate.report.formatting import attack_name, norm_name
+from inoculate.report.image_record import ClassAccuracy, accuracy_by_class
+from inoculate.report.ladder import CERTIFIED, Ladder, Side, ladder_of
+from inoculate.report.results import BEFORE, Results
+from inoculate.report.run import RunRecord
+from inoculate.report.several_answers import best_networks, robust_by_training, title_of
+
+MOST_CLASSES = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Subgroup:
+    """Accuracy by class of one network under one attack; the worst class first."""
+
+    network: str
+    condition: str
+    classes: Sequence[ClassAccuracy]
+
+
+@dataclass(frozen=True, eq=False)
+class FirstFailures:
+    """The images of one network that fail first."""
+
+    title: str
+    images: Sequence[Failure]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """The ladder of one dataset and norm, with the finding below it."""
+
+    title: str
+    ladder: Ladder
+    lead: str
+
+
+@dataclass(frozen=True, eq=False)
+class Overview:
+    """Everything above the sections of single datasets."""
+
+    kind: str
+    title: str
+    measured: Sequence[str]
+    badge: Badge | None
+    answers: Sequence[Answer]
+    pictures: Sequence[Picture]
+    failures: Sequence[FirstFailures]
+    subgroups: Sequence[Subgroup]
+    warnings: Sequence[str]
+
+    @property
+    def shared_sides(self) -> Sequence[Side]:
+        """The sides of every picture, where there are several pictures and all have the same; else none."""
+        sides = [picture.ladder.sides for picture in self.pictures]
+        same = len({tuple(side.label for side in each) for each in sides}) == 1
+        return sides[0] if len(sides) > 1 and same and len(sides[0]) > 1 else ()
+
+
+def overview_of(run: RunRecord, found: Sequence[tuple[Results, str]]) -> Overview:
+    """The overview of a run; `found` holds the results with the finding on each."""
+    measured = [each for each in found if each[0].rows]
+    brief = len({results.dataset for results, _ in measured}) > 1
+    pictures = [
+        Picture(title_of(results), ladder, "" if run.members else lead)
+        for results, lead in measured
+        if (ladder := ladder_of(results, brief or run.is_study)).rungs
+    ]
+    checks, warnings = _checks(run), _warnings(run)
+    badge = badge_of(checks) if measured else None
+    shown = _failures(run, [results for results, _ in found])
+    groups = _subgroups(run, [results for results, _ in measured])
+    answers: list[Answer] = []
+    if pictures and badge:
+        answers = _answers(run, [results for results, _ in measured], pictures, badge, shown, groups)
+    return Overview(
+        kind="study" if run.is_study else "comparison" if run.members else "model", title=_title(run, measured),
+        measured=_measured(run, [results for results, _ in measured]), badge=badge, answers=answers,
+        pictures=pictures, failures=shown, subgroups=groups, warnings=warnings,
+    )  # fmt: skip
+
+
+def _title(run: RunRecord, measured: Sequence[tuple[Results, str]]) -> str:
+    if run.is_study:
+        datasets = ", ".join(dict.fromkeys(published.title(results.dataset) for results, _ in measured))
+        return f"Study “{run.title}”" + (f" on {datasets}" if datasets else "")
+    if not measured:
+        return run.title
+    models = list(dict.fromkeys(model for results, _ in measured for model in results.models))
+    datasets = ", ".join(dict.fromkeys(published.title(results.dataset) for results, _ in measured))
+    hardened = ", before and after hardening" if BEFORE in measured[0][0].arms else ""
+    joined = " or ".join(models) + "?" if run.members else ", ".join(models)
+    return f"{joined} {'Robustness' if run.members else ''} on {datasets}{hardened}".replace("  ", " ")
+
+
+def _measured(run: RunRecord, found: Sequence[Results]) -> list[str]:
+    """What was measured, in short parts."""
+    if not found:
+        return []
+    models = list(dict.fromkeys(model for results in found for model in results.models))
+    rows = [row for results in found for row in results.rows]
+    arms = len({row.arm for row in rows})
+    attacks = list(dict.fromkeys(attack_name(a) for results in found for a in results.attacks if a != CERTIFIED))
+    eps = max((row.eps for row in rows), default=0.0)
+    parts = [f"{len(models)} networks: {', '.join(models)}" if len(models) > 1 else f"network {models[0]}"]
+    parts += [f"{arms} ways of training"] if arms > 1 and BEFORE not in {row.arm for row in rows} else []
+    parts += [_count(rows) + (" of each data set" if len({row.dataset for row in rows}) > 1 else "")]
+    norms = ", ".join(dict.fromkeys(norm_name(results.norm) for results in found))
+    parts += [f"{', '.join(attacks)} in {norms}, eps up to {eps:.3g}"] if attacks else ["no attack"]
+    return parts
+
+
+def _count(rows: Sequence[Row]) -> str:
+    """How many images were tested, without an attack where that was measured."""
+    sizes = sorted({row.n for row in rows if row.attack == "none"} or {row.n for row in rows})
+    return " to ".join(f"{n:,}" for n in dict.fromkeys((sizes[0], sizes[-1]))) + " test images"
+
+
+def _checks(run: RunRecord) -> list[Mapping[str, Any]]:
+    named = [(member.title, member.checks) for member in run.members] or [("", run.checks)]
+    return [
+        {**check, "name": f"{name}: {check['name']}" if name else check["name"]}
+        for name, checks in named
+        for check in (checks or {}).get("checks", ())
+    ]
+
+
+def _warnings(run: RunRecord) -> list[str]:
+    named = [(f"{member.title}: ", member.warnings) for member in run.members] or [("", run.warnings)]
+    return [f"{name}{warning}" for name, warnings in named for warning in warnings]
+
+
+def _failures(run: RunRecord, found: Sequence[Results]) -> list[FirstFailures]:
+    """Of a recorded run its thumbnails; else the images that were explained, of the first network of each dataset."""
+    shown: list[FirstFailures] = []
+    for results in found:
+        for member in run.members or [run]:
+            images = _failures_of(member, results)
+            if images:
+                name = member.title if run.members else title_of(results) if len(found) > 1 else ""
+                shown.append(FirstFailures(name, images))
+    return shown
+
+
+def _failures_of(run: RunRecord, results: Results) -> list[Failure]:
+    networks = [key for key in _networks(run, results) if key[1] != BEFORE]
+    if run.images is not None and run.images.thumbnails and networks:
+        return failures(results, networks[0], run.image_rows, run.images)
+    for explained in run.explanations:
+        here = explained.key[0] == results.dataset and explained.space == results.norm
+        if here and explained.key[1:] in (networks[:1] or [explained.key[1:]]):
+            return explained_failures(results, explained, run.records)
+    return failures(results, networks[0], run.image_rows, run.images) if run.images is not None and networks else []
+
+
+def _networks(run: RunRecord, results: Results) -> list[tuple[str, str]]:
+    return [
+        (model, arm) for model in results.models for arm in results.arms
+        if any((row.model, row.arm) == (model, arm) and row.dataset == results.dataset for row in run.rows)
+    ]  # fmt: skip
+
+
+def _subgroups(run: RunRecord, found: Sequence[Results]) -> list[Subgroup]:
+    """By class, for every network with recorded images, under the attack that leaves least at the largest eps."""
+    groups: list[Subgroup] = []
+    for results in found:
+        for member in run.members or [run]:
+            rows = [
+                (place, row) for place, row in enumerate(member.image_rows)
+                if row.dataset == results.dataset and row.space == results.norm and row.arm != BEFORE
+                and row.attack not in ("none", CERTIFIED) and row.protocol == "white-box"
+            ]  # fmt: skip
+            if member.images is None or not rows:
+                continue
+            place, row = _telling(rows)
+            condition = f"{attack_name(row.attack)} at eps {row.eps:.3g}"
+            name = member.title if run.members else ""
+            groups.append(Subgroup(name, condition, accuracy_by_class(member.images, place)))
+    return groups
+
+
+def _telling(rows: Sequence[tuple[int, Row]]) -> tuple[int, Row]:
+    """The strongest attack at the eps that leaves closest to half of the images: it tells classes apart."""
+    strongest: dict[float, tuple[int, Row]] = {}
+    for pair in rows:
+        eps = pair[1].eps
+        strongest[eps] = min(strongest.get(eps, pair), pair, key=lambda each: each[1].accuracy)
+    return min(strongest.values(), key=lambda pair: (abs(pair[1].accuracy - 0.5), -pair[1].eps))
+
+
+def _answers(
+    run: RunRecord, found: Sequence[Results], pictures: Sequence[Picture], badge: Badge,
+    shown: Sequence[FirstFailures], groups: Sequence[Subgroup],
+) -> list[Answer]:  # fmt: skip
+    results, ladder = found[0], pictures[0].ladder
+    images = _count(results.rows)
+    if run.members:
+        robust = which_to_ship(results, ladder, run.records, same_images(run.members))
+    elif BEFORE in results.arms:
+        robust = better_than_before(ladder)
+    elif run.is_study or len(ladder.sides) > 1:
+        robust = robust_by_training([(picture.title, picture.ladder) for picture in pictures])
+    else:
+        robust = is_it_robust(ladder)
+    seeds = max(len(each.seeds) for each in found)
+    believed = can_i_believe_it(badge, ladder, _warnings(run), seeds)
+    first = which_fail_first(
+        [(group.network, group.condition, group.classes) for group in groups],
+        [image for each in shown for image in each.images],
+    )
+    best = best_networks(found) if not run.members and len(results.models) > 1 else None
+    return [each for each in (robust, against_what(results, images), best, first, believed) if each]

@@ -1,0 +1,74 @@
+"""Answers about several networks: how robust each training makes them, and which of them is best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from inoculate.report import published
+from inoculate.report.answers import Answer
+from inoculate.report.formatting import attack_name, norm_name, percent
+from inoculate.report.ladder import Ladder
+from inoculate.report.plots.style import legend
+from inoculate.report.results import Results
+
+
+def title_of(results: Results) -> str:
+    """The dataset, and the norm where it is not the usual one."""
+    return published.title(results.dataset) + ("" if results.norm == "linf" else f" ({norm_name(results.norm)})")
+
+
+def best_networks(found: Sequence[Results]) -> Answer | None:
+    """The network and training that keep most under the attack that every network met, for each dataset."""
+    parts: list[tuple[str, str]] = []
+    names: list[str] = []
+    for results in found:
+        networks = [(m, arm) for m in results.models for arm in results.arms if results.clean(m, arm)]
+        for attack in sorted(results.attacks, key=("autoattack", "pgd").__contains__, reverse=True):
+            eps = max(results.epsilons(attack), default=0.0)
+            numbers = [results.find(*network, attack, eps, "white-box") for network in networks]
+            known = [(n, each) for each, n in zip(networks, numbers, strict=True) if n]
+            if len(known) < len(networks) or not known:
+                continue
+            number, (model, arm) = max(known, key=lambda pair: pair[0].accuracy)
+            low, high = (100 * bound for bound in number.interval)
+            label = legend([arm])[0].label if len(results.arms) > 1 else ""
+            names.append(f"{model}, {label}" if label else model)
+            condition = f"{attack_name(attack)} at eps {eps:.3g}"
+            parts.append(
+                (condition, f"{title_of(results)} {names[-1]} {percent(number.accuracy)} % [{low:.0f}, {high:.0f}]")
+            )
+            break
+    if not parts:
+        return None
+    verdict = names[0] if len(set(names)) == 1 else "It depends on the data"
+    return Answer("Which network is best?", verdict, _by_condition(parts, "the most is left with:"))
+
+
+def robust_by_training(ladders: Sequence[tuple[str, Ladder]]) -> Answer:
+    """What the first and the last of the main sides keep under the strongest attack, for each dataset."""
+    parts: list[tuple[str, str]] = []
+    gains: list[bool] = []
+    for title, ladder in ladders:
+        attacked = [rung for rung in ladder.attacked if all(rung.bars)]
+        if not attacked:
+            continue
+        rung = attacked[-1]
+        values = [(side, bar.accuracy) for side, bar in zip(ladder.sides, rung.bars, strict=True) if bar]
+        best = max(values, key=lambda pair: pair[1])
+        gains.append(best[1] >= 0.5 * _clean(ladder))
+        start = f"{title} {percent(values[0][1])} % with {values[0][0].label}"
+        most = f", at best {percent(best[1])} % ({best[0].label})" if best[0] is not values[0][0] else ", the best"
+        parts.append((f"{rung.note} at eps {rung.eps:.3g}", start + most))
+    verdict = "Yes, with the best training" if gains and all(gains) else "In part" if any(gains) else "No"
+    return Answer("Is it robust?", verdict if parts else "Not measured", _by_condition(parts, "what is left:"))
+
+
+def _by_condition(parts: Sequence[tuple[str, str]], verb: str) -> str:
+    """Findings in a sentence for each condition under which they were made."""
+    conditions = dict.fromkeys(condition for condition, _ in parts)
+    found = {name: "; ".join(text for condition, text in parts if condition == name) for name in conditions}
+    return " ".join(f"Under {name} {verb} {text}." for name, text in found.items())
+
+
+def _clean(ladder: Ladder) -> float:
+    return max((bar.accuracy for rung in ladder.rungs if rung.eps == 0 for bar in rung.bars if bar), default=1.0)

@@ -1,0 +1,171 @@
+"""The first screen: the picture, the answers, the failures and the classes, for one model and before and after."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from page_samples import whole_run
+from recorded_samples import recorded
+from report_samples import clean, row
+
+from inoculate.artifacts.rows import write_rows
+from inoculate.core.errors import InputError
+from inoculate.report.answers import badge_of
+from inoculate.report.headline import headline
+from inoculate.report.ladder import ladder_of
+from inoculate.report.names import short_name, short_names, with_short_names
+from inoculate.report.overview import Overview, overview_of
+from inoculate.report.results import collect
+from inoculate.report.run import RunRecord, read_run
+from inoculate.report.write import write_report
+
+
+def overview(run: RunRecord) -> Overview:
+    found = collect(run.rows, run.surrogates)
+    return overview_of(run, [(results, headline(results, run.records).lead) for results in found])
+
+
+def answer(found: Overview, question: str) -> tuple[str, str]:
+    (only,) = [each for each in found.answers if each.question.startswith(question)]
+    return only.verdict, only.text
+
+
+def ladder(*rows):
+    (results,) = collect(rows)
+    return ladder_of(results)
+
+
+def accuracies(found):
+    return [(rung.label, [bar and bar.accuracy for bar in rung.bars]) for rung in found.rungs]
+
+
+def test_with_several_eps_a_rung_shows_the_strongest_attack_at_each():
+    found = ladder(
+        clean("a", "standard", 95),
+        *(row("a", attack=attack, eps=eps, correct=correct) for attack, eps, correct in
+          (("fgsm", 0.1, 80), ("fgsm", 0.2, 50), ("pgd", 0.1, 70), ("pgd", 0.2, 60))),
+    )  # fmt: skip
+    assert accuracies(found) == [("Clean images", [0.95]), ("Attacked, eps 0.1", [0.7]), ("Attacked, eps 0.2", [0.5])]
+    assert [rung.note for rung in found.rungs] == ["no attack", "PGD", "FGSM"]
+
+
+def test_with_one_eps_the_attacks_go_from_weak_to_strong_and_the_proof_is_last():
+    rows = [clean("a", "standard", 95), row("a", correct=60), row("a", attack="pgd", correct=40)]
+    found = ladder(*rows, row("a", attack="certified", correct=20))
+    assert [rung.label for rung in found.rungs] == ["Clean images", "FGSM", "PGD", "Proved, eps 0.01"]
+    assert [rung.proved for rung in found.rungs] == [False, False, False, True]
+    assert [rung.label for rung in found.attacked] == ["FGSM", "PGD"]
+
+
+def test_an_attack_that_one_side_did_not_meet_compares_nothing():
+    rows = [clean(model, "standard", 90) for model in ("a", "b")] + [row("a", correct=50), row("b", correct=60)]
+    found = ladder(*rows, row("a", attack="pgd", correct=1))
+    assert accuracies(found) == [("Clean images", [0.9, 0.9]), ("FGSM", [0.5, 0.6])]
+
+
+def test_a_model_is_robust_up_to_the_eps_where_half_of_its_accuracy_is_left(tmp_path: Path) -> None:
+    found = overview(read_run(recorded(tmp_path, [0.0, 0.02, 0.02, 0.02, 0.5, 0.02, 0.02, 0.02])))
+    assert answer(found, "Is it robust") == (
+        "Up to eps 0.01, not beyond",
+        "It classifies 87.5 % of clean images correctly, and 12.5 % (2.2 to 47.1) under PGD at eps 0.03.",
+    )
+    assert answer(found, "Against")[0] == "FGSM, PGD, L∞"
+    assert found.badge is not None
+    assert found.badge.state == "good"
+    verdict, text = answer(found, "Which images")
+    assert verdict == "Class “dog”"
+    assert "0.0 % of class “dog” (0 of 4 images) and 25.0 % of “cat”" in text
+    assert "“cat”, taken for “dog” without any attack" in text
+
+
+@pytest.mark.parametrize(
+    ("breaks_at", "attacks", "verdict"),
+    [
+        ([0.005] * 8, ("pgd",), "No"),
+        ([0.5] * 8, ("pgd",), "Largely, at the sizes measured"),
+        ([0.005] * 5 + [0.5] * 3, ("pgd",), "Weakly"),
+        ([0.5] * 8, ("fgsm",), "Not shown: only weak attacks were run"),
+    ],
+)
+def test_verdicts(tmp_path: Path, breaks_at: list[float], attacks: tuple[str, ...], verdict: str) -> None:
+    run = read_run(recorded(tmp_path, breaks_at, attacks=attacks))
+    assert answer(overview(run), "Is it robust")[0] == verdict
+
+
+def test_the_badge_says_the_worst():
+    def check(name, passed):
+        return {"name": name, "passed": passed, "message": ""}
+
+    assert badge_of([check("a", True), check("b", None)]).text == "1 checks passed, 1 not made"
+    assert badge_of([check("a", True), check("b", False), check("c", False)]).text == "Check failed: b and 1 more"
+    assert badge_of([check("a", None)]).state == badge_of([]).state == "open"
+
+
+def test_images_fail_in_the_order_of_eps_with_what_breaks_them(tmp_path: Path) -> None:
+    (shown,) = overview(read_run(recorded(tmp_path, [0.5, 0.02, 0.0, 0.005]))).failures
+    assert [(each.number, each.eps, each.attack) for each in shown.images] == [
+        (2, 0.0, ""), (3, 0.01, "FGSM"), (1, 0.03, "FGSM"),
+    ]  # fmt: skip
+    assert [(each.label, each.prediction) for each in shown.images] == [("cat", "dog"), ("dog", "cat"), ("dog", "cat")]
+    assert shown.images[1].steps == [(0.0, ""), (0.01, "cat"), (0.03, "cat")]
+
+
+def test_of_a_study_the_explained_images_are_shown(tmp_path: Path) -> None:
+    found = overview(read_run(whole_run(tmp_path)))
+    assert [each.title for each in found.failures] == ["MNIST", "mnist large"]
+    assert all(image.attacked is not None for each in found.failures for image in each.images)
+    assert answer(found, "Which network")[0]
+    assert found.badge is not None
+    assert found.badge.state == "bad"
+    assert found.shared_sides
+
+
+def test_files_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
+    recorded(tmp_path, [0.5, 0.02])
+    write_rows(tmp_path / "results.json", [clean("net", "standard", 1, n=2)])
+    with pytest.raises(InputError, match="does not fit"):
+        read_run(tmp_path)
+    (recorded(tmp_path, [0.5, 0.02]) / "thumbnails.npz").write_bytes(b"no")
+    with pytest.raises(InputError, match="thumbnails"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("/home/me/nets/mine.pt", "mine.pt"),
+        ("runs/hardened/", "hardened"),
+        ("runs/a/model.onnx", "a/model.onnx"),
+        ("code/nets.py:make", "nets.py:make"),
+        *((name, name) for name in ("resnet18", "hf-hub:timm/resnet18", "package.module:net", "http://localhost/x")),
+    ],
+)
+def test_a_path_is_named_by_its_file(name: str, short: str) -> None:
+    assert short_name(name) == short
+
+
+def test_names_that_would_be_alike_stay_whole():
+    assert short_names(["a/net.pt", "b/net.pt", "c/other.pt"]) == {
+        "a/net.pt": "a/net.pt", "b/net.pt": "b/net.pt", "c/other.pt": "other.pt",
+    }  # fmt: skip
+
+
+def test_a_page_names_the_model_and_not_its_path(tmp_path: Path) -> None:
+    html = write_report(recorded(tmp_path, [0.5, 0.02, 0.0, 0.02], model="/home/me/nets/mine.pt")).read_text()
+    assert "<h1>mine.pt on MNIST</h1>" in html
+    assert "/home/me" not in html
+    assert "standard training" not in html
+    run = with_short_names(read_run(tmp_path))
+    assert set(run.records) == {each.key for each in run.rows}
+    assert "/home/me/nets/mine.pt" in (tmp_path / "tables.csv").read_text()
+
+
+def test_tables_are_folded_and_last(tmp_path: Path) -> None:
+    html = write_report(whole_run(tmp_path, datasets=("mnist",), models=("resnet18",)), tmp_path / "p.html").read_text()
+    places = [html.index(f'id="{name}"') for name in ("summary", "failures", "mnist-linf-eps", "tables", "glossary")]
+    assert places == sorted(places)
+    outside = re.sub(r"<details.*?</details>", "", html, flags=re.DOTALL)
+    assert 'class="sortable"' in html
+    assert 'class="sortable"' not in outside
