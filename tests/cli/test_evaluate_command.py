@@ -61,7 +61,7 @@ def test_out_receives_everything_and_a_page(
         assert part in html
     assert {path.name for path in tmp_path.iterdir()} == {
         *("results.json", "records.npz", "per_image.npz", "thumbnails.npz", "evaluation.json", "checks.json"),
-        *("tables.md", "tables.csv", "tables.tex", "explanations", "figures", "report.html"),
+        *("tables.md", "tables.csv", "tables.tex", "explanations", "figures", "report.html", "store"),
     }
     assert call("report", tmp_path) == 0
     assert (tmp_path / "report.html").read_text() == html

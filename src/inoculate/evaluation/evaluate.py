@@ -143,14 +143,14 @@ def evaluate(
         batch_size: images at a time, which only rounding depends on; by default at most 256 in 1 GiB (8 on a GPU).
         seed: of every random draw.
         options: everything else.
-        progress: called as `(what, done, all)` with numbers of images, in percent under a time budget; for the checks
-            with numbers of passes.
+        progress: called as `(what, done, all)`, in images; under a time budget in percent, for the checks in passes.
 
     Raises `InputError` for what the model cannot take, and for an attack that leaves the threat model.
     """
     require_batch_size(batch_size)
     named, threats = resolve_attacks(attacks), require_threats(threats)
     images = resolve_data(data, model)
+    unusual = threat_warnings(threats, images)
     prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
     classifier, images = prepared.classifier, prepared.data
     cost = cost_of(classifier, images)
@@ -173,7 +173,7 @@ def evaluate(
     checks += early_termination_checks(measured) if checked else []
     labels = {"model": options.name or name_of_model(model), "arm": options.arm, "dataset": images.name, "seed": seed}
     found = [(each.row(**labels), each.result) for each in _with_unions(measured)]
-    doubtful = [*threat_warnings(threats, images), *warned, *doubts, *_late(measured)]
+    doubtful = [*unusual, *warned, *doubts, *_late(measured)]
     return Evaluation(
         [row for row, _ in found], dict(found), checks, doubtful, checked=checked,
         spare_passes=max(0, int(spare - passes.made)), thumbnails=failing_first(measured, images),

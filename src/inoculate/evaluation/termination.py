@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from math import log
+from math import ceil, log
 from typing import Any
 
 import torch
@@ -137,8 +137,7 @@ def _draw(data: Dataset, waiting: Tensor, settings: Settings, portion: float) ->
     for some in batches(rows, settings.batch_size):
         draws = Draws(to_float(data.images[some]), generator(settings.seed, "early termination"))
         parts.append(draws.uniform())
-    drawn = torch.cat(parts)
-    chosen[rows[drawn <= max(portion, float(drawn.min()))]] = True
+    chosen[rows[torch.cat(parts).argsort(stable=True)[: ceil(portion * len(rows))]]] = True
     return chosen
 
 
