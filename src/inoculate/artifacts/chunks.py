@@ -33,6 +33,11 @@ class Chunks:
         for path in sorted(folder.glob("*.npz")):
             self._take(_read(path))
 
+    @property
+    def keys(self) -> set[bytes]:
+        """Every key that is known."""
+        return set(self._places)
+
     def find(self, keys: Sequence[bytes]) -> tuple[NDArray[np.intp], dict[str, NDArray[Any]]]:
         """The positions in `keys` of those that are known, and their rows of every array, in this order."""
         known = np.array([place for place, key in enumerate(keys) if key in self._places], dtype=np.intp)

@@ -134,7 +134,7 @@ def alive(store):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_the_workers_end_with_the_driving_process(how, tmp_path):
     (tmp_path / "drive.py").write_text(DRIVER)
-    store, nodes = Store(tmp_path / "store"), graph(40)
+    store, nodes = Store(tmp_path / "store"), graph(400)
     driver = start(tmp_path / "drive.py", store.root, len(nodes), 0.1)
     for _ in range(3):
         assert driver.stdout.readline()
