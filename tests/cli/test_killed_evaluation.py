@@ -14,7 +14,7 @@ import pytest
 
 from inoculate.artifacts.chunks import Chunks
 from inoculate.artifacts.files import read_json
-from inoculate.evaluation.journal import KIND
+from inoculate.evaluation.journal import CHUNKS, KIND
 
 KILLS = 10
 LIMIT = 300  # seconds for all of it
@@ -36,7 +36,7 @@ def rows(out: Path) -> list[dict[str, object]]:
 def kept(out: Path) -> set[tuple[str, bytes]]:
     """The folder and the key of every result in the store."""
     folders = [folder for folder in (out / "store" / KIND).glob("*") if folder.is_dir()]
-    return {(folder.name, key) for folder in folders for key in Chunks(folder).keys}
+    return {(folder.name, key) for folder in folders for key in Chunks(folder / CHUNKS).keys}
 
 
 def writing_times(out: Path) -> dict[Path, int]:

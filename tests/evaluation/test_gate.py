@@ -9,6 +9,7 @@ import torch
 from evaluation_samples import measured
 from torch import nn
 
+from inoculate.artifacts.specs import described
 from inoculate.attacks.autoattack import AutoAttack
 from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.pgd import PGD
@@ -21,7 +22,7 @@ from inoculate.evaluation.combined import combined_rows
 from inoculate.evaluation.corruptions import corruptions
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.planned import planned_cells
-from inoculate.evaluation.provenance import described, image_identities
+from inoculate.evaluation.provenance import image_identities
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.spatial import Movements, spatial
 from inoculate.models.identity import weights_digest

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inoculate.artifacts.files import write_file
+from inoculate.artifacts.arrays import read_arrays, write_arrays
+from inoculate.core.errors import InputError
 
 KEY = 16  # bytes
 _KEYS = "keys"
@@ -56,7 +56,7 @@ class Chunks:
         """Keep the rows of these keys; all calls for one folder give arrays of the same names, types and row shapes."""
         content = {_KEYS: np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY), **arrays}
         name = hashlib.blake2b(content[_KEYS].tobytes(), digest_size=KEY).hexdigest()
-        write_file(self.folder / f"{name}.npz", lambda stream: np.savez(stream, **cast(Any, content)))
+        write_arrays(self.folder / f"{name}.npz", content)
         self._take(content)
 
     def _take(self, content: Mapping[str, NDArray[Any]]) -> None:
@@ -71,9 +71,8 @@ class Chunks:
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a file; nothing where it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
+        content = read_arrays(path)
+    except InputError:
         return {}
     keys = content.get(_KEYS)
     fits = keys is not None and keys.ndim == 2 and all(len(array) == len(keys) for array in content.values())

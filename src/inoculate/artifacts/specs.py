@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,28 @@ def canonical(spec: Mapping[str, Any]) -> str:
 def fingerprint(spec: Mapping[str, Any]) -> str:
     """20 hex digits that name whatever is made from `spec`; equal specs have equal fingerprints."""
     return hashlib.sha256(canonical(spec).encode()).hexdigest()[:20]
+
+
+def described(
+    value: Any,
+    opaque: Callable[[Any], Any] = lambda value: str(getattr(value, "__qualname__", type(value).__name__)),
+    class_name: Callable[[type], str] = lambda kind: kind.__name__,
+) -> Any:
+    """An object, such as an attack, as JSON values: a dataclass with all its fields, infinity as text.
+
+    opaque: what stands for a value that JSON does not know; by default its name, which tells no two functions of one
+    name apart. class_name: what a dataclass is called.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        options = {each.name: described(getattr(value, each.name), opaque, class_name) for each in fields(value)}
+        return {"class": class_name(type(value)), **options}
+    if isinstance(value, Mapping):
+        return {str(name): described(each, opaque, class_name) for name, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [described(each, opaque, class_name) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, str | int | float | bool) else opaque(value)
 
 
 @lru_cache

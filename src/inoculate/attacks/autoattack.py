@@ -86,7 +86,7 @@ class AutoAttack:
         if self.version == "standard" and classes < 4:
             raise InputError(f"autoattack needs four classes (DLR loss), not {classes}: use autoattack_binary")
         if self.target is not None:
-            return self._members_towards("dlr" if classes > 3 else "margin", norm)
+            return self._members_towards("dlr" if classes > 3 else "margin", restarts)
         members: dict[str, Attack] = {"pgd": PGD(steps=10, early_stop=True)}
         if classes == 2:  # cross-entropy rises along the margin, and vanishes where outputs saturate
             members["apgd_margin"] = APGD(self.steps, "margin", restarts=max(restarts, 2), termination_ratio=ratio)
@@ -98,9 +98,9 @@ class AutoAttack:
             members["fab_t"] = FAB(self.steps, self.targets, termination_ratio=ratio / 3)
         return {**members, "square": Square(self.queries, termination_ratio=ratio)}
 
-    def _members_towards(self, loss: str, norm: Norm) -> Mapping[str, Attack]:
+    def _members_towards(self, loss: str, restarts: int) -> Mapping[str, Attack]:
         """The members with a target; `loss` beside cross-entropy."""
-        ratio, target, restarts = self.termination_ratio, self.target, 5 if norm == "l1" else 1
+        ratio, target = self.termination_ratio, self.target
         members: dict[str, Attack] = {
             "pgd": PGD(steps=10, early_stop=True, target=target),
             "apgd_ce": APGD(self.steps, restarts=restarts, termination_ratio=ratio, target=target),

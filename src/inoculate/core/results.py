@@ -48,13 +48,19 @@ def html_of(rows: Iterable[Row], title: str = "") -> str:
     rows = list(rows)
     labels = [name for name in _LABELS if len({getattr(row, name) for row in rows}) > 1]
     head = [*labels, "attack", "norm", "eps", "accuracy", "95 % interval", "n"]
-    lines = [_line("th", head)]
+    table = []
     for row in rows:
         clean = row.attack == "none"
         eps = "" if clean else size_of(row).removeprefix("eps ").removeprefix("of ")
         interval = f"{row.ci_low:.1%} to {row.ci_high:.1%}"
         cells = [*(getattr(row, name) for name in labels), "clean" if clean else row.attack, "" if clean else row.space]
-        lines.append(_line("td", [*cells, eps, f"{row.accuracy:.1%}", interval, row.n]))
+        table.append([*cells, eps, f"{row.accuracy:.1%}", interval, row.n])
+    return html_table(head, table, title)
+
+
+def html_table(head: Iterable[object], rows: Iterable[Iterable[object]], title: str = "") -> str:
+    """An HTML table with a line of headings and, if there is a title, a caption. All text is escaped."""
+    lines = [_line("th", head), *(_line("td", cells) for cells in rows)]
     caption = f"<caption>{escape(title)}</caption>\n" if title else ""
     return f"<table>\n{caption}" + "\n".join(lines) + "\n</table>"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from inoculate.core.errors import InputError
 from inoculate.core.options import is_number
-from inoculate.core.results import name_of
+from inoculate.core.results import html_table, name_of
 from inoculate.core.row import Row
 from inoculate.core.stats import holm, mcnemar, paired_difference
 from inoculate.core.verdict import Outcome, Verdict
@@ -130,8 +129,7 @@ class Comparison:
              "yes" if each.worse(self.allow) else "no")
             for each in self.changes
         ]  # fmt: skip
-        lines = [_line("th", head), *(_line("td", each) for each in cells)]
-        return f"<table>\n<caption>{escape(self.title)}</caption>\n" + "\n".join(lines) + "\n</table>"
+        return html_table(head, cells, self.title)
 
     def _images(self, numbers: Sequence[int]) -> str:
         shown = [self.sources[number] if self.sources else f"image {number}" for number in numbers[:_SHOWN]]
@@ -194,7 +192,3 @@ def _change(rows: tuple[Row, Row], outcomes: Paired, p: float) -> Change:
     broken, mended = (tuple(sorted(places[each].tolist())) for each in (one & ~other, ~one & other))
     accuracies = float(one.mean()), float(other.mean())
     return Change(*rows, len(one), *accuracies, *paired_difference(one, other), p, broken, mended)
-
-
-def _line(tag: str, cells: Sequence[object]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"

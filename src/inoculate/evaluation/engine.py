@@ -22,7 +22,7 @@ from inoculate.core.rng import seeded
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.crafters import Crafter, by_member, stored, unchanged, white_box
-from inoculate.evaluation.journal import Journal, Pages
+from inoculate.evaluation.journal import Entries, Journal
 from inoculate.evaluation.passes import Passes, counted
 from inoculate.evaluation.per_sample import PerSampleResult, distance_within
 from inoculate.evaluation.tally import Tally
@@ -227,12 +227,13 @@ def _measure(
     `InputError` for an image outside the threat model.
     """
     wanted = attacked.nonzero().squeeze(1)
+    involved = [*classifiers, *([crafter.source] if crafter.source else [])]
     tally = Tally(len(data), len(classifiers), len(threats), _clean_images(classifiers[0], data, settings))
-    pages = _open_journal(classifiers, data, crafter, threats, settings)
-    remaining = wanted if pages is None else pages.take_over(tally, wanted)
+    entries = _open_journal(involved, data, crafter, threats, settings)
+    remaining = wanted if entries is None else entries.restore(tally, wanted)
     done, missing = len(wanted) - len(remaining), torch.zeros(len(data), dtype=torch.bool)
     with ExitStack() as stack:
-        passes = stack.enter_context(counted(*classifiers, *([crafter.source] if crafter.source else [])))
+        passes = stack.enter_context(counted(*involved))
         for classifier in classifiers:
             stack.enter_context(classifier.ready())
         for rows in batches(remaining, settings.batch_size):
@@ -245,8 +246,8 @@ def _measure(
             except OutOfTimeError:
                 missing[wanted[done:]] = True
                 break
-            if pages is not None:
-                pages.keep(tally, rows)
+            if entries is not None:
+                entries.record(tally, rows)
             done += len(rows)
             if settings.progress:
                 settings.progress(done, len(wanted))
@@ -294,7 +295,7 @@ def _open_journal(
     crafter: Crafter,
     threats: Sequence[Threat],
     settings: Settings,
-) -> Pages | None:
+) -> Entries | None:
     if settings.journal is None or crafter.made_by is None:
         return None
     involved = [*classifiers, *([crafter.source] if crafter.source else [])]

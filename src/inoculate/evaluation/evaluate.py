@@ -150,7 +150,7 @@ def evaluate(
     require_batch_size(batch_size)
     named, threats = resolve_attacks(attacks), require_threats(threats)
     images = resolve_data(data, model)
-    unusual = threat_warnings(threats, images)
+    warnings = threat_warnings(threats, images)
     prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
     classifier, images = prepared.classifier, prepared.data
     cost = cost_of(classifier, images)
@@ -160,7 +160,7 @@ def evaluate(
     with counted(classifier) as passes:
         measured = _measure(classifier, images, named, threats, settings, budget, progress)
     clean = measured[0].result
-    warned += [*prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean)]
+    warnings += [*warned, *prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean)]
     checked = largest_threat(threats) if options.checks and threats else None
     spare = allowed_passes(passes.made + (journal.passes if journal else 0), cost, classifier.device)
     known = Known(clean, known_results(measured), CHECKS_SHARE * spare)
@@ -173,9 +173,9 @@ def evaluate(
     checks += early_termination_checks(measured) if checked else []
     labels = {"model": options.name or name_of_model(model), "arm": options.arm, "dataset": images.name, "seed": seed}
     found = [(each.row(**labels), each.result) for each in _with_unions(measured)]
-    doubtful = [*unusual, *warned, *doubts, *_late(measured)]
+    warnings += [*doubts, *_late(measured)]
     return Evaluation(
-        [row for row, _ in found], dict(found), checks, doubtful, checked=checked,
+        [row for row, _ in found], dict(found), checks, warnings, checked=checked,
         spare_passes=max(0, int(spare - passes.made)), thumbnails=failing_first(measured, images),
         provenance=provenance_of(classifier, images, named, threats, options.time_budget), **facts_of(images),
     )  # fmt: skip

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from inoculate.artifacts.arrays import read_arrays, write_arrays
 from inoculate.artifacts.chunks import KEY, Chunks
-from inoculate.artifacts.files import write_file, write_json
-from inoculate.artifacts.specs import code_digest, fingerprint
+from inoculate.artifacts.files import write_json
+from inoculate.artifacts.specs import code_digest, described, fingerprint
+from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
+from inoculate.evaluation.provenance import image_identities
 from inoculate.evaluation.tally import Tally
 from inoculate.models.classifier import Classifier
 from inoculate.models.identity import answers, identity, same_answers, source_digest
 
-KIND = "measured"  # the folder's name in a store
-_ANSWERS, _SPEC = "answers.npy", "spec.json"
+KIND, CHUNKS = "measured", "images"  # names of folders in a store
+_ANSWERS, _SPEC = "answers.npz", "spec.json"
 _CODE = ("core", "models", "attacks", "evaluation.engine", "evaluation.crafters", "evaluation.per_sample")
 
 
@@ -39,7 +40,7 @@ class Journal:
     store: Path
     passes: float = 0.0  # which the results taken over had cost when they were made
     _keyed: list[tuple[Dataset, list[bytes]]] = field(default_factory=list)  # of the data seen last
-    _spoken: dict[int, tuple[Classifier, dict[str, Any], Tensor]] = field(default_factory=dict)
+    _identified: dict[int, tuple[Classifier, dict[str, Any], Tensor]] = field(default_factory=dict)
 
     @classmethod
     def at(cls, store: str | os.PathLike[str] | None) -> Journal | None:
@@ -55,44 +56,44 @@ class Journal:
         targets: Tensor | None = None,
         *,
         images: bool = False,
-    ) -> Pages:
+    ) -> Entries:
         """What is known of the `data` when `classifiers` see the images that `made_by` (JSON values) describes.
 
         `targets` (N) are the classes that the images are driven to. `images`: whether they are kept.
         """
-        spoken = [self._speak(each, data) for each in classifiers]
+        identified = [self._identify(each, data) for each in classifiers]
         spec = {
-            "models": [each for each, _ in spoken],
+            "models": [each for each, _ in identified],
             "made_by": dict(made_by),
             "threats": [_describe_threat(threat) for threat in threats],
             "images": images,
             "code": {name: code_digest(f"inoculate.{name}") for name in _CODE},
         }
-        heard = torch.cat([each.flatten() for _, each in spoken])
+        answered = torch.cat([each.flatten() for _, each in identified])
         extras = _extras(data, threats, targets)
         keys = [_extended(key, *extra) for key, extra in zip(self._keys_of(data), extras, strict=True)]
-        return Pages(self, Chunks(self._folder(spec, heard)), keys)
+        return Entries(self, Chunks(self._folder(spec, answered) / CHUNKS), keys)
 
-    def _speak(self, classifier: Classifier, data: Dataset) -> tuple[dict[str, Any], Tensor]:
+    def _identify(self, classifier: Classifier, data: Dataset) -> tuple[dict[str, Any], Tensor]:
         """Identity and answers of a classifier, found once."""
-        if id(classifier) not in self._spoken:
+        if id(classifier) not in self._identified:
             found = answers(classifier, tuple(data.images.shape[1:]))
-            self._spoken[id(classifier)] = (classifier, identity(classifier), found)
-        return self._spoken[id(classifier)][1:]
+            self._identified[id(classifier)] = (classifier, identity(classifier), found)
+        return self._identified[id(classifier)][1:]
 
-    def _folder(self, spec: Mapping[str, Any], heard: Tensor) -> Path:
+    def _folder(self, spec: Mapping[str, Any], answered: Tensor) -> Path:
         """The folder of a spec whose models gave these answers; one that was made by others is left alone."""
         for number in range(1000):
             folder = self.store / KIND / fingerprint({**spec, "number": number})
             if not (folder / _ANSWERS).is_file():
                 write_json(folder / _SPEC, dict(spec))
-                write_file(folder / _ANSWERS, lambda stream: np.save(stream, heard.numpy(), allow_pickle=False))
+                write_arrays(folder / _ANSWERS, {"answers": answered.numpy()})
                 return folder
             try:
-                known = torch.from_numpy(np.load(folder / _ANSWERS, allow_pickle=False))
-            except (OSError, ValueError, EOFError):
+                known = torch.from_numpy(read_arrays(folder / _ANSWERS)["answers"])
+            except (InputError, KeyError):
                 continue
-            if same_answers(known, heard):
+            if same_answers(known, answered):
                 return folder
         raise ValueError(f"{self.store} holds a thousand models that differ in their answers alone")
 
@@ -101,23 +102,21 @@ class Journal:
         for known, keys in self._keyed:
             if known is data:
                 return keys
-        labels = data.labels.cpu().tolist()
-        keys = [
-            _digest(data.images[row].cpu().numpy().tobytes(), str(label).encode()) for row, label in enumerate(labels)
-        ]
+        pairs = zip(image_identities(data), data.labels.cpu().tolist(), strict=True)
+        keys = [_digest(pixels.encode(), str(label).encode()) for pixels, label in pairs]
         self._keyed = [*self._keyed[-1:], (data, keys)]
         return keys
 
 
 @dataclass(eq=False)
-class Pages:
+class Entries:
     """The part of a journal that is about one measurement."""
 
     journal: Journal
     chunks: Chunks
     keys: list[bytes]
 
-    def take_over(self, tally: Tally, rows: Tensor) -> Tensor:
+    def restore(self, tally: Tally, rows: Tensor) -> Tensor:
         """Write what is known of the images `rows` into the tally; returns the rows of which nothing is."""
         known, kept = self.chunks.find([self.keys[row] for row in rows.tolist()])
         if not len(known):
@@ -129,26 +128,21 @@ class Pages:
         missing[places] = False
         return rows[missing]
 
-    def keep(self, tally: Tally, rows: Tensor) -> None:
+    def record(self, tally: Tally, rows: Tensor) -> None:
         """Keep what the tally holds of the images `rows`."""
         self.chunks.add([self.keys[row] for row in rows.tolist()], tally.rows(rows))
 
 
-def describe(value: Any) -> Any:
-    """An attack, or an option of one, as JSON values that differ whenever it does.
+def describe(attack: object) -> Any:
+    """An attack as JSON values that differ whenever it does.
 
-    Raises `TypeError` for what cannot be told apart so, such as a function: its results cannot be kept.
+    Raises `TypeError` for one with an option that cannot be told apart so, such as a function: its results cannot be
+    kept.
     """
-    if is_dataclass(value) and not isinstance(value, type):
-        kind = type(value)
-        options = {each.name: describe(getattr(value, each.name)) for each in fields(value)}
-        return {"class": f"{kind.__module__}.{kind.__qualname__}", "source": source_digest(kind), "options": options}
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, list | tuple):
-        return [describe(each) for each in value]
+    return described(attack, _content, lambda kind: f"{kind.__module__}.{kind.__qualname__} {source_digest(kind)}")
+
+
+def _content(value: object) -> Any:
     if isinstance(value, Tensor):
         return [str(value.dtype), list(value.shape), _digest(value.detach().cpu().contiguous().numpy().tobytes()).hex()]
     raise TypeError(f"{type(value).__name__} has no description")

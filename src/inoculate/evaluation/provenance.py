@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from hashlib import blake2b
 from typing import Any
 
+from inoculate.artifacts.specs import described
 from inoculate.artifacts.versions import versions
 from inoculate.attacks.base import Attack
 from inoculate.core.threat import Threat
@@ -53,19 +52,3 @@ def image_identities(data: Dataset) -> tuple[str, ...]:
         blake2b(image.cpu().contiguous().numpy().tobytes(), digest_size=8, key=shape).hexdigest()
         for image in data.images
     )
-
-
-def described(value: Any) -> Any:
-    """An attack or an option of one as JSON values: dataclasses with all fields, functions and others by name."""
-    if is_dataclass(value) and not isinstance(value, type):
-        options = {field.name: described(getattr(value, field.name)) for field in fields(value)}
-        return {"class": type(value).__name__, **options}
-    if isinstance(value, Mapping):
-        return {str(name): described(each) for name, each in value.items()}
-    if isinstance(value, tuple | list):
-        return [described(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return str(getattr(value, "__qualname__", type(value).__name__))

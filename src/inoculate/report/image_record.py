@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inoculate.artifacts.arrays import read_arrays
 from inoculate.artifacts.files import read_json
 from inoculate.core.errors import InputError
 from inoculate.core.row import Row
@@ -90,14 +89,14 @@ def read_image_record(folder: Path, rows: Sequence[Row]) -> ImageRecord | None:
     labels = np.array(facts.get("labels", ()), dtype=np.int64)
     if not len(labels):
         return None
-    arrays = _read_arrays(folder / PER_IMAGE)
+    arrays = read_arrays(folder / PER_IMAGE)
     wanted = ("right", "finished", "predicted", "broken_by")
     described = facts.get("results", [])
     if len(described) != len(rows) or any(
         name not in arrays or arrays[name].shape != (len(rows), len(labels)) for name in wanted
     ):
         raise InputError(f"{folder / PER_IMAGE} does not fit results.json: delete the folder and run again")
-    small = _read_arrays(folder / THUMBNAILS) if (folder / THUMBNAILS).is_file() else {}
+    small = read_arrays(folder / THUMBNAILS) if (folder / THUMBNAILS).is_file() else {}
     pictures = zip(small.get("numbers", ()), small.get("pixels", ()), strict=True)
     return ImageRecord(
         labels=labels, classes=facts.get("classes", ()), sources=facts.get("sources", ()),
@@ -105,11 +104,3 @@ def read_image_record(folder: Path, rows: Sequence[Row]) -> ImageRecord | None:
         thumbnails={int(number): pixels for number, pixels in pictures},
         **{name: arrays[name] for name in wanted},
     )  # fmt: skip
-
-
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read ({error}): delete the folder and run again") from None

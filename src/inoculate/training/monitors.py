@@ -93,9 +93,8 @@ def best_round(history: History) -> int:
     """
 
     def key(entry: dict[str, float]) -> tuple[object, ...]:
-        return *(
-            selection_key(entry) if {"val_robust", "val_certified"} & set(entry) else (entry["val_accuracy"],)
-        ), -entry["val_loss"]
+        is_known = "val_robust" in entry or "val_certified" in entry
+        return *(selection_key(entry) if is_known else (entry["val_accuracy"],)), -entry["val_loss"]
 
     return max(range(len(history)), key=lambda i: key(history[i]))
 
