@@ -104,6 +104,7 @@ def test_executors_are_found_by_name():
 
 
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
 from executor_samples import SumJob, Watcher, graph
@@ -111,6 +112,7 @@ from inoculate.artifacts.executors.processes import Processes
 from inoculate.artifacts.store import Store
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit that it is ignored
     nodes = graph(int(sys.argv[2]))
     job = SumJob(Store(Path(sys.argv[1])), nodes, float(sys.argv[3]))
     for node, artefact in Processes(2).run(nodes, job, Watcher()):
