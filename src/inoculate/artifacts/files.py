@@ -23,14 +23,19 @@ def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> Path:
     try:
         with os.fdopen(handle, "wb") as stream:
             write(stream)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp makes it private; others may read results
+        os.chmod(name, 0o666 & ~umask())  # mkstemp makes it private; others may read results
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     return path
+
+
+def umask() -> int:
+    """The permissions that this process withholds from new files."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

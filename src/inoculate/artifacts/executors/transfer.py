@@ -10,7 +10,7 @@ import uuid
 import zipfile
 from pathlib import Path
 
-from inoculate.artifacts.files import write_text
+from inoculate.artifacts.files import umask, write_text
 from inoculate.artifacts.store import MANIFEST, Store, is_complete
 
 _IDENTITY = ".identity"  # a file in the store, by which a machine sees whether it has the same folder
@@ -51,7 +51,7 @@ def unpack(store: Store, name: str, content: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             archive.extractall(arrived)  # which keeps every file below the folder
-        arrived.chmod(0o777 & ~_umask())
+        arrived.chmod(0o777 & ~umask())
         if not is_complete(arrived):
             raise OSError(f"artefact {name} did not arrive whole")
         if folder.exists():  # damaged
@@ -68,9 +68,3 @@ def names(store: Store) -> set[str]:
     """The complete artefacts of a store."""
     found = (path.parent for path in store.root.glob(f"*/*/{MANIFEST}"))
     return {f"{folder.parent.name}/{folder.name}" for folder in found if folder.suffix == ""}
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
