@@ -72,6 +72,11 @@ class Graph:
         return layers[number] < 2
 
     @property
+    def kinked_values(self) -> int:
+        """How many values for an image go into ReLUs."""
+        return sum(self.sizes[node.inputs[0]] for node in self.nodes if node.operator.kinked)
+
+    @property
     def sizes(self) -> list[int]:
         """How many values each node gives for an image."""
         return [torch.Size(self.shape_of(number)).numel() for number in range(len(self.nodes) + 1)]

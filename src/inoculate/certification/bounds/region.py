@@ -34,8 +34,7 @@ class Region:
 
         Raises `InputError` for L0, for images outside of the valid range, and for a mask that does not fit them.
         """
-        if threat.norm not in NORMS:
-            raise InputError(f"bounds are for {', '.join(NORMS)}, not {threat.norm}: choose one of them")
+        require_bounded_norm(threat)
         if bool((x < threat.low).any()) or bool((x > threat.high).any()):
             raise InputError(f"an image has pixels outside the valid range [{threat.low:g}, {threat.high:g}]: widen it")
         above, below = (threat.high - x).clamp_max(threat.eps), (threat.low - x).clamp_min(-threat.eps)
@@ -60,6 +59,12 @@ class Region:
             return _least_in_l1(weight, below, above, self.eps)
         least = _least_in_l2(weight, below, above, self.eps)
         return torch.maximum(torch.maximum(box, ball), least)
+
+
+def require_bounded_norm(threat: Threat) -> None:
+    """Raise `InputError` for a threat in L0."""
+    if threat.norm not in NORMS:
+        raise InputError(f"bounds are for {', '.join(NORMS)}, not {threat.norm}: choose one of them")
 
 
 def _least_in_l2(weight: Tensor, below: Tensor, above: Tensor, eps: float) -> Tensor:

@@ -61,8 +61,9 @@ def _addmm(view: View, bias: Any, x: Any, weight: Any) -> Weighted:
 
 def _batch_norm(
     view: View, x: Any, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None,
-    training: bool, momentum: float, eps: float, *_: Any,
+    training: bool, *others: Any,
 ) -> Scaled:  # fmt: skip
+    eps = float(others[1])  # behind the momentum
     if training or mean is None or var is None:
         raise UnboundedError("it takes its statistics from the batch")
     scale = (var.double() + eps).rsqrt()
