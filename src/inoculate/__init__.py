@@ -56,6 +56,7 @@ _ROOMS = {
     "Dataset": "data.dataset",
     "load_data": "data.load",
     "Preprocessing": "data.preprocessing",
+    "CertificationOptions": "evaluation.certify",
     "certify": "evaluation.certify",
     "Check": "evaluation.checks",
     "Change": "evaluation.compare",
@@ -175,6 +176,7 @@ if TYPE_CHECKING:
     from inoculate.data.dataset import Dataset as Dataset
     from inoculate.data.load import load_data as load_data
     from inoculate.data.preprocessing import Preprocessing as Preprocessing
+    from inoculate.evaluation.certify import CertificationOptions as CertificationOptions
     from inoculate.evaluation.certify import certify as certify
     from inoculate.evaluation.checks import Check as Check
     from inoculate.evaluation.compare import Change as Change

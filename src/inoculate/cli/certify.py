@@ -61,6 +61,7 @@ def certify(
     from inoculate.cli.progress import Steps
     from inoculate.core.requirements import require_planned
     from inoculate.core.threat import largest_threat
+    from inoculate.evaluation.certify import CertificationOptions
     from inoculate.evaluation.certify import certify as run
     from inoculate.evaluation.evaluate import EvaluationOptions
     from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attacks
@@ -89,8 +90,8 @@ def certify(
     threats = masked(threats, mask, images)
     with Steps() as steps:
         found = run(
-            network, images, threats, attacks, method=method, batch_size=batch_size, seed=seed, options=settings,
-            progress=steps,
+            network, images, threats, attacks, batch_size=batch_size, seed=seed,
+            options=CertificationOptions(method, settings), progress=steps,
         )  # fmt: skip
     print_notes(found.notes)
     print_warnings(found.warnings)
