@@ -217,6 +217,31 @@ def test_steps_may_be_written_in_many_ways():
         assert all((near.gather(1, y[:, None]) - near >= bound - 1e-6).all() for bound in bounds)
 
 
+class InPlace(nn.Module):
+    """What is kept beside a ReLU in place is its output; the input is edited too."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.last = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 1), nn.Linear(18, 3)
+
+    def forward(self, x):
+        x.sub_(0.5)
+        hidden = kept = self.one(x)
+        hidden.relu_()
+        return self.last((kept + self.two(hidden)).flatten(1))
+
+
+def test_steps_in_place_change_what_is_kept():
+    model, x = InPlace().eval(), images(4)
+    with torch.no_grad():
+        model.one.bias.fill_(0.1)
+        logits = model(x.clone())
+    graph = trace(model, SHAPE)
+    assert torch.allclose(graph.value(x.double()).float(), logits, atol=1e-6)
+    low, high = interval_bounds(graph, x.double(), Threat("linf", 0.0))
+    assert torch.allclose(low, high, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("layer", "words"),
     [

@@ -40,7 +40,7 @@ class Weighted:
         centre, radius = box.centre, box.radius
         error = rounding(terms + 4, centre.dtype)  # of the middle, and of the layer itself on any values of the box
         out = self.value(centre)
-        reach = self.apply(radius + 2 * error * (centre.abs() + radius), size) * (1 + error)
+        reach = self.apply(radius + 2 * error * (centre.abs() + radius), size) * (1 + 2 * error)
         if self.bias is not None:
             reach = reach + 2 * error * self.bias.abs()
         return outward(out - reach, out + reach, out.abs() + reach, 2).within(self._ball(box.ball, size, error))
@@ -54,7 +54,7 @@ class Weighted:
         if ball is None:
             return None
         rounded = ball.error + 2 * error * (ball.value.abs() + ball.norm * ball.eps)
-        wrong = self.apply(rounded, size) * (1 + error)
+        wrong = self.apply(rounded, size) * (1 + 2 * error)
         if self.bias is not None:
             wrong = wrong + 2 * error * self.bias.abs()
         value = self.value(ball.value)
@@ -65,7 +65,7 @@ class Weighted:
         else:
             steepest = (size * ball.norm.max()).flatten(1).amax(dim=1)  # for each output map
             norm = torch.zeros_like(value) + steepest.view(-1, *[1] * (value.ndim - 2))
-        return Ball(value, wrong, norm * (1 + error), ball.dual, ball.eps, disjoint=False)
+        return Ball(value, wrong, norm * (1 + 2 * error), ball.dual, ball.eps, disjoint=False)
 
     def backward(self, weight: Tensor, *boxes: Box) -> Passed:
         back = self.transposed(weight.flatten(0, 1), self.weight).view(*weight.shape[:2], *self.inputs)
@@ -74,10 +74,14 @@ class Weighted:
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """Each value times `scale` plus `shift`, which broadcast (1×…): BatchNorm in eval mode, normalisation."""
+    """Each value times `scale` plus `shift`, which broadcast (1×…): BatchNorm in eval mode, normalisation.
+
+    size: the absolute values of what the layer adds up to the shift, such as BatchNorm a mean and a bias.
+    """
 
     scale: Tensor
     shift: Tensor
+    size: Tensor
     affine = True
     mixes = False
     kinked = False
@@ -88,8 +92,7 @@ class Scaled:
     def interval(self, *boxes: Box) -> Box:
         (box,) = boxes
         one, other = self.value(box.low), self.value(box.high)
-        size = box.size * self.scale.abs() + self.shift.abs()
-        # a layer may subtract a mean first, which is as large as the shift
+        size = box.size * self.scale.abs() + self.size
         found = outward(torch.minimum(one, other), torch.maximum(one, other), size, 8)
         ball = box.ball
         if ball is not None:
@@ -132,14 +135,14 @@ class Gathered:
         if together:
             value = self.function(*(ball.value for ball in balls))
             norm = self.function(*(ball.norm for ball in balls))
-            more = rounding(self.terms + 4, low.dtype) if self.terms else 0.0
+            more = rounding(2 * self.terms + 4, low.dtype) if self.terms else 0.0
             error = self.function(*(b.error + more * (b.value.abs() + b.eps * b.norm) for b in balls))
             disjoint = len(balls) == 1 and balls[0].disjoint and not self.terms and not self.repeats
             ball = replace(balls[0], value=value, error=error, norm=norm * (1 + more), disjoint=disjoint)
         if not self.terms:
             return Box(low, high, ball)
         size = self.function(*(box.size for box in boxes))
-        return outward(low, high, size, self.terms).within(ball)
+        return outward(low, high, size, 2 * self.terms).within(ball)  # twice: here, and in the layer
 
     def backward(self, weight: Tensor, *boxes: Box) -> Passed:
         flat = weight.flatten(0, 1)

@@ -68,10 +68,10 @@ def _batch_norm(
         raise UnboundedError("it takes its statistics from the batch")
     scale = (var.double() + eps).rsqrt()
     scale = scale if weight is None else scale * weight.double()
-    shift = -mean.double() * scale
-    shift = shift if bias is None else shift + bias.double()
-    ones = [1] * (len(view.output) - 1)
-    return Scaled(scale.view(1, -1, *ones), shift.view(1, -1, *ones))
+    added = torch.zeros_like(scale) if bias is None else bias.double()
+    shift, size = added - mean.double() * scale, added.abs() + (mean.double() * scale).abs()
+    shape = (1, -1, *[1] * (len(view.output) - 1))
+    return Scaled(scale.view(shape), shift.view(shape), size.view(shape))
 
 
 def _constant(value: Any, view: View) -> Tensor:
@@ -99,7 +99,8 @@ def _add(sign: float) -> Rule:
 def _scaled(view: View, scale: Any, shift: Any) -> Scaled:
     if view.inputs[0] != view.output:
         raise UnboundedError("a constant of another shape")
-    return Scaled(_constant(scale, view), _constant(shift, view))
+    shift = _constant(shift, view)
+    return Scaled(_constant(scale, view), shift, shift.abs())
 
 
 def _mul(view: View, x: Any, other: Any) -> Scaled:
