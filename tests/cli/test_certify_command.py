@@ -34,3 +34,12 @@ def test_what_cannot_be_certified_ends_with_a_line(refused: Callable[..., str], 
     assert "not l0" in refused(*given, "--norm", "l0", "--eps", "3")
     assert "crwn" in refused(*given, "--method", "crwn")
     assert "certified@0.3" in refused(*given, "--eps", "0.1", "--require", "certified@0.3>=0.5")
+
+
+def test_smoothing(call: Callable[..., int], model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("certify", "--model", model_folder, "--data", "digits", "--limit", 3, "--norm", "l2", "--eps", "0.1")
+    assert call(*given, "--method", "smoothing", "--sigma", 0.1, "--copies", 64, "--alpha", 0.01) == 0
+    printed = capsys.readouterr()
+    assert "certified l2 eps 0.1" in printed.out
+    assert "smoothed, sigma 0.1" in printed.out
+    assert "abstains from" in printed.err

@@ -211,3 +211,28 @@ def test_float32_intervals_fit_into_memory() -> None:
     graph = ino.trace(_wide(), (1, 40, 40))
     sizes = [Bounds("x", method).largest_batch(graph) for method in ("ibp", "crown-ibp", "crown")]  # type: ignore[arg-type]
     assert 1 <= sizes[2] <= sizes[1] <= sizes[0] <= certifiers.MOST_IMAGES
+
+
+def test_a_smoothed_classifier_has_rows_of_its_own() -> None:
+    smoothing = ino.Smoothing(sigma=0.25, n=2000)
+    options = replace(QUIET, method="smoothing", smoothing=smoothing)
+    threats = [Threat("l2", 0.1), Threat("l2", 0.3), Threat("l2", 3.0)]
+    steps: list[tuple[str, int, int]] = []
+    found = ino.certify(
+        model(), data(wrong=1), threats, ["pgd"], options=options, progress=lambda *step: steps.append(step)
+    )
+    # they lie 1, 0.8, 0.6, 0.4, 0.2, 0.2, 0.4 and 0.6 from the plane, which smoothing does not change
+    assert [(row.attack, row.eps, row.correct) for row in found] == [
+        ("none", 0.0, 7), ("certified", 0.1, 7), ("certified", 0.3, 5), ("certified", 3.0, 0),
+    ]  # fmt: skip
+    assert {row.model for row in found} == {"model (smoothed, sigma 0.25)"}
+    assert steps[-1] == ("smoothing", 8, 8)
+    assert found.checks[0].passed is None
+    one = ino.certify(model(), data().subset([4]), threats, [], options=options)
+    assert [row.correct for row in one] == [1, 1, 0, 0], "an image's noise is its own"
+    late = replace(options, evaluation=ino.EvaluationOptions(time_budget=0.0001))
+    assert [(row.attack, row.correct, row.n) for row in ino.certify(model(), data(), threats, [], options=late)] == [
+        ("certified", 0, 8)
+    ] * 3
+    with pytest.raises(InputError, match="l2, not linf"):
+        ino.certify(model(), data(), [Threat("linf", 0.1)], [], options=options)

@@ -14,6 +14,7 @@ from inoculate.certification.bounds.margins import Relaxation, margin_bounds
 from inoculate.core.options import require_one_of
 from inoculate.core.threat import Threat
 
+SMOOTHING = "smoothing"  # certifies another classifier than the network, see `certify_smoothed`
 BUDGET = 2**29  # bytes of a batch of images
 MOST_IMAGES = 256
 MOST_CROWN = 2**27  # values in front of ReLUs times values in all; so many take CROWN about a second an image
@@ -70,7 +71,7 @@ CERTIFIERS: Mapping[str, tuple[Certifier, ...]] = {
 
 def require_method(method: str) -> None:
     """Raise `InputError` for an unknown method."""
-    require_one_of(tuple(CERTIFIERS), method=method)
+    require_one_of((*CERTIFIERS, SMOOTHING), method=method)
 
 
 def get_certifiers(method: str, graph: Graph) -> tuple[Certifier, ...]:

@@ -14,7 +14,14 @@ from inoculate.cli.parsers import masked, parse_attacks, parse_threats, pick_dev
 from inoculate.cli.reading_options import adapts_attacks, reads_images
 from inoculate.data.preprocessing import Preprocessing
 
-Method = Annotated[str, options.topic_option("--method", options.ATTACK, "What proves: auto, ibp, crown-ibp or crown.")]
+Method = Annotated[
+    str, options.topic_option("--method", options.ATTACK, "What proves: auto, ibp, crown-ibp, crown or smoothing.")
+]
+Sigma = Annotated[float, options.topic_option("--sigma", options.ATTACK, "Of smoothing: deviation of the noise.")]
+Copies = Annotated[int, options.topic_option("--copies", options.ATTACK, "Of smoothing: noisy copies of an image.")]
+Alpha = Annotated[
+    float, options.topic_option("--alpha", options.ATTACK, "Of smoothing: probability that a certificate is false.")
+]
 
 
 @adapts_attacks
@@ -34,6 +41,9 @@ def certify(
     data_root: options.DataRoot = None,
     limit: options.Limit = None,
     method: Method = "auto",
+    sigma: Sigma = 0.25,
+    copies: Copies = 10_000,
+    alpha: Alpha = 0.001,
     attack: options.Attacks = "autoattack",
     norm: options.Norms = "linf",
     eps: options.EpsList = "8/255",
@@ -58,6 +68,7 @@ def certify(
     Example: inoculate certify --model my_model --data my_images --eps 1/255 --attack pgd --limit 32 --out proofs
     """
     from inoculate.certification.certifiers import require_method
+    from inoculate.certification.smoothing import Smoothing
     from inoculate.cli.progress import Steps
     from inoculate.core.requirements import require_planned
     from inoculate.core.threat import largest_threat
@@ -72,6 +83,7 @@ def certify(
     from inoculate.models.loading.load import load_model
 
     require_method(method)
+    smoothing = Smoothing(sigma, n=copies, alpha=alpha)
     threats, attacks = parse_threats(norm, eps), resolve_attacks(parse_attacks(attack), adaptation)
     required = gate.parse(require, require_on, sarif, junit)
     place = pick_device(device)
@@ -79,7 +91,9 @@ def certify(
         precision, time_budget, checks, name=model, device=place, classes=classes, store=store_in(out, store),  # type: ignore[arg-type]
     )  # fmt: skip
     require_parquet(records)
-    require_planned(required, planned_cells(attacks, threats, certified=True), checks=True)
+    require_planned(
+        required, planned_cells(attacks if method != "smoothing" else (), threats, certified=True), checks=True
+    )
     require_writable_places((json_file, records, sarif, junit), (out, store))
     needed = expected_preprocessing(model, pretrained=pretrained, weights=weights, normalize=normalize)
     images = load_images(data, split, preprocessing.over(needed), data_root=data_root, limit=limit, seed=seed)
@@ -91,7 +105,7 @@ def certify(
     with Steps() as steps:
         found = run(
             network, images, threats, attacks, batch_size=batch_size, seed=seed,
-            options=CertificationOptions(method, settings), progress=steps,
+            options=CertificationOptions(method, smoothing, settings), progress=steps,
         )  # fmt: skip
     print_notes(found.notes)
     print_warnings(found.warnings)
