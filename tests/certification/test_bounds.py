@@ -314,3 +314,30 @@ def test_bounds_equal_those_of_bound_propagation():
         best = torch.maximum(best, getattr(theirs, method)(region).concretize().lower)
         ours = margin_bounds(graph, x.double(), y, Threat("linf", eps), method.replace("_", "-"))
         assert torch.allclose(best[:, 1:], ours[:, 1:].float(), atol=1e-4)
+
+
+class Shallow(nn.Module):
+    """The order of layers that ART knows; it flattens between the first two of them by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.one, self.dense = nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.Linear(16, 6)
+        self.two, self.last = nn.ReLU(), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(self.two(self.dense(self.one(self.conv(x)).flatten(1))))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_intervals_equal_those_of_art():
+    library = pytest.importorskip("art.estimators.certification.interval", reason="ART is not installed")
+    model = Shallow().eval()
+    theirs = library.PyTorchIBPClassifier(
+        model, nb_classes=3, input_shape=SHAPE, loss=nn.CrossEntropyLoss(), clip_values=(0, 1), device_type="cpu"
+    )
+    x, eps = images(5) * 0.8 + 0.1, 0.05
+    ends = torch.stack([x - eps, x + eps], dim=1).numpy()
+    found = torch.as_tensor(theirs.predict_intervals(ends, is_interval=True))
+    low, high = interval_bounds(trace(model, SHAPE), x.double(), Threat("linf", eps))
+    assert torch.allclose(found[:, 0], low.float(), atol=1e-4)
+    assert torch.allclose(found[:, 1], high.float(), atol=1e-4)
