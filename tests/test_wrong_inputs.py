@@ -72,6 +72,10 @@ CALLS: dict[str, Callable[[], Any]] = {
     },
     **{f"threats {t!r}": lambda t=t: ino.evaluate(NET, (X, Y), ["fgsm"], t) for t in ("linf", None, 0.1, [T, 3],
     "0.1")},
+    **{f"certified threats {t!r}": lambda t=t: ino.certify(NET, (X, Y), t) for t in ("linf", None, 0.1, T, [T, 3], [],
+    [ino.Threat("l0", 2)])},
+    **{f"certification {o}": lambda o=o: ino.CertificationOptions(**o) for o in ({"method": "zz"}, {"method": None},
+    {"method": ["ibp"]})},
     **{f"pgd {o}": lambda o=o: ino.PGD(**o) for o in (
         {"steps": 0}, {"steps": -1}, {"steps": 1.5}, {"steps": "10"}, {"steps": None}, {"steps": True}, {"step": 0},
         {"step": NAN}, {"loss": "zz"}, {"restarts": 0},

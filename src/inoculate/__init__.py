@@ -39,6 +39,9 @@ _ROOMS = {
     "explain": "attribution.explain",
     "Amounts": "attribution.explanation",
     "Explanation": "attribution.explanation",
+    "interval_bounds": "certification.bounds.margins",
+    "margin_bounds": "certification.bounds.margins",
+    "trace": "certification.bounds.graph",
     "SmoothedCertificates": "certification.smoothing",
     "Smoothing": "certification.smoothing",
     "certify_smoothed": "certification.smoothing",
@@ -53,6 +56,8 @@ _ROOMS = {
     "Dataset": "data.dataset",
     "load_data": "data.load",
     "Preprocessing": "data.preprocessing",
+    "CertificationOptions": "evaluation.certify",
+    "certify": "evaluation.certify",
     "Check": "evaluation.checks",
     "Change": "evaluation.compare",
     "Comparison": "evaluation.compare",
@@ -154,6 +159,9 @@ if TYPE_CHECKING:
     from inoculate.attribution.explain import explain as explain
     from inoculate.attribution.explanation import Amounts as Amounts
     from inoculate.attribution.explanation import Explanation as Explanation
+    from inoculate.certification.bounds.graph import trace as trace
+    from inoculate.certification.bounds.margins import interval_bounds as interval_bounds
+    from inoculate.certification.bounds.margins import margin_bounds as margin_bounds
     from inoculate.certification.smoothing import SmoothedCertificates as SmoothedCertificates
     from inoculate.certification.smoothing import Smoothing as Smoothing
     from inoculate.certification.smoothing import certify_smoothed as certify_smoothed
@@ -168,6 +176,8 @@ if TYPE_CHECKING:
     from inoculate.data.dataset import Dataset as Dataset
     from inoculate.data.load import load_data as load_data
     from inoculate.data.preprocessing import Preprocessing as Preprocessing
+    from inoculate.evaluation.certify import CertificationOptions as CertificationOptions
+    from inoculate.evaluation.certify import certify as certify
     from inoculate.evaluation.checks import Check as Check
     from inoculate.evaluation.compare import Change as Change
     from inoculate.evaluation.compare import Comparison as Comparison

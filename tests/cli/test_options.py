@@ -21,16 +21,16 @@ from inoculate.core.threat import Threat
 
 # Where one option means two things, the commands that each meaning belongs to.
 DIFFERENT = {
-    "--model": [{"evaluate", "explain"}, {"transfer"}, {"train"}, {"harden"}],
-    "--attack": [{"evaluate"}, {"transfer", "explain"}],
-    "--eps": [{"evaluate", "transfer"}, {"explain", "harden"}, {"train"}],
-    "--norm": [{"evaluate", "transfer"}, {"explain", "harden"}, {"train"}],
-    "--method": [{"train"}, {"harden"}],
+    "--model": [{"evaluate", "certify", "explain"}, {"transfer"}, {"train"}, {"harden"}],
+    "--attack": [{"evaluate", "certify"}, {"transfer", "explain"}],
+    "--eps": [{"evaluate", "certify", "transfer"}, {"explain", "harden"}, {"train"}],
+    "--norm": [{"evaluate", "certify", "transfer"}, {"explain", "harden"}, {"train"}],
+    "--method": [{"train"}, {"harden"}, {"certify"}],
     "--epochs": [{"train"}, {"harden"}],
-    "--precision": [{"evaluate", "transfer"}, {"train"}],
+    "--precision": [{"evaluate", "certify", "transfer"}, {"train"}],
     "--surrogate": [{"evaluate"}, {"train", "harden"}],
-    "--json": [{"evaluate", "transfer"}, {"compare"}],
-    "--out": [{"train", "harden", "explain"}, {"evaluate", "transfer"}, {"report"}, {"study run"}],
+    "--json": [{"evaluate", "certify", "transfer"}, {"compare"}],
+    "--out": [{"train", "harden", "explain"}, {"evaluate", "certify", "transfer"}, {"report"}, {"study run"}],
 }
 EXPECTED = {
     *("--model", "--weights", "--pretrained", "--outputs", "--normalize", "--data", "--data-root", "--split"),

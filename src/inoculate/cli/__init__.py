@@ -10,6 +10,7 @@ import typer
 
 from inoculate import __version__
 from inoculate.cli import study
+from inoculate.cli.certify import certify
 from inoculate.cli.compare import compare
 from inoculate.cli.errors import exit_code, launched_rank
 from inoculate.cli.evaluate import evaluate
@@ -50,7 +51,7 @@ def _add(topic: str, *commands: Callable[..., None]) -> None:
         app.command(rich_help_panel=topic)(command)
 
 
-_add("Measure", evaluate, transfer, explain, compare)
+_add("Measure", evaluate, certify, transfer, explain, compare)
 _add("Harden", harden, train)
 app.add_typer(study.app, name="study", rich_help_panel="Study")
 _add("Report", report)

@@ -7,6 +7,7 @@ from typing import Any
 
 from inoculate.core.stats import wilson
 
+CERTIFIED = "certified"  # the attack of a row that counts the images proven right for all of its threat
 UNION = "union"  # the norm of a row that counts the worst over several norms
 AUDIT_FIELDS = ("audited", "audited_broken", "hidden")
 
@@ -17,7 +18,7 @@ class Row:
 
     Fields:
         dataset, model, arm, seed: labels of what was measured.
-        attack: its name, `none` for clean accuracy.
+        attack: its name, `none` for clean accuracy, `certified` for a lower bound that no attack can break.
         norm, eps: the threat; eps in pixel units of [0, 1], 0 for clean. Norm `union`, with eps 1: the worst of several
             norms for each image. Beyond norms `corruption` and `spatial`.
         protocol: `white-box` (crafted on the evaluated model) or `transfer:<model>/<arm>`.

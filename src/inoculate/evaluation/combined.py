@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from inoculate.core.row import UNION, Row
+from inoculate.core.row import CERTIFIED, UNION, Row
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.union import EPS
 
@@ -19,7 +19,8 @@ def combined_rows(per_image: Mapping[Row, PerSampleResult]) -> list[Row]:
 
     Images that some attack did not finish do not count. What early termination can hide adds up.
     """
-    attacked = [row for row in per_image if row.attack != "none" and row.has_eps and row.norm != UNION]
+    others = ("none", CERTIFIED)
+    attacked = [row for row in per_image if row.attack not in others and row.has_eps and row.norm != UNION]
     if any(row.attack == WORST_CASE for row in attacked):
         return []
     groups: dict[tuple[str, float, str], list[Row]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from inoculate.core.requirements import Cell
-from inoculate.core.row import UNION
+from inoculate.core.row import CERTIFIED, UNION
 from inoculate.core.threat import Threat
 from inoculate.evaluation.combined import WORST_CASE
 from inoculate.evaluation.corruptions import MEAN
@@ -19,6 +19,8 @@ def planned_cells(
     threats: Sequence[Threat],
     corrupted: tuple[Sequence[str], Sequence[int]] | None = None,
     movements: Movements | None = None,
+    *,
+    certified: bool = False,
 ) -> list[Cell]:
     """The cells of the rows that an evaluation will have, for `require_planned`.
 
@@ -27,9 +29,12 @@ def planned_cells(
         threats: of the attacks.
         corrupted: kinds and severities of common corruptions.
         movements: of a spatial attack.
+        certified: whether bounds are proven at the threats.
     """
     names = list(attacks)
     cells = [Cell("none", "", 0.0), *(Cell(name, threat.norm, threat.eps) for name in names for threat in threats)]
+    if certified:
+        cells += [Cell(CERTIFIED, threat.norm, threat.eps) for threat in threats]
     if names:
         cells += [Cell(WORST_CASE, threat.norm, threat.eps) for threat in threats]
     if names and len({threat.norm for threat in threats}) > 1:

@@ -1,0 +1,138 @@
+"""Margins proven image by image, by the certifiers of a method in the order of their cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inoculate.certification.bounds.graph import Graph, trace
+from inoculate.certification.certifiers import Certifier, get_certifiers
+from inoculate.core.errors import InputError
+from inoculate.core.progress import Progress
+from inoculate.core.threat import Threat
+from inoculate.evaluation.budget import TimeBudget
+from inoculate.evaluation.engine import batches
+from inoculate.evaluation.natural import Natural
+from inoculate.evaluation.per_sample import PerSampleResult
+
+# What an attack's image may be outside of the ball and the range without being refused (see `distance_within`).
+RELATIVE, ABSOLUTE = 1e-4, 1e-6
+ROUNDING = 1e-5  # of the largest logit: the least margin that counts as one
+SAMPLE = 32  # images on which the traced network is compared with the model
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """The result at one threat, and how many images each certifier proved (its name, and their number)."""
+
+    result: PerSampleResult
+    counts: tuple[tuple[str, int], ...]
+
+    @property
+    def words(self) -> str:
+        """Which certifier proved how many."""
+        return "certified " + (", ".join(f"{count} by {name}" for name, count in self.counts if count) or "none")
+
+
+@dataclass(frozen=True, eq=False)
+class Proofs:
+    """What proves margins, and on which images."""
+
+    natural: Natural
+    graph: Graph
+    method: str
+    batch_size: int | None
+    progress: Progress | None
+
+    @classmethod
+    def begin(cls, natural: Natural, method: str, batch_size: int | None, progress: Progress | None) -> Proofs:
+        """Trace the network. Raises `InputError` for one without bounds."""
+        if natural.classifier.is_random or natural.classifier.labels_only:
+            raise InputError("bounds need a model that gives the same logits twice: certify it with smoothing")
+        graph = trace(natural.classifier.model, (natural.data.channels, *natural.data.image_size))
+        return cls(natural, graph, method, batch_size, progress)
+
+    @property
+    def certifiers(self) -> tuple[Certifier, ...]:
+        return get_certifiers(self.method, self.graph)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        return {"method": self.method, "tried": [each.name for each in self.certifiers]}
+
+    def of(self, threats: Sequence[Threat], budget: TimeBudget | None) -> list[Proof]:
+        """The proof at each threat. What is proven at a larger eps is so at a smaller one."""
+        found: dict[int, Proof] = {}
+        deadline = None if budget is None else budget.deadline
+        with torch.no_grad(), self.natural.classifier.ready():
+            slack = self._slack()
+            for place in sorted(range(len(threats)), key=lambda i: -threats[i].eps):
+                threat = threats[place]
+                wider = [found[i].result for i in found if replace(threats[i], eps=threat.eps) == threat]
+                found[place] = self._prove(threat, slack, wider, deadline)
+        return [found[place] for place in range(len(threats))]
+
+    def _prove(self, threat: Threat, slack: Tensor, wider: Sequence[PerSampleResult], deadline: float | None) -> Proof:
+        began, clean = time.perf_counter(), self.natural.clean
+        margin = torch.where(clean.right, -torch.inf, -clean.margin.double())
+        for result in wider:  # those of the next larger eps are the best
+            margin = torch.where(
+                clean.right, torch.maximum(margin, (-result.margin.double()).nan_to_num(-torch.inf)), margin
+            )
+        proven, counts = clean.right & (margin > slack), []
+        if bool(proven.any()):
+            counts.append(("a larger eps", int(proven.sum())))
+        for certifier in self.certifiers:
+            rows, before = (clean.right & ~proven).nonzero().squeeze(1), int(proven.sum())
+            for part in self._batches(certifier, rows, threat, deadline):
+                x, y = self.natural.classifier.load(self.natural.data, part)
+                bounds = certifier.margins(self.graph, x, y, as_attacked(threat.select(part))).cpu()
+                margin[part] = torch.maximum(margin[part], bounds.nan_to_num(-torch.inf))
+                proven[part] = margin[part] > slack[part]
+            counts.append((certifier.name, int(proven.sum()) - before))
+        margin = torch.where(margin.isfinite(), -margin, torch.nan).float()  # where nothing was tried
+        seconds = time.perf_counter() - began
+        result = clean.copy(eps=threat.eps, right=proven, margin=margin, seconds=seconds, images=None)
+        return Proof(result, tuple(counts))
+
+    def _batches(self, certifier: Certifier, rows: Tensor, threat: Threat, deadline: float | None) -> Iterator[Tensor]:
+        """The images in batches, until the deadline (on `time.monotonic`)."""
+        size = min(certifier.largest_batch(self.graph), self.batch_size or len(rows) or 1)
+        step, done = f"{certifier.name} {threat.norm} eps {threat.eps:.4g}", 0
+        for part in batches(rows, size):
+            if deadline is not None and time.monotonic() > deadline:
+                return
+            yield part
+            done += len(part)
+            if self.progress:
+                self.progress(step, done, len(rows))
+
+    def _slack(self) -> Tensor:
+        """What a margin must exceed, for each image (N): the model's own rounding, which its bounds do not know.
+
+        Raises `InputError` where the steps that were traced give other logits than the model.
+        """
+        classifier, data = self.natural.classifier, self.natural.data
+        largest, off = torch.zeros(len(data), dtype=torch.float64), 0.0
+        for part in batches(torch.arange(len(data)), self.natural.settings.batch_size):
+            x, y = classifier.load(data, part)
+            logits = classifier.logits(x, y).double()
+            largest[part] = 1 + logits.abs().amax(dim=1).nan_to_num(torch.inf).cpu()
+            if int(part[0]) < SAMPLE:
+                difference = (self.graph.value(x[:SAMPLE].double()) - logits[:SAMPLE]).abs().amax(dim=1).cpu()
+                off = max(off, float((difference / largest[part[:SAMPLE]]).max()))
+        if not off < 1e-2:
+            raise InputError(f"the steps traced from the model give other logits (by {off:.1%}): no bounds")
+        return largest * max(ROUNDING, 4 * off)
+
+
+def as_attacked(threat: Threat) -> Threat:
+    """The threat with all images that attacks are allowed to return, in spite of their rounding."""
+    low, high = threat.low - ABSOLUTE, threat.high + ABSOLUTE
+    eps = threat.eps * (1 + RELATIVE) + ABSOLUTE
+    return replace(threat, eps=min(eps, high - low) if threat.norm == "linf" else eps, low=low, high=high)

@@ -1,0 +1,95 @@
+"""What is certified of a smoothed classifier, which votes over noisy copies of an image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from inoculate.certification.smoothing import SmoothedCertificates, Smoothing, certify_smoothed
+from inoculate.core.errors import InputError
+from inoculate.core.pixels import to_float
+from inoculate.core.progress import Progress
+from inoculate.core.rng import generator
+from inoculate.core.row import CERTIFIED
+from inoculate.core.threat import Threat, largest_threat
+from inoculate.evaluation.budget import TimeBudget
+from inoculate.evaluation.checks import Check
+from inoculate.evaluation.engine import batches
+from inoculate.evaluation.natural import Natural
+from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.proofs import as_attacked
+from inoculate.evaluation.result import Evaluation
+
+AT_ONCE = 4  # images between two reports of progress
+
+
+def require_smoothed_norm(threat: Threat) -> None:
+    """Raise `InputError` for a threat in another norm than L2."""
+    if threat.norm != "l2":
+        raise InputError(f"smoothing certifies l2, not {threat.norm}: give --norm l2, or another method")
+
+
+def certify_votes(
+    natural: Natural,
+    threats: Sequence[Threat],
+    smoothing: Smoothing,
+    budget: TimeBudget | None,
+    progress: Progress | None,
+) -> Evaluation:
+    """The clean and the certified accuracy of the smoothed classifier; an image that is abstained from counts as wrong.
+
+    Images that the time budget does not reach are not certified and count.
+    """
+    began, y = time.perf_counter(), natural.data.labels.cpu()
+    found = _certificates(natural, smoothing, None if budget is None else budget.deadline, progress)
+    seconds = time.perf_counter() - began
+    labels = {**natural.labels, "model": f"{natural.labels['model']} (smoothed, sigma {smoothing.sigma:g})"}
+    norm = {"norm": labels.pop("norm")}
+    clean = _result(found, found.certified(y, 0.0), 0.0, seconds, found.judged)
+    per_image = {clean.row(**labels, **norm, attack="none"): clean} if bool(found.judged.any()) else {}
+    for threat in threats:
+        right = found.certified(y, as_attacked(threat).eps)
+        result = _result(found, right, threat.eps, seconds, torch.ones_like(right))
+        per_image[result.row_at(threat, **labels, attack=CERTIFIED)] = result
+    checks = [Check("certificates", None, f"not checked: {_WORDS.format(1 - smoothing.alpha)}")]
+    late = int((~found.judged).sum())
+    notes = [f"the smoothed classifier abstains from {int(found.abstained.sum())} of {int(found.judged.sum())} images"]
+    notes += [f"{late} images were not reached within the time budget: they are not certified"] if late else []
+    base = natural.evaluation(per_image)
+    return Evaluation(
+        list(per_image), per_image, checks, base.warnings, base.labels, base.classes, largest_threat(threats),
+        (*base.notes, *notes), base.sources, identities=base.identities,
+        provenance={**base.provenance, "certified": {"method": "smoothing", **asdict(smoothing)}},
+    )  # fmt: skip
+
+
+_WORDS = (
+    "nothing was attacked, for attacks on the network say nothing of its votes; each certificate is true with {:.4g}"
+)
+
+
+def _result(
+    found: SmoothedCertificates, right: Tensor, eps: float, seconds: float, finished: Tensor
+) -> PerSampleResult:
+    result = PerSampleResult.empty(len(right), eps)
+    return result.copy(right=right, predicted=found.predicted, finished=finished, seconds=seconds)
+
+
+def _certificates(
+    natural: Natural, smoothing: Smoothing, deadline: float | None, progress: Progress | None
+) -> SmoothedCertificates:
+    """The certificates of all images. The noise of one does not depend on the others."""
+    parts, data = [], natural.data
+    for rows in batches(torch.arange(len(data)), AT_ONCE):
+        noise = generator(natural.settings.seed, "smoothing")
+        x, y = to_float(data.images[rows]), data.labels[rows]
+        model = natural.classifier.model
+        parts.append(certify_smoothed(model, x, smoothing, y=y, generator=noise, deadline=deadline))
+        if progress:
+            progress("smoothing", int(rows[-1]) + 1, len(data))
+    fields = [torch.cat(each) for each in zip(*(vars(part).values() for part in parts), strict=True)]
+    return SmoothedCertificates(*fields)
