@@ -28,7 +28,7 @@ LEAST_IMAGES = 20  # of which one is enough for an alarm: with a gap of `GAP` th
 MOST_ZERO = 0.05  # of the images may have no gradient
 HONEST = 0.02  # of the images: what a weaker attack may break beyond PGD on a network without masked gradients
 NEARER = 0.9  # of the images; on networks without masked gradients it is all of them
-UNDECIDED_IN_L0 = "not checked: in l0 random search beats gradients on honest models too, run sparse_rs beside them"
+UNDECIDED_IN_L0 = "in l0 random search beats gradients on honest models too, run sparse_rs beside them"
 MASKED = "gradients are probably masked; run square and autoattack, and believe the lowest number"
 
 
@@ -95,7 +95,7 @@ def check_extra_outputs(sample: Sample, labelled: Tensor) -> list[Check]:
     try:
         found = find_attraction(sample, labelled, share=0.9)
     except InputError:  # no gradient, or a layer that cannot be looked into
-        return [Check("extra outputs", None, "not checked: no gradient reaches the images")]
+        return [Check("extra outputs", None, "no gradient reaches the images")]
     if found is None:
         return []
     message = f"{found.attracted} of {found.images} attacked images are taken for outputs that are no class's own"
@@ -202,7 +202,7 @@ def check_gradient_free(panel: Panel) -> list[Check]:
 def check_transfer(panel: Panel) -> list[Check]:
     """Examples of other models must break few images that PGD leaves right."""
     if not panel.surrogates:
-        return [Check("transfer", None, "not checked: give another model of the same images as surrogate")]
+        return [Check("transfer", None, "give another model of the same images as surrogate")]
     checks = []
     for place, (name, surrogate) in enumerate(panel.surrogates.items()):
         share = 1 / (len(panel.surrogates) - place)

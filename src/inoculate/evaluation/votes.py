@@ -55,7 +55,7 @@ def certify_votes(
         right = found.certified(y, as_attacked(threat).eps)
         result = _result(found, right, threat.eps, seconds, torch.ones_like(right))
         per_image[result.row_at(threat, **labels, attack=CERTIFIED)] = result
-    checks = [Check("certificates", None, f"not checked: {_WORDS.format(1 - smoothing.alpha)}")]
+    checks = [Check("certificates", None, _WORDS.format(1 - smoothing.alpha))]
     late = int((~found.judged).sum())
     notes = [f"the smoothed classifier abstains from {int(found.abstained.sum())} of {int(found.judged.sum())} images"]
     notes += [f"{late} images were not reached within the time budget: they are not certified"] if late else []
