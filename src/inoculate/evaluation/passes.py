@@ -24,6 +24,7 @@ from inoculate.models.pass_cost import PassCost, pass_cost
 GRADIENT = 2  # of a pass with gradients; measured: 2.0 (MobileNetV2), 2.1 (ResNet-50), 2.3 (ViT-tiny)
 FLOOR_FLOPS, GPU_FLOOR_FLOPS = 3 * 10**11, 3 * 10**13  # some seconds of a CPU core, of a GPU
 LEAST_FLOPS = 10**6  # of a pass: below, its calls take the time
+ATTACKS_SHARE = 0.75  # of the attacks' passes is allowed: small batches, pictures and counting take the rest
 CHECKS_SHARE = 0.6  # of what is allowed, the rest is for explanations
 
 Observer = Callable[[float], None]
@@ -76,12 +77,12 @@ def batch_within_memory(classifier: Classifier, data: Dataset, wanted: int | Non
 
 
 def allowed_passes(made: float, cost: PassCost, device: torch.device) -> float:
-    """How many passes checks and explanations may make together: as many as the attacks, at least some seconds' worth.
+    """How many passes checks and explanations may make together: fewer than the attacks, at least some seconds' worth.
 
     `made`: by the attacks and on the clean images.
     """
     floor = FLOOR_FLOPS if device.type == "cpu" else GPU_FLOOR_FLOPS
-    return max(made, floor / max(cost.flops, LEAST_FLOPS))
+    return max(ATTACKS_SHARE * made, floor / max(cost.flops, LEAST_FLOPS))
 
 
 def require_batch_size(batch_size: object) -> None:
