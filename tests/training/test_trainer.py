@@ -35,16 +35,18 @@ def test_global_random_state_is_unchanged(tmp_path):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_ends_when_patience_runs_out(tmp_path):
-    """A network that never changes never improves after the first round."""
+def idle(model, optimizer, x, y, *, generator, progress=1.0, samples=None):
+    """The network never changes, so that no round is better than the first."""
+    optimizer.step()
+    return {"loss": 1.0, "accuracy": 0.5}
 
-    def idle(model, optimizer, x, y, *, generator, progress=1.0, samples=None):
-        optimizer.step()
-        return {"loss": 1.0, "accuracy": 0.5}
 
+@pytest.mark.parametrize(("rounds", "patience", "made"), [(10, 2, 7), (10, 1, 6), (3, 2, 3), (6, 3, 6), (2, 1, 2)])
+def test_ends_when_patience_runs_out_in_the_second_half(tmp_path, rounds, patience, made):
+    """Five of ten rounds do not count: their learning rate is high, and validation accuracy jumps."""
     fixed = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    _, history = fit_blocks(tmp_path, idle, replace(RECIPE, rounds=10, patience=2), fixed)
-    assert len(history) == 3
+    _, history = fit_blocks(tmp_path, idle, replace(RECIPE, rounds=rounds, patience=patience), fixed)
+    assert len(history) == made
     assert best_round(history) == 0
 
 

@@ -19,9 +19,9 @@ class Recipe:
     end.
 
     accumulate: into how many parts a batch is divided that does not fit into memory at once. lr: the peak of the
-    schedule. patience: end after that many rounds without improvement (None: never). augment: a policy of
-    `inoculate.data.augment`. precision: `auto` is bf16 where the processor has it natively. compile: compile the
-    network first (torch.compile), about a minute, which pays for long trainings on a GPU.
+    schedule. patience: end after that many rounds without improvement in the second half (None: never). augment: a
+    policy of `inoculate.data.augment`. precision: `auto` is bf16 where the processor has it natively. compile: compile
+    the network first (torch.compile), about a minute, which pays for long trainings on a GPU.
 
     For adversarial methods: average: decay of the weights' exponential moving average (0: none), which is then
     validated and kept. warmup: the fraction of the training over which eps grows (the method does it; the monitors

@@ -21,6 +21,7 @@ from inoculate.training.methods.base import Method, Stateful
 from inoculate.training.methods.options import eps_scale
 from inoculate.training.monitors import best_round, detect_failure, detect_failures, may_leak_labels
 from inoculate.training.plan import TrainingPlan, UpdateObserver
+from inoculate.training.recipe import Recipe
 from inoculate.training.updates import last_good_weights, round_seed, train_round
 from inoculate.training.validation import robust_accuracy, validate_round
 
@@ -91,7 +92,7 @@ def _method_of_round(plan: TrainingPlan, state: TrainerState, folder: Path) -> M
     """The method of the next round, after a failure with the best weights so far; None if the training has ended."""
     history, recipe = state.history, plan.recipe
     failures = detect_failures(history) if recipe.stop_on_failure and plan.threat else []
-    if _out_of_patience(history, recipe.patience) or len(failures) > (plan.fallback is not None):
+    if _out_of_patience(history, recipe) or len(failures) > (plan.fallback is not None):
         return None
     if not failures or plan.fallback is None:
         return plan.method
@@ -124,8 +125,11 @@ def _validate(plan: TrainingPlan, state: TrainerState, network: nn.Module, entry
     return found
 
 
-def _out_of_patience(history: History, patience: int | None) -> bool:
-    return patience is not None and bool(history) and len(history) - 1 - best_round(history) >= patience
+def _out_of_patience(history: History, recipe: Recipe) -> bool:
+    """While the learning rate is high, statistics of BatchNorm lag behind: accuracy jumps, and no round counts."""
+    if recipe.patience is None or not history:
+        return False
+    return len(history) - max(best_round(history) + 1, recipe.rounds // 2) >= recipe.patience
 
 
 def _check_finite(history: History, folder: Path) -> None:
