@@ -160,7 +160,7 @@ def _original(
     given, matching = resolve_data(data, model), options.matching
     network = resolve_model(model, given, options.device)
     network, images = match_classes(network, given, matching.class_names, matching.classes)
-    calibration, notes = to_float(images.images[:2]), list[str]()
+    calibration, notes = to_float(images.images[:3]), list[str]()
     if "int8" in wanted.values():
         calibration, notes = calibration_images(options.calibration, data, model, images, seed)
     return Original(network, images, given, calibration, matching, options.device), notes

@@ -90,12 +90,23 @@ def write_class_names(path: Path, names: Sequence[str]) -> None:
         onnx.save(proto, str(path))
 
 
-def read_back(path: Path) -> nn.Module:
+def read_back(path: Path, images: Tensor) -> nn.Module:
     """The network in a file as it will be run: ONNX by onnxruntime alone, TorchScript by torch. Nothing is unpickled.
 
-    Raises `InputError` if the file cannot be read.
+    images: N×C×H×W in [0, 1], on which it is tried, one by itself and all together. Raises `InputError` if the file
+    cannot be read, or does not run on them.
     """
-    return OnnxModel(path, convert=False) if path.suffix == ".onnx" else load_torchscript(path).eval()
+    module = OnnxModel(path, convert=False) if path.suffix == ".onnx" else load_torchscript(path).eval()
+    try:
+        with torch.no_grad():
+            for some in (images[:1], images):
+                module(some.cpu())
+    except (InputError, RuntimeError) as error:
+        raise InputError(
+            f"the exported file does not run on batches of other sizes ({one_line(error)}): look for a size that the "
+            "network's forward fixes"
+        ) from error
+    return module
 
 
 def traceable(model: nn.Module) -> nn.Module:

@@ -17,6 +17,9 @@ Array = Any
 def quantise(source: Path, target: Path, input_name: str, calibration: Iterable[Array]) -> None:
     """Quantise the ONNX file `source` into `target`: QDQ format, weights per channel, activations per tensor.
 
+    Weights use seven of their eight bits (`reduce_range`): sums of two products of eight bits overflow in onnxruntime's
+    kernels on x86 processors without VNNI, so that the same file would give other outputs there.
+
     calibration: batches for the input `input_name`, on which the smallest and the largest activation of each tensor are
     measured. Raises `InputError` where onnxruntime cannot do it.
     """
@@ -35,7 +38,9 @@ def quantise(source: Path, target: Path, input_name: str, calibration: Iterable[
         with TemporaryDirectory() as folder, _quiet():
             prepared = Path(folder) / "prepared.onnx"
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-            quantize_static(str(prepared), str(target), Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
+            quantize_static(
+                str(prepared), str(target), Reader(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True
+            )
     except Exception as error:  # onnxruntime's errors have no other common class
         raise InputError(
             f"onnxruntime cannot quantise {source.name} ({one_line(error)}): export it for a newer opset, or leave "

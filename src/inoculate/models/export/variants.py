@@ -42,8 +42,8 @@ def by_name(variants: Sequence[str] | Mapping[str, ModelLike]) -> dict[str, Mode
     if len(found) < 2:
         raise InputError("variants are compared with each other: give at least two, such as fp32 and int8")
     for each in found.values():
-        if isinstance(each, str) and not is_known(each) and kind_of(each) == "name":
-            raise InputError(f"variant '{each}' is unknown: use {KNOWN}, or the file of a network")
+        if isinstance(each, str) and not is_known(each) and (kind_of(each) == "name" or each.startswith("pruned:")):
+            raise InputError(f"variant '{each}' is unknown: use {KNOWN} from 0 to 1, or the file of a network")
     return found
 
 
@@ -112,7 +112,7 @@ def reaches_pixels(model: nn.Module, x: Tensor) -> bool:
 def _written(name: str, network: nn.Module, path: Path, images: Tensor) -> nn.Module:
     path.parent.mkdir(parents=True, exist_ok=True)
     WRITERS[name](network, path, images)
-    return read_back(path)
+    return read_back(path, images[:3])
 
 
 def _prune(model: nn.Module, share: float) -> nn.Module:
