@@ -63,6 +63,8 @@ ODD = {
     "returns a dictionary": lambda: Around(after=lambda z, x: {"logits": z}),
     "returns a pair": lambda: Around(after=lambda z, x: (z, x)),
     "edits its input": lambda: Around(before=lambda x: x.sub_(0.5)),
+    "compiled": lambda: torch.compile(Around(), backend="eager"),
+    "scripted": lambda: torch.jit.trace(Around().eval(), torch.rand(2, 1, 8, 8)),
     "is in train mode": lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).train(),
 }
 
@@ -91,6 +93,8 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
     "no operator": (
         lambda: Around(after=lambda z, x: torch.linalg.eigvals(x).real.flatten(1)), "onnx", "a.onnx", "exported to ONNX"
     ),
+    "no place": (Around, "onnx", ".", "does not end like a onnx file"),
+    "half precision": (lambda: Around().bfloat16(), "onnx", "a.onnx", "weights of torch.bfloat16: export model.float"),
     "format": (Around, "int4", "a.onnx", "to 'int4' is unknown"),
     "ending": (Around, "onnx", "a.ts", "give a name that ends in .onnx"),
     "other ending": (Around, "torchscript", "a.onnx", "give a name that ends in .ts or"),

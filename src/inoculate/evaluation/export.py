@@ -90,8 +90,7 @@ def export(
     Raises `InputError` where the network cannot be written so, and where the logits of an `onnx` or `torchscript` file
     differ from the original's: nothing is written then.
     """
-    path = Path(out)
-    _require_format(to, path)
+    path = _require_format(to, out)
     images = resolve_data(data, model)
     network = resolve_model(model, images, "cpu")
     some = images.limit(min(COMPARED, len(images)), seed=seed)
@@ -127,13 +126,17 @@ def export(
     return Exported(path, to, len(content), len(x), difference, agreement, tuple(warnings), tuple(notes))
 
 
-def _require_format(to: str, path: Path) -> None:
-    """Raise `InputError` for another format, and for a path that cannot be written or whose ending says another one."""
+def _require_format(to: str, out: object) -> Path:
+    """The path; raises `InputError` for another format, and where it cannot be written or its ending is another's."""
     require_one_of(tuple(WRITERS), to=to)
+    if not isinstance(out, str | os.PathLike):
+        raise InputError(f"out is {out!r}: give the path of a file")
+    path = Path(out)
     endings = TORCHSCRIPT if to == "torchscript" else ONNX
     if path.suffix not in endings:
         raise InputError(f"{path} does not end like a {to} file: give a name that ends in {' or '.join(endings)}")
     require_writable_file(path)
+    return path
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from inoculate.core.errors import InputError, one_line
 from inoculate.core.extras import require
 from inoculate.core.outputs import logits_of
 from inoculate.models.acceleration.cached_convolutions import CachedConv2d
+from inoculate.models.acceleration.compiling import uncompiled
 from inoculate.models.acceleration.small_maps import SmallMapConv2d
 from inoculate.models.class_names import names_in_metadata
 from inoculate.models.export.int8 import quantise
@@ -116,8 +117,11 @@ def traceable(model: nn.Module) -> nn.Module:
     """
     if any(isinstance(each, OnnxModel) and each.network is None for each in model.modules()):
         raise InputError("the network is run by onnxruntime and has no conversion to torch: use its ONNX file")
+    others = {str(each.dtype) for each in model.parameters() if each.is_floating_point()} - {"torch.float32"}
+    if others:
+        raise InputError(f"the network has weights of {', '.join(sorted(others))}: export model.float()")
     try:
-        plain = copy_module(model).cpu().eval()
+        plain = copy_module(uncompiled(model)).cpu().eval()
     except Exception as error:  # a lock, an open file, a function
         raise InputError(f"the network cannot be copied ({one_line(error)}): give it as an nn.Module") from error
     for module in plain.modules():

@@ -15,6 +15,7 @@ from inoculate.core.calls import call
 from inoculate.core.copying import copy_module
 from inoculate.core.errors import InputError, one_line
 from inoculate.core.modes import device_of, dtype_for, frozen
+from inoculate.models.acceleration.compiling import uncompiled
 from inoculate.models.bpda import BPDA
 from inoculate.models.export.files import SUFFIXES, WRITERS, LogitsOnly, read_back
 from inoculate.models.loading.load import ModelLike
@@ -33,8 +34,8 @@ def by_name(variants: Sequence[str] | Mapping[str, ModelLike]) -> dict[str, Mode
 
     Raises `InputError` for fewer than two, for one that is given twice, and for a name that is none.
     """
-    if isinstance(variants, str):
-        raise InputError(f"variants '{variants}' are a single text: give a list, ['fp32', 'int8']")
+    if isinstance(variants, str) or not isinstance(variants, Sequence | Mapping):
+        raise InputError(f"variants {variants!r} are no list: give one, such as ['fp32', 'int8']")
     pairs = variants.items() if isinstance(variants, Mapping) else ((str(each), each) for each in variants)
     found: dict[str, ModelLike] = dict(pairs)
     if len(found) < len(variants):
@@ -42,6 +43,8 @@ def by_name(variants: Sequence[str] | Mapping[str, ModelLike]) -> dict[str, Mode
     if len(found) < 2:
         raise InputError("variants are compared with each other: give at least two, such as fp32 and int8")
     for each in found.values():
+        if not isinstance(variants, Mapping) and not isinstance(each, str | Path):
+            raise InputError(f"variant {type(each).__name__} has no name: give a mapping from names to models")
         if isinstance(each, str) and not is_known(each) and (kind_of(each) == "name" or each.startswith("pruned:")):
             raise InputError(f"variant '{each}' is unknown: use {KNOWN} from 0 to 1, or the file of a network")
     return found
@@ -79,7 +82,9 @@ def build_variant(name: str, network: nn.Module, images: Tensor, folder: Path) -
         )
     if name == "fp32" and all(each.dtype is torch.float32 for each in _floats(network)):
         return network
-    copy = _for(name, lambda: copy_module(network))
+    if not any(True for _ in _floats(network)):
+        raise InputError("the network has no weights in torch that could be changed: leave this variant out")
+    copy = _for(name, lambda: copy_module(uncompiled(network)))
     if parts := _PRUNED.fullmatch(name):
         return _prune(copy, float(parts[1]))
     return copy.to({"fp32": torch.float32, "bf16": torch.bfloat16}[name])
