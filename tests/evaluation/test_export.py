@@ -69,6 +69,7 @@ ODD = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 @pytest.mark.parametrize("kind", ODD)
 @pytest.mark.parametrize("to", ["onnx", "torchscript"])
 def test_models_of_every_form(kind: str, to: Any, tmp_path: Path) -> None:

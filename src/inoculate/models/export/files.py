@@ -21,7 +21,7 @@ from inoculate.models.acceleration.small_maps import SmallMapConv2d
 from inoculate.models.class_names import names_in_metadata
 from inoculate.models.export.int8 import quantise
 from inoculate.models.loading.onnx import OnnxModel
-from inoculate.models.loading.torchscript import load_torchscript
+from inoculate.models.loading.torchscript import ScriptedModel, load_torchscript
 
 
 def write_onnx(model: nn.Module, path: Path, image_shape: tuple[int, int, int]) -> None:
@@ -124,6 +124,8 @@ def traceable(model: nn.Module) -> nn.Module:
         plain = copy_module(uncompiled(model)).cpu().eval()
     except Exception as error:  # a lock, an open file, a function
         raise InputError(f"the network cannot be copied ({one_line(error)}): give it as an nn.Module") from error
+    if isinstance(plain, ScriptedModel):  # a trace cannot go through it, and it is exported as it is
+        return plain.module
     for module in plain.modules():
         if type(module) in (SmallMapConv2d, CachedConv2d):  # exporters know the plain layer only
             module.__class__ = nn.Conv2d
