@@ -174,7 +174,6 @@ def test_a_broken_int8_network_is_flagged(digits: tuple[nn.Module, Dataset], tmp
     clean = verdicts["broken"].accuracies()["clean"]
     assert clean[str(broken)] < clean["fp32"] - 0.1
     assert not verdicts["broken"].require("checks").met
-    assert any(str(broken) in each for each in verdicts["broken"].warnings) or clean[str(broken)] > 0.3
 
 
 @needs_onnx
