@@ -66,6 +66,8 @@ _ROOMS = {
     "EvaluationOptions": "evaluation.evaluate",
     "evaluate": "evaluation.evaluate",
     "minimal_eps": "evaluation.evaluate",
+    "Exported": "evaluation.export",
+    "export": "evaluation.export",
     "PerSampleResult": "evaluation.per_sample",
     "save_images": "evaluation.records",
     "write_records": "evaluation.records",
@@ -78,6 +80,9 @@ _ROOMS = {
     "PatchOptions": "evaluation.universal_patch",
     "UniversalPatch": "evaluation.universal_patch",
     "universal_patch": "evaluation.universal_patch",
+    "VariantComparison": "evaluation.variant_comparison",
+    "VariantOptions": "evaluation.variants",
+    "evaluate_variants": "evaluation.variants",
     "harden": "hardening.harden",
     "HardeningOptions": "hardening.options",
     "Hardened": "hardening.result",
@@ -186,6 +191,8 @@ if TYPE_CHECKING:
     from inoculate.evaluation.evaluate import EvaluationOptions as EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as evaluate
     from inoculate.evaluation.evaluate import minimal_eps as minimal_eps
+    from inoculate.evaluation.export import Exported as Exported
+    from inoculate.evaluation.export import export as export
     from inoculate.evaluation.per_sample import PerSampleResult as PerSampleResult
     from inoculate.evaluation.records import save_images as save_images
     from inoculate.evaluation.records import write_records as write_records
@@ -198,6 +205,9 @@ if TYPE_CHECKING:
     from inoculate.evaluation.universal_patch import PatchOptions as PatchOptions
     from inoculate.evaluation.universal_patch import UniversalPatch as UniversalPatch
     from inoculate.evaluation.universal_patch import universal_patch as universal_patch
+    from inoculate.evaluation.variant_comparison import VariantComparison as VariantComparison
+    from inoculate.evaluation.variants import VariantOptions as VariantOptions
+    from inoculate.evaluation.variants import evaluate_variants as evaluate_variants
     from inoculate.hardening.harden import harden as harden
     from inoculate.hardening.options import HardeningOptions as HardeningOptions
     from inoculate.hardening.result import Hardened as Hardened

@@ -30,7 +30,13 @@ DIFFERENT = {
     "--precision": [{"evaluate", "certify", "transfer"}, {"train"}],
     "--surrogate": [{"evaluate"}, {"train", "harden"}],
     "--json": [{"evaluate", "certify", "transfer"}, {"compare"}],
-    "--out": [{"train", "harden", "explain"}, {"evaluate", "certify", "transfer"}, {"report"}, {"study run"}],
+    "--out": [
+        {"train", "harden", "explain"},
+        {"evaluate", "certify", "transfer"},
+        {"report"},
+        {"study run"},
+        {"export"},
+    ],
 }
 EXPECTED = {
     *("--model", "--weights", "--pretrained", "--outputs", "--normalize", "--data", "--data-root", "--split"),

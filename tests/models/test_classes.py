@@ -21,9 +21,9 @@ from inoculate.data.dataset import Dataset
 from inoculate.models.build import build_model
 from inoculate.models.class_names import imagenet_names, read_class_names, simplified
 from inoculate.models.classes import match_classes
+from inoculate.models.export.files import write_onnx
 from inoculate.models.loading.checkpoints import ModelSpec, save_model
 from inoculate.models.loading.load import as_module, load_model
-from inoculate.models.loading.onnx import export_onnx
 
 ANIMALS = ("cat", "dog", "emu", "fox")
 T = ino.Threat("linf", 0.05)
@@ -303,7 +303,7 @@ def test_names_that_an_onnx_file_keeps(tmp_path: Path, animals: Dataset) -> None
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     names = ["dog", "fox", "cat", "emu"]
-    export_onnx(lookup([2, 0, 3, 1]), tmp_path / "plain.onnx", (1, 8, 8))
+    write_onnx(lookup([2, 0, 3, 1]), tmp_path / "plain.onnx", (1, 8, 8))
     for key, text in (
         ("names", str(dict(enumerate(names)))),
         ("class_names", json.dumps(names)),

@@ -15,6 +15,7 @@ from inoculate.cli.compare import compare
 from inoculate.cli.errors import exit_code, launched_rank
 from inoculate.cli.evaluate import evaluate
 from inoculate.cli.explain import explain
+from inoculate.cli.export import export
 from inoculate.cli.harden import harden
 from inoculate.cli.output import printed_log
 from inoculate.cli.report import report
@@ -53,6 +54,7 @@ def _add(topic: str, *commands: Callable[..., None]) -> None:
 
 _add("Measure", evaluate, certify, transfer, explain, compare)
 _add("Harden", harden, train)
+_add("Deploy", export)
 app.add_typer(study.app, name="study", rich_help_panel="Study")
 _add("Report", report)
 

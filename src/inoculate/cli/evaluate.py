@@ -6,10 +6,10 @@ from typing import Any
 
 import typer
 
-from inoculate.cli import gate, options, threat_options
+from inoculate.cli import gate, options, threat_options, variant_options
 from inoculate.cli.evaluation_files import write_files, write_page
 from inoculate.cli.output import print_notes, print_warnings, require_writable_places, store_in
-from inoculate.cli.parsers import masked, parse_attacks, parse_corruptions, parse_movements, parse_threats, pick_device
+from inoculate.cli.parsers import masked, parse_corruptions, parse_movements, parse_threats, pick_device
 from inoculate.cli.reading_options import adapts_attacks, reads_images
 from inoculate.data.preprocessing import Preprocessing
 
@@ -27,10 +27,11 @@ def evaluate(
     normalize: options.Normalize = None,
     class_names: options.ClassNames = None,
     classes: options.Classes = "all",
+    variants: variant_options.Variants = None,
     split: options.Split = "test",
     data_root: options.DataRoot = None,
     limit: options.Limit = None,
-    attack: options.Attacks = "fgsm,pgd",
+    attack: variant_options.Attacks = None,
     norm: options.Norms = "linf",
     eps: options.EpsList = "8/255",
     mask: threat_options.Mask = None,
@@ -74,9 +75,16 @@ def evaluate(
     from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
 
-    threats, attacks = parse_threats(norm, eps), resolve_attacks(parse_attacks(attack), adaptation)
+    threats, attacks = (
+        parse_threats(norm, eps),
+        resolve_attacks(variant_options.attacks_of(attack, variants), adaptation),
+    )
     required = gate.parse(require, require_on, sarif, junit)
     corrupted, movements = parse_corruptions(corruptions, severity), parse_movements(spatial)
+    names = variant_options.parse(
+        variants, corruptions=corrupted, spatial=movements, time_budget=time_budget, no_checks=not checks,
+        surrogate=surrogate, records=records, save_images=save_images,
+    )  # fmt: skip
     place, others = pick_device(device), {spec: spec for spec in surrogate or ()}
     settings = EvaluationOptions(
         precision, time_budget, checks, others, save_images is not None, name=model, device=place,  # type: ignore[arg-type]
@@ -89,10 +97,18 @@ def evaluate(
     images = load_images(data, split, preprocessing.over(needed), data_root=data_root, limit=limit, seed=seed)
     loaded = load_model(model, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
     print_warnings(random_weights_warning(model) if not (weights or pretrained) else ())
-    network, images = loaded.to(place), fit_channels(images, loaded, preprocessing)
+    network, images = unmatched = loaded.to(place), fit_channels(images, loaded, preprocessing)
     network, images = match_classes(network, images, class_names, classes)  # type: ignore[arg-type]
     threats = masked(threats, mask, images)
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "options": settings}
+    if names:
+        chosen = variant_options.calibration(names, data, images, preprocessing.over(needed), data_root, seed)
+        compared = variant_options.run(names, unmatched, attacks, threats, chosen, class_names, how, out)
+        variant_options.write(compared, json_file, out)
+        verdict = compared.require(require, require_on) if require else None  # type: ignore[arg-type]
+        gate.write_verdict(verdict, model, out, sarif, junit)
+        gate.end_with(verdict)
+        return
     with Steps() as steps:
         found = run(network, images, attacks, threats, **how, progress=steps)
     print_notes(found.notes)

@@ -21,7 +21,8 @@ class Row:
         attack: its name, `none` for clean accuracy, `certified` for a lower bound that no attack can break.
         norm, eps: the threat; eps in pixel units of [0, 1], 0 for clean. Norm `union`, with eps 1: the worst of several
             norms for each image. Beyond norms `corruption` and `spatial`.
-        protocol: `white-box` (crafted on the evaluated model) or `transfer:<model>/<arm>`.
+        protocol: `white-box` (crafted on the evaluated model) or `transfer:<model>/<arm>`. Of variants of a model
+            `white-box` also counts the examples crafted on the other variants, and `own-attack` does not.
         accuracy: `correct / n`, in [0, 1]. An image that is misclassified without an attack counts as wrong.
         correct, n: images classified correctly, and all.
         ci_low, ci_high: 95 % Wilson interval of the accuracy.
@@ -39,6 +40,7 @@ class Row:
         target: of a targeted attack the class or the rule, else None.
         tried, reached: of a targeted attack the images of other classes that were driven to the target, and those of
             them that are taken for it; else None.
+        gradients: what the attack on a variant used in place of its own gradients; empty for these.
     """
 
     dataset: str
@@ -66,6 +68,7 @@ class Row:
     target: str | None = None
     tried: int | None = None
     reached: int | None = None
+    gradients: str = ""
 
     @property
     def key(self) -> str:

@@ -13,7 +13,8 @@ from inoculate.core.errors import InputError
 from inoculate.core.extras import require
 from inoculate.core.modes import device_of
 from inoculate.core.row import Row
-from inoculate.models.loading.onnx import OnnxModel, export_onnx
+from inoculate.models.export.files import write_onnx
+from inoculate.models.loading.onnx import OnnxModel
 
 BATCH_SIZE = 256
 MAX_DIFFERENT = 0.02  # of the predictions: some attacks end on the decision boundary, where rounding decides
@@ -40,7 +41,7 @@ def require_onnx() -> None:
 def require_exportable(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
     """Raise `InputError` if this network cannot be written as ONNX."""
     with TemporaryDirectory() as folder:
-        export_onnx(model, Path(folder) / "model.onnx", image_shape)
+        write_onnx(model, Path(folder) / "model.onnx", image_shape)
 
 
 def export_checked(model: nn.Module, images: Tensor, labels: Tensor, row: Row) -> tuple[bytes, OnnxCheck]:
@@ -51,7 +52,7 @@ def export_checked(model: nn.Module, images: Tensor, labels: Tensor, row: Row) -
     channels, height, width = images.shape[1:]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        export_onnx(model, path, (channels, height, width))
+        write_onnx(model, path, (channels, height, width))
         exported = OnnxModel(path)
         with torch.no_grad():
             theirs = exported(images).argmax(dim=1)

@@ -17,8 +17,9 @@ from inoculate.core.threat import Threat
 from inoculate.models.acceleration.cached_convolutions import cache_convolutions
 from inoculate.models.acceleration.fast import fast, original
 from inoculate.models.build import build_model
+from inoculate.models.export.files import write_onnx
 from inoculate.models.loading.load import load_model
-from inoculate.models.loading.onnx import OnnxModel, export_onnx
+from inoculate.models.loading.onnx import OnnxModel
 from inoculate.models.loading.outputs import AsLogits
 from inoculate.models.loading.specs import expected_size
 
@@ -137,7 +138,7 @@ def test_export_and_read_again(x: Tensor, tmp_path: Path) -> None:
         [(tutorial_net(), x), (built, torch.rand(3, 3, 32, 32)), (cache_convolutions(built), torch.rand(3, 3, 32, 32))]
     ):
         path = tmp_path / f"{number}.onnx"
-        export_onnx(model, path, tuple(images.shape[1:]))  # type: ignore[arg-type]
+        write_onnx(model, path, tuple(images.shape[1:]))  # type: ignore[arg-type]
         with torch.no_grad():
             torch.testing.assert_close(OnnxModel(path)(images), model(images), rtol=1e-4, atol=1e-4)
 
@@ -148,5 +149,5 @@ def test_network_that_cannot_be_exported(tmp_path: Path) -> None:
             return torch.linalg.inv(x).flatten(1)
 
     with pytest.raises(InputError, match="cannot be exported to ONNX") as caught:
-        export_onnx(Inverts(), tmp_path / "model.onnx", (3, 8, 8))
+        write_onnx(Inverts(), tmp_path / "model.onnx", (3, 8, 8))
     assert "\n" not in str(caught.value)

@@ -21,8 +21,9 @@ from inoculate.data.load import as_dataset
 from inoculate.models.acceleration.cached_convolutions import CachedConv2d
 from inoculate.models.acceleration.fast import CraftingCopy, fast
 from inoculate.models.checks import inspect_model
+from inoculate.models.export.files import write_onnx
 from inoculate.models.loading.load import load_model
-from inoculate.models.loading.onnx import OnnxModel, export_onnx
+from inoculate.models.loading.onnx import OnnxModel
 from inoculate.models.loading.specs import expected_size, identity
 from inoculate.models.onnx.operators.registry import OPERATORS
 
@@ -316,7 +317,7 @@ def test_everything_works_as_on_the_torch_network(tmp_path: Path) -> None:
         nn.Linear(320, 4),
     )
     path, x = tmp_path / "model.onnx", images(24)
-    export_onnx(net.eval(), path, (3, SIDE, SIDE))
+    write_onnx(net.eval(), path, (3, SIDE, SIDE))
     data = (x, net(x).argmax(dim=1))
     model = load_model(path)
     assert isinstance(model, OnnxModel)

@@ -1,9 +1,8 @@
-"""ONNX files: read as classifiers, and written from networks."""
+"""ONNX files as classifiers."""
 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from inoculate.core.copying import copy_module
+from inoculate.artifacts.files import file_digest
 from inoculate.core.errors import InputError, one_line
 from inoculate.core.extras import require
-from inoculate.models.acceleration.cached_convolutions import CachedConv2d
-from inoculate.models.acceleration.small_maps import SmallMapConv2d
 from inoculate.models.class_names import names_in_metadata
 from inoculate.models.findings import Finding
 from inoculate.models.onnx.gradients import require_gradient
@@ -41,16 +38,17 @@ class OnnxModel(nn.Module):
     it gives the same for all images at once, or, for a batch of one, mapped over them. `image_shape` is the (C, H, W)
     that the file takes, with None where any size is taken.
 
-    classes: of the data, if known; it tells the logits among several outputs.
+    classes: of the data, if known; it tells the logits among several outputs. convert: whether to convert the file at
+    all; if not, onnxruntime computes every output, as it will where the file is deployed.
 
     Raises `InputError` if the file cannot be read, or is not a classifier of images.
     """
 
-    def __init__(self, path: Path, classes: int | None = None) -> None:
+    def __init__(self, path: Path, classes: int | None = None, *, convert: bool = True) -> None:
         super().__init__()
         require("onnxruntime", "onnx", f"model {path}")
         proto = read_proto(path)
-        self.path, self._session = path, _session(path)
+        self.path, self._session, self._digest = path, _session(path), (file_digest(path) or "")[:20]
         self.class_names = names_in_metadata(self._session.get_modelmeta().custom_metadata_map)
         self.images = image_input(path, proto)
         outputs = [Output(each.name, each.type, each.shape) for each in self._session.get_outputs()]
@@ -62,6 +60,11 @@ class OnnxModel(nn.Module):
         self.obstacle: str | None = None
         self.network: OnnxModule | None = None
         self._choices = _choices(path, self.images, self.output, outputs)
+        if convert:
+            self._convert(proto)
+
+    def _convert(self, proto: Any) -> None:
+        """Convert the file to torch operations, or say in `obstacle` why it cannot be."""
         try:
             graph = read_graph(proto, self.images.name, self.output.name)
             require_gradient(graph, self.images.whole_numbers)
@@ -83,8 +86,8 @@ class OnnxModel(nn.Module):
             return self._converted(x)
         if torch.is_grad_enabled() and x.requires_grad:
             raise InputError(
-                f"no gradient reaches the images: in model {self.path} {self.obstacle}; attack it with square, which "
-                "needs none"
+                f"no gradient reaches the images: in model {self.path} {self.obstacle or 'nothing is converted'}; "
+                "attack it with square, which needs none"
             )
         return self._original(x)
 
@@ -105,7 +108,9 @@ class OnnxModel(nn.Module):
         return found
 
     def extra_repr(self) -> str:
-        """The file, and how well the conversion agrees with onnxruntime."""
+        """The file, and how well the conversion agrees with onnxruntime; of a file that onnxruntime runs its digest."""
+        if self.network is None:
+            return f"{self.path} {self._digest}"
         agreement = "" if self.difference is None else f", within {self.difference:.1g} of onnxruntime"
         return f"{self.path}{agreement}"
 
@@ -147,7 +152,9 @@ class OnnxModel(nn.Module):
 
     @property
     def _float(self) -> torch.dtype:
-        return torch.float64 if self.images.dtype is torch.float64 else torch.float32
+        own = torch.float64 if self.images.dtype is torch.float64 else torch.float32
+        weights = () if self.network is None else self.network.parameters()
+        return own if own is torch.float64 else next((each.dtype for each in weights), own)  # of a copy in bf16
 
     def _original(self, x: Tensor) -> Tensor:
         """Logits by onnxruntime."""
@@ -174,27 +181,6 @@ def onnx_image_shape(path: Path) -> tuple[int | None, ...]:
 def onnx_findings(model: nn.Module) -> list[Finding]:
     """What was decided about the ONNX file inside `model`, if there is one."""
     return [each for module in model.modules() if isinstance(module, OnnxModel) for each in module.findings]
-
-
-def export_onnx(model: nn.Module, path: Path, image_shape: tuple[int, int, int]) -> None:
-    """Write `model` (images in [0, 1], C×H×W = `image_shape` → logits), normalisation inside, with a free batch size.
-
-    Raises `InputError` if the network cannot be exported.
-    """
-    plain = copy_module(model).cpu().eval()
-    for module in plain.modules():
-        if type(module) in (SmallMapConv2d, CachedConv2d):  # ONNX knows the plain layer only
-            module.__class__ = nn.Conv2d
-    free = {"images": {0: "batch"}, "logits": {0: "batch"}}
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # the newer exporter needs a further package
-            torch.onnx.export(
-                plain, (torch.rand(2, *image_shape),), str(path), input_names=["images"], output_names=["logits"],
-                dynamic_axes=free, dynamo=False,
-            )  # fmt: skip
-    except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
-        raise InputError(f"the network cannot be exported to ONNX ({one_line(error)}): leave --onnx out") from error
 
 
 def _session(path: Path) -> Any:
