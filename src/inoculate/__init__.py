@@ -96,6 +96,11 @@ _ROOMS = {
     "expected_preprocessing": "models.loading.inputs",
     "match_classes": "models.classes",
     "load_model": "models.loading.load",
+    "PlayOptions": "playground.play",
+    "open_session": "playground.play",
+    "play": "playground.play",
+    "Playground": "playground.serve",
+    "Session": "playground.session",
     "Claim": "report.claims",
     "claims": "report.claims",
     "verify_evidence": "report.evidence.pack",
@@ -221,6 +226,11 @@ if TYPE_CHECKING:
     from inoculate.models.loading.endpoint import Endpoint as Endpoint
     from inoculate.models.loading.inputs import expected_preprocessing as expected_preprocessing
     from inoculate.models.loading.load import load_model as load_model
+    from inoculate.playground.play import PlayOptions as PlayOptions
+    from inoculate.playground.play import open_session as open_session
+    from inoculate.playground.play import play as play
+    from inoculate.playground.serve import Playground as Playground
+    from inoculate.playground.session import Session as Session
     from inoculate.report.claims import Claim as Claim
     from inoculate.report.claims import claims as claims
     from inoculate.report.evidence.pack import verify_evidence as verify_evidence
