@@ -101,6 +101,7 @@ _ROOMS = {
     "play": "playground.play",
     "Playground": "playground.serve",
     "Session": "playground.session",
+    "main_figure": "report.notebook",
     "Claim": "report.claims",
     "claims": "report.claims",
     "verify_evidence": "report.evidence.pack",
@@ -236,6 +237,7 @@ if TYPE_CHECKING:
     from inoculate.report.evidence.pack import verify_evidence as verify_evidence
     from inoculate.report.evidence.pack import write_evidence as write_evidence
     from inoculate.report.junit import write_junit as write_junit
+    from inoculate.report.notebook import main_figure as main_figure
     from inoculate.report.sarif import write_sarif as write_sarif
     from inoculate.report.tables.paper import paper_tables as paper_tables
     from inoculate.report.tables.table import Table as Table

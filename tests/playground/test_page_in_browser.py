@@ -135,8 +135,8 @@ def test_everything_is_done_by_keyboard_alone(opened: Any) -> None:
     reach("#upload button")
     with page.expect_file_chooser():
         page.keyboard.press("Enter")
-    reach("#attack input")
-    page.keyboard.press("ArrowRight")
+    reach("#attack input[value=pgd]")
+    page.keyboard.press("Space")
     settled(page, "PGD")
     reach("#eps input[type=range]")
     page.keyboard.press("End")
@@ -166,7 +166,7 @@ def test_a_file_that_is_too_large_is_refused_and_the_page_goes_on(opened: Any, t
     page = opened()
     (tmp_path / "large.png").write_bytes(bytes(LARGEST_FILE + 1))
     page.set_input_files("#upload input[type=file]", tmp_path / "large.png")
-    page.get_by_text("exceeds the maximum allowed size").first.wait_for()
+    page.get_by_text("exceed the maximum allowed size").first.wait_for()
     page.get_by_label("PGD").check()
     settled(page, "PGD")
 

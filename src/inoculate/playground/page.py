@@ -23,7 +23,7 @@ from inoculate.playground.session import STEPS_TO_START, Session
 from inoculate.playground.upload import ENDINGS, LARGEST_FILE, Picture, too_large
 from inoculate.report.formatting import attack_name, norm_name
 
-THUMBNAILS = 24
+THUMBNAILS = 12
 _SIDE = 96  # of a thumbnail, in pixels
 _COLUMNS = 3
 _UNIT = 255  # the slider's eps in L∞ is in 1/255

@@ -18,7 +18,12 @@ LOOPBACK, FIRST_PORT = "127.0.0.1", 7860
 _VISITORS = 50  # whose picture is kept
 _QUEUE = 100  # requests that wait
 # No statistics of use; and no proxy between this process and its own page.
-_PRIVATE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1,localhost,::1"}
+_PRIVATE = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_MAX_EVENTS": "100",  # of which the server keeps the times in its memory
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "NO_PROXY": "127.0.0.1,localhost,::1",
+}
 
 
 class Playground:
