@@ -22,7 +22,6 @@ pytest.importorskip("gradio", reason="gradio is not installed: pip install 'inoc
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
-WIDTHS, SCHEMES = (390, 1400), ("light", "dark")
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +71,7 @@ def about(page: Any) -> str:
     return str(page.locator("#answer .about").inner_text())
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
 def test_it_opens_fits_and_asks_nobody_else(opened: Any, served: Playground, width: int, scheme: str) -> None:
     page = opened(width, scheme)
     assert page.locator("#answer .card").count() == 2
@@ -86,6 +84,7 @@ def test_it_opens_fits_and_asks_nobody_else(opened: Any, served: Playground, wid
     assert page.evaluate("[...document.querySelectorAll('#answer img')].every((image) => image.naturalWidth > 0)")
 
 
+@pytest.mark.slow
 def test_the_slider_is_dragged(opened: Any) -> None:
     page = opened()
     slider = page.locator("#eps input[type=range]")
@@ -98,6 +97,7 @@ def test_the_slider_is_dragged(opened: Any) -> None:
     assert page.locator("#answer .fooled").count() == 2
 
 
+@pytest.mark.slow
 def test_an_image_and_an_attack_are_chosen(opened: Any) -> None:
     page = opened()
     before = about(page)
@@ -162,6 +162,7 @@ def test_an_image_is_uploaded_and_a_broken_file_is_refused_in_one_line(opened: A
     assert line.inner_text() == "image 999 is not there: give a number from 0 to 39"
 
 
+@pytest.mark.slow
 def test_a_file_that_is_too_large_is_refused_and_the_page_goes_on(opened: Any, tmp_path: Path) -> None:
     page = opened()
     (tmp_path / "large.png").write_bytes(bytes(LARGEST_FILE + 1))
@@ -171,6 +172,7 @@ def test_a_file_that_is_too_large_is_refused_and_the_page_goes_on(opened: Any, t
     settled(page, "PGD")
 
 
+@pytest.mark.slow
 def test_what_is_uploaded_is_deleted_and_nothing_else_is_served(
     opened: Any, served: Playground, tmp_path: Path
 ) -> None:
@@ -191,7 +193,8 @@ def test_it_listens_on_this_machine_alone(served: Playground, digits: Any) -> No
         play(trained_digits()[0], digits, ["fgsm"], options=PlayOptions(port=port))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_an_audit_of_our_part_finds_nothing_serious(opened: Any, scheme: str) -> None:
     """axe-core: contrast, headings, alternative texts and names."""
     axe = Path(pytest.importorskip("axe_playwright_python", reason="axe-core is not installed").__file__ or "")
