@@ -93,6 +93,12 @@ def test_hostile_files_are_refused_and_the_server_goes_on(server: tuple[str, int
         assert words in refused[kind] or "exceeds the maximum file size" in refused[kind], kind
     assert len(refused) == len(HOSTILE) >= 20
     assert all(len(line.strip().splitlines()) == 1 for line in refused.values())
+    private = tmp_path / "private.png"
+    private.write_bytes(b"private")
+    request = {"data": [{"path": str(private), "meta": {"_type": "gradio.FileData"}}, "fgsm", 25.5, False]}
+    event = httpx.post(f"{url}gradio_api/call/upload", json=request).json()["event_id"]
+    assert "error" in httpx.get(f"{url}gradio_api/call/upload/{event}").text
+    assert private.read_bytes() == b"private", "a file that was not uploaded is neither read nor deleted"
     large = {"files": ("large.png", bytes(LARGEST_FILE + 1))}
     assert httpx.post(f"{url}gradio_api/upload", files=large).status_code == 413
     assert ask(visit, 4) == good

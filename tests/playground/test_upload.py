@@ -9,7 +9,7 @@ from upload_samples import HOSTILE, ODD, deep_grey, encoded, floats, noise, png
 from inoculate.core.errors import InputError
 from inoculate.data.load import load_data
 from inoculate.data.preprocessing import Preprocessing
-from inoculate.playground.upload import LARGEST_FILE, LARGEST_IMAGE, read_upload
+from inoculate.playground.upload import LARGEST_FILE, LARGEST_IMAGE, read_upload, take_file
 
 RGB = Preprocessing(image_size=32, channels=3)
 
@@ -74,3 +74,21 @@ def test_the_limits_are_just_reached():
         read_upload(png(side, side), RGB)
     small = encoded(noise())
     assert read_upload(small + bytes(LARGEST_FILE - len(small)), RGB).notes == ()
+
+
+def test_a_file_is_taken_from_the_folder_of_uploads_alone_and_deleted(tmp_path):
+    uploads, private = tmp_path / "uploads", tmp_path / "private.png"
+    uploads.mkdir()
+    (uploads / "mine.png").write_bytes(b"mine")
+    private.write_bytes(b"private")
+    (uploads / "link.png").symlink_to(private)
+    assert take_file(uploads / "mine.png", uploads) == b"mine"
+    assert not (uploads / "mine.png").exists()
+    for path in (private, uploads / ".." / "private.png", uploads / "link.png", uploads / "mine.png", uploads):
+        with pytest.raises(InputError, match="was not uploaded here"):
+            take_file(path, uploads)
+    assert private.read_bytes() == b"private"
+    (uploads / "large.png").write_bytes(bytes(LARGEST_FILE + 1))
+    with pytest.raises(InputError, match="at most 16"):
+        take_file(uploads / "large.png", uploads)
+    assert not (uploads / "large.png").exists()

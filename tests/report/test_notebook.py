@@ -42,6 +42,17 @@ def test_two_networks_have_a_key_and_two_datasets_two_figures():
     assert texts[1:3] == ["a", "b"]
 
 
+def test_a_hardening_shows_before_and_after():
+    rows = [
+        clean("before", "standard", 90),
+        row("before"),
+        clean("net", "pgd_at", 80),
+        row("net", "pgd_at", correct=70),
+    ]
+    texts = [each.text for each in drawn(main_figure(rows)).iter() if each.tag.endswith("text")]
+    assert texts[1:3] == ["before hardening", "after hardening (pgd_at)"]
+
+
 def test_without_an_attack_there_is_no_figure():
     assert main_figure([]) == main_figure([clean("net", "standard", 90)]) == ""
 

@@ -20,7 +20,7 @@ from inoculate.attribution.explain import choose_images
 from inoculate.core.errors import InputError
 from inoculate.playground.render import render_answer, render_refusal
 from inoculate.playground.session import STEPS_TO_START, Session
-from inoculate.playground.upload import ENDINGS, LARGEST_FILE, Picture, too_large
+from inoculate.playground.upload import ENDINGS, Picture, take_file
 from inoculate.report.formatting import attack_name, norm_name
 
 THUMBNAILS = 12
@@ -29,8 +29,8 @@ _COLUMNS = 3
 _UNIT = 255  # the slider's eps in L∞ is in 1/255
 
 
-def layout(session: Session) -> gr.Blocks:
-    """The page of a session, not served yet."""
+def layout(session: Session, uploads: Path) -> gr.Blocks:
+    """The page of a session, not served yet. `uploads` is the folder into which Gradio puts uploaded files."""
     numbers = choose_images(session.data, torch.ones(len(session.data), dtype=torch.bool), THUMBNAILS)
     start = session.first_right(numbers)
     unit = _UNIT if session.norm == "linf" else 1
@@ -75,6 +75,7 @@ def layout(session: Session) -> gr.Blocks:
 def _connect(session: Session, unit: int, numbers: list[int], parts: dict[str, Any]) -> None:
     """What happens when a visitor chooses something; `parts` are the components by name."""
     picture, number, status, answer = (parts[name] for name in ("picture", "number", "status", "answer"))
+    uploads: Path = parts["uploads"]
     settings = [parts[name] for name in ("attack", "eps", "attributions")]
     shown = [picture, number, status, answer]
 
@@ -101,7 +102,7 @@ def _connect(session: Session, unit: int, numbers: list[int], parts: dict[str, A
 
     def from_upload(path: str, attack: str, eps: float, attributions: bool) -> Iterator[Any]:
         try:
-            chosen = session.upload(_taken(Path(path)))
+            chosen = session.upload(take_file(Path(path), uploads))
         except InputError as error:
             yield gr.skip(), gr.skip(), render_refusal(str(error)), gr.skip(), None
             return
@@ -119,16 +120,6 @@ def _connect(session: Session, unit: int, numbers: list[int], parts: dict[str, A
     parts["upload"].upload(
         from_upload, [parts["upload"], *settings], [*shown, parts["upload"]], api_name="upload", **one_by_one
     )
-
-
-def _taken(file: Path) -> bytes:
-    """The content of an uploaded file, which is deleted. Raises `InputError` where it is too large."""
-    try:
-        if (length := file.stat().st_size) > LARGEST_FILE:
-            raise too_large(length)
-        return file.read_bytes()
-    finally:
-        file.unlink(missing_ok=True)
 
 
 def _step(session: Session, unit: int) -> float:

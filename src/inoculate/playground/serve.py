@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -74,7 +75,7 @@ def serve(session: Session, host: str = LOOPBACK, port: int | None = None) -> Pl
     theme = gradio.themes.Base(
         primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
     )
-    page = layout(session).queue(default_concurrency_limit=1, max_size=_QUEUE)
+    page = layout(session, Path(folder.name)).queue(default_concurrency_limit=1, max_size=_QUEUE)
     try:
         _, url, _ = page.launch(
             server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, inbrowser=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -55,7 +56,7 @@ def read_upload(content: bytes, reading: Preprocessing) -> Picture:
     is refused.
     """
     if len(content) > LARGEST_FILE:
-        raise too_large(len(content))
+        raise _too_large(len(content))
     _check_header(content)
     try:
         decoded = decode_image(content, reading)
@@ -72,8 +73,22 @@ def read_upload(content: bytes, reading: Preprocessing) -> Picture:
     return Picture(torch.tensor(decoded.pixels), None, "uploaded image", notes)
 
 
-def too_large(length: int) -> InputError:
-    """The refusal of a file of so many bytes."""
+def take_file(file: Path, folder: Path) -> bytes:
+    """The content of a file that was uploaded into `folder`, and is deleted.
+
+    Raises `InputError` where it is too large, and for a file that lies elsewhere, which is neither read nor deleted.
+    """
+    if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
+        raise InputError("the file was not uploaded here: upload it again")
+    try:
+        if (length := file.stat().st_size) > LARGEST_FILE:
+            raise _too_large(length)
+        return file.read_bytes()
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _too_large(length: int) -> InputError:
     return InputError(
         f"the file has {length / 2**20:.1f} MiB, and at most {LARGEST_FILE // 2**20} are read: make the image smaller"
     )

@@ -13,7 +13,8 @@ from inoculate.report.html.images import shown_images
 from inoculate.report.ladder import Bar, Ladder, ladder_of
 from inoculate.report.names import short_names
 from inoculate.report.plots.style import PAGE_COLORS
-from inoculate.report.results import collect
+from inoculate.report.results import BEFORE, collect
+from inoculate.report.run import hardened_rows
 from inoculate.report.several_answers import title_of
 
 MOST_FIGURES = 6  # datasets and norms
@@ -43,6 +44,8 @@ def main_figure(source: Iterable[Row] | Explanation) -> str:
         shown = shown_images([source], BUDGET)
         return _render("notebook_images.html", images=shown) if shown else ""
     rows = [*source]
+    if after := [row for row in rows if row.model != BEFORE]:
+        rows = hardened_rows(rows, after[0].model) if len(after) < len(rows) else rows
     found = [(title_of(results), ladder_of(results)) for results in collect(rows)]
     drawn = [(title, ladder) for title, ladder in found if ladder.attacked][:MOST_FIGURES]
     names = short_names(row.model for row in rows)
