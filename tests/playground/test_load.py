@@ -81,16 +81,19 @@ def test_two_hundred_requests_then_eight_at_once_fail_never_and_memory_is_flat(
     assert abs(at_once / before - 1) < 0.05
 
 
-def test_hostile_files_are_refused_and_the_server_goes_on(server: tuple[str, int], tmp_path: Path) -> None:
+def test_hostile_files_are_refused_and_the_server_goes_on(
+    server: tuple[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     url, process = server
-    visit, refused = visitor(url), {}
+    visit, refused, used = visitor(url), dict[str, str](), list[float]()
     good = ask(visit, 4)
-    before = memory(process)
-    for number, (kind, (make, words)) in enumerate(HOSTILE.items()):
-        file = tmp_path / f"{number}.png"
-        file.write_bytes(make())
-        refused[kind] = upload(visit, file)
-        assert words in refused[kind] or "exceeds the maximum file size" in refused[kind], kind
+    for _ in range(3):  # the first time warms up
+        for number, (kind, (make, words)) in enumerate(HOSTILE.items()):
+            file = tmp_path / f"{number}.png"
+            file.write_bytes(make())
+            refused[kind] = upload(visit, file)
+            assert words in refused[kind] or "exceeds the maximum file size" in refused[kind], kind
+        used.append(memory(process))
     assert len(refused) == len(HOSTILE) >= 20
     assert all(len(line.strip().splitlines()) == 1 for line in refused.values())
     private = tmp_path / "private.png"
@@ -102,4 +105,8 @@ def test_hostile_files_are_refused_and_the_server_goes_on(server: tuple[str, int
     large = {"files": ("large.png", bytes(LARGEST_FILE + 1))}
     assert httpx.post(f"{url}gradio_api/upload", files=large).status_code == 413
     assert ask(visit, 4) == good
-    assert abs(memory(process) / before - 1) < 0.05
+    with capsys.disabled():
+        print(
+            f"\nmemory after each round of {len(HOSTILE)} hostile files: {', '.join(f'{each:.0f} MB' for each in used)}"
+        )
+    assert abs(used[2] / used[1] - 1) < 0.05
