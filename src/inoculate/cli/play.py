@@ -18,7 +18,6 @@ Hardened = Annotated[
         "--hardened", options.MODEL, "The network after its hardening: a folder, a SPEC, or weights for --model."
     ),
 ]
-Attacks = Annotated[str, options.topic_option("--attack", options.ATTACK, "Attacks to choose from: fgsm,pgd,square.")]
 Host = Annotated[str, options.topic_option("--host", options.RUN, "Address to listen on; 0.0.0.0 lets others in.")]
 Port = Annotated[
     int | None, options.topic_option("--port", options.RUN, "Port.", show_default="first free from 7860", max=65535)
@@ -42,7 +41,7 @@ def play(
     split: options.Split = "test",
     data_root: options.DataRoot = None,
     limit: options.Limit = None,
-    attack: Attacks = "fgsm,pgd,apgd_ce,square,autoattack",
+    attack: options.Attacks = "fgsm,pgd,apgd_ce,square,autoattack",
     norm: options.Norm = "linf",
     eps: options.Eps = "8/255",
     seed: options.Seed = 0,
