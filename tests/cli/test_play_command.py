@@ -63,16 +63,21 @@ def test_it_opens_a_page_on_this_machine_alone_and_ends_with_ctrl_c(
     assert len(session.data) == 20
     assert session.reading.size == (32, 32)
     assert (session.norm, session.eps) == ("linf", 8 / 255)
-    assert "Playground: http://127.0.0.1:7860/ (Ctrl-C ends it)" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "Playground: http://127.0.0.1:7860/ (Ctrl-C ends it)" in printed.out
+    assert "others can open" not in printed.err
 
 
-def test_threat_address_and_reading_are_passed_on(call: Any, served: type[Served], model_folder: Path) -> None:
+def test_threat_address_and_reading_are_passed_on(
+    call: Any, served: type[Served], model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(
         "play", "--model", model_folder, "--data", "digits", "--limit", 10, "--norm", "l2", "--eps", "0.5",
         "--host", "0.0.0.0", "--port", 8080, "--interpolation", "bicubic",
     ) == 0  # fmt: skip
     session, host, port = served.opened
     assert (host, port) == ("0.0.0.0", 8080)
+    assert "warning: others can open the page through 0.0.0.0" in capsys.readouterr().err
     assert (session.norm, session.eps, session.largest_eps) == ("l2", 0.5, 2.0)
     assert session.reading.interpolation == "bicubic"
 

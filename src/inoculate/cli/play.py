@@ -79,7 +79,8 @@ def play(
     session = open_session(
         loaded.to(place), images, offered, threat, hardened=after and after.to(place), options=settings
     )
-    print_warnings(session.warnings)
+    open_to_others = () if host in ("127.0.0.1", "localhost", "::1") else (f"others can open the page through {host}",)
+    print_warnings((*session.warnings, *open_to_others))
     with serve(session, host, port) as page:
         typer.echo(f"Playground: {page.url} (Ctrl-C ends it)")
         try:
