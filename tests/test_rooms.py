@@ -12,7 +12,7 @@ SRC = Path(__file__).parents[1] / "src" / "inoculate"
 # From the ground up: a room may import from rooms before it, and from itself.
 ROOMS = (
     *("core", "artifacts", "data", "models", "attacks", "certification", "training", "evaluation"),
-    *("attribution", "hardening", "study", "report", "cli"),
+    *("attribution", "hardening", "study", "report", "playground", "cli"),
 )
 # Names without code behind them, which any room may know.
 CONSTANTS = {"inoculate.training.methods.names"}

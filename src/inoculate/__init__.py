@@ -96,6 +96,12 @@ _ROOMS = {
     "expected_preprocessing": "models.loading.inputs",
     "match_classes": "models.classes",
     "load_model": "models.loading.load",
+    "PlayOptions": "playground.play",
+    "open_session": "playground.play",
+    "play": "playground.play",
+    "Playground": "playground.serve",
+    "Session": "playground.session",
+    "main_figure": "report.notebook",
     "Claim": "report.claims",
     "claims": "report.claims",
     "verify_evidence": "report.evidence.pack",
@@ -221,11 +227,17 @@ if TYPE_CHECKING:
     from inoculate.models.loading.endpoint import Endpoint as Endpoint
     from inoculate.models.loading.inputs import expected_preprocessing as expected_preprocessing
     from inoculate.models.loading.load import load_model as load_model
+    from inoculate.playground.play import PlayOptions as PlayOptions
+    from inoculate.playground.play import open_session as open_session
+    from inoculate.playground.play import play as play
+    from inoculate.playground.serve import Playground as Playground
+    from inoculate.playground.session import Session as Session
     from inoculate.report.claims import Claim as Claim
     from inoculate.report.claims import claims as claims
     from inoculate.report.evidence.pack import verify_evidence as verify_evidence
     from inoculate.report.evidence.pack import write_evidence as write_evidence
     from inoculate.report.junit import write_junit as write_junit
+    from inoculate.report.notebook import main_figure as main_figure
     from inoculate.report.sarif import write_sarif as write_sarif
     from inoculate.report.tables.paper import paper_tables as paper_tables
     from inoculate.report.tables.table import Table as Table

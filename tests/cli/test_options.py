@@ -21,10 +21,10 @@ from inoculate.core.threat import Threat
 
 # Where one option means two things, the commands that each meaning belongs to.
 DIFFERENT = {
-    "--model": [{"evaluate", "certify", "explain"}, {"transfer"}, {"train"}, {"harden"}],
-    "--attack": [{"evaluate", "certify"}, {"transfer", "explain"}],
-    "--eps": [{"evaluate", "certify", "transfer"}, {"explain", "harden"}, {"train"}],
-    "--norm": [{"evaluate", "certify", "transfer"}, {"explain", "harden"}, {"train"}],
+    "--model": [{"evaluate", "certify", "explain", "play"}, {"transfer"}, {"train"}, {"harden"}],
+    "--attack": [{"evaluate", "certify", "play"}, {"transfer", "explain"}],
+    "--eps": [{"evaluate", "certify", "transfer"}, {"explain", "harden", "play"}, {"train"}],
+    "--norm": [{"evaluate", "certify", "transfer"}, {"explain", "harden", "play"}, {"train"}],
     "--method": [{"train"}, {"harden"}, {"certify"}],
     "--epochs": [{"train"}, {"harden"}],
     "--precision": [{"evaluate", "certify", "transfer"}, {"train"}],

@@ -19,6 +19,7 @@ def test_it_iterates_over_the_rows_before_and_after(hardened):
     assert hardened[-1] == hardened.after[-1]
     assert hardened.table()["accuracy"] == [row.accuracy for row in hardened]
     assert "before and after hardening" in hardened._repr_html_()
+    assert "<svg" in hardened._repr_html_()
     assert repr(hardened).count("->") == 4
     assert len(repr(hardened).splitlines()) == 5 + len(hardened.warnings)
 

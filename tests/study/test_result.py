@@ -36,6 +36,7 @@ def test_a_result_is_a_sequence_of_rows_with_columns_and_per_image_results(finis
         assert (len(right), right.sum()) == (row.n, row.correct)
     assert len(finished.per_image) == len(finished)
     assert "<table" in finished._repr_html_()
+    assert "<svg" in finished._repr_html_()
     assert set(finished.parameters) == {"small_cnn", "test_resnet"}
     assert finished.surrogates["digits"] in finished.parameters
     assert finished.made == len(finished.manifest["cells"])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from inoculate.artifacts.files import read_json, write_file, write_json
 from inoculate.artifacts.names import file_name
 from inoculate.core.errors import InputError
+from inoculate.core.results import html_table
 
 FACTS, ARRAYS = "explain.json", "explain.npz"
 EXPLANATIONS = "explanations"  # the folder of a run that holds one folder per network and arm
@@ -129,13 +129,11 @@ class Explanation:
         return columns | {"attribution_change": [image["change"] for image in images]}
 
     def _repr_html_(self) -> str:
+        from inoculate import main_figure  # the report lies above this room
+
         facts, columns = self.facts, self.table()
         title = f"{facts['model']} on {facts['dataset']} under {facts['attack']} {facts['norm']} eps {facts['eps']:.4g}"
-        lines = [
-            _html_line("th", columns),
-            *(_html_line("td", values) for values in zip(*columns.values(), strict=True)),
-        ]
-        return f"<table>\n<caption>{escape(title)}</caption>\n" + "\n".join(lines) + "\n</table>"
+        return html_table(columns, zip(*columns.values(), strict=True), title) + main_figure(self)
 
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write both files into `folder`; returns it."""
@@ -167,10 +165,6 @@ class Explanation:
 
         written: Path = write_report(self, path)
         return written
-
-
-def _html_line(tag: str, cells: Iterable[object]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
 
 
 def save_explanations(folder: Path, explanations: Sequence[Explanation]) -> None:

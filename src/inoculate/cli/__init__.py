@@ -18,6 +18,7 @@ from inoculate.cli.explain import explain
 from inoculate.cli.export import export
 from inoculate.cli.harden import harden
 from inoculate.cli.output import printed_log
+from inoculate.cli.play import play
 from inoculate.cli.report import report
 from inoculate.cli.train import train
 from inoculate.cli.transfer import transfer
@@ -52,7 +53,7 @@ def _add(topic: str, *commands: Callable[..., None]) -> None:
         app.command(rich_help_panel=topic)(command)
 
 
-_add("Measure", evaluate, certify, transfer, explain, compare)
+_add("Measure", evaluate, certify, transfer, explain, play, compare)
 _add("Harden", harden, train)
 _add("Deploy", export)
 app.add_typer(study.app, name="study", rich_help_panel="Study")

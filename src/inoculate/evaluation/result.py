@@ -119,7 +119,9 @@ class Evaluation:
     def _repr_html_(self) -> str:
         lines = [*self._check_lines(), *(f"warning: {message}" for message in self.warnings)]
         lines += [f"note: {note}" for note in self.notes]
-        return html_of(self.rows, self.title) + "".join(f"<br>\n{escape(line)}" for line in lines)
+        from inoculate import main_figure  # the report lies above this room
+
+        return html_of(self.rows, self.title) + main_figure(self.rows) + "<br>\n".join(map(escape, lines))
 
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write everything into `folder`, in place of an earlier evaluation; returns it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -166,4 +167,7 @@ class Hardened:
         return "\n".join([self.title, *rows, *(f"  warning: {message}" for message in self.warnings)])
 
     def _repr_html_(self) -> str:
-        return html_of([*self], self.title)
+        from inoculate import main_figure  # the report lies above this room
+
+        lines = [f"warning: {message}" for message in self.warnings]
+        return html_of([*self], self.title) + main_figure(self) + "<br>\n".join(map(escape, lines))

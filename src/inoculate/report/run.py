@@ -125,7 +125,7 @@ def _read_trained(folder: Path) -> RunRecord:
         spec = described.get("model")
         model = str(spec.get("name", folder.name)) if isinstance(spec, dict) else folder.name
         dataset, arm = "training", _method(described)
-    arms = [replace(row, model=model, arm=BEFORE if row.model == BEFORE else _arm_after(row)) for row in rows]
+    arms = hardened_rows(rows, model)
     records = read_records(folder / RECORDS) if (folder / RECORDS).is_file() else {}
     card = described.get("card", {})
     images = read_image_record(folder, rows)
@@ -139,6 +139,11 @@ def _read_trained(folder: Path) -> RunRecord:
         image_rows=arms if images else (),
         warnings=card.get("warnings", ()),
     )
+
+
+def hardened_rows(rows: Sequence[Row], model: str) -> list[Row]:
+    """The rows from before and after a hardening as two arms of one network."""
+    return [replace(row, model=model, arm=BEFORE if row.model == BEFORE else _arm_after(row)) for row in rows]
 
 
 def _warnings(folder: Path) -> Sequence[str]:

@@ -85,7 +85,9 @@ class StudyRun:
         return table_of(self.rows)
 
     def _repr_html_(self) -> str:
-        return html_of(self.rows, self.name)
+        from inoculate import main_figure  # the report lies above the study
+
+        return html_of(self.rows, self.name) + main_figure(self.rows)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write results.json, records.npz, manifest.json and explanations/ into `folder`, in place of earlier ones."""

@@ -1,0 +1,215 @@
+"""The page in a real browser, used as a person does: by pointer, by keyboard alone, on a telephone, with a bad file."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from digits_samples import trained_digits
+from playground_samples import OFFERED
+from upload_samples import HOSTILE, encoded, noise
+
+from inoculate.core.threat import Threat
+from inoculate.playground.play import PlayOptions, play
+from inoculate.playground.serve import Playground
+from inoculate.playground.upload import LARGEST_FILE
+
+pytest.importorskip("gradio", reason="gradio is not installed: pip install 'inoculate[play]'")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
+
+
+@pytest.fixture(scope="module")
+def served(digits: Any, other: Any) -> Iterator[Playground]:
+    with play(trained_digits()[0], digits, OFFERED, Threat("linf", 0.1), hardened=other) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: Any, served: Playground) -> Iterator[Any]:
+    """Opens the page; notes in `page.complaints` and `page.requested` what goes wrong and what it asks for."""
+    contexts = []
+
+    def opening(width: int = 1400, scheme: str = "light", **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.complaints, page.requested = [], []
+        page.on("console", lambda message: page.complaints.append(message.text))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on("request", lambda request: page.requested.append(request.url))
+        page.goto(served.url)
+        settled(page)
+        return page
+
+    yield opening
+    for context in contexts:
+        context.close()
+
+
+def settled(page: Any, words: str = "") -> None:
+    """Wait until the answer that holds these words is complete."""
+    page.locator("#answer .about", has_text=words).wait_for()
+    page.locator("#answer .waiting").first.wait_for(state="detached")
+
+
+def about(page: Any) -> str:
+    return str(page.locator("#answer .about").inner_text())
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+def test_it_opens_fits_and_asks_nobody_else(opened: Any, served: Playground, width: int, scheme: str) -> None:
+    page = opened(width, scheme)
+    assert page.locator("#answer .card").count() == 2
+    assert page.locator("#answer img").count() == 14
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    outside = [url for url in page.requested if not url.startswith((served.url, "data:", "blob:"))]
+    assert outside == []
+    assert page.complaints == []
+    assert page.evaluate(OUTSIDE) == []
+    assert page.evaluate("[...document.querySelectorAll('#answer img')].every((image) => image.naturalWidth > 0)")
+
+
+@pytest.mark.slow
+def test_the_slider_is_dragged(opened: Any) -> None:
+    page = opened()
+    slider = page.locator("#eps input[type=range]")
+    box = slider.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2, steps=12)
+    page.mouse.up()
+    settled(page, "eps 102/255")
+    assert page.locator("#answer .fooled").count() == 2
+
+
+@pytest.mark.slow
+def test_an_image_and_an_attack_are_chosen(opened: Any) -> None:
+    page = opened()
+    before = about(page)
+    page.locator("#images button.thumbnail-item").nth(4).click()
+    page.wait_for_function("(old) => document.querySelector('#answer .about').innerText !== old", arg=before)
+    settled(page, "on image")
+    number = re.search(r"image (\d+)", about(page))
+    assert number
+    assert page.locator("#number input").input_value() == number[1]
+    page.get_by_label("PGD").check()
+    settled(page, "PGD, L∞ eps 25.5/255 on image " + number[1])
+    page.locator("#attributions input").uncheck()
+    page.wait_for_function("document.querySelectorAll('#answer img').length === 6")
+
+
+def test_everything_is_done_by_keyboard_alone(opened: Any) -> None:
+    page = opened()
+
+    def reach(selector: str) -> None:
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
+                return
+        raise AssertionError(f"Tab does not reach {selector}")
+
+    reach("#images button")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    settled(page, "on image")
+    reach("#number input")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("7")
+    settled(page, "on image 7 of digits")
+    reach("#upload button")
+    with page.expect_file_chooser():
+        page.keyboard.press("Enter")
+    reach("#attack input[value=pgd]")
+    page.keyboard.press("Space")
+    settled(page, "PGD")
+    reach("#eps input[type=range]")
+    page.keyboard.press("End")
+    settled(page, "PGD, L∞ eps 102/255 on image 7 of digits")
+
+
+def test_an_image_is_uploaded_and_a_broken_file_is_refused_in_one_line(opened: Any, tmp_path: Path) -> None:
+    page = opened(390)
+    (tmp_path / "mine.png").write_bytes(encoded(noise(20, 16, "RGBA")))
+    page.set_input_files("#upload input[type=file]", tmp_path / "mine.png")
+    settled(page, "on uploaded image, without a label; transparent parts were laid on white")
+    (tmp_path / "cut.png").write_bytes(HOSTILE["cut PNG"][0]())
+    page.set_input_files("#upload input[type=file]", tmp_path / "cut.png")
+    line = page.locator("#status .refusal")
+    line.wait_for()
+    assert line.inner_text() == "the image cannot be read (image file is truncated): save it again as PNG or JPEG"
+    assert line.get_attribute("role") == "alert"
+    assert "uploaded image" in about(page), "what was there stays"
+    page.set_input_files("#upload input[type=file]", tmp_path / "mine.png")
+    line.wait_for(state="detached")
+    page.locator("#number input").fill("999")
+    line.wait_for()
+    assert line.inner_text() == "image 999 is not there: give a number from 0 to 39"
+
+
+@pytest.mark.slow
+def test_a_file_that_is_too_large_is_refused_and_the_page_goes_on(opened: Any, tmp_path: Path) -> None:
+    page = opened()
+    (tmp_path / "large.png").write_bytes(bytes(LARGEST_FILE + 1))
+    page.set_input_files("#upload input[type=file]", tmp_path / "large.png")
+    page.get_by_text("exceed the maximum allowed size").first.wait_for()
+    page.get_by_label("PGD").check()
+    settled(page, "PGD")
+
+
+@pytest.mark.slow
+def test_what_is_uploaded_is_deleted_and_nothing_else_is_served(
+    opened: Any, served: Playground, tmp_path: Path
+) -> None:
+    page = opened()
+    (tmp_path / "very-private.png").write_bytes(encoded(noise(20, 16)))
+    page.set_input_files("#upload input[type=file]", tmp_path / "very-private.png")
+    settled(page, "on uploaded image")
+    place = Path(served._folder.name)
+    assert list(place.rglob("*very-private*.png")) == []
+    for file in ("/etc/passwd", __file__, "pyproject.toml"):
+        assert page.request.get(f"{served.url}gradio_api/file={file}").status in (403, 404)
+
+
+def test_it_listens_on_this_machine_alone(served: Playground, digits: Any) -> None:
+    assert served.url.startswith("http://127.0.0.1:")
+    port = int(served.url.rstrip("/").rpartition(":")[2])
+    with pytest.raises(ValueError, match=f"cannot listen on 127.0.0.1, port {port}"):
+        play(trained_digits()[0], digits, ["fgsm"], options=PlayOptions(port=port))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_audit_of_our_part_finds_nothing_serious(opened: Any, scheme: str) -> None:
+    """axe-core: contrast, headings, alternative texts and names."""
+    axe = Path(pytest.importorskip("axe_playwright_python", reason="axe-core is not installed").__file__ or "")
+    page = opened(390, scheme, bypass_csp=True)
+    page.evaluate(axe.with_name("axe.min.js").read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run('#answer', { resultTypes: ['violations'] })")
+    serious = [
+        f"{each['id']}: {each['help']}" for each in found["violations"] if each["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+
+
+OUTSIDE = """
+[...document.querySelectorAll('#answer *, #attack *, #eps *, #attributions *, #number *')]
+  .filter((e) => e.getBoundingClientRect().width)
+  .filter((e) => { const b = e.getBoundingClientRect(); return b.right > innerWidth + 1 || b.left < -1; })
+  .map((e) => e.tagName + ' ' + e.textContent.slice(0, 30))
+"""
