@@ -77,6 +77,13 @@ def test_a_wide_image_is_cropped_to_its_centre() -> None:
     assert pixels.min() == 200
 
 
+def test_an_image_that_resizing_would_make_huge_is_unreadable() -> None:
+    long = encoded(Image.new("L", (1, 60_000)), "PNG")
+    with pytest.raises(UnreadableImageError, match=r"1×60000 pixels, 224×13440000 after resizing: crop it"):
+        decode_image(long, 224, 1)
+    assert decode_image(long, 8, 1).shape == (1, 8, 8)
+
+
 def test_shrinking_averages() -> None:
     board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
     for kind in ("PNG", "JPEG"):

@@ -6,14 +6,19 @@ from PIL import Image
 
 from inoculate.data.preprocessing import Preprocessing
 
+LARGEST = 2**26  # pixels of a resized image before it is cropped
+
 
 def fit_image(image: Image.Image, reading: Preprocessing) -> Image.Image:
     """The image (mode L or RGB) resized and cropped to `reading.size`, which must be said.
 
-    `center` is torchvision's `Resize`, then `CenterCrop`; `squash` and `border` are timm's crop modes.
+    `center` is torchvision's `Resize`, then `CenterCrop`; `squash` and `border` are timm's crop modes. Raises
+    `ValueError` for an image so long and narrow that it becomes huge when its shorter side is resized.
     """
     assert reading.size is not None
     resized = _resized_size(image.size, reading)
+    if resized[0] * resized[1] > LARGEST:
+        raise ValueError(f"of {image.width}×{image.height} pixels, {resized[0]}×{resized[1]} after resizing: crop it")
     if resized != image.size:
         method = Image.Resampling[(reading.interpolation or "bilinear").upper()]
         image = image.resize(resized, method)
