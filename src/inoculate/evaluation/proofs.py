@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inoculate.certification.bounds.graph import Graph, trace
+from inoculate.certification.bounds.graph import Graph
+from inoculate.certification.bounds.tracing import trace
 from inoculate.certification.certifiers import Certifier, get_certifiers
 from inoculate.core.errors import InputError
 from inoculate.core.progress import Progress

@@ -64,7 +64,7 @@ class Weighted:
             norm = self.apply(ball.norm**2, size**2).clamp_min(0).sqrt()
         else:
             steepest = (size * ball.norm.max()).flatten(1).amax(dim=1)  # for each output map
-            norm = torch.zeros_like(value) + steepest.view(-1, *[1] * (value.ndim - 2))
+            norm = torch.zeros_like(value) + steepest.view(-1, *[1] * (self.weight.ndim - 2))
         return Ball(value, wrong, norm * (1 + 2 * error), ball.dual, ball.eps, disjoint=False)
 
     def backward(self, weight: Tensor, *boxes: Box) -> Passed:

@@ -13,6 +13,7 @@ from inoculate.certification.bounds.box import Box
 from inoculate.certification.bounds.graph import Graph
 from inoculate.certification.bounds.operators import cast
 from inoculate.certification.bounds.region import Region
+from inoculate.core.errors import InputError
 from inoculate.core.options import require_one_of
 from inoculate.core.threat import Threat
 
@@ -24,8 +25,8 @@ MOST_VALUES = 2**24  # coefficients at a time
 def interval_bounds(graph: Graph, x: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
     """Lower and upper bounds (B×K each) of the logits for all images of the threat, by interval bound propagation.
 
-    `x` is B×C×H×W in the precision of the graph. The bounds hold for exact arithmetic and for that of `x`, in any order
-    of additions.
+    `x` is B×C×H×W in float32 or float64. The bounds hold for exact arithmetic and for that of `x`, in any order of
+    additions.
 
     Source: Gowal et al. (2018), "On the effectiveness of interval bound propagation for training verifiably robust
     models".
@@ -42,16 +43,19 @@ def margin_bounds(graph: Graph, x: Tensor, y: Tensor, threat: Threat, method: Re
 
     Args:
         graph: of `trace`.
-        x: images (B×C×H×W) in the precision of the graph; that of the intervals, for the rest is done in float64.
+        x: images (B×C×H×W) in float64; in float32 intervals are quicker and, by rounding outwards, a little looser. The
+            rest is done in float64.
         y: their labels (B).
         threat: in L∞, L2 or L1.
         method: `ibp` bounds each layer by intervals; `crown-ibp` passes linear bounds backwards over these intervals
             (Zhang et al. 2020); `crown` finds the intervals themselves so (Zhang et al. 2018). Each is at least as
             tight as the one before.
 
-    Raises `InputError` for another method or norm.
+    Raises `InputError` for another method or norm, and for a graph in another precision.
     """
     require_one_of(get_args(Relaxation), method=method)
+    if graph.dtype is not torch.float64:  # linear bounds take no account of rounded weights
+        raise InputError("the graph is in float32: give that of trace, and images in float32")
     region = Region.of(x.double(), threat)
     boxes = boxes_of(graph, Region.of(x, threat))
     weight = torch.eye(graph.classes, dtype=torch.float64, device=x.device)
@@ -66,11 +70,11 @@ def margin_bounds(graph: Graph, x: Tensor, y: Tensor, threat: Threat, method: Re
 
 
 def boxes_of(graph: Graph, region: Region, *, refine: Region | None = None) -> list[Box]:
-    """The box of each node's values; with `refine` (the region in float64) those in front of a ReLU by backward linear
-    bounds too."""
+    """The box of each node's values, in the precision of the region; with `refine` (the region in float64, as the graph
+    is) those in front of a ReLU by backward linear bounds too."""
     boxes = [Box.of(region)]
     kinks = {i for node in graph.nodes if node.operator.kinked for i in node.inputs}
-    for number, node in enumerate(graph.nodes[: graph.output], start=1):
+    for number, node in enumerate(graph.to(region.x.dtype).nodes[: graph.output], start=1):
         boxes.append(node.operator.interval(*(boxes[i] for i in node.inputs)))
         if refine is not None and number in kinks and not graph.is_exact(number):
             boxes[number] = _refined(graph, boxes, refine, number)
