@@ -164,9 +164,9 @@ if TYPE_CHECKING:
     from inoculate.attribution.explain import explain as explain
     from inoculate.attribution.explanation import Amounts as Amounts
     from inoculate.attribution.explanation import Explanation as Explanation
-    from inoculate.certification.bounds.tracing import trace as trace
     from inoculate.certification.bounds.margins import interval_bounds as interval_bounds
     from inoculate.certification.bounds.margins import margin_bounds as margin_bounds
+    from inoculate.certification.bounds.tracing import trace as trace
     from inoculate.certification.smoothing import SmoothedCertificates as SmoothedCertificates
     from inoculate.certification.smoothing import Smoothing as Smoothing
     from inoculate.certification.smoothing import certify_smoothed as certify_smoothed

@@ -7,9 +7,9 @@ import torchvision
 from bounds_samples import SHAPE, exact_margins, random_network
 from torch import nn
 
-from inoculate.certification.bounds.tracing import trace
 from inoculate.certification.bounds.margins import interval_bounds, margin_bounds
 from inoculate.certification.bounds.region import Region
+from inoculate.certification.bounds.tracing import trace
 from inoculate.core.errors import InputError
 from inoculate.core.rng import Draws
 from inoculate.core.threat import Threat, sample

@@ -97,7 +97,7 @@ STEPS = {
     "matrix": lambda c, x: x @ c.square.T,
     "matrices": lambda c, x: torch.mm(x.flatten(1), c.wide) - torch.addmm(c.row, x.flatten(1), -c.wide),
     "batch norm": lambda c, x: F.batch_norm(
-        F.batch_norm(x, c.channel, c.positive, -c.channel, c.channel), c.channel, c.positive, None, None, False, 0.1, 1e-3
+        F.batch_norm(x, c.channel, c.positive, -c.channel, c.channel), c.channel, c.positive, None, None, eps=1e-3
     ),
     "added": _added, "scaled": _scaled, "reshaped": _reshaped, "chosen": _chosen, "broadcast": _broadcast,
     "padded": _padded, "averaged": _averaged, "largest": _largest, "clamped": _clamped, "curved": _curved,
@@ -106,9 +106,12 @@ STEPS = {
 
 
 class Stepped(nn.Module):
-    """A step on the images, or behind a convolution and a ReLU; then two linear layers."""
+    """A step on the images, or behind a convolution and a ReLU; then two linear layers.
 
-    def __init__(self, step, behind, seed=0):
+    `positive` weights of the first of these let no two changes cancel out: bounds are tight there.
+    """
+
+    def __init__(self, step, behind, seed=0, positive=False):
         super().__init__()
         self.step, self.behind, self.constants = step, behind, Constants()
         self.first, self.hidden, self.last = nn.Conv2d(4, 4, 3, padding=1), nn.LazyLinear(6), nn.Linear(6, 3)
@@ -117,6 +120,8 @@ class Stepped(nn.Module):
             self(torch.zeros(2, *SHAPE))
             for value in self.parameters():
                 value.copy_(torch.randn(value.shape, generator=generator) * (2 / max(1, value[0].numel())) ** 0.5)
+            if positive:
+                self.hidden.weight.abs_()
 
     def forward(self, x):
         hidden = self.step(self.constants, self.first(x).relu() + 0 if self.behind else x.clone()).flatten(1)

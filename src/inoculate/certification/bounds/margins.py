@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -13,6 +13,7 @@ from inoculate.certification.bounds.box import Box
 from inoculate.certification.bounds.graph import Graph
 from inoculate.certification.bounds.operators import cast
 from inoculate.certification.bounds.region import Region
+from inoculate.certification.bounds.span import Span
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_one_of
 from inoculate.core.threat import Threat
@@ -89,6 +90,28 @@ def lower_bounds(
     `relax` passes them backwards through every layer to the images, else only through affine ones: up to a layer that
     is not, whose box is then used. `exact` is that of `Region.least`.
     """
+    pending, total, size = pass_back(graph, boxes, at, weight, relax=relax)
+    for number, left in pending.items():
+        if number:
+            box, left = boxes[number].to(weight.dtype), left.flatten(2)
+            low, high = box.low.flatten(1)[:, None], box.high.flatten(1)[:, None]
+            total = total + torch.minimum(left * low, left * high).sum(dim=2)
+            size = size + (left.abs() * box.size.flatten(1)[:, None]).sum(dim=2)
+        else:
+            flat = left.flatten(2)
+            total = total + (flat * region.x.flatten(1)[:, None]).sum(dim=2) + region.least(left, exact=exact)
+            size = size + (flat.abs() * (region.x.abs() + region.above - region.below).flatten(1)[:, None]).sum(dim=2)
+    return total - RELATIVE * size
+
+
+def pass_back(
+    graph: Graph, boxes: Sequence[Box] | Sequence[Span], at: int, weight: Tensor, *, relax: bool
+) -> tuple[dict[int, Tensor], Tensor, Tensor]:
+    """Linear functions (B×S×…) of the output of node `at` as lower bounds in what is in front of it.
+
+    Returns their coefficients (B×S×…) of nodes by number, what is added (B×S), and the sum of the absolute values of
+    which that consists (B×S). `relax` is that of `lower_bounds`.
+    """
     total, size = weight.new_zeros(weight.shape[:2]), weight.new_zeros(weight.shape[:2])
     pending = {at: weight}
     for number in range(at, 0, -1):
@@ -102,17 +125,7 @@ def lower_bounds(
         total, size = total + offset, size + offset.abs()
         for i, part in zip(node.inputs, parts, strict=True):
             pending[i] = pending[i] + part if i in pending else part
-    for number, left in pending.items():
-        if number:
-            box, left = boxes[number].to(weight.dtype), left.flatten(2)
-            low, high = box.low.flatten(1)[:, None], box.high.flatten(1)[:, None]
-            total = total + torch.minimum(left * low, left * high).sum(dim=2)
-            size = size + (left.abs() * box.size.flatten(1)[:, None]).sum(dim=2)
-        else:
-            flat = left.flatten(2)
-            total = total + (flat * region.x.flatten(1)[:, None]).sum(dim=2) + region.least(left, exact=exact)
-            size = size + (flat.abs() * (region.x.abs() + region.above - region.below).flatten(1)[:, None]).sum(dim=2)
-    return total - RELATIVE * size
+    return pending, total, size
 
 
 def _refined(graph: Graph, boxes: list[Box], region: Region, number: int) -> Box:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
-from inoculate.certification.bounds.graph import Graph, Node
-from inoculate.certification.bounds.places import BATCH, Place, UnboundedError, View
-from inoculate.certification.bounds.rules import COPIES, IDENTICAL, RULES, SAME
+from inoculate.certification.bounds.builder import Builder
+from inoculate.certification.bounds.graph import Graph
+from inoculate.certification.bounds.places import BATCH
+from inoculate.certification.bounds.rules import RULES
 from inoculate.core.calls import call
 from inoculate.core.errors import InputError, one_line
 from inoculate.core.modes import device_of, frozen, modules_of
 from inoculate.core.outputs import logits_of
 
-FLOATS = (torch.float32, torch.float64)
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """What a network does with images of `shape` (C×H×W), step by step.
+
+    constants: its parameters and buffers, the very tensors, by the names of the nodes that read them.
+    """
+
+    shape: tuple[int, ...]
+    nodes: tuple[fx.Node, ...]
+    constants: dict[str, Tensor]
 
 
 def trace(model: nn.Module, shape: Sequence[int]) -> Graph:
@@ -32,13 +41,34 @@ def trace(model: nn.Module, shape: Sequence[int]) -> Graph:
     if any(each.dtype.itemsize < 4 for module in modules_of(model) for each in module.parameters()):
         raise InputError("bounds are for a model in float32: give model.float()")
     with frozen(model), torch.no_grad():
-        images = torch.zeros(BATCH, *shape, device=device_of(model))
+        program = follow(model, shape)
+        constants = {name: value.clone() for name, value in program.constants.items()}
+        versions = [each._version for each in constants.values()]
+        builder = Builder(program.shape, constants, RULES)
+        for node in program.nodes:
+            builder.add(node)
+        if versions != [each._version for each in constants.values()]:
+            raise InputError("the model changes its own parameters or buffers when it runs in eval mode: no bounds")
+        return builder.graph.to(torch.float64, device_of(model))
+
+
+def follow(model: nn.Module, shape: Sequence[int]) -> Program:
+    """What `model` does in its present mode with images of `shape` (C×H×W). Raises `InputError` where that depends on
+    the images."""
+    images = torch.zeros(BATCH, *shape, device=device_of(model))
+    with frozen(model), torch.no_grad():
         call(model, images)  # what it does not take is said better here than by the trace
-        try:
-            program = torch.export.export(_Caller(model), (images,), strict=False)
-        except Exception as error:
-            raise InputError(f"the model's steps cannot be followed ({one_line(error)}): no bounds") from error
-        return _graph(program, tuple(shape)).to(torch.float64, images.device)
+    try:
+        with torch.autocast(images.device.type, enabled=False):
+            found = torch.export.export(_Caller(model), (images,), strict=False)
+    except Exception as error:
+        raise InputError(f"the model's steps cannot be followed ({one_line(error)}): no bounds") from error
+    constants = {}
+    for spec in found.graph_signature.input_specs:
+        if spec.target is not None:
+            store = found.state_dict if spec.target in found.state_dict else found.constants
+            constants[spec.arg.name] = store[spec.target]
+    return Program(tuple(shape), tuple(found.graph.nodes), constants)
 
 
 class _Caller(nn.Module):
@@ -49,155 +79,3 @@ class _Caller(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = logits_of(self.model(x))
         return logits
-
-
-def _graph(program: Any, shape: tuple[int, ...]) -> Graph:
-    constants = _constants(program)
-    versions = [each._version for each in constants.values()]
-    builder = _Builder(shape, constants)
-    for node in program.graph.nodes:
-        builder.add(node)
-    if versions != [each._version for each in constants.values()]:
-        raise InputError("the model changes its own parameters or buffers when it runs in eval mode: no bounds")
-    place = builder.output
-    if isinstance(place, UnboundedError):
-        raise InputError(str(place))
-    if not isinstance(place, Place) or len(builder.shape_of(place)) != 1:
-        raise InputError("the model's outputs are not logits that depend on the images: no bounds")
-    return Graph(shape, tuple(builder.nodes), place.number)
-
-
-def _constants(program: Any) -> dict[str, Tensor]:
-    """Copies of the program's inputs other than the images, by name."""
-    found = {}
-    for spec in program.graph_signature.input_specs:
-        if spec.target is not None:
-            store = program.state_dict if spec.target in program.state_dict else program.constants
-            found[spec.arg.name] = store[spec.target].clone()
-    return found
-
-
-class _Builder:
-    """Follows a program: what each of its nodes is, the place of a node of the graph, a constant, or an error.
-
-    A step without bounds is an error to those that read it only: the logits may not depend on it.
-    """
-
-    def __init__(self, shape: tuple[int, ...], constants: dict[str, Tensor]) -> None:
-        self.shape, self.constants = shape, constants
-        self.nodes: list[Node] = []
-        self.known: dict[fx.Node, Any] = {}
-        self.tensors: dict[fx.Node, fx.Node] = {}  # the first node whose value is the same tensor
-        self.memory: dict[fx.Node, fx.Node] = {}  # the first node with whose value it may share memory
-        self.output: object = None
-
-    def shape_of(self, place: Place) -> tuple[int, ...]:
-        return self.nodes[place.number - 1].shape if place.number else self.shape
-
-    def add(self, node: fx.Node) -> None:
-        """Take in the next node of the program. Raises `InputError` for one that writes where it cannot be followed."""
-        self.tensors[node] = self.memory[node] = node
-        if node.op == "placeholder":
-            self.known[node] = self.constants.get(node.name, Place(0))
-            return
-        args, kwargs = pytree.tree_map_only(fx.Node, self.known.get, (node.args, dict(node.kwargs)))
-        leaves = pytree.arg_tree_leaves(*args, **kwargs)
-        if node.op == "output":
-            self.output = leaves[0]
-            return
-        try:
-            self.known[node] = self._value(node, leaves, args, kwargs)
-        except UnboundedError as error:
-            if _writes(node):
-                raise InputError(_refused(node, error)) from None
-            self.known[node] = UnboundedError(_refused(node, error))
-
-    def _value(self, node: fx.Node, leaves: Iterable[Any], args: Any, kwargs: Any) -> Any:
-        reads = [each for each in leaves if isinstance(each, Place)]
-        failed = [each for each in leaves if isinstance(each, UnboundedError)]
-        if failed and _writes(node):
-            raise InputError(str(failed[0]))
-        if failed:
-            return failed[0]
-        if node.op != "call_function":
-            raise UnboundedError
-        if _is_random(node, args):
-            raise UnboundedError("it is random")
-        if not reads:
-            target: Any = node.target
-            return target(*args, **kwargs)
-        self._share(node)
-        if str(node.target) in SAME and _stays_float(node):
-            return args[0]
-        place = self._add_step(node, reads, args, kwargs)
-        if _writes(node):
-            self._overwrite(node, place)
-        return place
-
-    def _add_step(self, node: fx.Node, reads: list[Place], args: Any, kwargs: Any) -> Place:
-        meta, rule = node.meta.get("val"), RULES.get(str(node.target))
-        if rule is None or not isinstance(meta, Tensor):
-            raise UnboundedError
-        if meta.dtype not in FLOATS:
-            raise UnboundedError(f"it computes in {str(meta.dtype).removeprefix('torch.')}")
-        if not meta.ndim or meta.shape[0] != BATCH:
-            raise UnboundedError("it mixes the images of a batch")
-        view = View(tuple(map(self.shape_of, reads)), tuple(int(side) for side in meta.shape[1:]))
-        try:
-            inspect.signature(rule).bind(view, *args, **kwargs)
-        except TypeError as error:
-            raise UnboundedError(str(error)) from None
-        operator = rule(view, *args, **kwargs)
-        self.nodes.append(Node(operator, tuple(each.number for each in reads), _layer(node), view.output))
-        return Place(len(self.nodes))
-
-    def _share(self, node: fx.Node) -> None:
-        """Note what the value of a node has in common with that of its first argument."""
-        first, name = node.args[0], str(node.target)
-        if not isinstance(first, fx.Node) or name in COPIES:
-            return
-        schema = getattr(node.target, "_schema", None)
-        if name in SAME or schema is None or any(each.alias_info for each in schema.returns):
-            self.memory[node] = self.memory[first]
-        if name in IDENTICAL or _writes(node):
-            self.tensors[node] = self.tensors[first]
-
-    def _overwrite(self, node: fx.Node, place: Place) -> None:
-        """A step in place: whoever holds the tensor sees the new values. Other views of it must not be read again."""
-        for other in self.known:
-            if self.memory[other] is not self.memory[node] or all(user in self.known for user in other.users):
-                continue
-            if self.tensors[other] is not self.tensors[node]:
-                raise UnboundedError("it changes in place what is also read in another shape")
-            self.known[other] = place
-
-
-def _writes(node: fx.Node) -> bool:
-    """Whether a step changes one of its arguments."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)
-
-
-def _is_random(node: fx.Node, args: Sequence[Any]) -> bool:
-    if str(node.target) in SAME:
-        return "dropout" in str(node.target) and bool(args[2])
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-
-
-def _stays_float(node: fx.Node) -> bool:
-    meta = node.meta.get("val")
-    return not isinstance(meta, Tensor) or meta.dtype in FLOATS
-
-
-def _refused(node: fx.Node, error: UnboundedError) -> str:
-    why = f" ({error})" if str(error) else ""
-    return f"no bounds are known of layer {_layer(node)}{why}: use smoothing, or another layer"
-
-
-def _layer(node: fx.Node) -> str:
-    """The name of the layer that a node of the program belongs to, its type, and what it computes."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path, kind = stack[-1] if stack else ("", "")
-    path = str(path).removeprefix("model").removeprefix(".") or "model"
-    function = str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
-    return f"{path} ({str(kind).rpartition('.')[2]}, {function})"
