@@ -206,7 +206,7 @@ def convolution(
     stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
 ) -> Weighted:  # fmt: skip
     """A 2-D convolution (O×I/g×h×w) of inputs C×H×W."""
-    shape, geometry = tuple(inputs), {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    shape = tuple(inputs)
 
     def transposed(back: Tensor, kernel: Tensor) -> Tensor:
         missing = [  # what rounding down the size of the output left out
@@ -218,7 +218,7 @@ def convolution(
         return F.conv_transpose2d(back, kernel, None, stride, padding, missing, groups, dilation)
 
     def apply(x: Tensor, kernel: Tensor) -> Tensor:
-        return F.conv2d(x, kernel, None, **geometry)
+        return F.conv2d(x, kernel, None, stride, padding, dilation, groups)
 
     return Weighted(weight, None if bias is None else bias[:, None, None], apply, transposed, shape)
 

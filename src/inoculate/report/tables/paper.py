@@ -84,7 +84,7 @@ def _seeds(number: Measurement) -> str:
 
 def _columns(results: Results, readings: Sequence[str]) -> list[View]:
     """The main attack under each reading, then every other attack white-box."""
-    main, *others = results.attacks or ["fgsm"]
+    main, *others = results.conditions or ["fgsm"]
     return [View(main, reading) for reading in readings] + [View(other, "white-box") for other in others]
 
 
@@ -99,7 +99,7 @@ def _own_eps(results: Results, attack: str) -> str:
 
 
 def _lines(results: Results) -> list[tuple[str, float]]:
-    epsilons = sorted({f"{eps:g}": eps for attack in results.attacks for eps in results.epsilons(attack)}.values())
+    epsilons = sorted({f"{eps:g}": eps for attack in results.conditions for eps in results.epsilons(attack)}.values())
     return [(model, eps) for model in results.models for eps in epsilons]
 
 
