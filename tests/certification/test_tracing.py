@@ -192,3 +192,8 @@ def test_weights_that_are_not_finite_prove_nothing(value, method):
     graph, x = trace(model.eval(), SHAPE), torch.rand(2, *SHAPE)
     found = margin_bounds(graph, x.double(), torch.tensor([0, 1]), Threat("linf", 0.1), method)
     assert not (found > 0).any()
+
+
+def test_a_model_in_float64_is_traced_as_it_is():
+    model, x = Written(like_the_images).eval().double(), torch.rand(2, *SHAPE).double()
+    assert (trace(model, SHAPE).value(x) - model(x)).abs().max() < 1e-12

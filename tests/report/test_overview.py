@@ -23,6 +23,7 @@ from inoculate.report.results import collect
 from inoculate.report.run import RunRecord, read_run
 from inoculate.report.tables.evaluation import accuracy_table, before_after_table
 from inoculate.report.tables.latex import to_latex
+from inoculate.report.tables.paper import paper_tables
 from inoculate.report.write import write_report
 
 
@@ -77,6 +78,8 @@ def test_what_is_proved_and_what_an_attack_leaves_are_one_bar():
         ["a", "proved bound", "0.01", "20.0 [13.3, 28.9]", "100"],
         ["a", "best possible attack", "0.01", "20.0 to 40.0", "100"],
     ]
+    (table,) = [each for each in paper_tables(rows, {}) if "Table 2" in each.title]
+    assert (table.columns[-1], [line[-1] for line in table.rows]) == ("best possible attack", ["20.0 to 40.0", ""])
     hardened = [replace(each, arm=arm) for arm in ("before", "after") for each in rows]
     (results,) = collect(hardened)
     assert before_after_table(results).rows[-1][2:4] == ["20.0 to 40.0", "20.0 to 40.0"]

@@ -110,6 +110,25 @@ def test_any_graph_of_layers_is_trained(name):
             assert (low <= differences(model(corner.clamp(0, 1)), y) + 1e-5).all()
 
 
+def test_the_weights_are_those_that_the_model_has():
+    x, _ = batch()
+    model = small().train()
+    for change in (
+        lambda: model.load_state_dict({name: 2 * value for name, value in model.state_dict().items()}),
+        lambda: setattr(model[1], "weight", nn.Parameter(torch.rand(6, 128))),
+        lambda: model[3].weight.data.mul_(-1),
+        lambda: model.double(),
+        lambda: model.eval(),
+    ):
+        change()
+        images = x.to(model[1].weight.dtype)
+        found = propagate(model, Span.around(images, THREAT, images))
+        assert torch.allclose(found.plain, model(images), atol=1e-5)
+        found.margins(torch.zeros(5, dtype=torch.int64)).sum().backward()
+        assert all(value.grad is not None for value in model.parameters())
+        model.zero_grad()
+
+
 def test_without_eps_bounds_are_the_logits():
     model, (x, y) = network().eval(), batch()
     with torch.no_grad():

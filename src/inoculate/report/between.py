@@ -8,6 +8,8 @@ from inoculate.core.row import CERTIFIED
 from inoculate.report.formatting import attack_name, percent
 from inoculate.report.results import Measurement, Results
 
+BEST = "best possible attack"
+
 
 @dataclass(frozen=True)
 class Between:

@@ -44,8 +44,8 @@ class Propagated:
         What is behind the last layer that is not affine is one linear map with the difference, which is tighter than
         the difference of two bounds. `relax` passes this map backwards to the images (CROWN-IBP, Zhang et al. 2020).
         """
-        logits = self.spans[self.graph.output].centre
-        weight = torch.eye(self.graph.classes, device=logits.device)
+        images = self.spans[0].centre
+        weight = torch.eye(self.graph.classes, dtype=images.dtype, device=images.device)
         weight = weight[y][:, None] - weight[None]
         pending, low, _ = pass_back(self.graph, self.spans, self.graph.output, weight, relax=relax)
         for number, left in pending.items():
@@ -62,23 +62,24 @@ def propagate(model: nn.Module, span: Span) -> Propagated:
 
     Raises `InputError` for a layer without bounds, which it names, and for a network that does not end in a linear one.
     """
-    shape = tuple(span.centre.shape[1:])
+    shape, dtype = tuple(span.centre.shape[1:]), span.centre.dtype
     program, spans = _program(model, shape), [span]
     rules = {**RULES, "aten.batch_norm.default": _batch_norm(spans)}
     builder = Builder(shape, program.constants, rules, dropout=True)
     for node in program.nodes:
         builder.add(node)
         for step in builder.nodes[len(spans) - 1 :]:
-            spans.append(cast(step.operator, torch.float32).span(*(spans[i] for i in step.inputs)))
+            spans.append(cast(step.operator, dtype).span(*(spans[i] for i in step.inputs)))
     graph = builder.graph
     if not isinstance(graph.nodes[graph.output - 1].operator, Weighted):
         raise InputError("certified training needs a network that ends in a linear layer: use cnn7 or small_cnn")
-    return Propagated(graph.to(torch.float32), spans)
+    return Propagated(graph.to(dtype), spans)
 
 
 def _program(model: nn.Module, shape: tuple[int, ...]) -> Program:
-    """What the model does, followed once for each of its modes."""
-    key = (shape, *(module.training for module in model.modules()))
+    """What the model does, followed once for its mode and its parameters."""
+    tensors = (id(each) for each in (*model.parameters(), *model.buffers()))  # which the program keeps alive
+    key = (shape, *(module.training for module in model.modules()), *tensors)
     known = _PROGRAMS.get(model)
     if known is None or known[0] != key:
         known = (key, follow(model, shape))

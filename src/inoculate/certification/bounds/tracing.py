@@ -14,7 +14,7 @@ from inoculate.certification.bounds.places import BATCH
 from inoculate.certification.bounds.rules import RULES
 from inoculate.core.calls import call
 from inoculate.core.errors import InputError, one_line
-from inoculate.core.modes import device_of, frozen, modules_of
+from inoculate.core.modes import device_of, dtype_for, frozen, modules_of
 from inoculate.core.outputs import logits_of
 
 
@@ -55,7 +55,7 @@ def trace(model: nn.Module, shape: Sequence[int]) -> Graph:
 def follow(model: nn.Module, shape: Sequence[int]) -> Program:
     """What `model` does in its present mode with images of `shape` (C×H×W). Raises `InputError` where that depends on
     the images."""
-    images = torch.zeros(BATCH, *shape, device=device_of(model))
+    images = torch.zeros(BATCH, *shape, dtype=dtype_for(model), device=device_of(model))
     with frozen(model), torch.no_grad():
         call(model, images)  # what it does not take is said better here than by the trace
     try:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from inoculate.core.row import CERTIFIED
-from inoculate.report.between import between
+from inoculate.report.between import BEST, between
 from inoculate.report.formatting import MISSING, attack_name, points
 from inoculate.report.results import AFTER, BEFORE, Measurement, Results
 from inoculate.report.tables.table import Table, accuracy_cell
 
-BEST = "best possible attack"  # between what is proved and the strongest attack
 _NOTE = "95 % Wilson intervals; every test image counts, a clean error is an error. Attack none: clean images."
 
 

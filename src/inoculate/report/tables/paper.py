@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from inoculate.core.row import Row
 from inoculate.report import published
+from inoculate.report.between import BEST, between
 from inoculate.report.formatting import MISSING, attack_name, percent, points
 from inoculate.report.results import CLEAN, READINGS, Measurement, Results, View, collect
 from inoculate.report.tables.table import Entry, Table, accuracy_cell, accuracy_column
@@ -120,9 +121,14 @@ def _attack_table(results: Results, number: int, arm: str) -> Table:
         ]
         if wanted == sum(found is not None for found in numbers):
             entries += _mean_entry(results, "mean", arm, view, numbers)
+    bounds = [between(results, model, arm, eps) for model, eps in places]
+    if any(bounds):
+        headers.append(BEST)
+        body.append([each.words if each else MISSING for each in bounds] + [""])
     lines = [list(line) for line in zip(*body, strict=True)]
     if arm != "standard":
-        lines.append(["gain over standard", "", *(_gain(results, arm, places, view) for view in columns)])
+        gains = [_gain(results, arm, places, view) for view in columns] + [""] * any(bounds)
+        lines.append(["gain over standard", "", *gains])
     printed = _published_column(results, arm, lines)
     title = f"{_head(results)}, Table {number}: {_WHAT[arm]} ({arm})"
     return Table(title, _note(results, _READ), tuple(headers + printed), lines, tuple(entries))
