@@ -5,7 +5,9 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from bounds_steps import SHAPE, STEPS, Stepped
+from torch import nn
 
 from inoculate.certification.bounds import tracing
 from inoculate.certification.bounds.margins import interval_bounds, margin_bounds
@@ -94,3 +96,41 @@ def test_the_networks_are_made_of_every_step(monkeypatch):
     for step in STEPS.values():
         trace(Stepped(step, True).eval(), SHAPE)
     assert set(RULES) - used == set()
+
+
+class Chain(nn.Module):
+    def __init__(self, *steps):
+        super().__init__()
+        self.steps = steps
+
+    def forward(self, x):
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [lambda x: x.repeat(1, 1, 1, 4), lambda x: torch.cat([x, x, x, x], dim=2), lambda x: x.expand(-1, 4, -1, -1),
+     lambda x: x.index_select(1, torch.zeros(4, dtype=torch.int64))],
+)  # fmt: skip
+def test_copies_of_a_pixel_move_together(copied):
+    """The sum of four copies of two pixels moves by 4 · √2 · eps in L2, and by 4 · eps in L1."""
+    model = Chain(copied, lambda x: F.linear(x.flatten(1), torch.ones(2, 8)))
+    x = torch.full((1, 1, 1, 2), 0.5).double()
+    for norm, most in (("l2", 4 * 2**0.5 * 0.1), ("l1", 4 * 0.1)):
+        low, high = interval_bounds(trace(model, (1, 1, 2)), x, Threat(norm, 0.1))
+        assert (high >= 4 + most - 1e-9).all()
+        assert (low <= 4 - most + 1e-9).all()
+
+
+def test_the_largest_value_is_not_always_that_of_the_highest_lower_end():
+    """x / 4 + 1/2 and 3/2 x − 1/4 at 0.5 ± 0.2 lie in [0.575, 0.675] and [0.2, 0.8]: their maximum is at most 0.8."""
+    scale, shift = torch.tensor([0.25, 1.5]), torch.tensor([0.5, -0.25])
+    model = Chain(
+        lambda x: F.max_pool2d(x * scale + shift, (1, 2)).flatten(1), lambda x: F.linear(x, torch.tensor([[-1.0], [0]]))
+    )
+    x = torch.full((1, 1, 1, 2), 0.5).double()
+    for method in ("ibp", "crown-ibp", "crown"):
+        found = margin_bounds(trace(model, (1, 1, 2)), x, torch.tensor([0]), Threat("linf", 0.2), method)
+        assert found[0, 1].item() == pytest.approx(-0.8, abs=1e-6)
