@@ -41,7 +41,7 @@ _ROOMS = {
     "Explanation": "attribution.explanation",
     "interval_bounds": "certification.bounds.margins",
     "margin_bounds": "certification.bounds.margins",
-    "trace": "certification.bounds.graph",
+    "trace": "certification.bounds.tracing",
     "SmoothedCertificates": "certification.smoothing",
     "Smoothing": "certification.smoothing",
     "certify_smoothed": "certification.smoothing",
@@ -170,9 +170,9 @@ if TYPE_CHECKING:
     from inoculate.attribution.explain import explain as explain
     from inoculate.attribution.explanation import Amounts as Amounts
     from inoculate.attribution.explanation import Explanation as Explanation
-    from inoculate.certification.bounds.graph import trace as trace
     from inoculate.certification.bounds.margins import interval_bounds as interval_bounds
     from inoculate.certification.bounds.margins import margin_bounds as margin_bounds
+    from inoculate.certification.bounds.tracing import trace as trace
     from inoculate.certification.smoothing import SmoothedCertificates as SmoothedCertificates
     from inoculate.certification.smoothing import Smoothing as Smoothing
     from inoculate.certification.smoothing import certify_smoothed as certify_smoothed

@@ -93,3 +93,36 @@ def test_an_interruption_exits_with_130_and_can_be_resumed(tmp_path, capsys, mon
         assert harden(*QUICK, "--out", tmp_path) == 130
     assert "run the same command again" in capsys.readouterr().err
     assert harden(*QUICK, "--out", tmp_path) == 0
+
+
+def test_a_certified_hardening_proves_what_it_delivers(tmp_path, capsys):
+    arguments = ["--model", "small_cnn", "--data", "digits", "--eps", "0.05", "--limit", "400", "--test-images", "16"]
+    arguments += ["--batch-size", "40", "--epochs", "16", "--certify"]
+    assert harden(*arguments, "--out", tmp_path / "out") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("ibp: 16 epochs")
+    assert [line.split()[0] for line in lines[2:7]] == ["clean", "fgsm", "pgd", "autoattack", "certified"]
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    before, after = (row["accuracy"] for row in rows if row["attack"] == "certified")
+    attacked = [row["accuracy"] for row in rows[5:] if row["attack"] not in ("none", "certified")]
+    assert before < 0.1 < 0.2 < after <= min(attacked)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"Of {after:.1%} it is proven that no image within eps is misclassified" in card
+    assert f"| *certified* | {before:.1%} | **{after:.1%}** |" in card
+    assert "best under what interval bounds prove on" in card
+    assert "| certificates | passed |" in card
+    assert "under the strongest attack that was run (certified" not in card
+    command = shlex.split(re.search(r"^inoculate certify .*$", card, re.MULTILINE)[0])
+    command[command.index("--attack") + 1] = "fgsm"
+    assert run([*command[1:], "--method", "ibp", "--no-checks", "--limit", "8"]) == 0
+    assert harden(*arguments, "--out", tmp_path / "out") == 0
+    assert "has finished here before" in capsys.readouterr().out
+
+
+def test_what_cannot_be_proven_is_refused_before_training(capsys, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.GELU(), nn.Linear(8, 10))\n"
+    )
+    arguments = ["--model", f"{tmp_path / 'net.py'}:make", *SMALL[2:], *QUICK[len(SMALL) :], "--certify"]
+    assert "layer 2 (GELU, gelu)" in refused(capsys, *arguments, "--out", tmp_path / "out")

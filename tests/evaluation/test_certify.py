@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from inoculate.certification.certifiers import Bounds
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
+from inoculate.evaluation import votes
 from inoculate.evaluation.certificate_checks import certificate_checks
 from inoculate.evaluation.combined import combined_rows
 from inoculate.evaluation.result import Evaluation
@@ -236,3 +238,56 @@ def test_a_smoothed_classifier_has_rows_of_its_own() -> None:
     ] * 3
     with pytest.raises(InputError, match="l2, not linf"):
         ino.certify(model(), data(), [Threat("linf", 0.1)], [], options=options)
+
+
+def stopped_after(images: int) -> Any:
+    """A `progress` that ends the process, as Ctrl-C does, once so many images are proven."""
+
+    def progress(step: str, done: int, total: int) -> None:
+        if done >= images and not step.startswith(("clean", "fgsm")):
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_a_store_keeps_what_is_proven(smoothed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proven: list[int] = []
+    real = votes.certify_smoothed
+
+    def counted(network: nn.Module, x: Tensor, *args: Any, **more: Any) -> Any:
+        proven.append(len(x))
+        return real(network, x, *args, **more)
+
+    @dataclass(frozen=True)
+    class Counted(Bounds):
+        def margins(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+            proven.append(len(x))
+            return super().margins(graph, x, y, threat)
+
+    monkeypatch.setattr(votes, "certify_smoothed", counted)
+    monkeypatch.setitem(certifiers.CERTIFIERS, "ibp", (Counted("ibp", "ibp"),))
+    kept = ino.EvaluationOptions(checks=False, store=tmp_path)
+    options = replace(QUIET, method="smoothing" if smoothed else "ibp", smoothing=ino.Smoothing(0.25, n=500))
+    threats = [Threat("l2", 0.1)]
+
+    def run(images: Dataset, store: bool = True, seed: int = 0, **more: Any) -> list[Any]:
+        own = replace(options, evaluation=kept if store else options.evaluation)
+        found = ino.certify(model(), images, threats, [], batch_size=3, options=own, seed=seed, **more)
+        return [replace(row, seconds=0.0) for row in found]
+
+    with pytest.raises(KeyboardInterrupt):
+        run(data(), progress=stopped_after(3))
+    first = sum(proven)
+    assert 3 <= first < 8
+    found = run(data())
+    assert sum(proven) == 8, "each image once"
+    assert run(data()) == found
+    assert [row.correct for row in run(data().subset([6, 1, 2]))] == [3, 3]
+    assert sum(proven) == 8
+    assert run(data(), store=False) == found
+    assert run(data(wrong=1))[-1].correct == found[-1].correct - 1, "another label is another image"
+    threats[0] = Threat("l2", 0.11)
+    before = sum(proven)
+    run(data())
+    assert sum(proven) == before + (0 if smoothed else 8), "smoothing finds a radius, which is that of any eps"

@@ -9,7 +9,11 @@ from torch import nn
 
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
+from inoculate.data.load import load_data
+from inoculate.hardening.data import HardeningData
 from inoculate.hardening.result import Hardened
+from inoculate.hardening.selection import keep_better_weights
+from inoculate.models.build import build_model
 
 PGD_2 = {"method": "pgd_at", "method_options": {"steps": 2, "average": 0.9}}
 
@@ -207,3 +211,16 @@ def test_options_that_do_not_fit_are_refused(quick_harden, tmp_path, options, sa
     with pytest.raises(InputError, match=says):
         quick_harden(out=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_original_weights_that_prove_more_are_kept(tmp_path):
+    part = load_data("digits").limit(20, seed=0)
+    data = HardeningData(part, part, part, Threat("linf", 0.1), 0)
+    model = build_model("small_cnn", classes=10, channels=1, image_size=part.image_size)
+    original = {name: value.clone() for name, value in model.state_dict().items()}
+    history = [{"round": 1, "val_loss": 9.0, "val_accuracy": 0.0, "val_certified": -1.0, "val_n": 20}]
+    with torch.no_grad():
+        next(model.parameters()).zero_()
+    said = keep_better_weights(model, original, tmp_path / "none", data, history)
+    assert "no round of the training was as good by proof on validation images (-100.0%, clean 0.0%)" in said
+    assert all(torch.equal(value, original[name]) for name, value in model.state_dict().items())

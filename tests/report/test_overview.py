@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,12 @@ from inoculate.report.headline import headline
 from inoculate.report.ladder import ladder_of
 from inoculate.report.names import short_name, short_names, with_short_names
 from inoculate.report.overview import Overview, overview_of
+from inoculate.report.plots.accuracy import accuracy_figures
 from inoculate.report.results import collect
 from inoculate.report.run import RunRecord, read_run
+from inoculate.report.tables.evaluation import accuracy_table, before_after_table
+from inoculate.report.tables.latex import to_latex
+from inoculate.report.tables.paper import paper_tables
 from inoculate.report.write import write_report
 
 
@@ -57,6 +62,33 @@ def test_with_one_eps_the_attacks_go_from_weak_to_strong_and_the_proof_is_last()
     assert [rung.label for rung in found.rungs] == ["Clean images", "FGSM", "PGD", "Proved, eps 0.01"]
     assert [rung.proved for rung in found.rungs] == [False, False, False, True]
     assert [rung.label for rung in found.attacked] == ["FGSM", "PGD"]
+
+
+def test_what_is_proved_and_what_an_attack_leaves_are_one_bar():
+    rows = [clean("a", "standard", 95), row("a", correct=60), row("a", attack="pgd", correct=40)]
+    rows.append(row("a", attack="certified", correct=20))
+    (results,) = collect(rows)
+    (bar,) = ladder_of(results).rungs[-1].bars
+    assert (bar.accuracy, bar.attacked, bar.strongest) == (0.2, 0.4, "PGD")
+    assert bar.words.startswith("proved bound: 20.0 %, 40.0 % under PGD: the best possible attack lies between, 95 %")
+    found = headline(results)
+    assert found.lead == "The model keeps 40.0 % under PGD at eps 0.01."
+    assert found.rest[0].endswith("under PGD at eps 0.01 right. Whatever the attack, at least 20.0 % there.")
+    assert accuracy_table(results).rows[-2:] == [
+        ["a", "proved bound", "0.01", "20.0 [13.3, 28.9]", "100"],
+        ["a", "best possible attack", "0.01", "20.0 to 40.0", "100"],
+    ]
+    (table,) = [each for each in paper_tables(rows, {}) if "Table 2" in each.title]
+    at = table.columns.index("best possible attack")
+    assert [line[at] for line in table.rows] == ["20.0 to 40.0", ""]
+    hardened = [replace(each, arm=arm) for arm in ("before", "after") for each in rows]
+    (results,) = collect(hardened)
+    assert before_after_table(results).rows[-1][2:4] == ["20.0 to 40.0", "20.0 to 40.0"]
+    assert r"best possible attack & 0.01 & 20.0 to 40.0" in to_latex([before_after_table(results)])
+    alone = collect([clean("a", "standard", 95), rows[-1]])[0]
+    assert ladder_of(alone).rungs[-1].bars[0].attacked is None
+    assert headline(alone).lead == "No attack has been measured."
+    assert not accuracy_figures(alone), "a proof is no attack"
 
 
 def test_an_attack_that_one_side_did_not_meet_compares_nothing():

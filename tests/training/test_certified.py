@@ -9,12 +9,13 @@ from torch import nn
 from training_samples import digit_parts, fit_digits
 
 import inoculate as ino
+from inoculate.certification.bounds.span import Span
 from inoculate.core.errors import InputError
 from inoculate.core.pixels import to_float
 from inoculate.core.threat import Threat
+from inoculate.data.dataset import Dataset
 from inoculate.models.normalize import normalized
-from inoculate.training.interval import Box, certified, chain_of, margins, through
-from inoculate.training.linear_bounds import crown_margins
+from inoculate.training.bounds import propagate
 from inoculate.training.methods.adversarial import Batch
 from inoculate.training.methods.base import standard
 from inoculate.training.methods.certified import eps_at
@@ -56,18 +57,16 @@ def differences(logits, y):
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_bounds_hold_and_those_of_crown_are_between(kind, mode):
     model, (x, y) = getattr(network(**kind), mode)(), batch()
-    hidden, last = chain_of(model)
-    box = Box.around(x, THREAT, x)
     with torch.no_grad():
-        ibp, crown, behind = crown_margins(hidden, last, box, y)
-        assert torch.allclose(margins(last, behind, y), ibp)
-        true = differences(last(behind.points), y)
+        found = propagate(model, Span.around(x, THREAT, x))
+        ibp, crown, plain = found.margins(y), found.margins(y, relax=True), found.plain
+        true = differences(plain, y)
         assert (ibp <= true + 1e-5).all()
         assert (crown <= true + 1e-5).all()
         if not kind.get("pool"):  # where the lines end at the pooling they lose more than they gain
             assert crown.sum() > ibp.sum(), "tighter on the whole"
         if mode == "eval":
-            assert torch.allclose(last(behind.points), model(x), atol=1e-5)
+            assert torch.allclose(plain, model(x), atol=1e-5)
             g = torch.Generator().manual_seed(2)
             for _ in range(200):
                 corner = x + THREAT.eps * (torch.rand(x.shape, generator=g) * 2 - 1).sign()
@@ -75,11 +74,66 @@ def test_bounds_hold_and_those_of_crown_are_between(kind, mode):
                 assert (torch.maximum(ibp, crown) <= found + 1e-5).all()
 
 
+class Branched(nn.Module):
+    """Two branches that meet, dropout, and a mean over the image."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.one, self.norm, self.two = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1)
+            self.skip, self.last = nn.Conv2d(4, 4, 1), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = F.dropout(F.relu(self.norm(self.one(x))), 0.5, self.training)
+        return self.last((self.two(x) + self.skip(x)).relu_().mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", CERTIFIED)
+def test_any_graph_of_layers_is_trained(name):
+    model, (x, y) = Branched().train(), batch()
+    method, optimizer = get_method(name).begin(THREAT), torch.optim.SGD(model.parameters(), 0.1)
+    losses = []
+    for precision in (torch.float32, *[torch.bfloat16] * 15):
+        with torch.autocast("cpu", precision, enabled=precision is torch.bfloat16):
+            losses.append(method(model, optimizer, x, y, generator=torch.Generator())["loss"])
+    assert losses[-1] < losses[0]
+    assert model.norm.num_batches_tracked == 16
+    assert all(value.grad is not None for value in model.parameters())
+    with torch.no_grad():
+        found = propagate(model.eval(), Span.around(x, THREAT, x))
+        assert torch.allclose(found.plain, model(x), atol=1e-5)
+        g = torch.Generator().manual_seed(2)
+        low = torch.maximum(found.margins(y), found.margins(y, relax=True))
+        for _ in range(50):
+            corner = x + THREAT.eps * (torch.rand(x.shape, generator=g) * 2 - 1).sign()
+            assert (low <= differences(model(corner.clamp(0, 1)), y) + 1e-5).all()
+
+
+def test_the_weights_are_those_that_the_model_has():
+    x, _ = batch()
+    model = small().train()
+    for change in (
+        lambda: model.load_state_dict({name: 2 * value for name, value in model.state_dict().items()}),
+        lambda: setattr(model[1], "weight", nn.Parameter(torch.rand(6, 128))),
+        lambda: model[3].weight.data.mul_(-1),
+        lambda: model.double(),
+        lambda: model.eval(),
+    ):
+        change()
+        images = x.to(model[1].weight.dtype)
+        found = propagate(model, Span.around(images, THREAT, images))
+        assert torch.allclose(found.plain, model(images), atol=1e-5)
+        found.margins(torch.zeros(5, dtype=torch.int64)).sum().backward()
+        assert all(value.grad is not None for value in model.parameters())
+        model.zero_grad()
+
+
 def test_without_eps_bounds_are_the_logits():
     model, (x, y) = network().eval(), batch()
-    hidden, last = chain_of(model)
     with torch.no_grad():
-        ibp, crown, _ = crown_margins(hidden, last, Box.around(x, Threat("linf", 0.0)), y)
+        found = propagate(model, Span.around(x, Threat("linf", 0.0)))
+        ibp, crown = found.margins(y), found.margins(y, relax=True)
         assert torch.allclose(ibp, differences(model(x), y), atol=1e-5)
         assert torch.allclose(crown, ibp, atol=1e-5)
 
@@ -92,26 +146,27 @@ def test_interval_bounds_on_paper():
         first.bias[:] = torch.tensor([-0.4, 0.0])
         last.weight[:] = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         last.bias[:] = torch.tensor([0.0, 0.5])
-        box = through([first, nn.ReLU()], Box(torch.tensor([[0.5, 0.2]]), torch.tensor([[0.1, 0.1]])))
-        assert torch.allclose(box.low, torch.tensor([[0.0, 0.9]]), atol=1e-6)
-        assert torch.allclose(box.high, torch.tensor([[0.1, 1.5]]), atol=1e-6)
-        low = margins(last, box, torch.tensor([1]))
+        model = nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)
+        found = propagate(model, Span(torch.tensor([[[[0.5, 0.2]]]]), torch.tensor([[[[0.1, 0.1]]]])))
+        hidden = found.spans[-2]
+        assert torch.allclose(hidden.low, torch.tensor([[0.0, 0.9]]), atol=1e-6)
+        assert torch.allclose(hidden.high, torch.tensor([[0.1, 1.5]]), atol=1e-6)
+        low = found.margins(torch.tensor([1]))
     assert torch.allclose(low, torch.tensor([[0.9 + 0.5 - 0.1, 0.0]]), atol=1e-6)
 
 
 def test_the_box_keeps_to_the_valid_range():
-    box = Box.around(torch.tensor([[[[0.05, 0.5, 1.0]]]]), THREAT)
-    assert torch.allclose(box.low, torch.tensor([0.0, 0.4, 0.9]))
-    assert torch.allclose(box.high, torch.tensor([0.15, 0.6, 1.0]))
+    span = Span.around(torch.tensor([[[[0.05, 0.5, 1.0]]]]), THREAT)
+    assert torch.allclose(span.low, torch.tensor([0.0, 0.4, 0.9]))
+    assert torch.allclose(span.high, torch.tensor([0.15, 0.6, 1.0]))
 
 
 def test_batchnorm_takes_and_keeps_the_statistics_of_the_points():
     x, _ = batch()
     model = network().train()
     other = copy.deepcopy(model)
-    hidden, last = chain_of(model)
-    behind = through(hidden, Box.around(x, THREAT, x))
-    assert torch.allclose(last(behind.points), other(x), atol=1e-5)
+    found = propagate(model, Span.around(x, THREAT, x))
+    assert torch.allclose(found.plain, other(x), atol=1e-5)
     for one, two in zip(model.buffers(), other.buffers(), strict=True):
         assert torch.allclose(one.float(), two.float(), atol=1e-5)
 
@@ -207,7 +262,7 @@ def test_what_has_no_bounds_is_named(name):
     for model, says in (
         (nn.Sequential(nn.Flatten(), nn.Linear(128, 3), nn.Softmax(dim=1)), "2.*Softmax"),
         (nn.Sequential(nn.Flatten(), nn.Linear(128, 3), nn.ReLU()), "linear layer"),
-        (nn.Sequential(nn.TransformerEncoderLayer(8, 1), nn.Linear(8, 3)), "0.*TransformerEncoderLayer"),
+        (nn.Sequential(nn.Flatten(2), nn.LayerNorm(64), nn.Flatten(), nn.Linear(128, 3)), "1.*LayerNorm"),
     ):
         with pytest.raises(InputError, match=says):
             method(model, torch.optim.SGD(model.parameters(), 0.1), x, y, generator=torch.Generator(), progress=0.0)
@@ -218,14 +273,19 @@ def test_what_has_no_bounds_is_named(name):
 
 
 def test_certified_counts_only_what_is_right_everywhere():
-    x, y = batch()
-    model = small().eval()
+    images = (batch()[0][:, :1] * 255).to(torch.uint8)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
     with torch.no_grad():
-        predicted = model(x).argmax(1)
-        assert certified(model, x, predicted, Threat("linf", 1e-6)).all()
-        assert not certified(model, x, (predicted + 1) % 3, Threat("linf", 1e-6)).any()
-        assert not certified(model, x, predicted, Threat("linf", 1.0)).any()
-    assert y is not None
+        predicted = model(to_float(images)).argmax(1)
+    for labels, eps, proven in ((predicted, 1e-6, 1.0), ((predicted + 1) % 3, 1e-6, 0.0), (predicted, 1.0, 0.0)):
+        assert (
+            certified_accuracy(
+                model, Dataset.from_tensors(images, labels, classes=["a", "b", "c"]), Threat("linf", eps)
+            )
+            == proven
+        )
 
 
 def test_hardening_keeps_the_round_that_is_proven_most():

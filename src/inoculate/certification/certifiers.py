@@ -55,7 +55,7 @@ class Bounds:
         return self.method != "crown" or graph.kinked_values * sum(graph.sizes) <= MOST_CROWN
 
     def margins(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-        found = margin_bounds(graph.to(self.dtype), x.to(self.dtype), y, threat, self.method)
+        found = margin_bounds(graph, x.to(self.dtype), y, threat, self.method)
         return found.scatter(1, y[:, None], torch.inf).amin(dim=1)
 
 

@@ -47,6 +47,7 @@ def harden(
     lr: training_options.LearningRate = None,
     augment: training_options.Augment = "auto",
     onnx: training_options.Onnx = False,
+    certify: training_options.Certify = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
 ) -> None:
@@ -64,7 +65,7 @@ def harden(
         epochs=epochs, batch_size=batch_size, lr=lr, augment=augment, method_options=parse_method_options(option),
         teacher=teacher, surrogates=tuple(surrogate or ()), fallback=fallback, weights=weights, pretrained=pretrained,
         outputs=outputs, normalize=normalize, stem=stem, preprocessing=preprocessing, limit=limit,  # type: ignore[arg-type]
-        test_images=test_images, data_root=data_root, onnx=onnx, seed=seed, device=pick_device(device),
+        test_images=test_images, data_root=data_root, onnx=onnx, certify=certify, seed=seed, device=pick_device(device),
     )  # fmt: skip
     threat, steps = Threat(norm, parse_eps(eps)), Steps()  # type: ignore[arg-type]
     try:

@@ -61,6 +61,10 @@ TestImages = Annotated[
     int, topic_option("--test-images", OUTPUT, "Test images that are attacked for the card.", min=10)
 ]
 Onnx = Annotated[bool, topic_option("--onnx", OUTPUT, "Write model.onnx and check it on adversarial images.")]
+Certify = Annotated[
+    bool,
+    topic_option("--certify", OUTPUT, "Also prove accuracies before and after; without --method it trains ibp."),
+]
 Tracker = Annotated[
     str | None,
     topic_option("--tracker", OUTPUT, "tensorboard (OUT/logs; default if installed), mlflow, wandb or trackio."),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from inoculate.artifacts.arrays import read_arrays, write_arrays
-from inoculate.artifacts.chunks import KEY, Chunks
+from inoculate.artifacts.chunks import KEY, Arrays, Chunks
 from inoculate.artifacts.files import write_json
 from inoculate.artifacts.specs import code_digest, described, fingerprint
 from inoculate.core.errors import InputError
@@ -118,19 +118,26 @@ class Entries:
 
     def restore(self, tally: Tally, rows: Tensor) -> Tensor:
         """Write what is known of the images `rows` into the tally; returns the rows of which nothing is."""
-        known, kept = self.chunks.find([self.keys[row] for row in rows.tolist()])
-        if not len(known):
-            return rows
-        places = torch.from_numpy(known)
-        tally.take(rows[places], kept)
-        self.journal.passes += float(tally.passes[rows[places]].sum())
-        missing = torch.ones(len(rows), dtype=torch.bool)
-        missing[places] = False
-        return rows[missing]
+        known, missing, kept = self.find(rows)
+        if len(known):
+            tally.take(known, kept)
+            self.journal.passes += float(tally.passes[known].sum())
+        return missing
 
     def record(self, tally: Tally, rows: Tensor) -> None:
         """Keep what the tally holds of the images `rows`."""
-        self.chunks.add([self.keys[row] for row in rows.tolist()], tally.rows(rows))
+        self.add(rows, tally.rows(rows))
+
+    def find(self, rows: Tensor) -> tuple[Tensor, Tensor, Arrays]:
+        """Those of the images `rows` that are known, the others, and the arrays of the first."""
+        places, kept = self.chunks.find([self.keys[row] for row in rows.tolist()])
+        missing = torch.ones(len(rows), dtype=torch.bool)
+        missing[torch.from_numpy(places)] = False
+        return rows[~missing], rows[missing], kept
+
+    def add(self, rows: Tensor, arrays: Arrays) -> None:
+        """Keep arrays with a row for each of the images `rows`."""
+        self.chunks.add([self.keys[row] for row in rows.tolist()], arrays)
 
 
 def describe(attack: object) -> Any:

@@ -10,19 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inoculate.certification.bounds.graph import Graph, trace
+from inoculate.artifacts.specs import code_digest
+from inoculate.certification.bounds.graph import Graph
+from inoculate.certification.bounds.tracing import trace
 from inoculate.certification.certifiers import Certifier, get_certifiers
 from inoculate.core.errors import InputError
 from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat
 from inoculate.evaluation.budget import TimeBudget
 from inoculate.evaluation.engine import batches
+from inoculate.evaluation.journal import Entries
 from inoculate.evaluation.natural import Natural
 from inoculate.evaluation.per_sample import PerSampleResult
 
 # What an attack's image may be outside of the ball and the range without being refused (see `distance_within`).
 RELATIVE, ABSOLUTE = 1e-4, 1e-6
+MISMATCH = 1e-3  # of it: what float32 cannot explain
 ROUNDING = 1e-5  # of the largest logit: the least margin that counts as one
+_CODE = ("inoculate.certification.bounds", "inoculate.certification.certifiers", "inoculate.evaluation.proofs")
 SAMPLE = 32  # images on which the traced network is compared with the model
 
 
@@ -89,10 +94,8 @@ class Proofs:
             counts.append(("a larger eps", int(proven.sum())))
         for certifier in self.certifiers:
             rows, before = (clean.right & ~proven).nonzero().squeeze(1), int(proven.sum())
-            for part in self._batches(certifier, rows, threat, deadline):
-                x, y = self.natural.classifier.load(self.natural.data, part)
-                bounds = certifier.margins(self.graph, x, y, as_attacked(threat.select(part))).cpu()
-                margin[part] = torch.maximum(margin[part], bounds.nan_to_num(-torch.inf))
+            for part, bounds in self._bounds(certifier, rows, threat, deadline):
+                margin[part] = torch.maximum(margin[part], bounds)
                 proven[part] = margin[part] > slack[part]
             counts.append((certifier.name, int(proven.sum()) - before))
         margin = torch.where(margin.isfinite(), -margin, torch.nan).float()  # where nothing was tried
@@ -100,17 +103,42 @@ class Proofs:
         result = clean.copy(eps=threat.eps, right=proven, margin=margin, seconds=seconds, images=None)
         return Proof(result, tuple(counts))
 
-    def _batches(self, certifier: Certifier, rows: Tensor, threat: Threat, deadline: float | None) -> Iterator[Tensor]:
-        """The images in batches, until the deadline (on `time.monotonic`)."""
+    def _bounds(
+        self, certifier: Certifier, rows: Tensor, threat: Threat, deadline: float | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and lower bounds of their margins: those in the journal, then the others in batches, until the
+        deadline (on `time.monotonic`)."""
         size = min(certifier.largest_batch(self.graph), self.batch_size or len(rows) or 1)
-        step, done = f"{certifier.name} {threat.norm} eps {threat.eps:.4g}", 0
-        for part in batches(rows, size):
+        step, entries, left = (
+            f"{certifier.name} {threat.norm} eps {threat.eps:.4g}",
+            self._entries(certifier, threat),
+            rows,
+        )
+        if entries is not None:
+            known, left, kept = entries.find(rows)
+            if len(known):
+                yield known, torch.from_numpy(kept["margin"])
+        done = len(rows) - len(left)
+        for part in batches(left, size):
             if deadline is not None and time.monotonic() > deadline:
                 return
-            yield part
+            x, y = self.natural.classifier.load(self.natural.data, part)
+            bounds = certifier.margins(self.graph, x, y, as_attacked(threat.select(part))).double().cpu()
+            bounds = bounds.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+            if entries is not None:
+                entries.add(part, {"margin": bounds.numpy()})
+            yield part, bounds
             done += len(part)
             if self.progress:
                 self.progress(step, done, len(rows))
+
+    def _entries(self, certifier: Certifier, threat: Threat) -> Entries | None:
+        """What the journal knows of a certifier's bounds at a threat."""
+        journal = self.natural.settings.journal
+        if journal is None:
+            return None
+        made_by = {"proof": certifier.name, "code": code_digest(*_CODE)}
+        return journal.open([self.natural.classifier], self.natural.data, made_by, [threat])
 
     def _slack(self) -> Tensor:
         """What a margin must exceed, for each image (N): the model's own rounding, which its bounds do not know.
@@ -126,7 +154,7 @@ class Proofs:
             if int(part[0]) < SAMPLE:
                 difference = (self.graph.value(x[:SAMPLE].double()) - logits[:SAMPLE]).abs().amax(dim=1).cpu()
                 off = max(off, float((difference / largest[part[:SAMPLE]]).max()))
-        if not off < 1e-2:
+        if not off < MISMATCH:
             raise InputError(f"the steps traced from the model give other logits (by {off:.1%}): no bounds")
         return largest * max(ROUNDING, 4 * off)
 

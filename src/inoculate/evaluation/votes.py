@@ -9,6 +9,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
+from inoculate.artifacts.specs import code_digest
 from inoculate.certification.smoothing import SmoothedCertificates, Smoothing, certify_smoothed
 from inoculate.core.errors import InputError
 from inoculate.core.pixels import to_float
@@ -24,6 +25,7 @@ from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.proofs import as_attacked
 from inoculate.evaluation.result import Evaluation
 
+_CODE = ("inoculate.certification.smoothing", "inoculate.core")
 AT_ONCE = 4  # images between two reports of progress
 
 
@@ -84,12 +86,23 @@ def _certificates(
 ) -> SmoothedCertificates:
     """The certificates of all images. The noise of one does not depend on the others."""
     parts, data = [], natural.data
-    for rows in batches(torch.arange(len(data)), AT_ONCE):
+    journal, everything = natural.settings.journal, torch.arange(len(data))
+    known, left, entries = everything[:0], everything, None
+    if journal is not None:
+        made_by = {"smoothing": asdict(smoothing), "seed": natural.settings.seed, "code": code_digest(*_CODE)}
+        entries = journal.open([natural.classifier], data, made_by, [])
+        known, left, kept = entries.find(everything)
+        if len(known):
+            parts.append(SmoothedCertificates(**{name: torch.from_numpy(each) for name, each in kept.items()}))
+    for rows in batches(left, AT_ONCE):
         noise = generator(natural.settings.seed, "smoothing")
         x, y = to_float(data.images[rows]), data.labels[rows]
-        model = natural.classifier.model
-        parts.append(certify_smoothed(model, x, smoothing, y=y, generator=noise, deadline=deadline))
+        found = certify_smoothed(natural.classifier.model, x, smoothing, y=y, generator=noise, deadline=deadline)
+        parts.append(found)
+        if entries is not None and bool(found.judged.any()):
+            entries.add(rows[found.judged], {name: each[found.judged].numpy() for name, each in vars(found).items()})
         if progress:
-            progress("smoothing", int(rows[-1]) + 1, len(data))
-    fields = [torch.cat(each) for each in zip(*(vars(part).values() for part in parts), strict=True)]
-    return SmoothedCertificates(*fields)
+            progress("smoothing", len(data) - len(left) + int((left <= rows[-1]).sum()), len(data))
+    order = torch.cat([known, left]).argsort()
+    fields = {name: torch.cat([getattr(part, name) for part in parts])[order] for name in vars(parts[0])}
+    return SmoothedCertificates(**fields)

@@ -12,12 +12,14 @@ import jinja2
 import yaml
 
 from inoculate.core.results import early_termination_words
-from inoculate.core.row import Row
+from inoculate.core.row import CERTIFIED, Row
 from inoculate.data.preprocessing import Preprocessing, Size
 from inoculate.evaluation.checks import Check
 from inoculate.hardening.export import OnnxCheck
 from inoculate.hardening.masking import failed_checks
+from inoculate.hardening.measure import attacked
 from inoculate.models.loading.checkpoints import WEIGHTS
+from inoculate.training.methods.names import CERTIFIED as METHODS
 
 TEMPLATES = Path(__file__).parent / "templates"
 ATTACK_MEANING = {
@@ -101,6 +103,7 @@ def render_card(facts: CardFacts, before: Sequence[Row], after: Sequence[Row], f
 
     `before` and `after` hold the same attacks in the same order, clean first. `folder` is where the model is saved.
     """
+    attacks = attacked(after)
     method = "" if facts.training.kept_original else str(facts.training.method["method"])
     title = f"{facts.network} for {facts.dataset}" + (", hardened" if method else "")
     return _template("card.md").render(
@@ -114,12 +117,14 @@ def render_card(facts: CardFacts, before: Sequence[Row], after: Sequence[Row], f
         clean=after[0],
         after=after,
         early_termination_words=early_termination_words,
-        worst=min(reversed(after), key=lambda row: row.accuracy),
+        worst=min(reversed(attacks), key=lambda row: row.accuracy),
+        proven=next((row for row in after if row.attack == CERTIFIED), None),
+        validated="what interval bounds prove" if facts.training.method["method"] in METHODS else "`short_ensemble`",
         pairs=list(zip(before, after, strict=True)),
-        attacks=[row.attack for row in after if row.attack != "none"],
+        attacks=[row.attack for row in attacks if row.attack != "none"],
         attack_meaning=ATTACK_MEANING,
         norm_meaning=NORM_MEANING[facts.norm],
-        command=_command(facts, after[-1].attack, folder),
+        command=_command(facts, attacks[-1].attack, folder, certify=len(attacks) < len(after)),
         loading=_loading(facts, folder),
         folder=str(folder),
         versions=", ".join(f"{name} {version}" for name, version in facts.versions.items() if version),
@@ -146,9 +151,7 @@ def _front_matter(facts: CardFacts, title: str, method: str, rows: Sequence[Row]
     metrics = [
         {
             "type": "accuracy",
-            "name": "Clean"
-            if row.attack == "none"
-            else f"Under {row.attack} ({row.threats or f'{row.norm}, eps {row.eps:.4g}'})",
+            "name": _metric_name(row),
             "value": round(row.accuracy, 4),
         }
         for row in rows
@@ -168,7 +171,14 @@ def _front_matter(facts: CardFacts, title: str, method: str, rows: Sequence[Row]
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()
 
 
-def _command(facts: CardFacts, attack: str, folder: Path) -> str:
+def _metric_name(row: Row) -> str:
+    if row.attack == "none":
+        return "Clean"
+    what = "Certified" if row.attack == CERTIFIED else f"Under {row.attack}"
+    return f"{what} ({row.threats or f'{row.norm}, eps {row.eps:.4g}'})"
+
+
+def _command(facts: CardFacts, attack: str, folder: Path, *, certify: bool) -> str:
     """The command that measures the network again; empty where the command line cannot load model or data."""
     if facts.kind == "module" or not facts.data_arguments:
         return ""
@@ -179,7 +189,9 @@ def _command(facts: CardFacts, attack: str, folder: Path) -> str:
         reading = Preprocessing.from_spec(facts.reading).over(size).arguments
         model = ["--model", facts.network, "--weights", str(folder / WEIGHTS), *declared, *reading]
     threat = ["--eps", f"{facts.eps:.6g}", "--norm", facts.norm]
-    return shlex.join(["inoculate", "evaluate", *model, *facts.data_arguments, "--attack", attack, *threat])
+    return shlex.join(
+        ["inoculate", "certify" if certify else "evaluate", *model, *facts.data_arguments, "--attack", attack, *threat]
+    )
 
 
 def _loading(facts: CardFacts, folder: Path) -> str:

@@ -27,7 +27,7 @@ class HardeningData:
     """Disjoint images for updates (`train`), choice of weights (`val`) and measurements (`test`); threat and seed.
 
     reading: how the images were read, as far as it was said or the model says it. is_random: whether the network that
-    they are for gives other outputs at a second pass.
+    they are for gives other outputs at a second pass. certify: whether accuracies are proven beside the attacks.
     """
 
     train: Dataset
@@ -37,6 +37,7 @@ class HardeningData:
     seed: int
     reading: Preprocessing = AS_THEY_ARE
     is_random: bool = False
+    certify: bool = False
 
     @property
     def samples(self) -> TrainingSet:

@@ -24,7 +24,7 @@ from inoculate.hardening.baseline import BASELINE, BASELINE_EPOCHS, baseline_net
 from inoculate.hardening.card import CardFacts, TrainingFacts
 from inoculate.hardening.export import OnnxCheck, export_checked
 from inoculate.hardening.masking import checks_of, masking_warnings
-from inoculate.hardening.measure import measure
+from inoculate.hardening.measure import attacked, measure
 from inoculate.hardening.options import HardeningOptions
 from inoculate.hardening.recipe import make_recipe, resolve_augment
 from inoculate.hardening.result import Hardened
@@ -119,12 +119,12 @@ def _run(task: Task, work: Path, progress: Progress | None) -> Hardened:
         surrogates=surrogates, keep_images=options.onnx, name=task.network.name, arm=arm, store=work / "store"
     )
     after = measure(model, data, measuring, "after", progress)
-    onnx, check = (
-        export_checked(model, after.images[after[-1]], data.test.labels, after[-1]) if options.onnx else (None, None)
-    )
+    onnx, check, strongest = None, None, attacked(after.rows)[-1]
+    if options.onnx:
+        onnx, check = export_checked(model, after.images[strongest], data.test.labels, strongest)
     training = _training_facts(task, schedule, recipe, history, kept_original=bool(kept))
     checks = checks_of(after)
-    masked = masking_warnings(checks_of(before), checks, min(after.rows, key=lambda row: row.accuracy))
+    masked = masking_warnings(checks_of(before), checks, min(attacked(after.rows), key=lambda row: row.accuracy))
     warnings = (*task.warnings, *failures, *([kept] if kept else []), *masked)
     per_image = {row: replace(each, images=None) for found in (before, after) for row, each in found.per_image.items()}
     return Hardened(
@@ -164,7 +164,7 @@ def _training_facts(
     return TrainingFacts(
         method=schedule.method.spec, fallback=task.options.fallback, updates=round(history[-1]["update"]),
         planned_updates=recipe.updates, batch_size=recipe.batch_size, images=len(task.data.train),
-        val_images=min(recipe.val_images, len(task.data.val)), optimizer=recipe.optimizer, lr=recipe.lr,
+        val_images=round(history[-1]["val_n"]), optimizer=recipe.optimizer, lr=recipe.lr,
         augment=recipe.augment, reason=schedule.reason, kept_original=kept_original,
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from inoculate.core.stats import mcnemar
 from inoculate.evaluation.checks import Check
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.sample import SIGNIFICANT
+from inoculate.hardening.measure import attacked
 
 # PGD-20 and AutoAttack on honest networks, adversarially trained or not, differ by less.
 MAX_GAP = 0.15
@@ -16,7 +17,7 @@ MAX_GAP = 0.15
 
 def checks_of(found: Evaluation) -> list[Check]:
     """The checks of an evaluation by `measure`, and whether AutoAttack agrees with PGD on all of its images."""
-    pgd, strongest = (row for row in found.rows[-2:])
+    pgd, strongest = attacked(found.rows)[-2:]
     if pgd.attack != "pgd":  # L1, for which there is no AutoAttack
         return found.checks
     message = f"PGD leaves {pgd.accuracy:.1%}, {strongest.attack} {strongest.accuracy:.1%} of {pgd.n} images right"

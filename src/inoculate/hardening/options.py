@@ -41,6 +41,8 @@ class HardeningOptions:
         test_images: how many test images are measured, at least 10.
         data_root: folder that is searched for a data SPEC before the hub.
         onnx: export the network to ONNX and check the export on adversarial images.
+        certify: also prove the accuracy before and after, by interval and linear bounds. Without a method it trains
+            `ibp`, what these bounds prove.
         seed: of every random draw.
         device: such as `cuda`. By default a module stays where it is and a model SPEC is built on the CPU.
 
@@ -66,6 +68,7 @@ class HardeningOptions:
     test_images: int = 500
     data_root: str | os.PathLike[str] | None = None
     onnx: bool = False
+    certify: bool = False
     seed: int = 0
     device: str | None = None
 
@@ -78,7 +81,7 @@ class HardeningOptions:
         if self.lr is not None:
             require_positive(lr=self.lr)
         require_nonnegative(seed=self.seed)
-        require_bool(pretrained=self.pretrained, onnx=self.onnx)
+        require_bool(pretrained=self.pretrained, onnx=self.onnx, certify=self.certify)
         if self.test_images < MIN_TEST_IMAGES:
             raise InputError(f"test_images {self.test_images} is too few: give at least {MIN_TEST_IMAGES}")
 

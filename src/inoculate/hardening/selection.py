@@ -26,9 +26,10 @@ def keep_better_weights(
     best = history[best_round(history)]
     before = validate_round(model, data.val, data.threat, round(best["val_n"]), "val_certified" in best)
     if selection_key(best) < selection_key(before):
+        name, how = ("val_certified", "by proof") if "val_certified" in best else ("val_robust", "under attack")
         return (
-            f"no round of the training was as good under attack on validation images ({best['val_robust']:.1%}, clean "
-            f"{best['val_accuracy']:.1%}) as the original network ({before['val_robust']:.1%}, clean "
+            f"no round of the training was as good {how} on validation images ({best[name]:.1%}, clean "
+            f"{best['val_accuracy']:.1%}) as the original network ({before[name]:.1%}, clean "
             f"{before['val_accuracy']:.1%}): the original weights were kept (a larger budget or a smaller lr may help)"
         )
     load_weights(best_weights, model)

@@ -16,6 +16,7 @@ from inoculate.core.threat import Threat, large_eps_warning, refuse_mask, requir
 from inoculate.data.load import DataLike
 from inoculate.hardening.data import HardeningData, fit_data, load_hardening_data
 from inoculate.hardening.export import require_exportable, require_onnx
+from inoculate.hardening.measure import require_bounds
 from inoculate.hardening.methods import choose_method
 from inoculate.hardening.network import is_trained, load_network
 from inoculate.hardening.options import HardeningOptions
@@ -59,7 +60,7 @@ class Task:
             "budget": [self.seconds, options.epochs],
             "data": [part.digest for part in (data.train, data.val, data.test)],
             "helpers": helpers, "batch_size": self.batch_size, "lr": self.lr, "augment": options.augment,
-            "seed": data.seed, "declared": options.declared,
+            "seed": data.seed, "declared": options.declared, **({"certify": True} if options.certify else {}),
         }  # fmt: skip
 
     @property
@@ -100,7 +101,10 @@ def load_task(
     if options.onnx:
         require_exportable(network.model, parts.image_shape)
     check_augment(options.augment, parts.train)
-    parts = replace(parts, is_random=prepare(network.model, parts.val, precision="exact").is_random)
+    is_random = prepare(network.model, parts.val, precision="exact").is_random
+    parts = replace(parts, is_random=is_random, certify=options.certify)
+    if options.certify:
+        require_bounds(network.model, parts)
     helpers, helper_findings = load_helpers(
         chosen.name if chosen else "", options.helpers, parts.train, device=str(device_of(network.model)),
         seed=options.seed,

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inoculate.core.row import CERTIFIED
 from inoculate.report.failures import Failure
 from inoculate.report.formatting import attack_name, norm_name, percent
 from inoculate.report.image_record import ClassAccuracy
-from inoculate.report.ladder import CERTIFIED, Bar, Ladder, Rung
+from inoculate.report.ladder import Bar, Ladder, Rung
 from inoculate.report.results import Results
 
 WEAK = {"fgsm", "bim", "mifgsm", "deepfool"}  # attacks that a model may withstand without being robust
@@ -98,7 +99,7 @@ def better_than_before(ladder: Ladder) -> Answer:
 
 def against_what(results: Results, images: str) -> Answer:
     """The threat model: attacks, norm, eps and images."""
-    attacks = [attack for attack in results.attacks if attack != CERTIFIED]
+    attacks = results.attacks
     if not attacks:
         return Answer("Against what?", "Nothing yet", f"Clean accuracy only, on {images}.")
     sizes = sorted({eps for attack in attacks for eps in results.epsilons(attack)})
@@ -110,7 +111,7 @@ def against_what(results: Results, images: str) -> Answer:
     )
     white = any(row.protocol == "white-box" for row in results.rows if row.attack in attacks)
     knows = "The attacker knows the network" if white else "Examples of other networks"
-    proved = " A lower bound is proved as well." if CERTIFIED in results.attacks else ""
+    proved = " A lower bound is proved as well." if CERTIFIED in results.conditions else ""
     names = ", ".join(map(attack_name, attacks))
     return Answer(
         "Against what?", f"{names}, {norm_name(results.norm)}", f"{knows}; {unit}, eps {listed}; {images}.{proved}"

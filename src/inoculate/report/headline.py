@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from inoculate.artifacts.rows import Records
 from inoculate.report import published
+from inoculate.report.between import between
 from inoculate.report.formatting import attack_name, percent, points
 from inoculate.report.gains import CONTROLS, Gain, arm_gain
 from inoculate.report.results import BEFORE, CLEAN, Measurement, Results, View
@@ -134,15 +135,17 @@ def _by_arm(results: Results) -> Headline:
     for model in results.models:
         for arm in results.arms:
             clean, found = results.clean(model, arm), _attacked(results, model, arm)
-            parts = [f"{percent(clean.accuracy)} % of clean images"] if clean else []
+            parts, proof = [f"{percent(clean.accuracy)} % of clean images"] if clean else [], ""
             if found:
                 number, against, _ = min(found, key=_accuracy)
                 low, high = (100 * bound for bound in number.interval)
                 parts.append(f"{percent(number.accuracy)} % [{low:.1f}, {high:.1f}] under {against}")
+                bounds = between(results, model, arm, number.rows[0].eps)
+                proof = f" Whatever the attack, at least {percent(bounds.proved.accuracy)} % there." if bounds else ""
                 number, against, _ = min([each for each in found if each[2]] or found, key=_accuracy)
                 lowest.append((number.accuracy, f"{percent(number.accuracy)} % under {against}"))
             label = model if arm == "standard" else f"{model} ({arm})"
-            rest += [f"{label} gets {' and '.join(parts)} right."] if parts else []
+            rest += [f"{label} gets {' and '.join(parts)} right.{proof}"] if parts else []
     if not lowest:
         return Headline("No attack has been measured.", rest)
     many = len(results.models) * len(results.arms) > 1

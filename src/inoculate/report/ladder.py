@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from inoculate.core.row import CERTIFIED
+from inoculate.report.between import between
 from inoculate.report.formatting import attack_name, norm_name, percent
 from inoculate.report.plots.style import LegendEntry, legend
 from inoculate.report.results import AFTER, BEFORE, Measurement, Results
 
-CERTIFIED = "certified"
 REPLAYED = "images crafted before the retraining"
 MOST_SIDES, MOST_EPS = 5, 4
 _SIDE_COLORS = ("augmented", "standard", "transferred", "spare-0", "spare-1")
@@ -27,13 +28,18 @@ class Side:
 
 @dataclass(frozen=True)
 class Bar:
-    """One accuracy in [0, 1], its 95 % interval (None for a mean over networks), and what it was measured with."""
+    """One accuracy in [0, 1], its 95 % interval (None for a mean over networks), and what it was measured with.
+
+    Where it is proved, `attacked` is the lowest accuracy under an attack, `strongest`: the truth lies between both.
+    """
 
     accuracy: float
     interval: tuple[float, float] | None
     n: int
     attack: str
     networks: int
+    attacked: float | None = None
+    strongest: str = ""
 
     @property
     def words(self) -> str:
@@ -42,7 +48,10 @@ class Bar:
         low, high = self.interval or (0.0, 0.0)
         exact = f"95 % interval {percent(low)} to {percent(high)}" if self.interval else ""
         exact = exact or f"mean of {self.networks} networks"
-        return f"{name}: {percent(self.accuracy)} %, {exact}, n = {self.n:,}"
+        between = ""
+        if self.attacked is not None:
+            between = f", {percent(self.attacked)} % under {self.strongest}: the best possible attack lies between"
+        return f"{name}: {percent(self.accuracy)} %{between}, {exact}, n = {self.n:,}"
 
 
 @dataclass(frozen=True)
@@ -75,8 +84,8 @@ def ladder_of(results: Results, brief: bool = False) -> Ladder:
     sides = _sides(results)
     clean = Rung("Clean images", "no attack", 0.0, [_bar(results, side, "none", 0.0) for side in sides])
     rungs = [clean] if any(clean.bars) else []
-    shared = [attack for attack in results.attacks if attack != CERTIFIED and _covers(results, sides, attack)]
-    attacks = shared or [attack for attack in results.attacks if attack != CERTIFIED]
+    shared = [attack for attack in results.attacks if _covers(results, sides, attack)]
+    attacks = shared or results.attacks
     epsilons = sorted({f"{eps:g}": eps for attack in attacks for eps in results.epsilons(attack)}.values())
     if brief:
         rungs += _replayed(results, sides, attacks, epsilons[-1:])
@@ -197,9 +206,17 @@ def _proved(results: Results, sides: Sequence[Side]) -> list[Rung]:
     """The certified lower bounds, at up to two eps."""
     rungs = []
     for eps in results.epsilons(CERTIFIED)[-2:]:
-        bars = [_bar(results, side, CERTIFIED, eps) for side in sides]
+        bars = [_proved_bar(results, side, eps) for side in sides]
         rungs.append(Rung(f"Proved, eps {eps:.3g}", "no attack can do worse", eps, bars, proved=True))
     return rungs
+
+
+def _proved_bar(results: Results, side: Side, eps: float) -> Bar | None:
+    """What is proved, up to what the strongest attack leaves."""
+    bar, found = _bar(results, side, CERTIFIED, eps), between(results, *side.networks[0], eps)
+    if bar is None or found is None or len(side.networks) > 1:
+        return bar
+    return replace(bar, attacked=found.attacked.accuracy, strongest=found.attack)
 
 
 def _spread(values: Sequence[float], most: int) -> list[float]:

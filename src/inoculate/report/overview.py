@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from inoculate.core.row import Row
+from inoculate.core.row import CERTIFIED, Row
 from inoculate.report import published
 from inoculate.report.answers import (
     Answer,
@@ -22,7 +22,7 @@ from inoculate.report.comparison import same_images, which_to_ship
 from inoculate.report.failures import Failure, explained_failures, failures
 from inoculate.report.formatting import attack_name, norm_name
 from inoculate.report.image_record import ClassAccuracy, accuracy_by_class
-from inoculate.report.ladder import CERTIFIED, Ladder, Side, ladder_of
+from inoculate.report.ladder import Ladder, Side, ladder_of
 from inoculate.report.results import BEFORE, Results
 from inoculate.report.run import RunRecord
 from inoculate.report.several_answers import best_networks, robust_by_training, title_of
@@ -121,7 +121,7 @@ def _measured(run: RunRecord, found: Sequence[Results]) -> list[str]:
     models = list(dict.fromkeys(model for results in found for model in results.models))
     rows = [row for results in found for row in results.rows]
     arms = len({row.arm for row in rows})
-    attacks = list(dict.fromkeys(attack_name(a) for results in found for a in results.attacks if a != CERTIFIED))
+    attacks = list(dict.fromkeys(attack_name(a) for results in found for a in results.attacks))
     eps = max((row.eps for row in rows), default=0.0)
     parts = [f"{len(models)} networks: {', '.join(models)}" if len(models) > 1 else f"network {models[0]}"]
     parts += [f"{arms} ways of training"] if arms > 1 and BEFORE not in {row.arm for row in rows} else []

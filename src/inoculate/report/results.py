@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from inoculate.core.row import Row
+from inoculate.core.row import CERTIFIED, Row
 from inoculate.core.stats import wilson
 
 READINGS = ("white-box", "replayed", "surrogate's")
@@ -81,9 +81,14 @@ class Results:
 
     @property
     def attacks(self) -> list[str]:
-        """The main attack (`fgsm` where there is one), then the others."""
-        found = sorted({row.attack for row in self.rows} - {"none"})
+        """The main attack (`fgsm` where there is one), then the others; a proof is none."""
+        found = sorted({row.attack for row in self.rows} - {"none", CERTIFIED})
         return sorted(found, key=lambda name: (name != "fgsm", name != "pgd"))
+
+    @property
+    def conditions(self) -> list[str]:
+        """The attacks, and the proof where there is one."""
+        return [*self.attacks, *([CERTIFIED] if any(row.attack == CERTIFIED for row in self.rows) else [])]
 
     @property
     def seeds(self) -> list[int]:
@@ -97,7 +102,7 @@ class Results:
     def restriction(self, attack: str) -> str:
         """The networks and eps of an attack that covers fewer of them than the main attack, in words; else ''."""
         cells = {(row.attack, row.model, f"{row.eps:g}") for row in self.rows}
-        main, own = ({cell[1:] for cell in cells if cell[0] == name} for name in (self.attacks[0], attack))
+        main, own = ({cell[1:] for cell in cells if cell[0] == name} for name in (self.conditions[0], attack))
         if main <= own:
             return ""
         models = sorted({model for model, _ in own}, key=natural_order)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_input
 
 from inoculate.certification.bounds.box import Ball, Box, outward, rounding
-from inoculate.certification.bounds.operators import Passed, nothing, total
+from inoculate.certification.bounds.operators import Ends, Passed, nothing, total
+from inoculate.certification.bounds.span import Span
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +63,18 @@ class Weighted:
             norm = self.apply(ball.norm**2, size**2).clamp_min(0).sqrt()
         else:
             steepest = (size * ball.norm.max()).flatten(1).amax(dim=1)  # for each output map
-            norm = torch.zeros_like(value) + steepest.view(-1, *[1] * (value.ndim - 2))
+            norm = torch.zeros_like(value) + steepest.view(-1, *[1] * (self.weight.ndim - 2))
         return Ball(value, wrong, norm * (1 + 2 * error), ball.dual, ball.eps, disjoint=False)
 
-    def backward(self, weight: Tensor, *boxes: Box) -> Passed:
+    def span(self, *spans: Span) -> Span:
+        return spans[0].affine(self.value, self.apply(spans[0].radius, self.weight.abs()))
+
+    def backward(self, weight: Tensor, *boxes: Ends) -> Passed:
         back = self.transposed(weight.flatten(0, 1), self.weight).view(*weight.shape[:2], *self.inputs)
-        return [back], nothing(weight) if self.bias is None else total(weight * self.bias)
+        if self.bias is None:
+            return [back], nothing(weight)
+        bias = self.bias.expand(weight.shape[2:]).flatten()
+        return [back], torch.einsum("bsn,n->bs", weight.flatten(2), bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +106,12 @@ class Scaled:
             ball = replace(ball, value=self.value(ball.value), error=error, norm=norm)
         return found.within(ball)
 
-    def backward(self, weight: Tensor, *boxes: Box) -> Passed:
+    def span(self, *spans: Span) -> Span:
+        (span,) = spans
+        points = None if span.points is None else self.value(span.points)
+        return Span(self.value(span.centre), span.radius * self.scale.abs(), points)
+
+    def backward(self, weight: Tensor, *boxes: Ends) -> Passed:
         return [weight * self.scale.unsqueeze(1)], total(weight * self.shift.unsqueeze(1))
 
 
@@ -144,7 +154,12 @@ class Gathered:
         size = self.function(*(box.size for box in boxes))
         return outward(low, high, size, 2 * self.terms).within(ball)  # twice: here, and in the layer
 
-    def backward(self, weight: Tensor, *boxes: Box) -> Passed:
+    def span(self, *spans: Span) -> Span:
+        centre, radius = (self.function(*(getattr(span, name) for span in spans)) for name in ("centre", "radius"))
+        points = [span.points for span in spans if span.points is not None]
+        return Span(centre, radius, self.function(*points) if points else None)
+
+    def backward(self, weight: Tensor, *boxes: Ends) -> Passed:
         flat = weight.flatten(0, 1)
         zeros = [flat.new_zeros(len(flat), *shape) for shape in self.shapes]
         found = torch.func.vjp(self.function, *zeros)[1](flat)
@@ -175,20 +190,35 @@ class Added:
         value = self.value(one.ball.value, other.ball.value)
         return found.within(replace(one.ball, value=value, error=error, norm=norm, disjoint=False))
 
-    def backward(self, weight: Tensor, *boxes: Box) -> Passed:
+    def span(self, *spans: Span) -> Span:
+        one, other = spans
+        radius = one.radius + abs(self.factor) * other.radius
+        if one.points is None or other.points is None:
+            return Span(self.value(one.centre, other.centre), radius)
+        return Span(self.value(one.centre, other.centre), radius, self.value(one.points, other.points))
+
+    def backward(self, weight: Tensor, *boxes: Ends) -> Passed:
         return [weight, self.factor * weight], nothing(weight)
 
 
-def convolution(weight: Tensor, bias: Tensor | None, inputs: Sequence[int], **geometry: Any) -> Weighted:
-    """A 2-D convolution (O×I/g×h×w) of inputs C×H×W; `geometry` is stride, padding, dilation and groups."""
+def convolution(
+    weight: Tensor, bias: Tensor | None, inputs: Sequence[int], *,
+    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+) -> Weighted:  # fmt: skip
+    """A 2-D convolution (O×I/g×h×w) of inputs C×H×W."""
     shape = tuple(inputs)
 
     def transposed(back: Tensor, kernel: Tensor) -> Tensor:
-        found: Tensor = conv2d_input((len(back), *shape), kernel, back, **geometry)  # type: ignore[no-untyped-call]
-        return found
+        missing = [  # what rounding down the size of the output left out
+            side - ((out - 1) * step - 2 * pad + apart * (width - 1) + 1)
+            for side, out, step, pad, apart, width in zip(
+                shape[1:], back.shape[2:], stride, padding, dilation, kernel.shape[2:], strict=True
+            )
+        ]
+        return F.conv_transpose2d(back, kernel, None, stride, padding, missing, groups, dilation)
 
     def apply(x: Tensor, kernel: Tensor) -> Tensor:
-        return F.conv2d(x, kernel, None, **geometry)
+        return F.conv2d(x, kernel, None, stride, padding, dilation, groups)
 
     return Weighted(weight, None if bias is None else bias[:, None, None], apply, transposed, shape)
 

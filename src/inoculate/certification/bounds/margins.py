@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -13,6 +13,8 @@ from inoculate.certification.bounds.box import Box
 from inoculate.certification.bounds.graph import Graph
 from inoculate.certification.bounds.operators import cast
 from inoculate.certification.bounds.region import Region
+from inoculate.certification.bounds.span import Span
+from inoculate.core.errors import InputError
 from inoculate.core.options import require_one_of
 from inoculate.core.threat import Threat
 
@@ -24,8 +26,8 @@ MOST_VALUES = 2**24  # coefficients at a time
 def interval_bounds(graph: Graph, x: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
     """Lower and upper bounds (B×K each) of the logits for all images of the threat, by interval bound propagation.
 
-    `x` is B×C×H×W in the precision of the graph. The bounds hold for exact arithmetic and for that of `x`, in any order
-    of additions.
+    `x` is B×C×H×W in float32 or float64. The bounds hold for exact arithmetic and for that of `x`, in any order of
+    additions.
 
     Source: Gowal et al. (2018), "On the effectiveness of interval bound propagation for training verifiably robust
     models".
@@ -42,16 +44,19 @@ def margin_bounds(graph: Graph, x: Tensor, y: Tensor, threat: Threat, method: Re
 
     Args:
         graph: of `trace`.
-        x: images (B×C×H×W) in the precision of the graph; that of the intervals, for the rest is done in float64.
+        x: images (B×C×H×W) in float64; in float32 intervals are quicker and, by rounding outwards, a little looser. The
+            rest is done in float64.
         y: their labels (B).
         threat: in L∞, L2 or L1.
         method: `ibp` bounds each layer by intervals; `crown-ibp` passes linear bounds backwards over these intervals
             (Zhang et al. 2020); `crown` finds the intervals themselves so (Zhang et al. 2018). Each is at least as
             tight as the one before.
 
-    Raises `InputError` for another method or norm.
+    Raises `InputError` for another method or norm, and for a graph in another precision.
     """
     require_one_of(get_args(Relaxation), method=method)
+    if graph.dtype is not torch.float64:  # linear bounds take no account of rounded weights
+        raise InputError("the graph is in float32: give that of trace, and images in float32")
     region = Region.of(x.double(), threat)
     boxes = boxes_of(graph, Region.of(x, threat))
     weight = torch.eye(graph.classes, dtype=torch.float64, device=x.device)
@@ -66,11 +71,11 @@ def margin_bounds(graph: Graph, x: Tensor, y: Tensor, threat: Threat, method: Re
 
 
 def boxes_of(graph: Graph, region: Region, *, refine: Region | None = None) -> list[Box]:
-    """The box of each node's values; with `refine` (the region in float64) those in front of a ReLU by backward linear
-    bounds too."""
+    """The box of each node's values, in the precision of the region; with `refine` (the region in float64, as the graph
+    is) those in front of a ReLU by backward linear bounds too."""
     boxes = [Box.of(region)]
     kinks = {i for node in graph.nodes if node.operator.kinked for i in node.inputs}
-    for number, node in enumerate(graph.nodes[: graph.output], start=1):
+    for number, node in enumerate(graph.to(region.x.dtype).nodes[: graph.output], start=1):
         boxes.append(node.operator.interval(*(boxes[i] for i in node.inputs)))
         if refine is not None and number in kinks and not graph.is_exact(number):
             boxes[number] = _refined(graph, boxes, refine, number)
@@ -85,6 +90,28 @@ def lower_bounds(
     `relax` passes them backwards through every layer to the images, else only through affine ones: up to a layer that
     is not, whose box is then used. `exact` is that of `Region.least`.
     """
+    pending, total, size = pass_back(graph, boxes, at, weight, relax=relax)
+    for number, left in pending.items():
+        if number:
+            box, left = boxes[number].to(weight.dtype), left.flatten(2)
+            low, high = box.low.flatten(1)[:, None], box.high.flatten(1)[:, None]
+            total = total + torch.minimum(left * low, left * high).sum(dim=2)
+            size = size + (left.abs() * box.size.flatten(1)[:, None]).sum(dim=2)
+        else:
+            flat = left.flatten(2)
+            total = total + (flat * region.x.flatten(1)[:, None]).sum(dim=2) + region.least(left, exact=exact)
+            size = size + (flat.abs() * (region.x.abs() + region.above - region.below).flatten(1)[:, None]).sum(dim=2)
+    return total - RELATIVE * size
+
+
+def pass_back(
+    graph: Graph, boxes: Sequence[Box] | Sequence[Span], at: int, weight: Tensor, *, relax: bool
+) -> tuple[dict[int, Tensor], Tensor, Tensor]:
+    """Linear functions (B×S×…) of the output of node `at` as lower bounds in what is in front of it.
+
+    Returns their coefficients (B×S×…) of nodes by number, what is added (B×S), and the sum of the absolute values of
+    which that consists (B×S). `relax` is that of `lower_bounds`.
+    """
     total, size = weight.new_zeros(weight.shape[:2]), weight.new_zeros(weight.shape[:2])
     pending = {at: weight}
     for number in range(at, 0, -1):
@@ -98,17 +125,7 @@ def lower_bounds(
         total, size = total + offset, size + offset.abs()
         for i, part in zip(node.inputs, parts, strict=True):
             pending[i] = pending[i] + part if i in pending else part
-    for number, left in pending.items():
-        if number:
-            box, left = boxes[number].to(weight.dtype), left.flatten(2)
-            low, high = box.low.flatten(1)[:, None], box.high.flatten(1)[:, None]
-            total = total + torch.minimum(left * low, left * high).sum(dim=2)
-            size = size + (left.abs() * box.size.flatten(1)[:, None]).sum(dim=2)
-        else:
-            flat = left.flatten(2)
-            total = total + (flat * region.x.flatten(1)[:, None]).sum(dim=2) + region.least(left, exact=exact)
-            size = size + (flat.abs() * (region.x.abs() + region.above - region.below).flatten(1)[:, None]).sum(dim=2)
-    return total - RELATIVE * size
+    return pending, total, size
 
 
 def _refined(graph: Graph, boxes: list[Box], region: Region, number: int) -> Box:

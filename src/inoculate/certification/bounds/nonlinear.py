@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inoculate.certification.bounds.box import Box, outward
-from inoculate.certification.bounds.operators import Passed, total
+from inoculate.certification.bounds.operators import Ends, Passed, total
+from inoculate.certification.bounds.span import Span
+
+NARROW = 1e-8  # where a box is narrower the chord is flatter than it need be: its slope keeps a finite gradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +36,12 @@ class LeakyReLU:
         low, high = self.value(boxes[0].low), self.value(boxes[0].high)
         return outward(low, high, boxes[0].size, 1) if self.slope else Box(low, high)
 
-    def backward(self, weight: Tensor, *boxes: Box) -> Passed:
+    def span(self, *spans: Span) -> Span:
+        return spans[0].monotone(self.value)
+
+    def backward(self, weight: Tensor, *boxes: Ends) -> Passed:
         low, high = boxes[0].low.clamp_max(0), boxes[0].high.clamp_min(0)
-        chord = (high - self.slope * low) / (high - low).clamp_min(torch.finfo(low.dtype).tiny)
+        chord = (high - self.slope * low) / (high - low).clamp_min(NARROW)
         chord = torch.where(boxes[0].high <= 0, self.slope, chord)
         lower = torch.where(high > -low, 1.0, self.slope).to(low)
         offset = high - chord * high  # the chord ends in (high, high)
@@ -65,8 +71,11 @@ class Monotone:
             outward(low, high, 1 + torch.maximum(low.abs(), high.abs()), self.terms) if self.terms else Box(low, high)
         )
 
-    def backward(self, weight: Tensor, *boxes: Box) -> Passed:
-        box = self.interval(*boxes)
+    def span(self, *spans: Span) -> Span:
+        return spans[0].monotone(self.value)
+
+    def backward(self, weight: Tensor, *boxes: Ends) -> Passed:
+        box = self.interval(Box(boxes[0].low, boxes[0].high))
         flat = torch.minimum(weight * box.low.unsqueeze(1), weight * box.high.unsqueeze(1))
         return [weight.new_zeros(*weight.shape[:2], *boxes[0].low.shape[1:])], total(flat)
 
@@ -94,7 +103,10 @@ class MaxPooled:
     def interval(self, *boxes: Box) -> Box:
         return Box(self.function(boxes[0].low), self.function(boxes[0].high))
 
-    def backward(self, weight: Tensor, *boxes: Box) -> Passed:
+    def span(self, *spans: Span) -> Span:
+        return spans[0].monotone(self.value)
+
+    def backward(self, weight: Tensor, *boxes: Ends) -> Passed:
         low, high = self.windows(boxes[0].low), self.windows(boxes[0].high)
         best = low.argmax(dim=-1, keepdim=True)
         others = high.scatter(-1, best, -torch.inf).amax(dim=-1)

@@ -2,7 +2,8 @@
 
 `interval` is sound in the arithmetic of its numbers: each box holds the values of exact arithmetic, and those that the
 layer computes with rounding in any order. `backward` takes coefficients (B×S×…) of lower bounds on S functions of the
-output, and returns those on the inputs (a list) and what is added (B×S).
+output, and returns those on the inputs (a list) and what is added (B×S). `span` is `interval` without regard to
+rounding. Gradients pass through `span` and `backward`, to the inputs and to the weights.
 """
 
 from __future__ import annotations
@@ -14,8 +15,19 @@ import torch
 from torch import Tensor
 
 from inoculate.certification.bounds.box import Box
+from inoculate.certification.bounds.span import Span
 
 Passed = tuple[list[Tensor], Tensor]
+
+
+class Ends(Protocol):
+    """The lowest and the highest values (B×…) that can come into a step."""
+
+    @property
+    def low(self) -> Tensor: ...
+
+    @property
+    def high(self) -> Tensor: ...
 
 
 class Operator(Protocol):
@@ -38,7 +50,9 @@ class Operator(Protocol):
 
     def interval(self, *boxes: Box) -> Box: ...
 
-    def backward(self, weight: Tensor, *boxes: Box) -> Passed: ...
+    def span(self, *spans: Span) -> Span: ...
+
+    def backward(self, weight: Tensor, *boxes: Ends) -> Passed: ...
 
 
 Kind = TypeVar("Kind", bound=Operator)

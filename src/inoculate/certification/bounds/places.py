@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from inoculate.certification.bounds.operators import Operator
 
-BATCH = 3  # images that a network is traced with
+BATCH = 11  # images that a network is traced with; no usual number of channels or classes
 
 
 class UnboundedError(Exception):

@@ -48,7 +48,8 @@ class Region:
 
         Not `exact`, L2 and L1 take the larger of two lower bounds, that of the ball and that of the box.
         """
-        weight, below, above = weight.flatten(2), self.below.flatten(1)[:, None], self.above.flatten(1)[:, None]
+        below, above = self.below.flatten(1)[:, None], self.above.flatten(1)[:, None]
+        weight = weight.flatten(2) * (above > below)
         box = torch.minimum(weight * below, weight * above).sum(dim=2)
         if self.dual is None:
             return box

@@ -31,6 +31,8 @@ def _conv2d(
     dilation: Any = 1, groups: int = 1,
 ) -> Weighted:  # fmt: skip
     _require_constants(weight, bias)
+    if len(view.inputs[0]) != 3:
+        raise UnboundedError("a convolution of an image without channels")
     (stride, dilation), kernel = (_pair(stride), _pair(dilation)), weight.shape[2:]
     if isinstance(padding, str):
         around = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
@@ -44,25 +46,28 @@ def _conv2d(
 
 def _linear(view: View, x: Any, weight: Tensor, bias: Tensor | None = None) -> Weighted:
     _require_constants(weight, bias)
+    if not view.inputs[0] or weight.ndim != 2 or (bias is not None and bias.ndim > 1 and len(bias) > 1):
+        raise UnboundedError("it mixes the images of a batch")
     return linear(weight, bias, view.inputs[0])
 
 
 def _matmul(view: View, x: Any, weight: Any) -> Weighted:
     _require_constants(weight)
-    if not isinstance(x, Place) or weight.ndim != 2:
-        raise UnboundedError
-    return linear(weight.T, None, view.inputs[0])
+    if weight.ndim != 2:
+        raise UnboundedError("it multiplies by more than one matrix, or by less")
+    return _linear(view, x, weight.T)
 
 
 def _addmm(view: View, bias: Any, x: Any, weight: Any) -> Weighted:
     _require_constants(bias, weight)
-    return linear(weight.T, bias, view.inputs[0])
+    return _linear(view, x, weight.T, bias)
 
 
 def _batch_norm(
     view: View, x: Any, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None,
     training: bool, *others: Any,
 ) -> Scaled:  # fmt: skip
+    _require_constants(weight, bias, mean, var)
     eps = float(others[1])  # behind the momentum
     if training or mean is None or var is None:
         raise UnboundedError("it takes its statistics from the batch")
@@ -76,7 +81,7 @@ def _batch_norm(
 
 def _constant(value: Any, view: View) -> Tensor:
     """A constant as a tensor that broadcasts to the output (1×…)."""
-    found = torch.as_tensor(value).double()
+    found = value.double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
     if found.ndim > len(view.output) and found.shape[0] != 1:
         raise UnboundedError("a constant of its own for each image")
     return found.view([1] * (1 + len(view.output) - found.ndim) + list(found.shape))
@@ -94,6 +99,10 @@ def _add(sign: float) -> Rule:
         return _scaled(view, factor, _constant(x, view))
 
     return rule
+
+
+def _rsub(view: View, x: Any, other: Any, alpha: float = 1.0) -> Operator:
+    return _add(-1.0)(view, other, x, alpha)
 
 
 def _scaled(view: View, scale: Any, shift: Any) -> Scaled:
@@ -139,8 +148,8 @@ def _monotone(function: Callable[..., Tensor], terms: int = 8) -> Rule:
 
 
 def _elu(view: View, x: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Monotone:
-    if min(alpha, scale, input_scale) < 0 or alpha > 1:
-        raise UnboundedError(f"alpha {alpha:g}")
+    if min(alpha, scale, input_scale) < 0 or max(alpha, 1.0) * scale > 2:
+        raise UnboundedError(f"alpha {alpha:g}, scale {scale:g}")
     return Monotone(lambda values: torch.ops.aten.elu(values, alpha, scale, input_scale))
 
 
@@ -188,7 +197,7 @@ RULES: dict[str, Rule] = {
     "aten.batch_norm.default": _batch_norm,
     **dict.fromkeys(("aten.add.Tensor", "aten.add_.Tensor", "aten.add.Scalar"), _add(1.0)),
     **dict.fromkeys(("aten.sub.Tensor", "aten.sub_.Tensor", "aten.sub.Scalar"), _add(-1.0)),
-    **dict.fromkeys(("aten.rsub.Tensor", "aten.rsub.Scalar"), lambda view, x, other: _add(-1.0)(view, other, x)),
+    **dict.fromkeys(("aten.rsub.Tensor", "aten.rsub.Scalar"), _rsub),
     **dict.fromkeys(("aten.mul.Tensor", "aten.mul_.Tensor", "aten.mul.Scalar"), _mul),
     **dict.fromkeys(("aten.div.Tensor", "aten.div_.Tensor", "aten.div.Scalar"), _div),
     "aten.neg.default": _neg,
@@ -204,8 +213,8 @@ RULES: dict[str, Rule] = {
     "aten.clamp_max.default": _monotone(torch.clamp_max, 0),
     "aten.max_pool2d.default": _max_pool,
     "aten.amax.default": _amax,
-    "aten.avg_pool2d.default": shapes.averaged(torch.ops.aten.avg_pool2d),
-    "aten.adaptive_avg_pool2d.default": shapes.averaged(F.adaptive_avg_pool2d),
+    "aten.avg_pool2d.default": shapes.average_pooled,
+    "aten.adaptive_avg_pool2d.default": shapes.adaptively_averaged,
     "aten.mean.dim": shapes.mean,
     **dict.fromkeys(
         ("aten.flatten.using_ints", "aten.view.default", "aten.reshape.default", "aten._unsafe_view.default",
@@ -223,11 +232,14 @@ RULES: dict[str, Rule] = {
     "aten.pad.default": shapes.padded,
     "aten.constant_pad_nd.default": lambda view, x, pad, value=0.0: shapes.padded(view, x, pad, "constant", value),
 }  # fmt: skip
-IN_PLACE = {name for name in RULES if name.split(".")[1].endswith("_")}
-# Functions that leave the values of their first argument as they are, in eval mode.
-SAME = {
-    "aten._assert_tensor_metadata.default", "aten.alias.default", "aten.clone.default", "aten.contiguous.default",
-    "aten.detach.default", "aten.detach_.default", "aten.dropout.default", "aten.dropout_.default",
-    "aten.feature_dropout.default", "aten.lift_fresh_copy.default", "aten.to.device", "aten.to.dtype",
-    "aten.to.dtype_layout", "aten.to.other", "aten.type_as.default", "aten._to_copy.default",
+# Functions that leave the values of their first argument as they are, in eval mode. IDENTICAL return that very tensor,
+# COPIES a new one; the others may do either.
+IDENTICAL = {
+    "aten.alias.default", "aten.detach.default", "aten.detach_.default", "aten.dropout.default",
+    "aten.dropout_.default", "aten.feature_dropout.default",
+}  # fmt: skip
+COPIES = {"aten.clone.default", "aten.lift_fresh_copy.default", "aten._to_copy.default"}
+SAME = IDENTICAL | COPIES | {
+    "aten._assert_tensor_metadata.default", "aten.contiguous.default", "aten.to.device", "aten.to.dtype",
+    "aten.to.dtype_layout", "aten.to.other", "aten.type_as.default",
 }  # fmt: skip

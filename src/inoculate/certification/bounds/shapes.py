@@ -14,18 +14,37 @@ from inoculate.certification.bounds.affine import Gathered
 from inoculate.certification.bounds.places import Place, Rule, UnboundedError, View
 
 
-def averaged(function: Callable[..., Tensor]) -> Rule:
-    def rule(view: View, x: Any, *args: Any, **kwargs: Any) -> Gathered:
-        terms = prod(view.inputs[0]) // max(1, view.inputs[0][0])
-        return Gathered(lambda values: function(values, *args, **kwargs), view.inputs, terms + 1)
+def average_pooled(
+    view: View, x: Any, kernel: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None,
+) -> Gathered:  # fmt: skip
+    if (divisor_override or 1) < 0:
+        raise UnboundedError("its divisor is negative")
 
-    return rule
+    def pool(values: Tensor) -> Tensor:
+        pooled: Tensor = torch.ops.aten.avg_pool2d(
+            values, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override
+        )
+        return pooled
+
+    return Gathered(pool, view.inputs, _pixels(view) + 1)
+
+
+def adaptively_averaged(view: View, x: Any, size: Any) -> Gathered:
+    return Gathered(lambda values: F.adaptive_avg_pool2d(values, size), view.inputs, _pixels(view) + 1)
+
+
+def _pixels(view: View) -> int:
+    if len(view.inputs[0]) != 3:
+        raise UnboundedError("it pools an image without channels")
+    return prod(view.inputs[0][1:])
 
 
 def mean(view: View, x: Any, dims: Sequence[int], keepdim: bool = False, **_: Any) -> Gathered:
+    sides = [view.inputs[0][d % (len(view.inputs[0]) + 1) - 1] for d in dims]
     if 0 in [d % (len(view.inputs[0]) + 1) for d in dims]:
         raise UnboundedError("it mixes the images of a batch")
-    return Gathered(lambda values: values.mean(tuple(dims), keepdim), view.inputs, prod(view.inputs[0]))
+    return Gathered(lambda values: values.mean(tuple(dims), keepdim), view.inputs, prod(sides) + 1)
 
 
 def reshaped(view: View, *_: Any, **__: Any) -> Gathered:
@@ -61,6 +80,8 @@ def on_dimension(function: Callable[..., Tensor], repeats: bool = False) -> Rule
 
 
 def expanded(view: View, x: Any, *_: Any, **__: Any) -> Gathered:
+    if len(view.inputs[0]) != len(view.output):
+        raise UnboundedError("it mixes the images of a batch")
     return Gathered(lambda values: values.expand(len(values), *view.output), view.inputs, repeats=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inoculate.core.row import CERTIFIED
+from inoculate.report.between import BEST, between
 from inoculate.report.formatting import MISSING, attack_name, points
 from inoculate.report.results import AFTER, BEFORE, Measurement, Results
 from inoculate.report.tables.table import Table, accuracy_cell
@@ -17,6 +19,12 @@ def accuracy_table(results: Results) -> Table:
         for attack, eps in _columns(results)
         if (number := results.find(model, results.arms[0], attack, eps, "white-box"))
     ]
+    rows += [
+        [model, BEST, _size(results, eps), found.words, f"{found.proved.n:,}"]
+        for model in results.models
+        for eps in results.epsilons(CERTIFIED)
+        if (found := between(results, model, results.arms[0], eps))
+    ]
     return Table("Accuracy, %", _NOTE, ("network", "attack", "eps", "accuracy", "n"), rows)
 
 
@@ -30,13 +38,18 @@ def before_after_table(results: Results) -> Table:
             rows.append(
                 [attack_name(attack), _size(results, eps), *(_cell(number) for number in pair), *_difference(*pair)]
             )
+        for eps in results.epsilons(CERTIFIED):
+            bounds = [between(results, model, arm, eps) for arm in (BEFORE, after)]
+            cells = [each.words if each else MISSING for each in bounds]
+            n = f"{bounds[1].proved.n:,}" if bounds[1] else MISSING
+            rows.append([BEST, _size(results, eps), *cells, MISSING, n])
     columns = ("attack", "eps", "before", "after" if after == AFTER else f"after ({after})", "difference", "n")
     return Table("Accuracy before and after hardening, %", _NOTE, columns, rows)
 
 
 def _columns(results: Results) -> list[tuple[str, float]]:
     """Clean images, then every attack at every eps."""
-    attacked = [(attack, eps) for attack in results.attacks for eps in results.epsilons(attack)]
+    attacked = [(attack, eps) for attack in results.conditions for eps in results.epsilons(attack)]
     return [("none", 0.0), *attacked]
 
 

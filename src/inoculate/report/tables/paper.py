@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from inoculate.core.row import Row
 from inoculate.report import published
+from inoculate.report.between import BEST, between
 from inoculate.report.formatting import MISSING, attack_name, percent, points
 from inoculate.report.results import CLEAN, READINGS, Measurement, Results, View, collect
 from inoculate.report.tables.table import Entry, Table, accuracy_cell, accuracy_column
@@ -84,7 +85,7 @@ def _seeds(number: Measurement) -> str:
 
 def _columns(results: Results, readings: Sequence[str]) -> list[View]:
     """The main attack under each reading, then every other attack white-box."""
-    main, *others = results.attacks or ["fgsm"]
+    main, *others = results.conditions or ["fgsm"]
     return [View(main, reading) for reading in readings] + [View(other, "white-box") for other in others]
 
 
@@ -99,7 +100,7 @@ def _own_eps(results: Results, attack: str) -> str:
 
 
 def _lines(results: Results) -> list[tuple[str, float]]:
-    epsilons = sorted({f"{eps:g}": eps for attack in results.attacks for eps in results.epsilons(attack)}.values())
+    epsilons = sorted({f"{eps:g}": eps for attack in results.conditions for eps in results.epsilons(attack)}.values())
     return [(model, eps) for model in results.models for eps in epsilons]
 
 
@@ -120,9 +121,14 @@ def _attack_table(results: Results, number: int, arm: str) -> Table:
         ]
         if wanted == sum(found is not None for found in numbers):
             entries += _mean_entry(results, "mean", arm, view, numbers)
+    bounds = [between(results, model, arm, eps) for model, eps in places]
+    if any(bounds):
+        headers.append(BEST)
+        body.append([each.words if each else MISSING for each in bounds] + [""])
     lines = [list(line) for line in zip(*body, strict=True)]
     if arm != "standard":
-        lines.append(["gain over standard", "", *(_gain(results, arm, places, view) for view in columns)])
+        gains = [_gain(results, arm, places, view) for view in columns] + [""] * any(bounds)
+        lines.append(["gain over standard", "", *gains])
     printed = _published_column(results, arm, lines)
     title = f"{_head(results)}, Table {number}: {_WHAT[arm]} ({arm})"
     return Table(title, _note(results, _READ), tuple(headers + printed), lines, tuple(entries))

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inoculate.certification.bounds.span import Span
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.models.acceleration.folding import FoldedCopies
-from inoculate.training.interval import Box, chain_of, margins, through
+from inoculate.training.bounds import propagate
 from inoculate.training.methods.adversarial import Batch, LossAndLogits, minimise
 from inoculate.training.methods.options import CommonOptions
 
@@ -82,11 +83,10 @@ def eps_at(progress: float, start: float, ramp: float) -> float:
     return min(1.0, (progress - start) / ramp) if ramp else 1.0
 
 
-def worst_and_plain_logits(batch: Batch, box: Box) -> tuple[Tensor, Tensor | None]:
-    """Worst-case logits over the box (B×K, relative to the true one's), and those of its points if it has any."""
-    hidden, last = chain_of(batch.model)
-    behind = through(hidden, box)
-    return -margins(last, behind, batch.y), None if behind.points is None else last(behind.points)
+def worst_and_plain_logits(batch: Batch, span: Span) -> tuple[Tensor, Tensor | None]:
+    """Worst-case logits over the span (B×K, relative to the true one's), and those of its points if it has any."""
+    found = propagate(batch.model, span)
+    return -found.margins(batch.y), found.plain
 
 
 def mixed_cross_entropy(batch: Batch, worst: Tensor, plain: Tensor | None, weight: float) -> LossAndLogits:

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from inoculate.certification.bounds.span import Span
 from inoculate.core.options import require_fraction, require_positive
 from inoculate.core.threat import Threat
-from inoculate.training.interval import Box, chain_of
-from inoculate.training.linear_bounds import crown_margins
+from inoculate.training.bounds import propagate
 from inoculate.training.methods.adversarial import Batch, LossAndLogits
 from inoculate.training.methods.certified import CertifiedMethod, mixed_cross_entropy, worst_and_plain_logits
 from inoculate.training.methods.options import CommonOptions
@@ -58,12 +58,11 @@ class CROWNIBP:
         return batch.x
 
     def loss(self, batch: Batch, x_adv: Tensor, scale: float) -> LossAndLogits:
-        box = Box.around(batch.x, batch.threat, batch.x)
+        span = Span.around(batch.x, batch.threat, batch.x)
         linear, clean = 1 + (self.beta - 1) * scale, 1 + (self.kappa - 1) * scale
         if not linear or not scale:  # with eps 0 both bounds are the logits
-            worst, plain = worst_and_plain_logits(batch, box)
+            worst, plain = worst_and_plain_logits(batch, span)
             return mixed_cross_entropy(batch, worst, plain, clean)
-        hidden, last = chain_of(batch.model)
-        ibp, crown, behind = crown_margins(hidden, last, box, batch.y)
-        plain = None if behind.points is None else last(behind.points)
-        return mixed_cross_entropy(batch, -torch.lerp(ibp, crown, linear), plain, clean)
+        found = propagate(batch.model, span)
+        low = torch.lerp(found.margins(batch.y), found.margins(batch.y, relax=True), linear)
+        return mixed_cross_entropy(batch, -low, found.plain, clean)

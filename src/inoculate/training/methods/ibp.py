@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from inoculate.certification.bounds.span import Span
 from inoculate.core.modes import has_batchnorm
 from inoculate.core.options import require_fraction, require_positive
 from inoculate.core.threat import Threat
-from inoculate.training.interval import Box
 from inoculate.training.methods.adversarial import Batch, LossAndLogits
 from inoculate.training.methods.certified import (
     CertifiedMethod,
@@ -60,5 +60,5 @@ class IBP:
     def loss(self, batch: Batch, x_adv: Tensor, scale: float) -> LossAndLogits:
         weight = 1 + (self.kappa - 1) * scale
         points = batch.x if weight or has_batchnorm(batch.model) else None
-        worst, plain = worst_and_plain_logits(batch, Box.around(batch.x, batch.threat, points))
+        worst, plain = worst_and_plain_logits(batch, Span.around(batch.x, batch.threat, points))
         return mixed_cross_entropy(batch, worst, plain, weight)

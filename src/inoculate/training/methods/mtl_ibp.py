@@ -8,9 +8,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from inoculate.attacks.pgd import PGD
+from inoculate.certification.bounds.span import Span
 from inoculate.core.options import require_count, require_fraction, require_positive
 from inoculate.core.threat import Threat
-from inoculate.training.interval import Box
 from inoculate.training.methods.adversarial import Batch, LossAndLogits
 from inoculate.training.methods.certified import CertifiedMethod, mixed_cross_entropy, worst_and_plain_logits
 from inoculate.training.methods.options import CommonOptions
@@ -57,5 +57,5 @@ class MTLIBP:
         return batch.craft(PGD(self.steps, self.step))
 
     def loss(self, batch: Batch, x_adv: Tensor, scale: float) -> LossAndLogits:
-        worst, adversarial = worst_and_plain_logits(batch, Box.around(batch.x, batch.threat, x_adv))
+        worst, adversarial = worst_and_plain_logits(batch, Span.around(batch.x, batch.threat, x_adv))
         return mixed_cross_entropy(batch, worst, adversarial, 1 - self.alpha)

@@ -8,9 +8,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from inoculate.attacks.pgd import PGD
+from inoculate.certification.bounds.span import Span
 from inoculate.core.options import require_count, require_fraction, require_positive
 from inoculate.core.threat import Threat
-from inoculate.training.interval import Box
 from inoculate.training.methods.adversarial import Batch, LossAndLogits
 from inoculate.training.methods.certified import CertifiedMethod, mixed_cross_entropy, worst_and_plain_logits
 from inoculate.training.methods.options import CommonOptions
@@ -60,5 +60,5 @@ class SABR:
 
     def loss(self, batch: Batch, x_adv: Tensor, scale: float) -> LossAndLogits:
         small = replace(batch.threat, eps=batch.threat.eps * self.subselection)
-        worst, _ = worst_and_plain_logits(batch, Box.around(x_adv, small))
+        worst, _ = worst_and_plain_logits(batch, Span.around(x_adv, small))
         return mixed_cross_entropy(batch, worst, None, 0.0)
