@@ -100,8 +100,8 @@ def resolve_attack(attack: str | Attack, options: Mapping[str, Any] | None = Non
         shown = [f"{name}={str(value).rpartition(':')[2]}" for name, value in (options or {}).items()]
         return " ".join([attack, *shown]), get_attack(attack, **options or {})
     if isinstance(attack, type | nn.Module) or not callable(attack):
-        shown = repr(attack).partition("\n")[0]
-        raise InputError(f"attack {shown} is not an attack: give a name such as 'pgd', or an object such as PGD()")
+        first_line = repr(attack).partition("\n")[0]
+        raise InputError(f"attack {first_line} is not an attack: give a name such as 'pgd', or an object such as PGD()")
     require_signature(attack)
     known: Any = next((name for name, each in ATTACKS.items() if each == attack), None)
     return known or getattr(attack, "__name__", type(attack).__name__).lower(), attack
