@@ -41,8 +41,8 @@ class APGD:
         rho: fraction of the steps since the last check that must raise the loss for the step size to be kept.
         eot: gradients averaged per step, for randomised models. Above 1 every run goes to its end, whatever a pass on
             the way says, and the iterate of the highest mean loss counts.
-        termination_ratio: from a tenth of the steps on (`termination.STAGES`), a run ends for an image whose missing
-            loss exceeds this times what was gained (a fifth of the steps; less later, see `outlook`). The margin
+        termination_ratio: from 6 % of the steps on (`termination.STAGES`), a run ends for an image whose missing loss
+            exceeds this times what was gained (a fifth of the steps; less later, see `outlook`). The margin
             decides for a loss that is not 0 at the boundary. In L1 a run ends when it leaves the largest ball, after
             30 %. Infinity for never.
         target: as in `OneStepTarget`: all runs go towards that class, and only it counts; None for any.
