@@ -154,7 +154,7 @@ class APGD:
     ) -> Run:
         """So many steps; where adversarial images count they go into `found`. Returns the runs that remain.
 
-        After the steps `judged`, hopeless runs end.
+        After the steps `judged`, hopeless runs end; on a GPU where success is checked too, as both make the host wait.
         """
         judges = found if self.eot == 1 else None  # a pass of a randomised model is no verdict
         if judges is not None and self.early_stop:
@@ -168,12 +168,12 @@ class APGD:
             else:
                 run.move(number == 1)
             run.update(self._gradient(model, run.current.images, run.objective))
-            due = self.early_stop and (success.should_check_success(number, run.x.device) or number in judged)
-            if judges is not None and (number == steps or due):
+            checked = success.should_check_success(number, run.x.device)
+            if judges is not None and (number == steps or (checked and self.early_stop)):
                 run = judges.take_adversarial(run, model, images)  # always before runs are ended
             if number in checks:
                 run.check(self.rho * checks[number])
-            if number in judged and found is not None:
+            if checked and number in judged and found is not None:
                 ratio = self.termination_ratio * outlook(float(number), steps)
                 run = self._end_hopeless(model, run, run.ball, found, ratio)
         return run

@@ -26,7 +26,7 @@ class FormatKeepingFlatten(nn.Flatten):
     def forward(self, x: Tensor) -> Tensor:
         is_map = x.ndim == 4 and x.grad_fn is not None and not is_traced()
         if is_map and x.is_contiguous(memory_format=torch.channels_last):
-            x.register_hook(_channels_last)
+            x.register_hook(_channels_last)  # type: ignore[no-untyped-call]
         return super().forward(x)
 
 
