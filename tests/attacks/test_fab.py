@@ -28,7 +28,7 @@ def test_fab_finds_the_nearest_boundary_of_a_linear_model(norm: Norm) -> None:
 
 
 def test_fab_ends_runs_by_how_far_the_boundary_is() -> None:
-    """Under a fixed eps: twice as far after twelve steps, 1.5 times after a third, 1.1 times never."""
+    """Under a fixed eps: four times as far after three steps of 60, 1.5 times after seven, 1.1 times late."""
     weight = torch.randn(48, generator=seeded(3))
     net = linear_net([[0.0] * 48, (0.3 * weight).tolist()], [0.15, -0.15 * float(weight.sum())])
     x = 0.4 + 0.2 * torch.rand(9, 3, 4, 4, generator=seeded(4))
@@ -36,7 +36,7 @@ def test_fab_ends_runs_by_how_far_the_boundary_is() -> None:
     logits = net(x[:1]).detach()[0]
     nearest = float((logits[0] - logits[1]).abs() / (0.3 * weight).norm(p=1))
     passes = []
-    for farther in (2.0, 1.5, 1.1):
+    for farther in (4.0, 1.5, 1.1):
         seen: list[int] = []
         hook = net.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(len(given[0])))
         attack = FAB(steps=60, targets=1, termination_ratio=0.25)
@@ -44,5 +44,5 @@ def test_fab_ends_runs_by_how_far_the_boundary_is() -> None:
         hook.remove()
         passes.append(len(seen))
     far, nearer, near = passes
-    assert 12 <= far < 0.75 * nearer
-    assert 20 <= nearer < 0.5 * near
+    assert 6 <= far < 0.75 * nearer
+    assert 13 <= nearer < 0.5 * near

@@ -41,8 +41,8 @@ class APGD:
         rho: fraction of the steps since the last check that must raise the loss for the step size to be kept.
         eot: gradients averaged per step, for randomised models. Above 1 every run goes to its end, whatever a pass on
             the way says, and the iterate of the highest mean loss counts.
-        termination_ratio: from a tenth of the steps on (`termination.STAGES`), a run ends for an image whose missing
-            loss exceeds this times what was gained (a fifth of the steps; less later, see `outlook`). The margin
+        termination_ratio: from 6 % of the steps on (`termination.STAGES`), a run ends for an image whose missing loss
+            exceeds this times what was gained (a fifth of the steps; less later, see `outlook`). The margin
             decides for a loss that is not 0 at the boundary. In L1 a run ends when it leaves the largest ball, after
             30 %. Infinity for never.
         target: as in `OneStepTarget`: all runs go towards that class, and only it counts; None for any.
@@ -154,7 +154,7 @@ class APGD:
     ) -> Run:
         """So many steps; where adversarial images count they go into `found`. Returns the runs that remain.
 
-        After the steps `judged`, hopeless runs end.
+        After the steps `judged`, hopeless runs end; on a GPU where success is checked too, as both make the host wait.
         """
         judges = found if self.eot == 1 else None  # a pass of a randomised model is no verdict
         if judges is not None and self.early_stop:
@@ -168,12 +168,12 @@ class APGD:
             else:
                 run.move(number == 1)
             run.update(self._gradient(model, run.current.images, run.objective))
-            due = self.early_stop and (success.should_check_success(number, run.x.device) or number in judged)
-            if judges is not None and (number == steps or due):
+            checked = success.should_check_success(number, run.x.device)
+            if judges is not None and (number == steps or (checked and self.early_stop)):
                 run = judges.take_adversarial(run, model, images)  # always before runs are ended
             if number in checks:
                 run.check(self.rho * checks[number])
-            if number in judged and found is not None:
+            if checked and number in judged and found is not None:
                 ratio = self.termination_ratio * outlook(float(number), steps)
                 run = self._end_hopeless(model, run, run.ball, found, ratio)
         return run

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from inoculate.core.allocator import keep_small_buffers
 from inoculate.core.calls import takes_hooks
 from inoculate.core.errors import InputError
 from inoculate.core.modes import dtype_for, frozen
@@ -125,6 +126,7 @@ def carry_out(
         check_images(x, threat)
     if not len(x):
         return x.detach().clone()
+    keep_small_buffers()
     y, judge = class_labels(y, x), original(model)
     with frozen(model), nullcontext() if judge is model else inference_context(judge), labels_in_range(model, x, y):
         follow_original(model, x.detach())

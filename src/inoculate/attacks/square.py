@@ -39,7 +39,7 @@ class Square:
         p: fraction of the pixels that the first squares cover.
         rescale_schedule: whether the squares shrink over `queries`; else as over 10,000, whatever `queries` is, which
             is how AutoAttack uses this attack.
-        termination_ratio: from a tenth of the queries on (`termination.STAGES`), an image is given up whose missing
+        termination_ratio: from 6 % of the queries on (`termination.STAGES`), an image is given up whose missing
             margin exceeds this times what was gained (a fifth of the queries; less later, see `outlook`); infinity for
             never.
         target: as in `OneStepTarget`: raise that class's margin, and only it counts; None for untargeted.
@@ -106,9 +106,6 @@ class Square:
         done = verify_adversarial(model, start, adversarial, objective.y, objective.target)
         judged, passes = torch.tensor([*stages(self.queries, self.termination_ratio), self.queries]).to(objective.y), 0
         while True:
-            ratio = self.termination_ratio * outlook(state.queries.float(), self.queries)
-            hopeless = is_hopeless(state.first_values, state.values, ratio)
-            state.hopeless |= torch.isin(state.queries, judged) & hopeless
             if success.should_check_success(passes, x.device):
                 if passes:
                     done = state.confirm(model)
@@ -120,12 +117,11 @@ class Square:
                     state = state.select(~stop)
                     if not len(state.rows):
                         return result
-            end = judged[torch.searchsorted(judged, state.queries, right=True).clamp_max(len(judged) - 1)]
-            self._try_squares(model, state, threat, propose, end)
+            self._try_squares(model, state, threat, propose, judged)
             passes += 1
 
-    def _try_squares(self, model: nn.Module, state: _State, threat: Threat, propose: Propose, end: Tensor) -> None:
-        """Propose the next squares, before query `end` (B), and keep the first that raises each image's objective.
+    def _try_squares(self, model: nn.Module, state: _State, threat: Threat, propose: Propose, judged: Tensor) -> None:
+        """Propose the next squares, keep the first that raises each image's objective, judge after queries `judged`.
 
         Few images fill a batch with several proposals each: all are compared with the same image, up to the first that
         helps, so the search is the same as one by one. For L2 and L1, whose squares depend on all before them, it is
@@ -136,18 +132,31 @@ class Square:
         ahead = max(1, min(most, full_batch(x) // 2 // len(x))) if threat.norm == "linf" else 1
         query = state.queries[:, None] + torch.arange(ahead, device=x.device)
         images = torch.arange(len(x), device=x.device)
-        many = images.repeat_interleave(ahead)
-        objective, box, before = state.objective.select(many), _box(threat), state.x_adv[many]
-        part = propose(x[many][box], before[box], query.flatten().clamp_max(self.queries - 1), threat)
-        trial = _inside(part, x[many], objective, threat)
+        many, box = images.repeat_interleave(ahead), _box(threat)
+        objective = state.objective.select(many)
+        trial = propose(x[box], state.x_adv[box], query.clamp_max(self.queries - 1), threat)
+        if objective.changeable is not None:
+            trial = _inside(trial, x[many], objective, threat)
         values = objective(logits_fp32(model, trial)).float().view(-1, ahead)
-        better = (values > state.values[:, None]) & (query < end[:, None])
+        better = (values > state.values[:, None]) & (query < self.queries)
         helps, which = better.any(dim=1), better.int().argmax(dim=1)
+        failed = (state.queries + torch.where(helps, which, ahead)).clamp_max(self.queries)
+        state.hopeless = state.hopeless | self._is_hopeless(state, failed, judged)
+        helps &= ~state.hopeless
         chosen = images * ahead + which
         state.x_adv = torch.where(per_sample(helps, x), trial[chosen], state.x_adv)
         state.values = torch.where(helps, values.flatten()[chosen], state.values)
-        state.queries = torch.where(helps, state.queries + which + 1, (state.queries + ahead).minimum(end))
-        state.changed = state.changed | helps
+        state.queries, state.changed = failed + helps, state.changed | helps
+        state.hopeless = state.hopeless | self._is_hopeless(state, state.queries, judged)
+
+    def _is_hopeless(self, state: _State, queries: Tensor, judged: Tensor) -> Tensor:
+        """Which images (B, bool) to give up after so many `queries` (B), by the last judgement until then.
+
+        An image that stood it once stands it again, because its objective does not fall.
+        """
+        last = torch.searchsorted(judged, queries, right=True) - 1
+        ratio = self.termination_ratio * outlook(judged[last.clamp_min(0)].float(), self.queries)
+        return (last >= 0) & is_hopeless(state.first_values, state.values, ratio)
 
 
 def _box(threat: Threat) -> tuple[Any, ...]:

@@ -35,15 +35,18 @@ class Squares:
         self.transposed = torch.randint(2, (queries,), generator=g).tolist()
 
     def linf(self, x: Tensor, x_adv: Tensor, queries: Tensor, threat: Threat) -> Tensor:
-        """One square per image is moved by ±2·eps per channel and projected into the ball (algorithm 2)."""
+        """Inside one square each channel is moved by ±2·eps and projected, to one end of the ball (algorithm 2).
+
+        For images B×C×H×W and the numbers of several queries each (B×A): (B·A)×C×H×W, in their order.
+        """
         side = self.side[queries]
         top, left = self._corner(queries, 0, side, self.height), self._corner(queries, 1, side, self.width)
         down, across = torch.arange(self.height, device=x.device), torch.arange(self.width, device=x.device)
-        inside_down = (down >= top[:, None]) & (down < (top + side)[:, None])
-        inside_across = (across >= left[:, None]) & (across < (left + side)[:, None])
-        mask = inside_down[:, None, :, None] & inside_across[:, None, None, :]
-        colour = 2 * threat.eps * self.signs[queries][:, :, None, None]
-        return project(x_adv + colour * mask, x, threat)
+        inside_down = (down >= top[..., None]) & (down < (top + side)[..., None])
+        inside_across = (across >= left[..., None]) & (across < (left + side)[..., None])
+        inside = inside_down[:, :, None, :, None] & inside_across[:, :, None, None, :]
+        ends = (x[:, None] + threat.eps * self.signs[queries][..., None, None]).clamp_(threat.low, threat.high)
+        return torch.where(inside, ends, x_adv[:, None]).flatten(0, 1)
 
     def l2(self, x: Tensor, x_adv: Tensor, queries: Tensor, threat: Threat) -> Tensor:
         """The perturbation of one square moves to another, with what the ball has left (algorithm 3)."""
@@ -55,7 +58,7 @@ class Squares:
 
     def _moved(self, x: Tensor, x_adv: Tensor, queries: Tensor, threat: Threat, order: int) -> Tensor:
         """The perturbation after its move, in L2 or L1 (`order` 2 or 1)."""
-        query = queries[:1]
+        query = queries.flatten()[:1]
         side = max(int(self.side[query]), 3)
         side = min(side + 1 - side % 2, self.height, self.width)  # odd, as its middle is a pixel
         sides = torch.tensor([side], device=x.device)

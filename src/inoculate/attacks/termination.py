@@ -13,7 +13,7 @@ from inoculate.attacks.base import Attack, Ensemble
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Norm
 
-STAGES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # fractions of the budget after which runs are judged
+STAGES = range(6, 91)  # percent of the budget after which runs are judged
 Number = TypeVar("Number", float, Tensor)
 
 
@@ -58,7 +58,7 @@ def check_termination_ratio(value: object) -> None:
 
 def stages(budget: int, ratio: float) -> list[int]:
     """The steps or queries, of `budget`, after which runs are judged: in order, none if `ratio` is infinite."""
-    return sorted({max(int(part * budget), 1) for part in STAGES} - {budget}) if ratio < math.inf else []
+    return sorted({max(budget * percent // 100, 1) for percent in STAGES} - {budget}) if ratio < math.inf else []
 
 
 def outlook(done: Number, budget: int) -> Number:

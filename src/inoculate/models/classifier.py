@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from inoculate.core.allocator import keep_small_buffers
 from inoculate.core.calls import call, labels_or_outputs, predicted_classes
 from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of, dtype_for
@@ -19,6 +20,7 @@ from inoculate.core.pixels import to_float
 from inoculate.data.dataset import Dataset
 from inoculate.models.acceleration.fast import fast, original, verified
 from inoculate.models.acceleration.hardware import memory_format_for
+from inoculate.models.acceleration.memory_formats import in_memory_format
 from inoculate.models.acceleration.small_maps import inference_context
 from inoculate.models.findings import differ
 from inoculate.models.loading.endpoint import Endpoint
@@ -79,7 +81,7 @@ class Classifier:
 
     def load(self, data: Dataset, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Float images (B×C×H×W in [0, 1]) and labels (B) of these rows, on the model's device."""
-        x = to_float(data.images[rows].to(self.device)).to(self.dtype).contiguous(memory_format=self.layout)
+        x = in_memory_format(to_float(data.images[rows].to(self.device)).to(self.dtype), self.layout)
         return x, data.labels[rows].to(self.device)
 
     def predict(self, x: Tensor, y: Tensor) -> Prediction:
@@ -129,6 +131,7 @@ def prepare(model: nn.Module, data: Dataset, *, precision: Precision = "fast") -
     is no model.
     """
     require_one_of(("fast", "exact"), precision=precision)
+    keep_small_buffers()
     model = original(model)
     device, dtype = device_of(model), dtype_for(model)
     images = to_float(data.images[:VERIFICATION_IMAGES].to(device)).to(dtype)

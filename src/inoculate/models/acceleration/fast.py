@@ -15,6 +15,7 @@ from inoculate.models.acceleration.cached_convolutions import cache_convolutions
 from inoculate.models.acceleration.compiling import uncompiled
 from inoculate.models.acceleration.folding import fold_batchnorm
 from inoculate.models.acceleration.hardware import has_native_bf16, set_memory_format
+from inoculate.models.acceleration.memory_formats import in_memory_format, keep_formats
 from inoculate.models.acceleration.verification import Reference
 
 
@@ -111,7 +112,7 @@ class CraftingCopy(nn.Module):
         if behaviour(self.original[0]).edits_input:
             x = x.clone()
         with torch.autocast(x.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            x = x if self.memory_format is None else x.contiguous(memory_format=self.memory_format)
+            x = x if self.memory_format is None else in_memory_format(x, self.memory_format)
             logits = call(self.inner, x)
         return logits.float()
 
@@ -122,7 +123,7 @@ class CraftingCopy(nn.Module):
             if images.ndim == 4:
                 self.memory_format = set_memory_format(self.inner, reference.images[:1])
             kinds = [(module, type(module)) for module in self.inner.modules()]
-            self.is_verified = reference.matches(cache_convolutions(self.inner), self.memory_format)
+            self.is_verified = reference.matches(keep_formats(cache_convolutions(self.inner)), self.memory_format)
             if not self.is_verified:  # for example because its weights change as it runs
                 for module, kind in kinds:
                     module.__class__ = kind

@@ -1,4 +1,4 @@
-"""The gradient of a strided convolution in images of few channels, as one convolution without stride."""
+"""The gradient of a strided convolution in images of few channels: one product or convolution, and an arrangement."""
 
 from __future__ import annotations
 
@@ -14,8 +14,24 @@ from inoculate.models.acceleration.geometry import ConvGeometry
 from inoculate.models.acceleration.torch_state import without_autocast
 
 
-class StridedInputGradient:
+class FoldedInputGradient:
     """The gradient of a convolution in its images, from the gradient in its output (B×O×h×w).
+
+    The kernel's matrix turns each output's gradient into that of a patch; overlapping patches are added up.
+    """
+
+    def __init__(self, weight: Tensor, geometry: ConvGeometry) -> None:
+        self.matrix, self.geometry = weight.flatten(1).T.contiguous(), geometry
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        its = self.geometry
+        with without_autocast(gradient):
+            patches = self.matrix @ gradient.flatten(2)
+            return F.fold(patches, its.size, its.kernel, padding=its.padding, stride=its.stride)
+
+
+class StridedInputGradient:
+    """The same for half precision, which `fold` would add up.
 
     Images are cut into cells of stride×stride pixels. Each cell depends on the same few outputs around it, by a kernel
     of its own for every pixel of the cell and every channel: one convolution without stride from O channels to all of
@@ -55,10 +71,11 @@ class StridedInputGradient:
 
 
 class StridedConv:
-    """A convolution (`function`) of images whose gradient in them is a `StridedInputGradient`."""
+    """A convolution (`function`) of images whose gradient in them is computed by one of these."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], weight: Tensor, geometry: ConvGeometry) -> None:
-        self.function, self.gradient = function, StridedInputGradient(weight, geometry)
+        kind = FoldedInputGradient if weight.dtype.itemsize >= 4 else StridedInputGradient
+        self.function, self.gradient = function, kind(weight, geometry)
 
     def __call__(self, x: Tensor) -> Tensor:
         y: Tensor = _WithInputGradient.apply(x, self.function, self.gradient)
