@@ -94,8 +94,8 @@ def execute(
     missing = _missing(cells, watch, measured)
     if not missing:
         return
-    with contextlib.closing(executor.run(missing, job, watch)) as made:
-        for cell, artefact in made:
+    with executor.open(job, watch) as pool:
+        for cell, artefact in pool.run(missing):
             if artefact is not None:
                 watch.end(cell, artefact, measured)
 
