@@ -45,6 +45,7 @@ def evaluate(
     seed: options.Seed = 0,
     batch_size: options.AutoBatchSize = None,
     device: options.Device = "auto",
+    executor: options.Executor = "local",
     json_file: options.Json = None,
     records: options.Records = None,
     save_images: options.SaveImages = None,
@@ -88,7 +89,7 @@ def evaluate(
     place, others = pick_device(device), {spec: spec for spec in surrogate or ()}
     settings = EvaluationOptions(
         precision, time_budget, checks, others, save_images is not None, name=model, device=place,  # type: ignore[arg-type]
-        classes=classes, store=store_in(out, store),  # type: ignore[arg-type]
+        classes=classes, store=store_in(out, store), executor=executor,  # type: ignore[arg-type]
     )  # fmt: skip
     require_parquet(records)
     require_planned(required, planned_cells(attacks, threats, corrupted, movements), checks)

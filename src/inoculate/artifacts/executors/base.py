@@ -69,14 +69,14 @@ class Watch(Protocol[N_contra]):
         """A node has done so many of its units."""
 
 
-class Pool(Protocol[N, R]):
+class Pool(Protocol[N, R_co]):
     """The workers of one job, which make one graph after the other."""
 
     @property
     def workers(self) -> int:
         """How many nodes are made at once, as far as that is known."""
 
-    def run(self, graph: Graph[N]) -> Made[N, R]:
+    def run(self, graph: Graph[N]) -> Made[N, R_co]:
         """Yield each node and what was made of it as soon as it is done, after those that it depends on.
 
         What a node raises is raised here. After that, or if the iterator is closed early, no other graph can be made.
