@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inoculate.cli.errors import launched_rank
 from inoculate.cli.options import DATA, OUTPUT, DataRoot, Device, Executor, Limit, Store, topic_option
 from inoculate.cli.output import print_line
 from inoculate.cli.parsers import pick_device
@@ -51,13 +52,15 @@ def study_run(
     try:
         run = run_study(
             study, out=folder, store=store, data_root=data_root, only=only, device=pick_device(device),
-            executor=executor, progress=screen,
+            executor=executor, progress=None if launched_rank() else screen,
         )  # fmt: skip
     except BaseException:  # Ctrl-C too: what has been measured is reported
         screen.close()
-        if (folder / RESULTS).is_file():
+        if not launched_rank() and (folder / RESULTS).is_file():
             StudyRun.load(folder).report()
         raise
+    if launched_rank():
+        return
     page = run.report()
     _print(run, screen)
     print_line(screen.console, f"Results: {page} (open it in a browser), tables.md, results.json, figures/")
