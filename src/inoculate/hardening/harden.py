@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -131,7 +130,7 @@ def _run(task: Task, work: Path, group: ProcessGroup, progress: Progress | None)
     if trained.kept:
         model.load_state_dict(original)
     found = None if before is None else _measured(task, trained, before, work, progress)
-    shared: Any = group.broadcast(found and replace(found, network=None))  # type: ignore[arg-type]
+    shared: Hardened = group.broadcast(found and replace(found, network=None))  # type: ignore[assignment,arg-type]
     return replace(shared, network=task.network)
 
 
