@@ -76,11 +76,8 @@ def evaluate(
     from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
 
-    threats, attacks = (
-        parse_threats(norm, eps),
-        resolve_attacks(variant_options.attacks_of(attack, variants), adaptation),
-    )
-    required = gate.parse(require, require_on, sarif, junit)
+    threats, required = parse_threats(norm, eps), gate.parse(require, require_on, sarif, junit)
+    attacks = resolve_attacks(variant_options.attacks_of(attack, variants), adaptation)
     corrupted, movements = parse_corruptions(corruptions, severity), parse_movements(spatial)
     names = variant_options.parse(
         variants, corruptions=corrupted, spatial=movements, time_budget=time_budget, no_checks=not checks,
