@@ -40,7 +40,7 @@ def data(n):
 def test_a_large_subset_lies_in_a_file_that_ends_with_it(monkeypatch, tmp_path):
     monkeypatch.setenv("INOCULATE_CACHE", str(tmp_path))
     monkeypatch.setattr(scratch_module, "LARGE", 100)
-    monkeypatch.setattr(scratch_module, "_ROWS", 7)
+    monkeypatch.setattr(scratch_module, "_AT_ONCE", 90)
     whole, rows = data(50), torch.arange(49, -1, -2)
     mapped = Path("/proc/self/maps")
     part = whole.subset(rows)

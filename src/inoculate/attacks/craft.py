@@ -54,9 +54,7 @@ class AdvSet:
     @property
     def zero_fraction(self) -> float:
         """Fraction of images whose gradient was 0 everywhere, which were not attacked: a sign of gradient masking."""
-        zero = sum(
-            int((self.direction[rows] == 0).flatten(1).all(dim=1).sum()) for rows in parts_of(len(self.direction))
-        )
+        zero = sum(int((self.direction[rows] == 0).flatten(1).all(dim=1).sum()) for rows in parts_of(self.direction))
         return zero / len(self.direction)
 
     def save(self, folder: Path) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from inoculate.data.cache import cache_root
 
-LARGE = 2**25  # bytes; smaller arrays stay in memory
-_ROWS = 1024  # handled at a time
+LARGE = 2**23  # bytes; smaller arrays stay in memory
+_AT_ONCE = 2**22  # bytes
 
 
 def scratch(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -41,11 +41,13 @@ def rows_of(values: Tensor, index: Tensor) -> Tensor:
     if values.device.type != "cpu":
         return values[index]
     found = scratch((len(index), *values.shape[1:]), values.dtype)
-    for part in parts_of(len(index)):
+    for part in parts_of(found):
         found[part] = values[index[part]]
     return found
 
 
-def parts_of(size: int) -> Iterator[slice]:
-    """The rows from 0 to `size`, so many at a time that they need little memory."""
-    return (slice(start, min(start + _ROWS, size)) for start in range(0, size, _ROWS))
+def parts_of(values: Tensor) -> Iterator[slice]:
+    """All rows of `values`, so many at a time that they need little memory."""
+    size = len(values)
+    step = max(1, _AT_ONCE * size // max(1, values.nbytes))
+    return (slice(start, min(start + step, size)) for start in range(0, size, step))

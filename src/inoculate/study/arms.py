@@ -66,7 +66,7 @@ def _directions(
         return None
     if arm == "noise":
         draw, noise = generator(seed, "noise"), scratch(data.images.shape, torch.int8)
-        for rows in parts_of(len(data)):
+        for rows in parts_of(noise):
             signs = torch.randint(0, 2, noise[rows].shape, generator=draw, dtype=torch.int8)
             noise[rows] = (signs * 2 - 1) * SCALE
         return noise
