@@ -74,14 +74,21 @@ def seconds(executor: Executor, cells: int, updates: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         job, graph = Trainings(Store(Path(folder)), updates), dict.fromkeys(range(cells), ())
         began = time.perf_counter()
-        assert len(list(executor.run(graph, job, Silent()))) == cells
+        with executor.open(job, Silent()) as pool:
+            assert len(list(pool.run(graph))) == cells
         return time.perf_counter() - began
 
 
 def per_step(executor: Executor) -> float:
     """Seconds that the driving process spends on a step, from steps that do nothing; starting workers is left out."""
     few, many = 20, 220
-    return max(0.0, seconds(executor, many, 0) - seconds(executor, few, 0)) / (many - few)
+    with tempfile.TemporaryDirectory() as folder:
+        job = Trainings(Store(Path(folder)), updates=0)
+        with executor.open(job, Silent()) as pool:
+            assert len(list(pool.run(dict.fromkeys(range(few), ())))) == few
+            began = time.perf_counter()
+            assert len(list(pool.run(dict.fromkeys(range(few, many), ())))) == many - few
+            return (time.perf_counter() - began) / (many - few)
 
 
 def simulate(nodes: int, step: float, driver: float, traffic: float) -> float:

@@ -134,4 +134,7 @@ def test_only_train_runs_in_several_processes(
         monkeypatch.setenv("RANK", rank)
         assert call(*EVALUATE) == 2
         line = capsys.readouterr().err
-        assert line == f"{who}evaluate runs in one process; only train can share its work between several\n"
+        assert (
+            line
+            == f"{who}evaluate runs in one process; only train, harden and study can share their work between several\n"
+        )

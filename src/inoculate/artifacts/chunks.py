@@ -19,11 +19,12 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Chunks:
-    """What earlier processes left in `folder`, and what this one adds; a key (bytes, `KEY` long) has one row.
+    """What was in `folder` when this began, and a way to add more; a key (bytes, `KEY` long) has one row.
 
     A file appears complete or not at all, so that whatever ends a process, no more is lost than what it had not added.
-    Several processes may write into one folder; each sees what was there when it began. A file that cannot be read is
-    ignored, and its rows are made again.
+    Several processes may write into one folder. A file that cannot be read is ignored, and its rows are made again.
+    What is added is not kept in memory: small arrays between those of a model's passes would take much more of it than
+    their size.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,7 +36,7 @@ class Chunks:
 
     @property
     def keys(self) -> set[bytes]:
-        """Every key that is known."""
+        """Every key that was there."""
         return set(self._places)
 
     def find(self, keys: Sequence[bytes]) -> tuple[NDArray[np.intp], dict[str, NDArray[Any]]]:
@@ -57,7 +58,6 @@ class Chunks:
         content = {_KEYS: np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY), **arrays}
         name = hashlib.blake2b(content[_KEYS].tobytes(), digest_size=KEY).hexdigest()
         write_arrays(self.folder / f"{name}.npz", content)
-        self._take(content)
 
     def _take(self, content: Mapping[str, NDArray[Any]]) -> None:
         if not content:

@@ -21,6 +21,7 @@ from inoculate.core.pixels import to_float
 from inoculate.core.rng import generator
 from inoculate.core.threat import Threat, keep_outside, require_threat
 from inoculate.data.dataset import Dataset
+from inoculate.data.scratch import parts_of, scratch
 
 SCALE = 127
 
@@ -53,7 +54,8 @@ class AdvSet:
     @property
     def zero_fraction(self) -> float:
         """Fraction of images whose gradient was 0 everywhere, which were not attacked: a sign of gradient masking."""
-        return float((self.direction.flatten(1) == 0).all(dim=1).float().mean())
+        zero = sum(int((self.direction[rows] == 0).flatten(1).all(dim=1).sum()) for rows in parts_of(self.direction))
+        return zero / len(self.direction)
 
     def save(self, folder: Path) -> None:
         """Write `direction.npy` and `advset.json` into `folder`."""
@@ -102,7 +104,7 @@ def craft(
     if require_threat(threat).norm != "linf":
         raise InputError(f"an AdvSet stores L∞ directions: craft with norm linf, not {threat.norm}")
     device = device_of(model)
-    direction = torch.empty(data.images.shape, dtype=torch.int8)
+    direction = scratch(data.images.shape, torch.int8)
     for start in range(0, len(data), batch_size):
         rows = slice(start, start + batch_size)
         x, y = to_float(data.images[rows].to(device)), data.labels[rows].to(device)

@@ -43,8 +43,10 @@ def start(
 ) -> None:
     """Measure how image classifiers fail under adversarial attack, and harden them."""
     command = context.invoked_subcommand
-    if launched_rank() is not None and command != train.__name__:
-        raise InputError(f"{command} runs in one process; only train can share its work between several")
+    if launched_rank() is not None and command not in ("train", "harden", "study"):
+        raise InputError(
+            f"{command} runs in one process; only train, harden and study can share their work between several"
+        )
     keep_freed_memory()
 
 

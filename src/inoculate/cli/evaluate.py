@@ -45,6 +45,7 @@ def evaluate(
     seed: options.Seed = 0,
     batch_size: options.AutoBatchSize = None,
     device: options.Device = "auto",
+    executor: options.Executor = "local",
     json_file: options.Json = None,
     records: options.Records = None,
     save_images: options.SaveImages = None,
@@ -75,11 +76,8 @@ def evaluate(
     from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
     from inoculate.models.loading.load import load_model
 
-    threats, attacks = (
-        parse_threats(norm, eps),
-        resolve_attacks(variant_options.attacks_of(attack, variants), adaptation),
-    )
-    required = gate.parse(require, require_on, sarif, junit)
+    threats, required = parse_threats(norm, eps), gate.parse(require, require_on, sarif, junit)
+    attacks = resolve_attacks(variant_options.attacks_of(attack, variants), adaptation)
     corrupted, movements = parse_corruptions(corruptions, severity), parse_movements(spatial)
     names = variant_options.parse(
         variants, corruptions=corrupted, spatial=movements, time_budget=time_budget, no_checks=not checks,
@@ -88,7 +86,7 @@ def evaluate(
     place, others = pick_device(device), {spec: spec for spec in surrogate or ()}
     settings = EvaluationOptions(
         precision, time_budget, checks, others, save_images is not None, name=model, device=place,  # type: ignore[arg-type]
-        classes=classes, store=store_in(out, store),  # type: ignore[arg-type]
+        classes=classes, store=store_in(out, store), executor=executor,  # type: ignore[arg-type]
     )  # fmt: skip
     require_parquet(records)
     require_planned(required, planned_cells(attacks, threats, corrupted, movements), checks)

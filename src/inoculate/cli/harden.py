@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from inoculate.cli import options, training_options
+from inoculate.cli.errors import launched_rank
 from inoculate.cli.output import print_warnings
 from inoculate.cli.parsers import parse_method_options, pick_device
 from inoculate.cli.progress import Steps
@@ -44,6 +45,7 @@ def harden(
     limit: options.Limit = None,
     test_images: training_options.TestImages = 500,
     batch_size: options.BatchSize = 128,
+    accumulate: training_options.Accumulate = 1,
     lr: training_options.LearningRate = None,
     augment: training_options.Augment = "auto",
     onnx: training_options.Onnx = False,
@@ -54,6 +56,7 @@ def harden(
     """Train a classifier to withstand attacks; write a folder that evaluate reads, with a card of what was measured.
 
     The test part is used by the measurements only. Run the same command again to continue after an interruption.
+    Several processes train one network under torchrun or accelerate launch.
 
     Example: inoculate harden --model resnet18 --data my_images --eps 8/255 --budget 30m --out hardened
     """
@@ -62,16 +65,19 @@ def harden(
     from inoculate.hardening.options import HardeningOptions
 
     settings = HardeningOptions(
-        epochs=epochs, batch_size=batch_size, lr=lr, augment=augment, method_options=parse_method_options(option),
-        teacher=teacher, surrogates=tuple(surrogate or ()), fallback=fallback, weights=weights, pretrained=pretrained,
-        outputs=outputs, normalize=normalize, stem=stem, preprocessing=preprocessing, limit=limit,  # type: ignore[arg-type]
-        test_images=test_images, data_root=data_root, onnx=onnx, certify=certify, seed=seed, device=pick_device(device),
+        epochs=epochs, batch_size=batch_size, accumulate=accumulate, lr=lr, augment=augment,
+        method_options=parse_method_options(option), teacher=teacher, surrogates=tuple(surrogate or ()),
+        fallback=fallback, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize,
+        stem=stem, preprocessing=preprocessing, limit=limit, test_images=test_images,  # type: ignore[arg-type]
+        data_root=data_root, onnx=onnx, certify=certify, seed=seed, device=pick_device(device),
     )  # fmt: skip
     threat, steps = Threat(norm, parse_eps(eps)), Steps()  # type: ignore[arg-type]
     try:
         found = run(model, data, threat, budget=budget, method=method, out=out, options=settings, progress=steps)
     finally:
         steps.close()
+    if launched_rank():
+        return
     if found.reused:
         typer.echo(f"{out}: this command has finished here before; to repeat it, remove the folder")
         return

@@ -105,6 +105,9 @@ AutoBatchSize = Annotated[
     int | None, topic_option("--batch-size", RUN, "Images per batch.", min=1, show_default="as many as fit into 1 GiB")
 ]
 Seed = Annotated[int, topic_option("--seed", RUN, "Seed of every random draw.", min=0)]
+Executor = Annotated[
+    str, topic_option("--executor", RUN, "Where the work is done: local, processes:N, ray or ray:ADDRESS.")
+]
 Device = Annotated[str, topic_option("--device", RUN, "cpu, cuda, mps …; auto picks the fastest available.")]
 
 Out = Annotated[Path, topic_option("--out", OUTPUT, "Folder for the results.")]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inoculate.cli.options import DATA, OUTPUT, RUN, DataRoot, Device, Limit, Store, topic_option
+from inoculate.cli.errors import launched_rank
+from inoculate.cli.options import DATA, OUTPUT, DataRoot, Device, Executor, Limit, Store, topic_option
 from inoculate.cli.output import print_line
 from inoculate.cli.parsers import pick_device
 
@@ -21,9 +22,6 @@ app = typer.Typer(no_args_is_help=True, help="Run whole studies from a YAML file
 Source = Annotated[str, typer.Argument(metavar="FILE", help="A YAML file, or a shipped study such as demo or paper.")]
 Only = Annotated[str | None, topic_option("--only", DATA, "Only this dataset of the study.")]
 Out = Annotated[Path | None, topic_option("--out", OUTPUT, "Folder for results and artefacts [default: runs/NAME].")]
-ExecutorName = Annotated[
-    str, topic_option("--executor", RUN, "Where the steps are computed: local, processes:N, ray or ray:ADDRESS.")
-]
 
 
 @app.command("run")
@@ -35,7 +33,7 @@ def study_run(
     only: Only = None,
     limit: Limit = None,
     device: Device = "auto",
-    executor: ExecutorName = "local",
+    executor: Executor = "local",
 ) -> None:
     """Train, attack, craft, retrain, and print the tables; finished steps are never repeated.
 
@@ -54,13 +52,15 @@ def study_run(
     try:
         run = run_study(
             study, out=folder, store=store, data_root=data_root, only=only, device=pick_device(device),
-            executor=executor, progress=screen,
+            executor=executor, progress=None if launched_rank() else screen,
         )  # fmt: skip
     except BaseException:  # Ctrl-C too: what has been measured is reported
         screen.close()
-        if (folder / RESULTS).is_file():
+        if not launched_rank() and (folder / RESULTS).is_file():
             StudyRun.load(folder).report()
         raise
+    if launched_rank():
+        return
     page = run.report()
     _print(run, screen)
     print_line(screen.console, f"Results: {page} (open it in a browser), tables.md, results.json, figures/")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from inoculate.core.errors import InputError
 from inoculate.data.class_order import sorted_as_text
+from inoculate.data.scratch import rows_of
 from inoculate.data.split import stratified_sample
 from inoculate.data.tensors import FROM_ONE, ONE_HOT_CONVERTED, class_names, class_numbers, uint8_images
 
@@ -92,6 +93,8 @@ class Dataset:
     def subset(self, indices: Tensor | NDArray[Any] | Sequence[int]) -> Dataset:
         """The images at `indices` (integers in 0..N-1), in that order; a consecutive range is a view, others a copy.
 
+        A large copy lies on the disk (see `scratch`).
+
         Raises `InputError` for indices out of range or not integers.
         """
         array = np.asarray(indices.cpu().numpy() if isinstance(indices, Tensor) else indices)
@@ -105,7 +108,8 @@ class Dataset:
         if index.size and bool(np.all(np.diff(index) == 1)):
             take = slice(int(index[0]), int(index[-1]) + 1)
         sources = None if self.sources is None else self.sources[take if isinstance(take, slice) else index]
-        return replace(self, images=self.images[take], labels=self.labels[take], digest=digest, sources=sources)
+        images = self.images[take] if isinstance(take, slice) else rows_of(self.images, take)
+        return replace(self, images=images, labels=self.labels[take], digest=digest, sources=sources)
 
     def limit(self, n: int, seed: int = 0) -> Dataset:
         """A seeded, stratified subset of `n` images in their own order, at least one of each class where n allows.

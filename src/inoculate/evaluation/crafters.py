@@ -28,17 +28,39 @@ class Crafter:
         made_by: what decides them beside the source, the threats and the targets, as JSON values; None where that
             cannot be said, so that no journal can keep the results.
         targets: the class (N) that each image is driven to.
+        recipe: how another process makes it; None where it cannot.
     """
 
     craft: Callable[[Tensor, Tensor, Tensor], Iterator[tuple[float, Tensor]]]
     source: Classifier | None = None
     made_by: Mapping[str, Any] | None = None
     targets: Tensor | None = None
+    recipe: Recipe | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make a crafter on any classifier: by an `attack`, perhaps the `member` of an ensemble of this name.
+
+    Without an attack the images stay as they are. A recipe can be sent to another process.
+    """
+
+    attack: Attack | None = None
+    seed: int = 0
+    member: str | None = None
+
+    def crafter(self, classifier: Classifier, threats: Sequence[Threat], targets: Tensor | None) -> Crafter:
+        """The crafter for these threats and targets."""
+        if self.attack is None:
+            return unchanged()
+        if self.member is None:
+            return white_box(classifier, self.attack, threats, self.seed, targets)
+        return by_member(classifier, self.member, self.attack, threats[0], self.seed, targets)
 
 
 def unchanged() -> Crafter:
     """The images as they are, at eps 0."""
-    return Crafter(lambda x, y, rows: iter([(0.0, x)]), made_by={"attack": None})
+    return Crafter(lambda x, y, rows: iter([(0.0, x)]), made_by={"attack": None}, recipe=Recipe())
 
 
 def white_box(
@@ -52,7 +74,7 @@ def white_box(
         aimed = attack if targets is None else towards(attack, targets[rows])
         return sweep(aimed, classifier.crafting, x, y, threats[0].select(rows), epsilons, generator=draw)
 
-    return Crafter(craft, classifier, _made_by(attack, seed), targets)
+    return Crafter(craft, classifier, _made_by(attack, seed), targets, Recipe(attack, seed))
 
 
 def by_member(
@@ -65,7 +87,7 @@ def by_member(
         aimed = member if targets is None else towards(member, targets[rows])
         yield threat.eps, aimed(classifier.crafting, x, y, threat.select(rows), generator=draw)
 
-    return Crafter(craft, classifier, _made_by(member, seed, name), targets)
+    return Crafter(craft, classifier, _made_by(member, seed, name), targets, Recipe(member, seed, name))
 
 
 def stored(examples: AdvSet, epsilons: Sequence[float]) -> Crafter:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ from inoculate.evaluation.tally import Tally
 from inoculate.evaluation.targets import target_classes
 from inoculate.models.classifier import Classifier
 
+if TYPE_CHECKING:
+    from inoculate.evaluation.spread import Spread
+
 Progress = Callable[[int, int], None]
 CLEAN = Threat(eps=0.0)
 
@@ -39,7 +43,8 @@ class Settings:
 
     `seed` decides the attacks' random numbers. `deadline` (on `time.monotonic`) ends the work: images are then left
     unfinished. `keep_images` keeps the adversarial images. `progress(done, total)` counts images. What is in the
-    `journal` is not measured again, and what is measured goes into it.
+    `journal` is not measured again, and what is measured goes into it. The batches of the classifier and the images
+    that `spread` is for are measured by its workers.
     """
 
     batch_size: int = 256
@@ -48,6 +53,7 @@ class Settings:
     keep_images: bool = False
     progress: Progress | None = None
     journal: Journal | None = None
+    spread: Spread | None = None
 
 
 @torch.inference_mode(False)  # tensors that are made here outlive the caller's mode
@@ -232,11 +238,38 @@ def _measure(
     entries = _open_journal(involved, data, crafter, threats, settings)
     remaining = wanted if entries is None else entries.restore(tally, wanted)
     done, missing = len(wanted) - len(remaining), torch.zeros(len(data), dtype=torch.bool)
+    missing[remaining] = True
+    if settings.spread is not None and settings.spread.serves(classifiers, data, crafter, len(remaining)):
+        measured = settings.spread.measure(crafter, threats, remaining, tally, settings)
+    else:
+        measured = measure_batches(classifiers, data, crafter, threats, batches(remaining, settings.batch_size), tally)
+    with closing(measured):
+        for rows in measured:
+            if entries is not None:
+                entries.record(tally, rows)
+            missing[rows], done = False, done + len(rows)
+            if settings.progress:
+                settings.progress(done, len(wanted))
+    return tally.results(threats, missing, classifiers[0].is_black_box and crafter.source is not None)
+
+
+def measure_batches(
+    classifiers: Sequence[Classifier],
+    data: Dataset,
+    crafter: Crafter,
+    threats: Sequence[Threat],
+    parts: Iterable[Tensor],
+    tally: Tally,
+) -> Generator[Tensor, None, None]:
+    """Craft batches of rows one after the other and write into the tally what the classifiers make of them.
+
+    Yields the rows of each batch that was measured, until the time is over.
+    """
     with ExitStack() as stack:
-        passes = stack.enter_context(counted(*involved))
+        passes = stack.enter_context(counted(*classifiers, *([crafter.source] if crafter.source else [])))
         for classifier in classifiers:
             stack.enter_context(classifier.ready())
-        for rows in batches(remaining, settings.batch_size):
+        for rows in parts:
             try:
                 _measure_batch(classifiers, data, crafter, threats, rows, tally, passes)
             except torch.cuda.OutOfMemoryError as error:
@@ -244,14 +277,8 @@ def _measure(
                     f"not enough memory to attack {len(rows)} images at once: use a smaller batch size"
                 ) from error
             except OutOfTimeError:
-                missing[wanted[done:]] = True
-                break
-            if entries is not None:
-                entries.record(tally, rows)
-            done += len(rows)
-            if settings.progress:
-                settings.progress(done, len(wanted))
-    return tally.results(threats, missing, classifiers[0].is_black_box and crafter.source is not None)
+                return
+            yield rows
 
 
 def _measure_batch(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -11,6 +12,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from inoculate.artifacts.executors.base import Executor
+from inoculate.artifacts.executors.find import find_executor
 from inoculate.attacks.base import Attack, MinimumNorm
 from inoculate.attacks.fab import FAB
 from inoculate.core.duration import parse_duration
@@ -58,6 +61,7 @@ from inoculate.evaluation.passes import (
 from inoculate.evaluation.provenance import facts_of, provenance_of
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.sample import Known
+from inoculate.evaluation.spread import spread_over
 from inoculate.evaluation.termination import finish
 from inoculate.evaluation.thumbnails import failing_first
 from inoculate.models.class_names import ClassNames
@@ -88,6 +92,10 @@ class EvaluationOptions:
             outputs are then matched with the classes of the data by name (see `match_classes`).
         classes: of a model with more outputs than the data have classes, whether a prediction is the largest of `all`
             its outputs or of the `subset` that the data have.
+        executor: where batches are attacked. `local`: one after the other, here. `processes:N`: in N processes on this
+            machine, among which its processors are divided. `ray` or `ray:ADDRESS`: on a Ray cluster. The model and the
+            batches are sent to the workers. The rows are the same up to rounding; their `seconds` are those of all
+            workers together. The checks are made here.
     """
 
     precision: Precision = "fast"
@@ -101,11 +109,13 @@ class EvaluationOptions:
     store: str | os.PathLike[str] | None = None
     class_names: ClassNames | None = None
     classes: Counted = "all"
+    executor: str | Executor = "local"
 
     def __post_init__(self) -> None:
         require_one_of(("fast", "exact"), precision=self.precision)
         require_one_of(("all", "subset"), classes=self.classes)
         require_bool(checks=self.checks, keep_images=self.keep_images)
+        find_executor(self.executor)
         if self.time_budget is not None:
             parse_duration(self.time_budget)
 
@@ -153,23 +163,21 @@ def evaluate(
     warnings = threat_warnings(threats, images)
     prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
     classifier, images = prepared.classifier, prepared.data
-    cost = cost_of(classifier, images)
-    journal, size = Journal.at(options.store), batch_size or cost.largest_batch(classifier.device)
-    settings = Settings(size, seed, keep_images=options.keep_images, journal=journal)
+    cost, checked = cost_of(classifier, images), largest_threat(threats) if options.checks and threats else None
     (surrogates, warned), budget = _surrogates(images, options, seed), options.start_budget()
-    with counted(classifier) as passes:
-        measured = _measure(classifier, images, named, threats, settings, budget, progress)
-    clean = measured[0].result
-    warnings += [*warned, *prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean)]
-    checked = largest_threat(threats) if options.checks and threats else None
-    spare = allowed_passes(passes.made + (journal.passes if journal else 0), cost, classifier.device)
-    known = Known(clean, known_results(measured), CHECKS_SHARE * spare)
-    own = replace(settings, progress=progress and partial(progress, "checks"))
-    with counted(classifier, *surrogates.values()) as passes:
-        checks = run_checks(classifier, images, named, checked, own, surrogates, known) if checked else []
-    doubts = disagreement_warnings(measured, classifier.classes)
-    if doubts or any(check.passed is False for check in checks):
-        measured = _finish(classifier, images, measured, settings, budget)
+    with _settings(batch_size or cost.largest_batch(classifier.device), seed, options, classifier, images) as settings:
+        with counted(classifier) as passes:
+            measured = _measure(classifier, images, named, threats, settings, budget, progress)
+        clean, before = measured[0].result, settings.journal.passes if settings.journal else 0
+        warnings += [*warned, *prepared.warnings, *clean_warnings(clean, images), *nonfinite_warning(clean)]
+        spare = allowed_passes(passes.made + before, cost, classifier.device)
+        known = Known(clean, known_results(measured), CHECKS_SHARE * spare)
+        own = replace(settings, progress=progress and partial(progress, "checks"))
+        with counted(classifier, *surrogates.values()) as passes:
+            checks = run_checks(classifier, images, named, checked, own, surrogates, known) if checked else []
+        doubts = disagreement_warnings(measured, classifier.classes)
+        if doubts or any(check.passed is False for check in checks):
+            measured = _finish(classifier, images, measured, settings, budget)
     checks += early_termination_checks(measured) if checked else []
     labels = {"model": options.name or name_of_model(model), "arm": options.arm, "dataset": images.name, "seed": seed}
     found = [(each.row(**labels), each.result) for each in _with_unions(measured)]
@@ -179,6 +187,16 @@ def evaluate(
         spare_passes=max(0, int(spare - passes.made)), thumbnails=failing_first(measured, images),
         provenance=provenance_of(classifier, images, named, threats, options.time_budget), **facts_of(images),
     )  # fmt: skip
+
+
+@contextmanager
+def _settings(
+    size: int, seed: int, options: EvaluationOptions, classifier: Classifier, data: Dataset
+) -> Iterator[Settings]:
+    """How batches of `size` images are measured: by the workers of the executor, if there are any, until the block
+    ends."""
+    with spread_over(options.executor, classifier, data, seed, options.store) as (spread, store):
+        yield Settings(size, seed, keep_images=options.keep_images, journal=Journal.at(store), spread=spread)
 
 
 def _with_unions(measured: Sequence[Measured]) -> list[Measured]:

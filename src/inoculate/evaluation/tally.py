@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -57,7 +56,7 @@ class Tally:
     def take(self, rows: Tensor, kept: Mapping[str, NDArray[Any]]) -> None:
         """Take over what was kept of these images."""
         for name, tensor in self._tensors().items():
-            tensor[rows] = torch.from_numpy(np.ascontiguousarray(kept[name])).to(tensor.dtype)
+            tensor[rows] = torch.tensor(kept[name], dtype=tensor.dtype)
 
     def results(self, threats: Sequence[Threat], missing: Tensor, counts_queries: bool) -> list[list[PerSampleResult]]:
         """A list for each classifier with a result for each threat; the images `missing` (N, bool) are not finished."""

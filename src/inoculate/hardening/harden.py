@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from torch import nn
+from torch import Tensor, nn
 
 from inoculate.artifacts.files import read_json, write_json
 from inoculate.artifacts.output import Output
@@ -20,6 +19,7 @@ from inoculate.data.load import DataLike
 from inoculate.data.preprocessing import as_size
 from inoculate.evaluation.checks import Check
 from inoculate.evaluation.evaluate import EvaluationOptions
+from inoculate.evaluation.result import Evaluation
 from inoculate.hardening.baseline import BASELINE, BASELINE_EPOCHS, baseline_network, measure_baseline
 from inoculate.hardening.card import CardFacts, TrainingFacts
 from inoculate.hardening.export import OnnxCheck, export_checked
@@ -44,11 +44,12 @@ from inoculate.hardening.task import Task, load_task
 from inoculate.models.loading.checkpoints import MODEL_FOLDER
 from inoculate.models.loading.load import ModelLike
 from inoculate.training.checkpoint import BEST, History
+from inoculate.training.distributed import ProcessGroup, launch_device, process_group
 from inoculate.training.methods.registry import MethodLike
 from inoculate.training.monitors import failure_warnings
 from inoculate.training.plan import TrainingPlan, observe_updates
 from inoculate.training.recipe import Recipe
-from inoculate.training.trainer import fit
+from inoculate.training.trainer import check_divisible, fit
 
 
 def harden(
@@ -67,7 +68,8 @@ def harden(
     Without a `method`, `budget` chooses it: the strongest one for which the time allows enough passes over the images.
     A trained network is never made worse on validation images: where no round of the training is better, its weights
     are kept, and `warnings` of the result say so. The delivered network is checked for masked gradients (`checks` of
-    the result); where it fails a check, `warnings` say what could not be done.
+    the result); where it fails a check, `warnings` say what could not be done. Under a launcher (`torchrun`,
+    `accelerate launch`) the processes train one network together; the main one measures, and each returns the result.
 
     Args:
         model: a model SPEC, or your own module (images in [0, 1], B×C×H×W → logits), which is copied.
@@ -84,37 +86,72 @@ def harden(
 
     Raises `InputError`, before anything is trained, for a model, data or options that do not fit together.
     """
-    if out is None:
-        task = load_task(model, data, threat, method, budget, options, progress)
-        with TemporaryDirectory(prefix="inoculate-") as work:
-            return _run(task, Path(work), progress)
-    Output(Path(out), {}, MODEL_FOLDER).check(_paths(model, options), data)
-    task = load_task(model, data, threat, method, budget, options, progress)
-    output = Output(Path(out), task.spec | {"onnx": options.onnx}, MODEL_FOLDER, work_spec=task.spec)
-    if output.finished:
-        finished = Hardened.load(output.folder, model if isinstance(model, nn.Module) else None)
-        finished.model.to(device_of(task.network.model))
-        return replace(finished, reused=True)
-    hardened = replace(_run(task, output.work(), progress), folder=output.folder, run=output.run)
-    output.publish(hardened.write, hardened.history)
-    return hardened
+    if out is not None:
+        Output(Path(out), {}, MODEL_FOLDER).check(_paths(model, options), data)
+    with process_group(launch_device(model, options.device)) as group:
+        if group.size > 1:
+            options = replace(options, device=group.device)
+        with group.main_first():  # it decodes the images into the cache, from which the others read them
+            task = load_task(model, data, threat, method, budget, options, progress if group.is_main else None)
+        if out is None:
+            with group.temporary_folder() as work:
+                return _run(task, work, group, progress)
+        output = Output(Path(out), task.spec | {"onnx": options.onnx}, MODEL_FOLDER, work_spec=task.spec)
+        if group.broadcast(group.is_main and output.finished):
+            finished = Hardened.load(output.folder, model if isinstance(model, nn.Module) else None)
+            finished.model.to(device_of(task.network.model))
+            return replace(finished, reused=True)
+        if group.is_main:
+            output.work()  # its own check
+        group.barrier()
+        hardened = replace(_run(task, output.work_folder, group, progress), folder=output.folder, run=output.run)
+        if group.is_main:
+            output.publish(hardened.write, hardened.history)
+        return hardened
 
 
-def _run(task: Task, work: Path, progress: Progress | None) -> Hardened:
+def _run(task: Task, work: Path, group: ProcessGroup, progress: Progress | None) -> Hardened:
     """Schedule, measure, train, choose the weights, measure again; `work` keeps what a resumed run need not repeat."""
-    model, data, options = task.network.model, task.data, task.options
-    schedule = _choose_schedule(task, work)
+    model, data, progress = task.network.model, task.data, progress if group.is_main else None
+    schedule = _choose_schedule(task, work, group)
     update = schedule.method.begin(data.threat, task.helpers)  # raises now if something is missing
     recipe = _choose_recipe(task, schedule)
-    original = {name: value.clone() for name, value in model.state_dict().items()}
-    before = measure_baseline(work, model, task.trained, data, recipe, progress)
     plan = TrainingPlan(data.samples, data.val, update, recipe, data.seed, data.threat, task.fallback)
+    check_divisible(plan, group)
+    original = {name: value.clone() for name, value in model.state_dict().items()}
+    before = measure_baseline(work, model, task.trained, data, recipe, group, progress)
     observer = observe_updates(progress, f"{schedule.method.name} on {data.train.name}")
-    history = fit(model, plan, work / "after", progress=observer)
+    history = fit(model, plan, work / "after", group=group, progress=observer)
+    group.barrier()  # every process has read the best weights
+    kept = ""
+    if task.trained and group.is_main:
+        kept = keep_better_weights(model, original, work / "after" / BEST, data, history)
+    trained = _Trained(schedule, recipe, history, original, group.broadcast(kept))
+    if trained.kept:
+        model.load_state_dict(original)
+    found = None if before is None else _measured(task, trained, before, work, progress)
+    shared: Hardened = group.broadcast(found and replace(found, network=None))  # type: ignore[assignment,arg-type]
+    return replace(shared, network=task.network)
+
+
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """How a network was trained; `kept` says why it has its `original` weights again, and is empty where it has not."""
+
+    schedule: Schedule
+    recipe: Recipe
+    history: History
+    original: Mapping[str, Tensor]
+    kept: str
+
+
+def _measured(task: Task, trained: _Trained, before: Evaluation, work: Path, progress: Progress | None) -> Hardened:
+    """The result: the trained network measured, beside the measurements `before`."""
+    model, data, options = task.network.model, task.data, task.options
+    schedule, recipe, history, kept = trained.schedule, trained.recipe, trained.history, trained.kept
     failures = failure_warnings(history, options.fallback) if recipe.stop_on_failure else []
-    kept = keep_better_weights(model, original, work / "after" / BEST, data, history) if task.trained else ""
     arm = "standard" if kept else schedule.method.name
-    surrogates = {} if kept else {BASELINE: baseline_network(work, model, original, task.trained)}
+    surrogates = {} if kept else {BASELINE: baseline_network(work, model, trained.original, task.trained)}
     measuring = EvaluationOptions(
         surrogates=surrogates, keep_images=options.onnx, name=task.network.name, arm=arm, store=work / "store"
     )
@@ -134,15 +171,19 @@ def _run(task: Task, work: Path, progress: Progress | None) -> Hardened:
     )  # fmt: skip
 
 
-def _choose_schedule(task: Task, work: Path) -> Schedule:
+def _choose_schedule(task: Task, work: Path, group: ProcessGroup) -> Schedule:
     """Method and updates: as given, or what the budget allows by a timing that a resumed run finds in `work`."""
-    data, images, batch_size = task.data, len(task.data.train), task.batch_size
-    if task.options.epochs is not None:
-        return schedule_epochs(task.method or default_method(), task.options.epochs, images, batch_size)
+    data, images, batch_size, options = task.data, len(task.data.train), task.batch_size, task.options
+    part = group.parts(batch_size, options.accumulate)[0]  # its own check
+    if options.epochs is not None:
+        return schedule_epochs(task.method or default_method(), options.epochs, images, batch_size)
     file = work / "pass.json"
-    if not file.is_file():
-        seconds = seconds_per_pass(task.network.model, data.samples, data.threat, batch_size, task.lr)
-        write_json(file, {"seconds": seconds})
+    if not group.broadcast(file.is_file()):
+        own = seconds_per_pass(task.network.model, data.samples, data.threat, part.stop - part.start, task.lr)
+        seconds = group.mean({"seconds": own * options.accumulate})
+        if group.is_main:
+            write_json(file, seconds)
+        group.barrier()
     cost = Cost(float(read_json(file)["seconds"]), images / batch_size)
     if task.method is not None:
         return schedule_budget(task.seconds, cost, [Rung(task.method, 0)])
@@ -154,7 +195,9 @@ def _choose_recipe(task: Task, schedule: Schedule) -> Recipe:
     timed = task.options.epochs is None
     epochs = task.options.epochs or schedule.updates * task.batch_size / len(task.data.train)
     augment = resolve_augment(task.options.augment, task.data.train, epochs)
-    base = Recipe(schedule.updates, batch_size=task.batch_size, lr=task.lr, augment=augment)
+    base = Recipe(
+        schedule.updates, batch_size=task.batch_size, accumulate=task.options.accumulate, lr=task.lr, augment=augment
+    )
     return make_recipe(schedule, task.data, base, timed=timed)
 
 

@@ -23,6 +23,7 @@ class HardeningOptions:
     Args:
         epochs: passes over the training images, in place of a budget.
         batch_size: images per update.
+        accumulate: pass each batch in so many parts, which saves memory.
         lr: peak learning rate. By default 0.002, for `small_cnn` 0.005; for a network that comes trained a tenth of it.
         augment: `none`, `digits`, `photos` or `shifts`; `auto` is `shifts` for colour images that are seen at least
             five times, else `none`.
@@ -51,6 +52,7 @@ class HardeningOptions:
 
     epochs: int | None = None
     batch_size: int = 128
+    accumulate: int = 1
     lr: float | None = None
     augment: str = "auto"
     method_options: Mapping[str, Any] = field(default_factory=dict)
@@ -73,7 +75,7 @@ class HardeningOptions:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        require_count(batch_size=self.batch_size, test_images=self.test_images)
+        require_count(batch_size=self.batch_size, accumulate=self.accumulate, test_images=self.test_images)
         for name in ("epochs", "limit"):
             if getattr(self, name) is not None:
                 require_count(**{name: getattr(self, name)})

@@ -61,6 +61,7 @@ class Task:
             "data": [part.digest for part in (data.train, data.val, data.test)],
             "helpers": helpers, "batch_size": self.batch_size, "lr": self.lr, "augment": options.augment,
             "seed": data.seed, "declared": options.declared, **({"certify": True} if options.certify else {}),
+            "accumulate": options.accumulate,
         }  # fmt: skip
 
     @property

@@ -14,6 +14,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.options import require_one_of
 from inoculate.core.rng import generator, seed_for
 from inoculate.data.dataset import Dataset
+from inoculate.data.scratch import parts_of, scratch
 from inoculate.data.split import undersample
 from inoculate.study.arm_names import ARMS, WITH_COPIES
 from inoculate.training.samples import TrainingSet
@@ -64,8 +65,11 @@ def _directions(
     if arm == "duplicates":
         return None
     if arm == "noise":
-        signs = torch.randint(0, 2, data.images.shape, generator=generator(seed, "noise"), dtype=torch.int8)
-        return (signs * 2 - 1) * SCALE
+        draw, noise = generator(seed, "noise"), scratch(data.images.shape, torch.int8)
+        for rows in parts_of(noise):
+            signs = torch.randint(0, 2, noise[rows].shape, generator=draw, dtype=torch.int8)
+            noise[rows] = (signs * 2 - 1) * SCALE
+        return noise
     if adversarial is None:
         raise InputError("arm 'transferred' needs adversarial examples: craft them on a surrogate first")
     adversarial.check_eps(epsilons)

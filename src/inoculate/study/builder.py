@@ -22,6 +22,7 @@ from inoculate.study.steps.explain import make_explanation
 from inoculate.study.steps.fit import make_fit
 from inoculate.study.steps.split import SplitData, check_split, load_split, save_split
 from inoculate.study.steps.surrogate import make_choice
+from inoculate.training.distributed import SINGLE, ProcessGroup
 
 MAKERS: dict[str, Callable[[Path, Cell, Context, Inputs[Path]], None]] = {
     "fit": make_fit,
@@ -38,7 +39,8 @@ GPUS = {"fit": 1.0, "surrogate": 1.0, "craft": 1.0, "evaluate": 1.0, "explain": 
 class StudyJob:
     """A study's cells as nodes of a graph, for an executor. `sources` are the datasets as the driving process has them.
 
-    A worker with another store searches for the datasets itself.
+    A worker with another store searches for the datasets itself. The processes of a `group` train each network
+    together: the main one builds, the others `follow`.
     """
 
     study: Study
@@ -46,11 +48,22 @@ class StudyJob:
     data_root: str | None
     sources: Mapping[str, Source]
     device: str
+    group: ProcessGroup = SINGLE
 
     def start(self, store: Store, progress: StepProgress) -> Callable[[Cell], Artefact | None]:
         """The function that makes a cell's artefact in `store`."""
+        return self._builder(store, progress).build
+
+    def follow(self) -> None:
+        """Train with the main process of the group what it trains, until it has made all cells."""
+        builder = self._builder(self.store, _silent)
+        while (order := self.group.broadcast(None)) is not None:
+            builder.make(*order)
+
+    def _builder(self, store: Store, progress: StepProgress) -> Builder:
         sources = dict(self.sources) if store == self.store else {}
-        return Builder(Specs(self.study, store, self.data_root, sources), Networks(self.device), progress).build
+        specs = Specs(self.study, store, self.data_root, sources)
+        return Builder(specs, Networks(self.device), progress, self.group)
 
     def needs(self, cell: Cell) -> Needs:
         """What a cell of its kind occupies."""
@@ -76,6 +89,7 @@ class Builder:
     specs: Specs
     networks: Networks
     progress: StepProgress
+    group: ProcessGroup = SINGLE
     _data: dict[tuple[str, int], SplitData] = field(default_factory=dict)
 
     def build(self, cell: Cell) -> Artefact | None:
@@ -88,14 +102,17 @@ class Builder:
         def make(folder: Path) -> None:
             nonlocal made
             made = True
-            self._make(cell, folder)
+            self.make(cell, folder)
 
         folder = self.specs.store.get_or_make(cell.kind, self.specs.of(cell), make)
         return Artefact(f"{cell.kind}/{folder.name}", made, time.perf_counter() - began)
 
-    def _make(self, cell: Cell, folder: Path) -> None:
+    def make(self, cell: Cell, folder: Path) -> None:
+        """Fill the folder of a cell's artefact; the other processes of a group do so with the main one."""
         data = self._load_data(cell.dataset, cell.seed)
-        context = Context(self.specs.study, data, cell.seed, self.networks, self.progress)
+        if cell.kind == "fit" and self.group.is_main:  # the images are in the cache
+            self.group.broadcast((cell, folder))
+        context = Context(self.specs.study, data, cell.seed, self.networks, self.progress, self.group)
         MAKERS[cell.kind](folder, cell, context, self.specs.inputs(cell).map(self.specs.path))
 
     def _load_data(self, dataset: str, seed: int) -> SplitData:
@@ -110,3 +127,7 @@ class Builder:
             check_split(specs.store.get_or_make("split", spec, lambda folder: save_split(folder, data)), data)
             self._data = {(dataset, seed): data}  # one at a time: the images are memory-mapped anyway
         return self._data[dataset, seed]
+
+
+def _silent(done: int, total: int, facts: Mapping[str, float]) -> None:
+    """The main process reports the progress of all."""

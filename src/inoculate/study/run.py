@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from inoculate.artifacts.executors.base import Artefact, Executor
+from inoculate.artifacts.executors.base import Artefact, Executor, Local
 from inoculate.artifacts.executors.find import find_executor
 from inoculate.artifacts.output import require_writable
 from inoculate.artifacts.store import Store
@@ -18,6 +18,7 @@ from inoculate.core.errors import InputError
 from inoculate.core.options import require_one_of
 from inoculate.study.builder import StudyJob
 from inoculate.study.cell import Cell
+from inoculate.study.config import Study
 from inoculate.study.estimate import Estimate
 from inoculate.study.load import StudySource, load_study
 from inoculate.study.manifest import manifest_of
@@ -26,8 +27,11 @@ from inoculate.study.observer import Silent, StudyObserver
 from inoculate.study.plan import Plan, plan
 from inoculate.study.result import StudyRun
 from inoculate.study.specs import Specs
+from inoculate.training.distributed import ProcessGroup, process_group, undivided
+from inoculate.training.methods.names import STATEFUL
 
 PathLike = str | os.PathLike[str]
+_NOTHING = StudyRun((), {}, {})
 
 
 def run_study(
@@ -44,7 +48,8 @@ def run_study(
     """Train, attack, craft and retrain what a study describes, and save the results.
 
     When it is interrupted, what has been measured is saved before the exception continues. The saved results also hold
-    what earlier runs have measured of this study.
+    what earlier runs have measured of this study. Under a launcher (`torchrun`, `accelerate launch`) the processes
+    train each network together; the main one does everything else, and each returns the result.
 
     Args:
         study: a YAML file, the name of a shipped study (`demo`, `paper`), a mapping with a study file's keys, or a
@@ -56,7 +61,8 @@ def run_study(
         device: such as `cuda`.
         executor: where the steps are computed. `local`: one after the other, here. `processes:N`: in N processes on
             this machine, among which the processors are divided. `ray` or `ray:ADDRESS`: on a Ray cluster. The numbers
-            are the same up to the order of floating-point sums, which the number of threads decides.
+            are the same up to the order of floating-point sums, which the number of threads decides. Under a launcher
+            only `local`.
         progress: an object with the methods `begin(cell, number, total, left)`, `progress(cell, done, total, facts)`
             and `end(cell, seconds, made, measured)`.
 
@@ -68,34 +74,56 @@ def run_study(
     executor = find_executor(executor)
     folder = require_writable(Path(out or Path("runs") / study.name))
     specs = Specs(study, Store(require_writable(Path(store or folder / "store")).absolute()), data_root)
-    observer, measured = progress or Silent(), Measurements()
-    try:
-        execute(plan(study, only), specs, measured, observer, executor, device)
-    finally:
-        recall(plan(study), specs, measured)
-        measured.arrange(plan(study))
-        explanations = tuple(Explanation.load(path) for path in measured.explanations)
-        manifest = manifest_of(specs, measured, device)
-        result = StudyRun(tuple(measured.rows), measured.records, manifest, explanations, folder)
-        if result.rows:
-            result.save(folder)
-    return result
+    with process_group(device) as group:
+        check_group(study, group, executor)
+        if not group.is_main:
+            _job(plan(study, only), specs, group).follow()
+            return group.broadcast(_NOTHING)
+        observer, measured = progress or Silent(), Measurements()
+        try:
+            execute(plan(study, only), specs, measured, observer, executor, group)
+            group.broadcast(None)
+        finally:
+            recall(plan(study), specs, measured)
+            measured.arrange(plan(study))
+            explanations = tuple(Explanation.load(path) for path in measured.explanations)
+            manifest = manifest_of(specs, measured, device)
+            result = StudyRun(tuple(measured.rows), measured.records, manifest, explanations, folder)
+            if result.rows:
+                result.save(folder)
+        return group.broadcast(result)
 
 
-def execute(
-    cells: Plan, specs: Specs, measured: Measurements, observer: StudyObserver, executor: Executor, device: str
-) -> None:
-    """Make the artefact of every cell and collect it. Raises `InputError` before any work if a dataset is missing."""
+def check_group(study: Study, group: ProcessGroup, executor: Executor) -> None:
+    """Raise `InputError` unless every network can be trained by the group, in the parts that are asked for."""
+    if group.size > 1 and not isinstance(executor, Local):
+        raise InputError("the processes of a launcher train each network together: use executor local with them")
+    for dataset in study.datasets:
+        training = study.training_for(dataset)
+        group.parts(training.batch_size, training.accumulate)
+        if group.size * training.accumulate > 1 and {each.method for each in study.methods.values()} & {*STATEFUL}:
+            raise undivided()
+
+
+def _job(cells: Plan, specs: Specs, group: ProcessGroup) -> StudyJob:
+    """How cells are made. Raises `InputError` if a dataset is missing."""
     for dataset in cells.datasets:
         specs.source(dataset)
     root = None if specs.data_root is None else str(Path(specs.data_root).absolute())
-    job = StudyJob(specs.study, specs.store, root, specs.sources, device)
+    return StudyJob(specs.study, specs.store, root, specs.sources, group.device, group)
+
+
+def execute(
+    cells: Plan, specs: Specs, measured: Measurements, observer: StudyObserver, executor: Executor, group: ProcessGroup
+) -> None:
+    """Make the artefact of every cell and collect it. Raises `InputError` before any work if a dataset is missing."""
+    job = _job(cells, specs, group)
     watch = _Watch(specs, cells, observer, Estimate(cells.cells, executor.workers))
     missing = _missing(cells, watch, measured)
     if not missing:
         return
-    with contextlib.closing(executor.run(missing, job, watch)) as made:
-        for cell, artefact in made:
+    with executor.open(job, watch) as pool:
+        for cell, artefact in pool.run(missing):
             if artefact is not None:
                 watch.end(cell, artefact, measured)
 

@@ -72,7 +72,8 @@ class TrainingConfig(Section):
     every other arm makes the same number of updates; with `budget: epochs` the same number of passes over its own,
     larger set; with `budget: passes` `passes` times the standard arm's forward-backward passes, so that a method whose
     updates cost more makes fewer. `rounds` is the number of validations per training (default: one per epoch), each on
-    `val_images` validation images (default: all). `compile` applies `torch.compile`.
+    `val_images` validation images (default: all). `accumulate` passes each batch in so many parts, which saves memory.
+    `compile` applies `torch.compile`.
     """
 
     epochs: int = Field(2, ge=1)
@@ -82,6 +83,7 @@ class TrainingConfig(Section):
     rounds: int | None = Field(None, ge=1)
     val_images: int | None = Field(None, ge=1)
     batch_size: int = Field(64, ge=2)
+    accumulate: int = Field(1, ge=1)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)

@@ -16,6 +16,7 @@ from inoculate.study.cell import ANY_SURROGATE, Cell
 from inoculate.study.code import code_of
 from inoculate.study.config import MOST_VULNERABLE, Study
 from inoculate.study.inputs import Inputs, inputs_of
+from inoculate.study.sections import TrainingConfig
 from inoculate.training.methods.names import NEEDS_NETWORK
 
 Spec = dict[str, Any]
@@ -95,7 +96,7 @@ class Specs:
             "stem": study.stem,
             "pretrained": study.pretrained,
             "arm": arm,
-            "training": training.model_dump(exclude={"balance", "budget", "passes"} if arm == "standard" else None),
+            "training": training.model_dump(exclude=_without_effect(training, arm)),
             "seed": cell.seed,
             "networks": [fingerprint(self.of(network)) for network in inputs.networks],
             "examples": fingerprint(self.of(inputs.examples)) if inputs.examples else None,
@@ -177,3 +178,9 @@ class Specs:
     def _evaluation(self) -> Spec:
         """The settings of evaluation that can change a number, beside which images are measured."""
         return self.study.evaluation.model_dump(include={"precision", "batch_size"})
+
+
+def _without_effect(training: TrainingConfig, arm: str) -> set[str]:
+    """The settings that do not change how an arm's network is trained."""
+    unused = {"balance", "budget", "passes"} if arm == "standard" else set()
+    return unused | ({"accumulate"} if training.accumulate == 1 else set())

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +26,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from inoculate.core.errors import InputError, one_line
+from inoculate.core.modes import device_of
+from inoculate.training.methods.names import STATEFUL
 
 T = TypeVar("T")
 TIMEOUT = timedelta(days=1)  # the others wait for as long as the main process decodes images, or validates
@@ -95,6 +99,13 @@ class ProcessGroup:
         if self.is_main:
             self.barrier()
 
+    @contextlib.contextmanager
+    def temporary_folder(self) -> Iterator[Path]:
+        """A folder of the main process, known to all, that is removed when all have left the block."""
+        with TemporaryDirectory(prefix="inoculate-") if self.is_main else contextlib.nullcontext("") as folder:
+            yield Path(self.broadcast(folder))
+            self.barrier()
+
     def all_reduce_buffers(self, model: nn.Module) -> None:
         """Give every process the mean of the floating-point buffers, such as BatchNorm's running statistics."""
         for buffer in model.buffers() if self.size > 1 else ():
@@ -129,6 +140,21 @@ class ProcessGroup:
 
 
 SINGLE = ProcessGroup()
+
+
+def undivided() -> InputError:
+    """The error for a method that carries state from batch to batch, where a batch is to be divided."""
+    return InputError(
+        f"methods {', '.join(STATEFUL[:-1])} and {STATEFUL[-1]} carry state from batch to batch: train in one process "
+        "and without accumulating"
+    )
+
+
+def launch_device(model: object, device: str | None) -> str:
+    """Where a model is trained: the `device` that was asked for, else the module's own, else the CPU."""
+    if device is None and isinstance(model, nn.Module):
+        return str(device_of(model))
+    return device or "cpu"
 
 
 @contextlib.contextmanager

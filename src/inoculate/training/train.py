@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import nn
 
 from inoculate.artifacts.output import Output
 from inoculate.core.errors import InputError
-from inoculate.core.modes import device_of
 from inoculate.core.options import require_count
 from inoculate.core.progress import Progress
 from inoculate.core.threat import Threat, refuse_mask, require_threat, require_training_threat
@@ -21,7 +19,7 @@ from inoculate.data.load import DataLike
 from inoculate.models.loading.checkpoints import MODEL_FOLDER
 from inoculate.models.loading.inputs import fit_channels
 from inoculate.models.loading.load import ModelLike
-from inoculate.training.distributed import ProcessGroup, process_group
+from inoculate.training.distributed import ProcessGroup, launch_device, process_group
 from inoculate.training.methods.helpers import check_helpers, fallback_for
 from inoculate.training.methods.registry import MethodLike, as_method
 from inoculate.training.monitors import failure_warnings
@@ -76,7 +74,7 @@ def train(
         Output(Path(out), {}, MODEL_FOLDER).check(_paths(model, options), data, protected=("README.md",))
     elif options.tracker == "tensorboard":
         raise InputError("tracker tensorboard writes into the output folder: give one with out")
-    with process_group(_device(model, options)) as group:
+    with process_group(launch_device(model, options.device)) as group:
         with group.main_first():  # it decodes the images into the cache, from which the others read them
             train_data, val = load_training_data(data, options, progress if group.is_main else None)
         from_files = isinstance(data, str | os.PathLike)
@@ -88,7 +86,7 @@ def train(
         title = f"train {task.network.name} on {train_data.name}"
         observer = observe_updates(progress if group.is_main else None, title)
         if out is None:
-            with _shared_temporary_folder(group) as folder:
+            with group.temporary_folder() as folder:
                 logs = _tracker(options.tracker, folder, task, group)
                 return _run(task, plan, folder, logs, group, observer)
         module = model if isinstance(model, nn.Module) else None
@@ -140,12 +138,6 @@ def _run(
     return replace(found, warnings=(*task.warnings, *failures))
 
 
-def _device(model: ModelLike, options: TrainingOptions) -> str:
-    if options.device is not None or not isinstance(model, nn.Module):
-        return options.device or "cpu"
-    return str(device_of(model))
-
-
 def _paths(model: ModelLike, options: TrainingOptions) -> list[str | os.PathLike[str]]:
     """What the job may read files from, which an output folder must not replace."""
     return [each for each in (model, *options.helpers) if isinstance(each, str | os.PathLike)]
@@ -153,11 +145,3 @@ def _paths(model: ModelLike, options: TrainingOptions) -> list[str | os.PathLike
 
 def _tracker(name: str | None, folder: Path, task: TrainingTask, group: ProcessGroup) -> Tracker | None:
     return Tracker(name, folder / "logs", task.spec) if name and group.is_main else None
-
-
-@contextmanager
-def _shared_temporary_folder(group: ProcessGroup) -> Iterator[Path]:
-    """A folder of the main process, known to all, that is removed when all have left the block."""
-    with TemporaryDirectory(prefix="inoculate-") if group.is_main else nullcontext("") as folder:
-        yield Path(group.broadcast(folder))
-        group.barrier()

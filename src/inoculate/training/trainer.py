@@ -16,7 +16,7 @@ from inoculate.models.checks import check_trainable
 from inoculate.models.loading.checkpoints import load_weights, save_weights
 from inoculate.training.batches import Batches
 from inoculate.training.checkpoint import BEST, CHECKPOINT, History, TrainerState
-from inoculate.training.distributed import SINGLE, ProcessGroup
+from inoculate.training.distributed import SINGLE, ProcessGroup, undivided
 from inoculate.training.methods.base import Method, Stateful
 from inoculate.training.methods.options import eps_scale
 from inoculate.training.monitors import best_round, detect_failure, detect_failures, may_leak_labels
@@ -46,7 +46,7 @@ def fit(
     from the checkpoint in `folder` if there is one, with the weights of an uninterrupted training. Raises `InputError`
     if the loss is not finite, or if batches cannot be divided.
     """
-    _check_divisible(plan, group)
+    check_divisible(plan, group)
     check_trainable(model)
     first_image = plan.samples.batch(torch.zeros(1, dtype=torch.int64))[0]
     layout = set_memory_format(model, first_image.to(device_of(model)))
@@ -77,15 +77,12 @@ def fit(
     return state.history
 
 
-def _check_divisible(plan: TrainingPlan, group: ProcessGroup) -> None:
+def check_divisible(plan: TrainingPlan, group: ProcessGroup) -> None:
     """Raise `InputError` unless a batch can be divided into the parts that are asked for."""
     group.parts(plan.recipe.batch_size, plan.recipe.accumulate)
     stateful = any(isinstance(each, Stateful) for each in plan.methods.values())
     if group.size * plan.recipe.accumulate > 1 and stateful:
-        raise InputError(
-            "methods free, fgsm_pgi, rrm and live_surrogate carry state from batch to batch: train in one process and "
-            "without accumulating"
-        )
+        raise undivided()
 
 
 def _method_of_round(plan: TrainingPlan, state: TrainerState, folder: Path) -> Method | None:

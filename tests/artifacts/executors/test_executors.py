@@ -28,7 +28,8 @@ def make(executor, folder, nodes=GRAPH, **options):
     """Run the sample job; returns the nodes in the order in which they were done, the watcher and the store."""
     store, watcher = Store(folder), Watcher()
     job = SumJob(store, dict(nodes), **options)
-    return list(executor.run(nodes, job, watcher)), watcher, store
+    with executor.open(job, watcher) as pool:
+        return list(pool.run(nodes)), watcher, store
 
 
 @pytest.mark.parametrize("executor", [Local(), Processes(2)], ids=["local", "processes"])
@@ -115,8 +116,9 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit that it is ignored
     nodes = graph(int(sys.argv[2]))
     job = SumJob(Store(Path(sys.argv[1])), nodes, float(sys.argv[3]))
-    for node, artefact in Processes(2).run(nodes, job, Watcher()):
-        print(node, artefact.made, flush=True)
+    with Processes(2).open(job, Watcher()) as pool:
+        for node, artefact in pool.run(nodes):
+            print(node, artefact.made, flush=True)
 """
 
 

@@ -36,7 +36,8 @@ def started(Cluster):
 def make(cluster, folder, nodes=GRAPH, **options):
     store, watcher = Store(folder), Watcher()
     job = SumJob(store, dict(nodes), **options)
-    return list(find_executor(f"ray:{cluster.address}").run(nodes, job, watcher)), watcher, store
+    with find_executor(f"ray:{cluster.address}").open(job, watcher) as pool:
+        return list(pool.run(nodes)), watcher, store
 
 
 def test_a_graph_is_made_once_with_progress_and_log(cluster, tmp_path, caplog):
@@ -75,13 +76,14 @@ def test_lost_nodes_cost_what_was_under_way_on_them(cluster, tmp_path):
     nodes, store, kills, done = graph(30), Store(tmp_path), 0, []
     random.seed(0)
     job = SumJob(store, dict(nodes), seconds=0.3)
-    for node, _ in find_executor(f"ray:{cluster.address}").run(nodes, job, Watcher()):
-        done.append(node)
-        if len(done) % 8 == 0:
-            kills += 1
-            victim = cluster.nodes.pop(random.randrange(len(cluster.nodes)))
-            cluster.remove_node(victim, allow_graceful=False)
-            cluster.nodes.append(cluster.add_node(num_cpus=1))
+    with find_executor(f"ray:{cluster.address}").open(job, Watcher()) as pool:
+        for node, _ in pool.run(nodes):
+            done.append(node)
+            if len(done) % 8 == 0:
+                kills += 1
+                victim = cluster.nodes.pop(random.randrange(len(cluster.nodes)))
+                cluster.remove_node(victim, allow_graceful=False)
+                cluster.nodes.append(cluster.add_node(num_cpus=1))
     assert sorted(done) == sorted(nodes)
     alone = Store(tmp_path / "alone")
     work = SumJob(alone, nodes).start(alone, lambda *_: None)
@@ -93,5 +95,6 @@ def test_lost_nodes_cost_what_was_under_way_on_them(cluster, tmp_path):
 
 
 def test_a_cluster_that_does_not_answer_is_refused(tmp_path):
-    with pytest.raises(InputError, match="does not answer"):
-        list(find_executor("ray:127.0.0.1:1").run(GRAPH, SumJob(Store(tmp_path), GRAPH), Watcher()))
+    job, executor = SumJob(Store(tmp_path), GRAPH), find_executor("ray:127.0.0.1:1")
+    with pytest.raises(InputError, match="does not answer"), executor.open(job, Watcher()):
+        pass

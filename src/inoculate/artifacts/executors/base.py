@@ -1,4 +1,4 @@
-"""What executors share. A graph of artefacts says what is to be made; an executor decides where.
+"""What executors share. A graph says what is to be made, an artefact or a value; an executor decides where.
 
 A graph is a mapping from each node to the nodes that it depends on, in an order in which they can be made. A node is
 any hashable value that can be pickled.
@@ -6,13 +6,16 @@ any hashable value that can be pickled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Mapping
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from inoculate.artifacts.store import Store
 
 N = TypeVar("N")
 N_contra = TypeVar("N_contra", contravariant=True)
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 Graph = Mapping[N, Collection[N]]
 Progress = Callable[[int, int, Mapping[str, float]], None]  # (units done, in all, facts such as the loss)
 
@@ -32,21 +35,21 @@ class Needs(NamedTuple):
     gpus: float = 0
 
 
-Work = Callable[[N], Artefact | None]
-Made = Generator[tuple[N, Artefact | None], None, None]  # nodes and their artefacts, as they are done
+Work = Callable[[N], R]
+Made = Generator[tuple[N, R], None, None]  # nodes and what was made of them, as they are done
 
 
-class Job(Protocol[N_contra]):
-    """How to make the artefacts of a graph. It is pickled and sent to every worker."""
+class Job(Protocol[N_contra, R_co]):
+    """How to make what a graph asks for. It is pickled and sent to every worker."""
 
     @property
     def store(self) -> Store:
         """Where the artefacts are."""
 
-    def start(self, store: Store, progress: Progress) -> Work[N_contra]:
-        """Called once in each worker: the function that makes one node's artefact in `store`, or finds it there.
+    def start(self, store: Store, progress: Progress) -> Work[N_contra, R_co]:
+        """Called once in each worker: the function that makes one node, where it is an artefact in `store`.
 
-        It returns None for a node without an artefact. Whatever it keeps is kept for the next node.
+        What it returns is pickled and sent to the driving process. Whatever it keeps is kept for the next node.
         """
 
     def needs(self, node: N_contra) -> Needs:
@@ -66,18 +69,29 @@ class Watch(Protocol[N_contra]):
         """A node has done so many of its units."""
 
 
-class Executor(Protocol):
-    """Makes the artefacts of a graph."""
+class Pool(Protocol[N, R_co]):
+    """The workers of one job, which make one graph after the other."""
 
     @property
     def workers(self) -> int:
         """How many nodes are made at once, as far as that is known."""
 
-    def run(self, graph: Graph[N], job: Job[N], watch: Watch[N]) -> Made[N]:
-        """Yield each node and its artefact as soon as it is made, after those that it depends on.
+    def run(self, graph: Graph[N]) -> Made[N, R_co]:
+        """Yield each node and what was made of it as soon as it is done, after those that it depends on.
 
-        What a node raises is raised here. When the iterator ends or is closed, no worker is left.
+        What a node raises is raised here. After that, or if the iterator is closed early, no other graph can be made.
         """
+
+
+class Executor(Protocol):
+    """Makes what graphs ask for."""
+
+    @property
+    def workers(self) -> int:
+        """How many nodes are made at once, as far as that is known."""
+
+    def open(self, job: Job[N, R], watch: Watch[N]) -> AbstractContextManager[Pool[N, R]]:
+        """The workers of a job, begun when there is a graph to make. None is left when the block ends."""
 
 
 class Local:
@@ -85,10 +99,27 @@ class Local:
 
     workers = 1
 
-    def run(self, graph: Graph[N], job: Job[N], watch: Watch[N]) -> Made[N]:
-        current: list[N] = []
-        work = job.start(job.store, lambda done, total, facts: watch.progress(current[-1], done, total, facts))
+    @contextmanager
+    def open(self, job: Job[N, R], watch: Watch[N]) -> Iterator[Pool[N, R]]:
+        yield _Here(job, watch)
+
+
+class _Here(Generic[N, R]):
+    """This process alone."""
+
+    workers = 1
+
+    def __init__(self, job: Job[N, R], watch: Watch[N]) -> None:
+        self._job, self._watch = job, watch
+        self._current: list[N] = []
+        self._work: Work[N, R] | None = None
+
+    def run(self, graph: Graph[N]) -> Made[N, R]:
+        self._work = self._work or self._job.start(self._job.store, self._progress)
         for node in graph:
-            current[:] = [node]
-            watch.begin(node)
-            yield node, work(node)
+            self._current[:] = [node]
+            self._watch.begin(node)
+            yield node, self._work(node)
+
+    def _progress(self, done: int, total: int, facts: Mapping[str, float]) -> None:
+        self._watch.progress(self._current[-1], done, total, facts)

@@ -15,7 +15,7 @@ def find_executor(executor: str | Executor) -> Executor:
     Raises `InputError` for another name, and where Ray is asked for and not installed.
     """
     if not isinstance(executor, str):
-        if not callable(getattr(executor, "run", None)):
+        if not callable(getattr(executor, "open", None)):
             raise InputError(f"executor {executor!r} is none: give {FORMS}")
         return executor
     name, colon, rest = executor.partition(":")

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, Generic
 
-from inoculate.artifacts.executors.base import Graph, Job, Made, N, Watch
+from inoculate.artifacts.executors.base import Graph, Job, Made, N, Pool, R, Watch
 from inoculate.artifacts.executors.messages import LOG, Listener, log_level
 from inoculate.artifacts.executors.ray_worker import Answer, Mailbox, Order, make
 from inoculate.artifacts.executors.schedule import Schedule
@@ -45,14 +45,12 @@ class Ray:
 
         return max(1, int(ray.cluster_resources().get("CPU", 1))) if ray.is_initialized() else available_cores()
 
-    def run(self, graph: Graph[N], job: Job[N], watch: Watch[N]) -> Made[N]:
+    @contextlib.contextmanager
+    def open(self, job: Job[N, R], watch: Watch[N]) -> Iterator[Pool[N, R]]:
         with _connected(self.address):
-            flights = _Flights(graph, job, watch)
+            flights = _Flights(job, watch)
             try:
-                while flights.schedule.left:
-                    flights.look()
-                    flights.submit()
-                    yield from flights.landed()
+                yield flights
             finally:
                 flights.cancel()
 
@@ -86,14 +84,14 @@ def _check_listening(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
 
 
-class _Flights(Generic[N]):
+class _Flights(Generic[N, R]):
     """The tasks that are submitted and not done."""
 
-    def __init__(self, graph: Graph[N], job: Job[N], watch: Watch[N]) -> None:
+    def __init__(self, job: Job[N, R], watch: Watch[N]) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self.schedule, self._job, self._listener = Schedule(graph, MOST_LOSSES), job, Listener(watch)
+        self._schedule, self._job, self._listener = Schedule[N]({}), job, Listener(watch)
         self._nodes: dict[Any, N] = {}  # by the reference to the result
         self._packed: dict[str, Any] | None = None  # references to inputs by name, once a machine has asked for them
         self._looked, self._most = -_INTERVAL, 1
@@ -103,9 +101,23 @@ class _Flights(Generic[N]):
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         self._order = Order(uuid.uuid4().hex, identify(job.store), os.getcwd(), environment, log_level())
 
+    @property
+    def workers(self) -> int:
+        """The processors of the cluster."""
+        import ray
+
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def run(self, graph: Graph[N]) -> Made[N, R]:
+        self._schedule = Schedule(graph, MOST_LOSSES)
+        while self._schedule.left:
+            self.look()
+            self.submit()
+            yield from self.landed()
+
     def submit(self) -> None:
         """Submit what can be made, up to so many tasks for each processor."""
-        while len(self._nodes) < self._most and (node := self.schedule.take()) is not None:
+        while len(self._nodes) < self._most and (node := self._schedule.take()) is not None:
             self._send(node)
 
     def _send(self, node: N) -> None:
@@ -121,7 +133,7 @@ class _Flights(Generic[N]):
         task = self._make.options(num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0)
         self._nodes[task.remote(self._sent_job, self._order, node, needs.cpus, self._mailbox, inputs)] = node
 
-    def landed(self) -> Made[N]:
+    def landed(self) -> Made[N, R]:
         """The nodes that are done, waiting a moment for the first; those whose machine was lost are begun again."""
         import ray
 
@@ -136,7 +148,7 @@ class _Flights(Generic[N]):
                     "the same versions of inoculate and of Python as this process"
                 ) from error
             except ray.exceptions.RayError as error:  # the worker, its machine or the result was lost
-                self.schedule.lose(self._nodes.pop(reference), one_line(error))
+                self._schedule.lose(self._nodes.pop(reference), one_line(error))
                 continue
             node = self._nodes.pop(reference)
             if answer.error is not None:
@@ -147,16 +159,14 @@ class _Flights(Generic[N]):
                 continue
             for name, content in answer.packed.items():
                 unpack(self._job.store, name, content)
-            self.schedule.finish(node)
-            yield node, answer.artefact
+            self._schedule.finish(node)
+            yield node, answer.made
 
     def look(self) -> None:
         """See every now and then how large the cluster is, and what the workers report."""
-        import ray
-
         if time.monotonic() - self._looked > _INTERVAL:
             self._looked = time.monotonic()
-            self._most = max(1, _AHEAD * int(ray.cluster_resources().get("CPU", 1)))
+            self._most = _AHEAD * self.workers
             self._listen()
 
     def _listen(self) -> None:

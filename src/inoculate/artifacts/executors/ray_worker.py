@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from inoculate.artifacts.executors.base import Artefact, Job, Work
+from inoculate.artifacts.executors.base import Job, Work
 from inoculate.artifacts.executors.messages import BEGUN, Reporter, Send, portable, sent_log
 from inoculate.artifacts.executors.threads import limit_threads
 from inoculate.artifacts.executors.transfer import identity_of, names, pack, unpack
@@ -49,24 +49,25 @@ class Order:
 
 
 class Answer(NamedTuple):
-    """What a task returns: an artefact (None: the node has none), or an error, or that it needs its inputs sent.
+    """What a task returns: what it made of the node, or an error, or that it needs its inputs sent.
 
     packed: new artefacts, where the driving process does not see them.
     """
 
-    artefact: Artefact | None = None
+    made: Any = None
     error: BaseException | None = None
     lacks_inputs: bool = False
     packed: Mapping[str, bytes] = {}
 
 
-_started: dict[str, tuple[Store, Work[Any]]] = {}  # of this process, by the token of the run
+_started: dict[str, tuple[Store, Work[Any, Any]]] = {}  # of this process, by the token of the run
 _current: list[Send] = []  # where the node under way reports
 
 
-def make(job: Job[Any], order: Order, node: Any, cpus: int, mailbox: Any, inputs: Mapping[str, Any] | None) -> Answer:
-    """The task: make a node's artefact. inputs: references to packed artefacts; None if they have not been packed."""
-
+def make(
+    job: Job[Any, Any], order: Order, node: Any, cpus: int, mailbox: Any, inputs: Mapping[str, Any] | None
+) -> Answer:
+    """The task: make a node. inputs: references to packed artefacts; None if they have not been packed."""
     import ray
 
     sent: list[Any] = []
@@ -89,7 +90,7 @@ def make(job: Job[Any], order: Order, node: Any, cpus: int, mailbox: Any, inputs
             ray.wait(sent, timeout=1)  # messages arrive in the order in which they are sent, and before the answer
 
 
-def _start(job: Job[Any], order: Order, cpus: int, shared: bool) -> tuple[Store, Work[Any]]:
+def _start(job: Job[Any, Any], order: Order, cpus: int, shared: bool) -> tuple[Store, Work[Any, Any]]:
     """The store and the function of this run, begun by the first task in this process."""
     limit_threads(cpus)
     if order.token not in _started:
@@ -103,16 +104,16 @@ def _start(job: Job[Any], order: Order, cpus: int, shared: bool) -> tuple[Store,
     return _started[order.token]
 
 
-def _make_here(store: Store, work: Work[Any], node: Any, inputs: Mapping[str, Any]) -> Answer:
-    """Make an artefact in this machine's own store: fetch what it is made from, return what is new."""
+def _make_here(store: Store, work: Work[Any, Any], node: Any, inputs: Mapping[str, Any]) -> Answer:
+    """Make a node in this machine's own store: fetch what it is made from, return what is new."""
     import ray
 
     for name, reference in inputs.items():
         if not (store.root / name).exists():
             unpack(store, name, ray.get(reference))
     before = names(store)
-    artefact = work(node)
-    return Answer(artefact, packed={name: pack(store, name) for name in names(store) - before})
+    made = work(node)
+    return Answer(made, packed={name: pack(store, name) for name in names(store) - before})
 
 
 def _private_folder() -> Path:

@@ -14,6 +14,7 @@ from inoculate.models.loading.load import load_model
 from inoculate.study.config import Study
 from inoculate.study.sections import TrainingConfig
 from inoculate.study.steps.split import SplitData
+from inoculate.training.distributed import SINGLE, ProcessGroup
 
 _KEPT = 2  # networks in memory: the next few cells mostly need the same
 
@@ -42,13 +43,14 @@ class Networks:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """The study, its data, the seed, the networks trained so far, and who is told of the progress."""
+    """The study, its data, the seed, the networks trained so far, who is told of the progress, and who trains."""
 
     study: Study
     data: SplitData
     seed: int
     networks: Networks
     progress: StepProgress
+    group: ProcessGroup = SINGLE
 
     @property
     def device(self) -> str:

@@ -31,15 +31,22 @@ from inoculate.training.trainer import fit
 
 
 def make_fit(folder: Path, cell: Cell, context: Context, inputs: Inputs[Path]) -> None:
-    """Train the cell's network into `folder`; an interrupted training resumes from there."""
-    if (folder / "history.json").is_file():  # written last: only the manifest is missing
+    """Train the cell's network into `folder`; an interrupted training resumes from there.
+
+    The processes of a group train it together, and the main one writes it.
+    """
+    group = context.group
+    if group.broadcast((folder / "history.json").is_file()):  # written last: only the manifest is missing
         return
     spec, plan = _model_spec(context, cell.model), plan_of(cell, context, inputs)
     network = spec.build(seed=context.seed)
     if cell.model in context.study.weights:
         load_into(network, context.study.weights[cell.model], classes=len(spec.class_names))
     network.to(context.device)
-    history = fit(network, plan, folder, progress=context.progress)
+    history = fit(network, plan, folder, group=group, progress=context.progress)
+    group.barrier()  # every process has read the best weights
+    if not group.is_main:
+        return
     save_model(folder, network, spec, arm=cell.arm, seed=context.seed, parameters=parameter_count(network))
     write_json(folder / "history.json", history)
     for leftover in (CHECKPOINT, BEST):
@@ -91,6 +98,7 @@ def recipe_of(config: TrainingConfig, size: int, augment: str) -> Recipe:
         updates=updates,
         rounds=min(config.rounds or config.epochs, updates),
         batch_size=config.batch_size,
+        accumulate=config.accumulate,
         optimizer=config.optimizer,
         lr=config.lr,
         weight_decay=config.weight_decay,

@@ -24,6 +24,8 @@ METHOD_ARMS = (
 )
 # Those whose accuracy interval bounds prove, which then chooses the round that is kept.
 CERTIFIED = ("ibp", "crown_ibp", "mtl_ibp", "sabr")
+# Those that carry state from batch to batch, so that no batch can be divided.
+STATEFUL = ("free", "fgsm_pgi", "rrm", "live_surrogate")
 # Methods that need other networks.
 NEEDS_TEACHER = ("ard", "rslad", "rrm")
 NEEDS_SURROGATES = ("ensemble",)
