@@ -43,4 +43,4 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         int(subprocess.run([*command, how], capture_output=True, text=True, check=True).stdout)
         for how in ("kept", "as it is")
     )
-    assert kept < 200 < not_kept
+    assert 2 * kept < not_kept  # the system takes some pages back all the same

@@ -21,7 +21,7 @@ from inoculate.evaluation.checks import run_checks
 from inoculate.evaluation.engine import Settings, measure_attack, measure_clean
 from inoculate.evaluation.evaluate import EvaluationOptions, evaluate
 from inoculate.evaluation.panel import SHORT
-from inoculate.evaluation.passes import GRADIENT, allowed_passes, counted
+from inoculate.evaluation.passes import GRADIENT, allowed_passes, cost_of, counted
 from inoculate.evaluation.sample import Known, affordable, per_image
 from inoculate.models.classifier import prepare
 from inoculate.models.pass_cost import PassCost, pass_cost
@@ -135,9 +135,7 @@ def test_small_batches_keep_the_memory_bounded_and_the_results(digits, monkeypat
     model, data = Counting(digits[0]), digits[1].subset(range(24))
     amounts = Amounts(images=3, stability=9, fragility=9, steps=10, search=3)
     whole = explain(model, data, "pgd", THREAT, amounts=amounts)
-    monkeypatch.setattr(
-        costs, "BATCH_BYTES", 7 * costs.WITH_GRADIENTS * pass_cost(digits[0], torch.zeros(1, 1, 8, 8)).bytes
-    )
+    monkeypatch.setattr(costs, "BATCH_BYTES", 7 * costs.WITH_GRADIENTS * cost_of(prepare(digits[0], data), data).bytes)
     Counting.reset()
     parts = explain(model, data, "pgd", THREAT, amounts=amounts, options=ExplainOptions(batch_size=1000))
     assert Counting.largest <= 7

@@ -7,6 +7,7 @@ from attack_samples import for_every, seeded
 from torch import Tensor, nn
 
 from inoculate.models.acceleration.fast import fast
+from inoculate.models.acceleration.hardware import memory_format_for
 from inoculate.models.acceleration.memory_formats import in_memory_format, keep_formats
 from inoculate.models.architectures.small_cnn import small_cnn
 
@@ -55,6 +56,23 @@ def test_maps_and_gradients_of_a_grey_network_are_channels_last() -> None:
     torch.autograd.grad(copy(x).sum(), x)
     assert len(seen) == 4
     assert all(each.is_contiguous(memory_format=torch.channels_last) for each in seen)
+
+
+class _Viewing(nn.Module):
+    """Refuses channels-last maps."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(channels, 4, 3), nn.Linear(4 * 6 * 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.out(self.conv(x).view(len(x), -1))
+        return logits
+
+
+@for_every((1, 3))
+def test_a_network_that_refuses_channels_last_gets_the_other_format(channels: int) -> None:
+    assert memory_format_for(_Viewing(channels), torch.rand(1, channels, 8, 8)) is torch.contiguous_format
 
 
 def _gradient_behind(model: nn.Module, maps: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from inoculate.core.modes import frozen
 from inoculate.models.acceleration.compiling import eager, uncompiled
+from inoculate.models.acceleration.memory_formats import in_memory_format
 
 
 def set_memory_format(model: nn.Module, image: Tensor) -> torch.memory_format:
@@ -36,7 +37,7 @@ def memory_format_for(model: nn.Module, image: Tensor) -> torch.memory_format:
     """
     try:
         with eager(uncompiled(model)) as network, torch.no_grad():
-            network(image.contiguous(memory_format=torch.channels_last))
+            network(in_memory_format(image, torch.channels_last))
     except Exception as error:  # any other error will recur, and be reported, in the first pass that counts
         if "view size" in str(error):
             return torch.contiguous_format
