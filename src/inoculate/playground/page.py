@@ -34,7 +34,8 @@ def layout(session: Session, uploads: Path) -> gr.Blocks:
     numbers = choose_images(session.data, torch.ones(len(session.data), dtype=torch.bool), THUMBNAILS)
     start = session.first_right(numbers)
     unit = _UNIT if session.norm == "linf" else 1
-    with gr.Blocks(title="inoculate playground", analytics_enabled=False, fill_width=True) as page:
+    page = gr.Blocks(title="inoculate playground", analytics_enabled=False, fill_width=True)
+    with page:
         gr.HTML(f"<h1>Playground</h1><p>{escape(session.title)}</p>", elem_id="head")
         picture = gr.State(session.picture(start))
         with gr.Row():
