@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser_samples import launched, needs_browser, watched_pages
 from digits_samples import trained_digits
 from playground_samples import OFFERED
 from upload_samples import HOSTILE, encoded, noise
@@ -19,9 +19,7 @@ from inoculate.playground.serve import Playground
 from inoculate.playground.upload import LARGEST_FILE
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'inoculate[play]'")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -32,33 +30,21 @@ def served(digits: Any, other: Any) -> Iterator[Playground]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def opened(browser: Any, served: Playground) -> Iterator[Any]:
-    """Opens the page; notes in `page.complaints` and `page.requested` what goes wrong and what it asks for."""
-    contexts = []
+    """Opens the page and waits for its first answer."""
+    with watched_pages(browser, served.url, timeout=60_000) as opening:
 
-    def opening(width: int = 1400, scheme: str = "light", **options: Any) -> Any:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.complaints, page.requested = [], []
-        page.on("console", lambda message: page.complaints.append(message.text))
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on("request", lambda request: page.requested.append(request.url))
-        page.goto(served.url)
-        settled(page)
-        return page
+        def opened_and_settled(width: int = 1400, scheme: str = "light", **options: Any) -> Any:
+            page = opening(width, color_scheme=scheme, **options)
+            settled(page)
+            return page
 
-    yield opening
-    for context in contexts:
-        context.close()
+        yield opened_and_settled
 
 
 def settled(page: Any, words: str = "") -> None:
@@ -115,6 +101,7 @@ def test_an_image_and_an_attack_are_chosen(opened: Any) -> None:
 
 def test_everything_is_done_by_keyboard_alone(opened: Any) -> None:
     page = opened()
+    page.on("filechooser", lambda _: None)  # from here on: a listener takes effect only some time after it was added
 
     def reach(selector: str) -> None:
         for _ in range(60):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser_samples import launched, needs_browser, watched_pages
 from page_samples import explained, whole_run
 from recorded_samples import recorded
 from report_samples import clean, row
@@ -18,9 +18,7 @@ from inoculate.attribution.explanation import save_explanations
 from inoculate.report.evidence.pack import write_evidence
 from inoculate.report.write import write_report
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
+pytestmark = needs_browser
 WIDTHS, SCHEMES = (390, 1400), ("light", "dark")
 
 
@@ -35,32 +33,15 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def opened(browser: Any, page_file: Path) -> Iterator[Any]:
-    """Opens the page with given options; notes what goes wrong in `page.complaints` and `page.requested`."""
-    contexts = []
-
-    def opening(width: int = 1400, **options: Any) -> Any:
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.complaints, page.requested = [], []
-        page.on("console", lambda message: page.complaints.append(message.text))
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on("request", lambda request: page.requested.append(request.url))
-        page.goto(page_file.as_uri())
-        return page
-
-    yield opening
-    for context in contexts:
-        context.close()
+    """Opens the page with given options."""
+    with watched_pages(browser, page_file.as_uri(), timeout=20_000) as opening:
+        yield opening
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
