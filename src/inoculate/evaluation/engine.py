@@ -331,8 +331,9 @@ def _open_journal(
 
 def _placed(x: Tensor, y: Tensor, source: Classifier, target: Classifier) -> tuple[Tensor, Tensor]:
     """Images and labels that were loaded for `source` as `target` takes them."""
-    x, y = x.to(target.device, target.dtype), y.to(target.device)
-    return (x if target.layout is source.layout else x.contiguous(memory_format=target.layout)), y
+    if target.layout is source.layout:
+        return x.to(target.device, target.dtype), y.to(target.device)
+    return target.placed(x), y.to(target.device)
 
 
 def _clean_images(classifier: Classifier, data: Dataset, settings: Settings) -> Tensor | None:

@@ -91,8 +91,7 @@ def _show(
         with classifier.ready():
             for some in batches(rows, settings.batch_size):
                 _, y = classifier.load(data, some)
-                x = own.images[some].to(classifier.device, classifier.dtype)
-                prediction = classifier.predict(x.contiguous(memory_format=classifier.layout), y)
+                prediction = classifier.predict(classifier.placed(own.images[some]), y)
                 lost = ~prediction.right
                 result.predicted[some[lost]] = prediction.predicted[lost]
                 result.margin[some[lost]] = prediction.margin[lost]

@@ -162,8 +162,7 @@ def _count_misclassified(classifier: Classifier, data: Dataset, files: dict[int,
         for numbers in _batches(list(files)):
             pixels = torch.stack([_read(files[number]) for number in numbers])
             labels = data.labels[torch.tensor(numbers)].to(classifier.device)
-            x = to_float(pixels.to(classifier.device)).to(classifier.dtype)
-            prediction = classifier.predict(x.contiguous(memory_format=classifier.layout), labels)
+            prediction = classifier.predict(classifier.placed(to_float(pixels.to(classifier.device))), labels)
             count += int((~prediction.right).sum())
     return count
 

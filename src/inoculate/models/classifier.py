@@ -81,8 +81,11 @@ class Classifier:
 
     def load(self, data: Dataset, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Float images (B×C×H×W in [0, 1]) and labels (B) of these rows, on the model's device."""
-        x = in_memory_format(to_float(data.images[rows].to(self.device)).to(self.dtype), self.layout)
-        return x, data.labels[rows].to(self.device)
+        return self.placed(to_float(data.images[rows].to(self.device))), data.labels[rows].to(self.device)
+
+    def placed(self, x: Tensor) -> Tensor:
+        """Float images (B×C×H×W in [0, 1]) on the model's device, in its precision and memory format."""
+        return in_memory_format(x.to(self.device, self.dtype), self.layout)
 
     def predict(self, x: Tensor, y: Tensor) -> Prediction:
         """The predictions for images `x` with labels `y`, inside `ready()`.

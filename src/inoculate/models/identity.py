@@ -41,7 +41,7 @@ def answers(classifier: Classifier, shape: tuple[int, ...]) -> Tensor:
     if classifier.is_random:
         return torch.zeros(0, dtype=torch.float64)
     noise = torch.rand(PROBES, *shape, generator=torch.Generator().manual_seed(0))
-    x = noise.to(classifier.device, classifier.dtype).contiguous(memory_format=classifier.layout)
+    x = classifier.placed(noise)
     with classifier.ready():
         y = torch.zeros(PROBES, dtype=torch.long, device=classifier.device)
         found = classifier.predict(x, y).predicted if classifier.labels_only else classifier.logits(x, y)
