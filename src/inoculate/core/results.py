@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from html import escape
 from typing import Any
@@ -38,6 +38,25 @@ def table_of(rows: Iterable[Row]) -> dict[str, list[Any]]:
     """The fields of the rows as columns of equal length: `pandas.DataFrame(table_of(rows))`."""
     rows = list(rows)
     return {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
+
+
+class HasRows:
+    """A result that is read as the sequence of its `rows`."""
+
+    rows: Sequence[Row]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> Row:
+        return self.rows[place]
+
+    def table(self) -> dict[str, list[Any]]:
+        """The rows as columns: `pandas.DataFrame(found.table())`."""
+        return table_of(self.rows)
 
 
 def html_of(rows: Iterable[Row], title: str = "") -> str:

@@ -32,6 +32,9 @@ UNDECIDED_IN_L0 = "in l0 random search beats gradients on honest models too, run
 MASKED = "gradients are probably masked; run square and autoattack, and believe the lowest number"
 
 
+_WORDS = {True: "passed", False: "FAILED", None: "not checked"}
+
+
 @dataclass(frozen=True)
 class Check:
     """One check. `passed` is None where it could not be made; `message` has its numbers, and a failure's cause."""
@@ -39,6 +42,9 @@ class Check:
     name: str
     passed: bool | None
     message: str
+
+    def __str__(self) -> str:
+        return f"{_WORDS[self.passed]}: {self.name}: {self.message}"
 
 
 def run_checks(

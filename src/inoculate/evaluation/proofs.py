@@ -86,9 +86,8 @@ class Proofs:
         began, clean = time.perf_counter(), self.natural.clean
         margin = torch.where(clean.right, -torch.inf, -clean.margin.double())
         for result in wider:  # those of the next larger eps are the best
-            margin = torch.where(
-                clean.right, torch.maximum(margin, (-result.margin.double()).nan_to_num(-torch.inf)), margin
-            )
+            known = (-result.margin.double()).nan_to_num(-torch.inf)
+            margin = torch.where(clean.right, torch.maximum(margin, known), margin)
         proven, counts = clean.right & (margin > slack), []
         if bool(proven.any()):
             counts.append(("a larger eps", int(proven.sum())))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
 from os import PathLike
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from inoculate.core.errors import InputError
 from inoculate.core.requirements import Bound, judge, parse_requirements
-from inoculate.core.results import early_termination_words, html_of, name_of, table_of
+from inoculate.core.results import HasRows, early_termination_words, html_of, name_of
 from inoculate.core.row import Row
 from inoculate.core.threat import Norm, Threat
 from inoculate.core.verdict import Verdict
@@ -33,7 +33,7 @@ from inoculate.evaluation.thumbnails import Thumbnails
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(HasRows):
     """What `evaluate` measured. It iterates over its rows, and shows itself as a table.
 
     Fields:
@@ -68,15 +68,6 @@ class Evaluation:
     identities: tuple[str, ...] = ()
     thumbnails: Thumbnails = field(default_factory=Thumbnails.none)
 
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, place: int) -> Row:
-        return self.rows[place]
-
     @property
     def images(self) -> dict[Row, Tensor]:
         """The adversarial images by row (N×C×H×W in [0, 1]; clean where nothing was attacked), if they were kept."""
@@ -87,17 +78,13 @@ class Evaluation:
         """Labels, class names and source files of the images, as JSON holds them."""
         return {"labels": self.labels.tolist(), "classes": list(self.classes), "sources": list(self.sources)}
 
-    def table(self) -> dict[str, list[Any]]:
-        """The rows as columns: `pandas.DataFrame(found.table())`."""
-        return table_of(self.rows)
-
     @property
     def title(self) -> str:
         """What was measured on what."""
         return f"{self.rows[0].model} on {len(self.labels)} images of {self.rows[0].dataset}" if self.rows else ""
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *(f"  {line}" for line in (*map(self._line, self.rows), *self._check_lines()))])
+        return "\n".join([self.title, *(f"  {line}" for line in (*map(self._line, self.rows), *map(str, self.checks)))])
 
     def _line(self, row: Row) -> str:
         line = f"{name_of(row):28} {row.accuracy:6.1%}  [{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seconds:.1f} s"
@@ -112,12 +99,8 @@ class Evaluation:
         low, high = self.per_image[row].bounds
         return f"{line}  {row.n} images in the time given; over all {len(self.labels)} in [{low:.1%}, {high:.1%}]"
 
-    def _check_lines(self) -> list[str]:
-        words = {True: "passed", False: "FAILED", None: "not checked"}
-        return [f"{words[check.passed]}: {check.name}: {check.message}" for check in self.checks]
-
     def _repr_html_(self) -> str:
-        lines = [*self._check_lines(), *(f"warning: {message}" for message in self.warnings)]
+        lines = [*map(str, self.checks), *(f"warning: {message}" for message in self.warnings)]
         lines += [f"note: {note}" for note in self.notes]
         from inoculate import main_figure  # the report lies above this room
 
@@ -176,7 +159,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
-class TransferMatrix:
+class TransferMatrix(HasRows):
     """What `transfer` measured. It iterates over its rows, and shows itself as a table.
 
     Fields:
@@ -192,15 +175,6 @@ class TransferMatrix:
     per_image: dict[Row, PerSampleResult]
     warnings: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, place: int) -> Row:
-        return self.rows[place]
 
     def matrix(
         self, eps: float | None = None, norm: Norm | None = None, mask: str | None = None
@@ -221,10 +195,6 @@ class TransferMatrix:
         for row in fitting:
             found.setdefault(_source_of(row), {})[row.model] = row.accuracy
         return found
-
-    def table(self) -> dict[str, list[Any]]:
-        """The rows as columns: `pandas.DataFrame(found.table())`."""
-        return table_of(self.rows)
 
     def _repr_html_(self) -> str:
         return html_of(self.rows, "Crafted on each model (protocol), evaluated on each")

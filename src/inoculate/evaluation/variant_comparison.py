@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from inoculate.core.requirements import Bound, judge, parse_requirements
-from inoculate.core.results import early_termination_words, html_table, name_of, table_of
+from inoculate.core.results import HasRows, early_termination_words, html_table, name_of
 from inoculate.core.row import Row
 from inoculate.core.stats import mcnemar
 from inoculate.core.threat import Threat
@@ -22,11 +21,10 @@ from inoculate.evaluation.per_sample import PerSampleResult
 OWN_ATTACK = "own-attack"  # the protocol of a row without the examples of the other variants
 POINT = 0.01  # of the images: a difference that is flagged
 SIGNIFICANT = 0.05
-_WORDS = {True: "passed", False: "FAILED", None: "not checked"}
 
 
 @dataclass(frozen=True, eq=False)
-class VariantComparison:
+class VariantComparison(HasRows):
     """What `evaluate_variants` measured. It iterates over its rows, and shows itself as a table.
 
     Fields:
@@ -51,15 +49,6 @@ class VariantComparison:
     notes: tuple[str, ...] = ()
     checked: Threat | None = None
 
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, place: int) -> Row:
-        return self.rows[place]
-
     @property
     def judged(self) -> list[Row]:
         """The rows that count: clean, and with the examples of all variants."""
@@ -79,10 +68,6 @@ class VariantComparison:
             lowest.setdefault(name_of(row), row)
         return judge(parse_requirements(requirements), list(lowest.values()), on, self.checks)
 
-    def table(self) -> dict[str, list[Any]]:
-        """The rows as columns: `pandas.DataFrame(found.table())`."""
-        return table_of(self.rows)
-
     @property
     def title(self) -> str:
         """What was measured on what."""
@@ -98,7 +83,7 @@ class VariantComparison:
             interval = f"[{row.ci_low:.1%}, {row.ci_high:.1%}]"
             words = "; ".join(self._remarks(row))
             lines.append(f"    {row.arm:{width}} {row.accuracy:6.1%}  {interval}  {words}".rstrip())
-        return "\n".join([*lines, *(f"  {line}" for line in self._check_lines())])
+        return "\n".join([*lines, *(f"  {check}" for check in self.checks)])
 
     def _remarks(self, row: Row) -> list[str]:
         """The accuracy under the variant's own attack where it differs, and what its gradients are."""
@@ -107,16 +92,13 @@ class VariantComparison:
         gradients = f"gradients {row.gradients}" if row.gradients else ""
         return [each for each in (alone, gradients, early_termination_words(row)) if each]
 
-    def _check_lines(self) -> list[str]:
-        return [f"{_WORDS[check.passed]}: {check.name}: {check.message}" for check in self.checks]
-
     def _repr_html_(self) -> str:
         cells = [
             (name_of(row), row.arm, f"{row.accuracy:.1%}", f"{row.ci_low:.1%} to {row.ci_high:.1%}",
              "; ".join(self._remarks(row)))
             for row in self.judged
         ]  # fmt: skip
-        lines = [*self._check_lines(), *(f"warning: {each}" for each in self.warnings)]
+        lines = [*map(str, self.checks), *(f"warning: {each}" for each in self.warnings)]
         table = html_table(("", "variant", "accuracy", "95 % interval", ""), cells, self.title)
         return table + "".join(f"<br>\n{escape(line)}" for line in lines)
 

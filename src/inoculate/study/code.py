@@ -12,12 +12,19 @@ from inoculate.artifacts.specs import code_digest
 _CLASSIFIERS = ("core", "data", "models", "attacks")
 _EVALUATION = (*_CLASSIFIERS, "evaluation")
 _CONTEXT = ("study.steps.context", "training.distributed", "training.methods.names")
-_ARMS = ("study.arm_names", "study.arms")
 
 # Rooms and modules of the package, by kind of artefact.
 CODE = {
     "split": ("core", "data", "study.steps.split"),
-    "fit": (*_CLASSIFIERS, "certification", "training", *_ARMS, "study.steps.context", "study.steps.fit"),
+    "fit": (
+        *_CLASSIFIERS,
+        "certification",
+        "training",
+        "study.arm_names",
+        "study.arms",
+        "study.steps.context",
+        "study.steps.fit",
+    ),
     "craft": (*_CLASSIFIERS, *_CONTEXT, "study.steps.craft"),
     "evaluate": (*_EVALUATION, *_CONTEXT, "study.steps.evaluate"),
     "surrogate": (*_EVALUATION, *_CONTEXT, "study.steps.evaluate", "study.steps.surrogate"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from inoculate.artifacts.rows import Records, read_records, read_rows, write_rec
 from inoculate.artifacts.store import MANIFEST
 from inoculate.attribution.explanation import EXPLANATIONS, FACTS, Explanation, save_explanations
 from inoculate.core.errors import InputError
-from inoculate.core.results import html_of, table_of
+from inoculate.core.results import HasRows, html_of
 from inoculate.core.row import Row
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ RESULTS, RECORDS = "results.json", "records.npz"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class StudyRun:
+class StudyRun(HasRows):
     """What a study measured: a sequence of `Row`.
 
     Fields:
@@ -45,15 +45,6 @@ class StudyRun:
 
     def __repr__(self) -> str:
         return f"StudyRun({self.name!r}: {len(self.rows)} rows, {len(self.explanations)} explanations)"
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> Row:
-        return self.rows[number]
 
     @property
     def name(self) -> str:
@@ -79,10 +70,6 @@ class StudyRun:
     def made(self) -> int:
         """How many steps were computed, and not found in the store."""
         return sum(bool(cell.get("made")) for cell in self.manifest.get("cells", ()))
-
-    def table(self) -> dict[str, list[Any]]:
-        """One column for each field of `Row`, as `pandas.DataFrame` takes them."""
-        return table_of(self.rows)
 
     def _repr_html_(self) -> str:
         from inoculate import main_figure  # the report lies above the study
