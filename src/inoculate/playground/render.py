@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from inoculate.core.threat import Threat
 from inoculate.playground.session import Answer, Outcome
 from inoculate.report.formatting import attack_name, norm_name
+from inoculate.report.html.environment import html_environment
 from inoculate.report.html.images import attribution_map, data_uri, grad_cam_map
 
 if TYPE_CHECKING:
@@ -163,8 +164,4 @@ def _bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 @cache
 def _environment() -> jinja2.Environment:
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    return html_environment(TEMPLATES)

@@ -9,6 +9,7 @@ from typing import Any
 
 from inoculate.attribution.explanation import Explanation
 from inoculate.core.row import Row
+from inoculate.report.html.environment import html_environment
 from inoculate.report.html.images import shown_images
 from inoculate.report.ladder import Bar, Ladder, ladder_of
 from inoculate.report.names import short_names
@@ -70,9 +71,4 @@ def _placed(title: str, ladder: Ladder, names: dict[str, str]) -> dict[str, Any]
 
 
 def _render(template: str, **values: Any) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template(template).render(**values)
+    return html_environment(_TEMPLATES).get_template(template).render(**values)

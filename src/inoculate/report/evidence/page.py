@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from inoculate.report.formatting import attack_name, norm_name
+from inoculate.report.html.environment import html_environment
 
 TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render(evidence: Mapping[str, Any]) -> str:
     """The page's HTML; the same evidence gives the same page."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = html_environment(TEMPLATES)
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     environment.filters["name"] = _name
     environment.filters["plain"] = _plain

@@ -8,6 +8,7 @@ from typing import Any
 
 from inoculate.attribution.explanation import Explanation
 from inoculate.report.formatting import attack_name, norm_name
+from inoculate.report.html.environment import html_environment
 from inoculate.report.html.gallery import first_tiles, galleries
 from inoculate.report.html.sections import sections
 from inoculate.report.names import with_short_names
@@ -24,11 +25,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 def render(run: RunRecord, folder: Path | None = None) -> str:
     """The page's HTML; with a `folder`, every figure is written there as a PNG too. What is missing is left out."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = html_environment(TEMPLATES)
     environment.tests["summary"] = is_summary
     run = with_short_names(run)
     made = sections(run, folder)
