@@ -132,7 +132,8 @@ def test_no_command_imports_another() -> None:
     shared = {
         f"inoculate.cli.{name}"
         for name in (
-            *("errors", "evaluation_files", "gate", "options", "output", "parsers", "progress", "reading_options"),
+            *("errors", "evaluation_files", "gate", "loading", "options", "output", "parsers", "progress"),
+            "reading_options",
             "screen",
             "threat_options",
             "training_options",

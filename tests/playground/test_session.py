@@ -218,3 +218,9 @@ def test_it_says_what_is_played_with(session: Session, digits):
     assert session.title == "model on digits, before and after hardening"
     alone = open_session(trained_digits()[0], digits, ["fgsm"], options=PlayOptions(name="/runs/mine/model.onnx"))
     assert alone.title == "mine/model.onnx on digits"
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
+def test_whoever_lets_others_in_is_warned(digits, host, warned):
+    session = open_session(trained_digits()[0], digits, ["fgsm"], options=PlayOptions(host=host))
+    assert (f"others can open the page through {host}" in session.warnings) == warned

@@ -9,6 +9,7 @@ import typer
 
 from inoculate.cli import gate, options, threat_options
 from inoculate.cli.evaluation_files import write_files, write_page
+from inoculate.cli.loading import Asked, load
 from inoculate.cli.output import print_notes, print_warnings, require_writable_places, store_in
 from inoculate.cli.parsers import masked, parse_attacks, parse_threats, pick_device
 from inoculate.cli.reading_options import adapts_attacks, reads_images
@@ -75,12 +76,10 @@ def certify(
     from inoculate.evaluation.certify import CertificationOptions
     from inoculate.evaluation.certify import certify as run
     from inoculate.evaluation.evaluate import EvaluationOptions
-    from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attacks
+    from inoculate.evaluation.inputs import resolve_attacks
     from inoculate.evaluation.planned import planned_cells
     from inoculate.evaluation.records import require_parquet
     from inoculate.models.classes import match_classes
-    from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
-    from inoculate.models.loading.load import load_model
 
     require_method(method)
     smoothing = Smoothing(sigma, n=copies, alpha=alpha)
@@ -95,12 +94,11 @@ def certify(
         required, planned_cells(attacks if method != "smoothing" else (), threats, certified=True), checks=True
     )
     require_writable_places((json_file, records, sarif, junit), (out, store))
-    needed = expected_preprocessing(model, pretrained=pretrained, weights=weights, normalize=normalize)
-    images = load_images(data, split, preprocessing.over(needed), data_root=data_root, limit=limit, seed=seed)
-    loaded = load_model(model, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
-    print_warnings(random_weights_warning(model) if not (weights or pretrained) else ())
-    network, images = loaded.to(place), fit_channels(images, loaded, preprocessing)
-    network, images = match_classes(network, images, class_names, classes)  # type: ignore[arg-type]
+    loaded = load(
+        Asked(model, data, weights, pretrained, outputs, normalize, split, data_root, limit, seed), preprocessing
+    )
+    print_warnings(loaded.warnings)
+    network, images = match_classes(loaded.network.to(place), loaded.images, class_names, classes)  # type: ignore[arg-type]
     threats = masked(threats, mask, images)
     with Steps() as steps:
         found = run(

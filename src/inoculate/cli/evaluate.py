@@ -8,6 +8,7 @@ import typer
 
 from inoculate.cli import gate, options, threat_options, variant_options
 from inoculate.cli.evaluation_files import write_files, write_page
+from inoculate.cli.loading import Asked, load
 from inoculate.cli.output import print_notes, print_warnings, require_writable_places, store_in
 from inoculate.cli.parsers import masked, parse_corruptions, parse_movements, parse_threats, pick_device
 from inoculate.cli.reading_options import adapts_attacks, reads_images
@@ -68,13 +69,11 @@ def evaluate(
     from inoculate.evaluation.corruptions import corruptions as run_corruptions
     from inoculate.evaluation.evaluate import EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as run
-    from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attacks
+    from inoculate.evaluation.inputs import resolve_attacks
     from inoculate.evaluation.planned import planned_cells
     from inoculate.evaluation.records import require_parquet
     from inoculate.evaluation.spatial import spatial as run_spatial
     from inoculate.models.classes import match_classes
-    from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
-    from inoculate.models.loading.load import load_model
 
     threats, required = parse_threats(norm, eps), gate.parse(require, require_on, sarif, junit)
     attacks = resolve_attacks(variant_options.attacks_of(attack, variants), adaptation)
@@ -91,16 +90,16 @@ def evaluate(
     require_parquet(records)
     require_planned(required, planned_cells(attacks, threats, corrupted, movements), checks)
     require_writable_places((json_file, records, sarif, junit), (save_images, out, store))
-    needed = expected_preprocessing(model, pretrained=pretrained, weights=weights, normalize=normalize)
-    images = load_images(data, split, preprocessing.over(needed), data_root=data_root, limit=limit, seed=seed)
-    loaded = load_model(model, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
-    print_warnings(random_weights_warning(model) if not (weights or pretrained) else ())
-    network, images = unmatched = loaded.to(place), fit_channels(images, loaded, preprocessing)
-    network, images = match_classes(network, images, class_names, classes)  # type: ignore[arg-type]
+    loaded = load(
+        Asked(model, data, weights, pretrained, outputs, normalize, split, data_root, limit, seed), preprocessing
+    )
+    print_warnings(loaded.warnings)
+    unmatched = loaded.network.to(place), loaded.images
+    network, images = match_classes(*unmatched, class_names, classes)  # type: ignore[arg-type]
     threats = masked(threats, mask, images)
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "options": settings}
     if names:
-        chosen = variant_options.calibration(names, data, images, preprocessing.over(needed), data_root, seed)
+        chosen = variant_options.calibration(names, data, images, loaded.reading, data_root, seed)
         compared = variant_options.run(names, unmatched, attacks, threats, chosen, class_names, how, out)
         variant_options.write(compared, json_file, out)
         verdict = compared.require(require, require_on) if require else None  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from inoculate.cli import options, threat_options
+from inoculate.cli.loading import Asked, load
 from inoculate.cli.output import print_notes, print_report, print_warnings
 from inoculate.cli.parsers import masked, pick_device
 from inoculate.cli.reading_options import adapts_attacks, reads_images
@@ -54,22 +55,18 @@ def explain(
     from inoculate.attribution.explanation import Amounts
     from inoculate.cli.progress import Steps
     from inoculate.core.threat import Threat, parse_eps
-    from inoculate.evaluation.inputs import load_images, random_weights_warning, resolve_attack
+    from inoculate.evaluation.inputs import resolve_attack
     from inoculate.models.classes import match_classes
-    from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
-    from inoculate.models.loading.load import load_model
     from inoculate.report.write import write_report
 
     attack_name, chosen = resolve_attack(attack, adaptation)
     threat = Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
     require_writable(out)
-    needed = expected_preprocessing(model, pretrained=pretrained, weights=weights, normalize=normalize)
-    dataset = load_images(data, split, preprocessing.over(needed), data_root=data_root, limit=limit, seed=seed)
-    network = load_model(model, dataset, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
-    dataset = fit_channels(dataset, network, preprocessing)
+    network, dataset, _, warnings = load(
+        Asked(model, data, weights, pretrained, outputs, normalize, split, data_root, limit, seed), preprocessing
+    )
     print_notes(dataset.notes)
-    if not (weights or pretrained):
-        print_warnings(random_weights_warning(model))
+    print_warnings(warnings)
     place = pick_device(device)
     network, dataset = match_classes(network.to(place), dataset, class_names, classes)  # type: ignore[arg-type]
     (threat,) = masked([threat], mask, dataset)

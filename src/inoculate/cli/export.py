@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from inoculate.cli import options, variant_options
+from inoculate.cli.loading import Asked, load
 from inoculate.cli.output import print_notes, print_warnings
 from inoculate.cli.reading_options import reads_images
 from inoculate.data.preprocessing import Preprocessing
@@ -38,17 +39,12 @@ def export(
     Example: inoculate export my_model --to int8 --data my_images --out my_model.int8.onnx
     """
     from inoculate.evaluation.export import export as run
-    from inoculate.evaluation.inputs import load_images, random_weights_warning
-    from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
-    from inoculate.models.loading.load import load_model
 
-    needed = expected_preprocessing(model, pretrained=pretrained, weights=weights, normalize=normalize)
-    reading = preprocessing.over(needed)
-    images = load_images(data, split, reading, data_root=data_root, limit=limit, seed=seed)
-    network = load_model(model, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
-    images = fit_channels(images, network, preprocessing)
+    network, images, reading, warnings = load(
+        Asked(model, data, weights, pretrained, outputs, normalize, split, data_root, limit, seed), preprocessing
+    )
     chosen = variant_options.calibration([to], data, images, reading, data_root, seed)
-    print_warnings(random_weights_warning(model) if not (weights or pretrained) else ())
+    print_warnings(warnings)
     found = run(network, images, out, to, calibration=chosen, seed=seed)  # type: ignore[arg-type]
     print_notes(found.notes)
     print_warnings(found.warnings)

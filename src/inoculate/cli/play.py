@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from inoculate.cli import options
+from inoculate.cli.loading import Asked, load
 from inoculate.cli.output import print_notes, print_warnings
 from inoculate.cli.parsers import parse_attacks, pick_device
 from inoculate.cli.reading_options import adapts_attacks, reads_images
@@ -56,31 +57,26 @@ def play(
     Example: inoculate play --model my_model --data my_images --hardened hardened
     """
     from inoculate.core.threat import Threat, parse_eps
-    from inoculate.evaluation.inputs import Matching, load_images, random_weights_warning, resolve_attacks
-    from inoculate.models.loading.inputs import expected_preprocessing, fit_channels
-    from inoculate.models.loading.load import load_model
+    from inoculate.evaluation.inputs import Matching, resolve_attacks
     from inoculate.playground.play import PlayOptions, load_hardened, open_session
     from inoculate.playground.serve import require_gradio, serve
 
     require_gradio()
     offered, threat = resolve_attacks(parse_attacks(attack), adaptation), Threat(norm, parse_eps(eps))  # type: ignore[arg-type]
-    needed = preprocessing.over(
-        expected_preprocessing(model, pretrained=pretrained, weights=weights, normalize=normalize)
+    network, images, reading, warnings = load(
+        Asked(model, data, weights, pretrained, outputs, normalize, split, data_root, limit, seed), preprocessing
     )
-    images = load_images(data, split, needed, data_root=data_root, limit=limit, seed=seed)
-    loaded = load_model(model, images, weights=weights, pretrained=pretrained, outputs=outputs, normalize=normalize)
-    images, place = fit_channels(images, loaded, preprocessing), pick_device(device)
+    place = pick_device(device)
     print_notes(images.notes)
-    print_warnings(random_weights_warning(model) if not (weights or pretrained) else ())
+    print_warnings(warnings)
     after = None if hardened is None else load_hardened(hardened, model, images, outputs=outputs, normalize=normalize)
     settings = PlayOptions(
-        model, needed, Matching(class_names, classes), seed, place, host, port  # type: ignore[arg-type]
+        model, reading, Matching(class_names, classes), seed, place, host, port  # type: ignore[arg-type]
     )  # fmt: skip
     session = open_session(
-        loaded.to(place), images, offered, threat, hardened=after and after.to(place), options=settings
+        network.to(place), images, offered, threat, hardened=after and after.to(place), options=settings
     )
-    open_to_others = () if host in ("127.0.0.1", "localhost", "::1") else (f"others can open the page through {host}",)
-    print_warnings((*session.warnings, *open_to_others))
+    print_warnings(session.warnings)
     with serve(session, host, port) as page:
         typer.echo(f"Playground: {page.url} (Ctrl-C ends it)")
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -69,16 +69,36 @@ def layout(session: Session, uploads: Path) -> gr.Blocks:
                     True, label="show attributions (slower)", container=False, elem_id="attributions"
                 )
                 answer = gr.HTML("", elem_id="answer")
-        _connect(session, unit, numbers, locals())
+        choice = _Chosen(gallery, number, upload, picture)
+        _connect(session, unit, numbers, uploads, page, choice, [attack, eps, attributions], [status, answer])
     return page
 
 
-def _connect(session: Session, unit: int, numbers: list[int], parts: dict[str, Any]) -> None:
-    """What happens when a visitor chooses something; `parts` are the components by name."""
-    picture, number, status, answer = (parts[name] for name in ("picture", "number", "status", "answer"))
-    uploads: Path = parts["uploads"]
-    settings = [parts[name] for name in ("attack", "eps", "attributions")]
-    shown = [picture, number, status, answer]
+class _Chosen(NamedTuple):
+    """The components that choose an image, and the image."""
+
+    gallery: Any
+    number: Any
+    upload: Any
+    picture: Any
+
+
+def _connect(
+    session: Session,
+    unit: int,
+    numbers: list[int],
+    uploads: Path,
+    page: Any,
+    choice: _Chosen,
+    settings: list[Any],
+    output: list[Any],
+) -> None:
+    """What happens when a visitor chooses something.
+
+    settings: the components of attack, eps and attributions. output: those of status and answer.
+    """
+    picture, number, answer = choice.picture, choice.number, output[1]
+    shown = [picture, number, *output]
 
     def attacked(chosen: Picture, attack: str, eps: float, attributions: bool) -> Iterator[str]:
         try:
@@ -115,11 +135,11 @@ def _connect(session: Session, unit: int, numbers: list[int], parts: dict[str, A
         "trigger_mode": "always_last", "concurrency_id": "session", "show_progress": "minimal"
     }  # fmt: skip
     changes = [each.change for each in settings]
-    gr.on([parts["page"].load, *changes], attacked, [picture, *settings], answer, api_name="attack", **one_by_one)
-    parts["gallery"].select(from_gallery, settings, shown, api_visibility="private", **one_by_one)
+    gr.on([page.load, *changes], attacked, [picture, *settings], answer, api_name="attack", **one_by_one)
+    choice.gallery.select(from_gallery, settings, shown, api_visibility="private", **one_by_one)
     number.input(from_number, [number, *settings], shown, api_name="choose", **one_by_one)
-    parts["upload"].upload(
-        from_upload, [parts["upload"], *settings], [*shown, parts["upload"]], api_name="upload", **one_by_one
+    choice.upload.upload(
+        from_upload, [choice.upload, *settings], [*shown, choice.upload], api_name="upload", **one_by_one
     )
 
 

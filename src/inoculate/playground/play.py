@@ -103,13 +103,14 @@ def open_session(
         after = load_hardened(hardened, model, images)
         networks = {BEFORE: model, AFTER: after.to(options.device) if is_spec(hardened) else after}
     prepared = {each: _prepared(network, images, each, options) for each, network in networks.items()}
+    doubts = dict.fromkeys(line for found in prepared.values() for line in found.warnings)
     own = expected_preprocessing(str(model)) if is_spec(model) else AS_THEY_ARE
     reading = replace(options.preprocessing.over(own), image_size=as_size(*images.image_size), channels=images.channels)
     return Session(
         tuple(Network(each, found.classifier, found.data.classes) for each, found in prepared.items()),
         images, reading, offered, threat.norm, threat.eps, options.seed,
         title=f"{name} on {images.name}" + ("" if hardened is None else ", before and after hardening"),
-        warnings=tuple(dict.fromkeys(line for found in prepared.values() for line in found.warnings)),
+        warnings=(*doubts, *_exposed(options.host)),
     )  # fmt: skip
 
 
@@ -144,6 +145,11 @@ def _prepared(model: ModelLike, images: Dataset, name: str, options: PlayOptions
     if found.classifier.labels_only:
         raise InputError(f"{name}: the model gives labels only, and the page shows probabilities: use evaluate")
     return found
+
+
+def _exposed(host: str) -> list[str]:
+    """A warning where the page is not for this machine alone."""
+    return [] if host in (LOOPBACK, "localhost", "::1") else [f"others can open the page through {host}"]
 
 
 def _check(images: Dataset, attacks: Sequence[str] | dict[str, Attack], threat: Threat) -> None:

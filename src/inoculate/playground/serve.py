@@ -28,10 +28,16 @@ _PRIVATE = {
 
 
 class Playground:
-    """A page that is being served at `url`; `close` ends it, as leaving the context does."""
+    """A page that is being served at `url`; `close` ends it, as leaving the context does.
 
-    def __init__(self, page: Any, url: str, folder: tempfile.TemporaryDirectory[str]) -> None:
-        self.url, self._page, self._folder, self._closed = url, page, folder, threading.Event()
+    `warnings` say what looks wrong with the networks, and whether others can open the page, one line each.
+    """
+
+    def __init__(
+        self, page: Any, url: str, folder: tempfile.TemporaryDirectory[str], warnings: tuple[str, ...]
+    ) -> None:
+        self.url, self.warnings = url, warnings
+        self._page, self._folder, self._closed = page, folder, threading.Event()
 
     def wait(self) -> None:
         """Serve until `close` is called or the process is interrupted."""
@@ -89,4 +95,4 @@ def serve(session: Session, host: str = LOOPBACK, port: int | None = None) -> Pl
         raise InputError(
             f"cannot listen on {where}: give a free --port, and as --host an address of this machine"
         ) from error
-    return Playground(page, url, folder)
+    return Playground(page, url, folder, session.warnings)

@@ -225,7 +225,7 @@ class Session:
 def _probabilities(network: Network, x: Tensor, seed: int) -> NDArray[np.float32]:
     """The probabilities (K) for one image, 1×C×H×W. Raises `InputError` where the outputs are not finite."""
     classifier = network.classifier
-    x = x.to(classifier.device, classifier.dtype).contiguous(memory_format=classifier.layout)
+    x = classifier.placed(x)
     with classifier.ready(), seeded(seed, "play"):
         found = classifier.logits(x, torch.zeros(1, dtype=torch.long, device=x.device)).float().softmax(dim=1)[0]
     if not bool(found.isfinite().all()):
