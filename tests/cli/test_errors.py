@@ -41,7 +41,7 @@ MISTAKES = (
     ("--device cuda:77", "choose cpu or auto"),
     ("--weights none.safetensors", "cannot be read"),
     ("--records rows.csv", ".parquet"),
-    ("--nonsense 1", "--nonsense"),
+    ("--nonsense 1", "evaluate --help"),
 )
 
 
