@@ -4,7 +4,9 @@ import numpy as np
 from report_samples import clean, row
 
 from inoculate.core.row import Row
+from inoculate.report.answers import is_it_robust
 from inoculate.report.headline import headline
+from inoculate.report.ladder import ladder_of
 from inoculate.report.results import collect
 from inoculate.report.tables.latex import to_latex
 from inoculate.report.tables.paper import paper_tables
@@ -64,6 +66,14 @@ def test_without_transfer_training_the_hardest_attack_speaks() -> None:
     others = [row("resnet50", "trades", "pgd", correct=50), row("resnet18", attack="pgd", correct=2)]
     assert lead(*BEFORE, *others) == "The most fragile network keeps 2.0 % under PGD at eps 0.01."
     assert lead(clean("resnet50", "standard", 95)) == "No attack has been measured."
+
+
+def test_of_attacks_that_leave_as_much_the_strongest_is_named() -> None:
+    equal = [row("resnet50", attack=attack, correct=40) for attack in ("square", "autoattack", "pgd", "fgsm")]
+    rows = [clean("resnet50", "standard", 95), *equal]
+    assert lead(*rows) == "The model keeps 40.0 % under AutoAttack at eps 0.01."
+    (results,) = collect(rows)
+    assert "40.0 % (30.9 to 49.8) under AutoAttack" in is_it_robust(ladder_of(results)).text
 
 
 def test_who_fools_whom_before_and_after() -> None:

@@ -201,7 +201,9 @@ def check_gradient_free(panel: Panel) -> list[Check]:
         return []
     share = 1 / (1 + len(panel.surrogates))
     return [
-        _check_beyond_pgd(panel, "gradient-free", "Square without gradients", lambda left: panel.square(left, share))
+        _check_beyond_pgd(
+            panel, "gradient-free", "Square's examples, made without gradients,", lambda left: panel.square(left, share)
+        )
     ]
 
 

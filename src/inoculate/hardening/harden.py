@@ -161,7 +161,9 @@ def _measured(task: Task, trained: _Trained, before: Evaluation, work: Path, pro
         onnx, check = export_checked(model, after.images[strongest], data.test.labels, strongest)
     training = _training_facts(task, schedule, recipe, history, kept_original=bool(kept))
     checks = checks_of(after)
-    masked = masking_warnings(checks_of(before), checks, min(attacked(after.rows), key=lambda row: row.accuracy))
+    masked = masking_warnings(
+        checks_of(before), checks, min(reversed(attacked(after.rows)), key=lambda row: row.accuracy)
+    )
     warnings = (*task.warnings, *failures, *([kept] if kept else []), *masked)
     per_image = {row: replace(each, images=None) for found in (before, after) for row, each in found.per_image.items()}
     return Hardened(

@@ -53,7 +53,7 @@ def is_it_robust(ladder: Ladder, who: str = "") -> Answer:
     clean = _clean(ladder)
     if not attacked or clean is None:
         return Answer(question, "Not measured", "No attack has been measured.")
-    last = min(attacked, key=lambda rung: (-rung.eps, _accuracy(rung.bars[0])))
+    last = min(reversed(attacked), key=lambda rung: (-rung.eps, _accuracy(rung.bars[0])))
     bar = last.bars[0]
     assert bar is not None
     low, high = bar.interval or (bar.accuracy, bar.accuracy)
@@ -86,7 +86,7 @@ def better_than_before(ladder: Ladder) -> Answer:
     clean = [bar for bar in ladder.rungs[0].bars[:2] if bar] if ladder.rungs else []
     if not attacked or len(clean) < 2 or len(ladder.sides) < 2:
         return Answer(question, "Not measured", "No attack has been measured before and after.")
-    worst = min(attacked, key=lambda rung: (-rung.eps, _accuracy(rung.bars[1])))
+    worst = min(reversed(attacked), key=lambda rung: (-rung.eps, _accuracy(rung.bars[1])))
     before, after = (_accuracy(bar) for bar in worst.bars[:2])
     verdict = "More than before" if after > before else "Not more than before"
     verdict += "" if after >= HOLDS * clean[1].accuracy else ", still weak" if after > before else ""

@@ -33,7 +33,7 @@ class Between:
 def between(results: Results, model: str, arm: str, eps: float) -> Between | None:
     """Both bounds of a network at one eps; None where either was not measured."""
     proved = results.find(model, arm, CERTIFIED, eps, "white-box")
-    tried = [results.find(model, arm, attack, eps, "white-box") for attack in results.attacks]
+    tried = [results.find(model, arm, attack, eps, "white-box") for attack in reversed(results.attacks)]
     attacked = [number for number in tried if number is not None]
     if proved is None or not attacked:
         return None

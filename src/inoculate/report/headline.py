@@ -167,10 +167,13 @@ def _hardened(results: Results) -> Headline:
 
 
 def _attacked(results: Results, model: str, arm: str) -> list[tuple[Measurement, str, bool]]:
-    """Accuracy under each attack at its largest eps: the number, the attack in words, whether it covers everything."""
+    """Accuracy under each attack at its largest eps: the number, the attack in words, whether it covers everything.
+
+    The strongest attack comes first: of equal numbers, `min` chooses it.
+    """
     return [
         (number, f"{attack_name(attack)} at eps {eps:.3g}", not results.restriction(attack))
-        for attack in results.attacks
+        for attack in reversed(results.attacks)
         for eps in results.epsilons(attack)[-1:]
         if (number := results.find(model, arm, attack, eps, "white-box"))
     ]

@@ -205,7 +205,7 @@ def _telling(rows: Sequence[tuple[int, Row]]) -> tuple[int, Row]:
     strongest: dict[float, tuple[int, Row]] = {}
     for pair in rows:
         eps = pair[1].eps
-        strongest[eps] = min(strongest.get(eps, pair), pair, key=lambda each: each[1].accuracy)
+        strongest[eps] = min(pair, strongest.get(eps, pair), key=lambda each: each[1].accuracy)
     return min(strongest.values(), key=lambda pair: (abs(pair[1].accuracy - 0.5), -pair[1].eps))
 
 

@@ -81,9 +81,9 @@ class Results:
 
     @property
     def attacks(self) -> list[str]:
-        """The main attack (`fgsm` where there is one), then the others; a proof is none."""
+        """The main attack (`fgsm` where there is one), then the others, ensembles last; a proof is none."""
         found = sorted({row.attack for row in self.rows} - {"none", CERTIFIED})
-        return sorted(found, key=lambda name: (name != "fgsm", name != "pgd"))
+        return sorted(found, key=lambda name: (name != "fgsm", name != "pgd", name.startswith("autoattack")))
 
     @property
     def conditions(self) -> list[str]:
