@@ -201,3 +201,22 @@ def test_tables_are_folded_and_last(tmp_path: Path) -> None:
     outside = re.sub(r"<details.*?</details>", "", html, flags=re.DOTALL)
     assert 'class="sortable"' in html
     assert 'class="sortable"' not in outside
+
+
+def test_variants_of_a_network_are_no_trainings(tmp_path: Path) -> None:
+    rows = [
+        *(clean("net", arm, 95) for arm in ("fp32", "int8")),
+        *(row("net", arm, attack, correct=correct)
+          for attack, pair in (("fgsm", (70, 70)), ("autoattack", (60, 40)))
+          for arm, correct in zip(("fp32", "int8"), pair, strict=True)),
+    ]  # fmt: skip
+    write_rows(tmp_path / "results.json", rows)
+    (tmp_path / "evaluation.json").write_text('{"warnings": [], "variants": ["fp32", "int8"]}')
+    found = overview(read_run(tmp_path))
+    assert found.title == "net on MNIST, as it will be deployed"
+    assert "2 variants: fp32, int8" in found.measured
+    assert answer(found, "Is each variant") == ("No", "Most under AutoAttack at eps 0.01: int8 40.0 %, fp32 60.0 %.")
+    assert "40.0 % (30.9 to 49.8) under AutoAttack" in answer(found, "Is it robust")[1]
+    equal = [each for each in rows if each.attack != "autoattack"]
+    write_rows(tmp_path / "results.json", equal)
+    assert answer(overview(read_run(tmp_path)), "Is each variant")[0] == "Yes, to within a point"

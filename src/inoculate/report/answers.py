@@ -91,7 +91,7 @@ def better_than_before(ladder: Ladder) -> Answer:
     verdict = "More than before" if after > before else "Not more than before"
     verdict += "" if after >= HOLDS * clean[1].accuracy else ", still weak" if after > before else ""
     text = (
-        f"Under {_attack(worst)} at eps {worst.eps:.3g} it keeps {percent(after)} %; before hardening "
+        f"Under {worst.attack} at eps {worst.eps:.3g} it keeps {percent(after)} %; before hardening "
         f"{percent(before)} %. On clean images: {percent(clean[1].accuracy)} %, before {percent(clean[0].accuracy)} %."
     )
     return Answer(question, verdict, text)
@@ -172,7 +172,3 @@ def _clean(ladder: Ladder) -> Bar | None:
 
 def _accuracy(bar: Bar | None) -> float:
     return bar.accuracy if bar else 1.0
-
-
-def _attack(rung: Rung) -> str:
-    return " or ".join(dict.fromkeys(attack_name(bar.attack) for bar in rung.bars if bar))

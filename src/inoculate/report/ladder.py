@@ -64,6 +64,11 @@ class Rung:
     bars: list[Bar | None]
     proved: bool = False
 
+    @property
+    def attack(self) -> str:
+        """The attack of each bar in words."""
+        return " or ".join(dict.fromkeys(attack_name(bar.attack) for bar in self.bars if bar))
+
 
 @dataclass(frozen=True)
 class Ladder:
@@ -111,8 +116,9 @@ def _sides(results: Results) -> list[Side]:
     arms, models = results.arms, results.models
     if len(arms) == 1 or not {BEFORE, "standard"} & set(arms):
         networks = [(model, arm) for model in models for arm in arms if _measured(results, model, arm)]
+        named = len(models) > 1  # else the title says which network it is
         labels = [
-            model if len(arms) == 1 or _arms_of(results, model) == 1 else f"{model}, {arm}" for model, arm in networks
+            (f"{model}, {arm}" if named else arm) if _arms_of(results, model) > 1 else model for model, arm in networks
         ]
         return [
             Side(label, f"var(--{_SIDE_COLORS[place % len(_SIDE_COLORS)]})", (network,))

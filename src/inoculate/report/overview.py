@@ -25,7 +25,13 @@ from inoculate.report.image_record import ClassAccuracy, accuracy_by_class
 from inoculate.report.ladder import Ladder, Side, ladder_of
 from inoculate.report.results import BEFORE, Results
 from inoculate.report.run import RunRecord
-from inoculate.report.several_answers import best_networks, robust_by_training, title_of
+from inoculate.report.several_answers import (
+    best_networks,
+    robust_by_training,
+    same_when_deployed,
+    title_of,
+    weakest_side,
+)
 
 MOST_CLASSES = 12
 
@@ -109,9 +115,10 @@ def _title(run: RunRecord, measured: Sequence[tuple[Results, str]]) -> str:
         return run.title
     models = list(dict.fromkeys(model for results, _ in measured for model in results.models))
     datasets = ", ".join(dict.fromkeys(published.title(results.dataset) for results, _ in measured))
-    hardened = ", before and after hardening" if BEFORE in measured[0][0].arms else ""
+    how = ", as it will be deployed" if run.variants else ""
+    how = ", before and after hardening" if BEFORE in measured[0][0].arms else how
     joined = " or ".join(models) + "?" if run.members else ", ".join(models)
-    return f"{joined} {'Robustness' if run.members else ''} on {datasets}{hardened}".replace("  ", " ")
+    return f"{joined} {'Robustness' if run.members else ''} on {datasets}{how}".replace("  ", " ")
 
 
 def _measured(run: RunRecord, found: Sequence[Results]) -> list[str]:
@@ -124,7 +131,10 @@ def _measured(run: RunRecord, found: Sequence[Results]) -> list[str]:
     attacks = list(dict.fromkeys(attack_name(a) for results in found for a in results.attacks))
     eps = max((row.eps for row in rows), default=0.0)
     parts = [f"{len(models)} networks: {', '.join(models)}" if len(models) > 1 else f"network {models[0]}"]
-    parts += [f"{arms} ways of training"] if arms > 1 and BEFORE not in {row.arm for row in rows} else []
+    if run.variants:
+        parts += [f"{len(run.variants)} variants: {', '.join(run.variants)}"]
+    elif arms > 1 and BEFORE not in {row.arm for row in rows}:
+        parts += [f"{arms} ways of training"]
     parts += [_count(rows) + (" of each data set" if len({row.dataset for row in rows}) > 1 else "")]
     norms = ", ".join(dict.fromkeys(norm_name(results.norm) for results in found))
     parts += [f"{', '.join(attacks)} in {norms}, eps up to {eps:.3g}"] if attacks else ["no attack"]
@@ -219,6 +229,8 @@ def _answers(
         robust = which_to_ship(results, ladder, run.records, same_images(run.members))
     elif BEFORE in results.arms:
         robust = better_than_before(ladder)
+    elif run.variants:
+        robust = is_it_robust(weakest_side(ladder))
     elif run.is_study or len(ladder.sides) > 1:
         robust = robust_by_training([(picture.title, picture.ladder) for picture in pictures])
     else:
@@ -230,4 +242,5 @@ def _answers(
         [image for each in shown for image in each.images],
     )
     best = best_networks(found) if not run.members and len(results.models) > 1 else None
+    best = same_when_deployed(ladder) if run.variants else best
     return [each for each in (robust, against_what(results, images), best, first, believed) if each]

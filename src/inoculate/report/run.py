@@ -36,7 +36,8 @@ class TrainingRecord:
 class RunRecord:
     """Everything that a page is made from; whatever a run did not leave is empty.
 
-    `image_rows` are the rows of `images`, in its order. `members` are the runs of several models that are compared.
+    `image_rows` are the rows of `images`, in its order. `members` are the runs of several models that are compared;
+    `variants` are the arms of a network that was measured as it will be deployed.
     """
 
     title: str
@@ -50,6 +51,7 @@ class RunRecord:
     image_rows: Sequence[Row] = ()
     warnings: Sequence[str] = ()
     members: Sequence[RunRecord] = ()
+    variants: Sequence[str] = ()
 
     @property
     def is_study(self) -> bool:
@@ -99,18 +101,19 @@ def read_run(path: Path) -> RunRecord:
     if not (path / RESULTS).is_file() and not explanations:
         raise InputError(f"{path} holds no {RESULTS}: give a run's folder, or a file that evaluate --json wrote")
     rows = read_rows(path / RESULTS) if (path / RESULTS).is_file() else []
-    manifest, checks = _read_mapping(path / MANIFEST) or {}, _read_mapping(path / CHECKS)
+    manifest, facts = (_read_mapping(path / name) or {} for name in (MANIFEST, FACTS_OF_IMAGES))
     return RunRecord(
         title=manifest.get("study", {}).get("name") or _title(rows, explanations),
         rows=rows,
         records=read_records(path / RECORDS) if (path / RECORDS).is_file() else {},
         manifest=manifest,
         explanations=explanations,
-        checks=checks,
+        checks=_read_mapping(path / CHECKS),
         trainings=list(_trainings(manifest)),
         images=read_image_record(path, rows),
         image_rows=rows,
-        warnings=_warnings(path),
+        warnings=[str(each) for each in facts.get("warnings", ())],
+        variants=[str(each) for each in facts.get("variants", ())],
     )
 
 
@@ -144,12 +147,6 @@ def _read_trained(folder: Path) -> RunRecord:
 def hardened_rows(rows: Sequence[Row], model: str) -> list[Row]:
     """The rows from before and after a hardening as two arms of one network."""
     return [replace(row, model=model, arm=BEFORE if row.model == BEFORE else _arm_after(row)) for row in rows]
-
-
-def _warnings(folder: Path) -> Sequence[str]:
-    """The warnings that an evaluation left in a folder."""
-    facts = _read_mapping(folder / FACTS_OF_IMAGES) or {}
-    return [str(each) for each in facts.get("warnings", ())]
 
 
 def _arm_after(row: Row) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from inoculate.report import published
 from inoculate.report.answers import Answer
@@ -10,6 +11,8 @@ from inoculate.report.formatting import attack_name, norm_name, percent
 from inoculate.report.ladder import Ladder
 from inoculate.report.plots.style import legend
 from inoculate.report.results import Results
+
+POINT = 0.01  # a difference between variants that counts
 
 
 def title_of(results: Results) -> str:
@@ -61,6 +64,32 @@ def robust_by_training(ladders: Sequence[tuple[str, Ladder]]) -> Answer:
         parts.append((f"{rung.note} at eps {rung.eps:.3g}", start + most))
     verdict = "Yes, with the best training" if gains and all(gains) else "In part" if any(gains) else "No"
     return Answer("Is it robust?", verdict if parts else "Not measured", _by_condition(parts, "what is left:"))
+
+
+def weakest_side(ladder: Ladder) -> Ladder:
+    """The side that keeps least under attack, alone; whoever is asked about all sides may promise no more."""
+    attacked = [rung for rung in ladder.attacked if all(rung.bars)]
+    if not attacked:
+        return ladder
+    last = [bar.accuracy for bar in attacked[-1].bars if bar]
+    place = last.index(min(last))
+    rungs = [replace(rung, bars=[rung.bars[place]]) for rung in ladder.rungs]
+    return replace(ladder, sides=[ladder.sides[place]], rungs=rungs)
+
+
+def same_when_deployed(ladder: Ladder) -> Answer:
+    """How far the variants of one network lie apart, where they do so most."""
+    text, widest = "All are equal under every condition.", 0.0
+    for rung in ladder.rungs:
+        values = {side.label: bar.accuracy for side, bar in zip(ladder.sides, rung.bars, strict=True) if bar}
+        low, high = (choose(values, key=values.__getitem__) for choose in (min, max))
+        apart = values[high] - values[low]
+        if apart > widest:
+            widest = apart
+            where = f"under {rung.attack} at eps {rung.eps:.3g}" if rung.eps else "on clean images"
+            text = f"Most {where}: {low} {percent(values[low])} %, {high} {percent(values[high])} %."
+    verdict = "No" if widest >= POINT - 1e-9 else "Yes, to within a point"
+    return Answer("Is each variant as accurate?", verdict, text)
 
 
 def _by_condition(parts: Sequence[tuple[str, str]], verb: str) -> str:
