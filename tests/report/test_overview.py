@@ -215,7 +215,10 @@ def test_variants_of_a_network_are_no_trainings(tmp_path: Path) -> None:
     found = overview(read_run(tmp_path))
     assert found.title == "net on MNIST, as it will be deployed"
     assert "2 variants: fp32, int8" in found.measured
-    assert answer(found, "Is each variant") == ("No", "Most under AutoAttack at eps 0.01: int8 40.0 %, fp32 60.0 %.")
+    assert answer(found, "Is each variant") == (
+        "No",
+        "They differ most under AutoAttack at eps 0.01: int8 40.0 %, fp32 60.0 %.",
+    )
     assert "40.0 % (30.9 to 49.8) under AutoAttack" in answer(found, "Is it robust")[1]
     equal = [each for each in rows if each.attack != "autoattack"]
     write_rows(tmp_path / "results.json", equal)

@@ -35,8 +35,8 @@ def exit_code(command: Callable[[], Any]) -> int:
         return _refuse(str(error))
     except _USAGE_ERROR as error:
         message = error.format_message()  # empty where the help has just been shown instead
-        command = error.ctx.command_path if error.ctx else "inoculate"
-        return _refuse(f"{message} See {command} --help") if message else WRONG_INPUT
+        name = error.ctx.command_path if error.ctx else "inoculate"
+        return _refuse(f"{message} See {name} --help") if message else WRONG_INPUT
     except OSError as error:
         if error.errno not in _FILE_ERRORS:
             raise

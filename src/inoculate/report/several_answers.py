@@ -87,7 +87,7 @@ def same_when_deployed(ladder: Ladder) -> Answer:
         if apart > widest:
             widest = apart
             where = f"under {rung.attack} at eps {rung.eps:.3g}" if rung.eps else "on clean images"
-            text = f"Most {where}: {low} {percent(values[low])} %, {high} {percent(values[high])} %."
+            text = f"They differ most {where}: {low} {percent(values[low])} %, {high} {percent(values[high])} %."
     verdict = "No" if widest >= POINT - 1e-9 else "Yes, to within a point"
     return Answer("Is each variant as accurate?", verdict, text)
 
