@@ -130,9 +130,18 @@ def test_the_badge_says_the_worst():
     def check(name, passed):
         return {"name": name, "passed": passed, "message": ""}
 
-    assert badge_of([check("a", True), check("b", None)]).text == "1 checks passed, 1 not made"
+    assert badge_of([check("a", True), check("b", None)]).text == "1 check passed, 1 not made"
     assert badge_of([check("a", True), check("b", False), check("c", False)]).text == "Check failed: b and 1 more"
     assert badge_of([check("a", None)]).state == badge_of([]).state == "open"
+
+
+def test_what_an_attack_may_have_missed_is_said_where_it_is_the_larger_doubt(tmp_path: Path) -> None:
+    for hidden, said in ((0.2, "may have missed up to 20 points"), (0.01, ""), (None, "")):
+        attacked = replace(row("net", attack="autoattack"), hidden=hidden)
+        write_rows(tmp_path / "results.json", [clean("net", "standard", 95), attacked])
+        text = answer(overview(read_run(tmp_path)), "Can I")[1]
+        assert "With 100 images, the numbers are precise to about ±10 points." in text
+        assert said in text if said else "missed" not in text
 
 
 def test_images_fail_in_the_order_of_eps_with_what_breaks_them(tmp_path: Path) -> None:

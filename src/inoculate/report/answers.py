@@ -44,7 +44,9 @@ def badge_of(checks: Sequence[Mapping[str, Any]]) -> Badge:
     if not passed:
         return Badge("open", "Not checked for masked gradients")
     rest = len(checks) - len(passed)
-    return Badge("good", f"{len(passed)} checks passed" + (f", {rest} not made" if rest else ""))
+    return Badge(
+        "good", f"{len(passed)} check{'s' * (len(passed) > 1)} passed" + (f", {rest} not made" if rest else "")
+    )
 
 
 def is_it_robust(ladder: Ladder, who: str = "") -> Answer:
@@ -118,17 +120,25 @@ def against_what(results: Results, images: str) -> Answer:
     )
 
 
-def can_i_believe_it(badge: Badge, ladder: Ladder, warnings: Sequence[str], seeds: int = 1) -> Answer:
-    """The checks, the sharpness of the numbers, and the warnings of the run."""
+def can_i_believe_it(
+    badge: Badge, ladder: Ladder, warnings: Sequence[str], seeds: int = 1, hidden: float = 0.0
+) -> Answer:
+    """The checks, the precision of the numbers, and the warnings of the run.
+
+    `hidden` is the most accuracy that attacks can have left by ending runs early: said where it is the larger doubt.
+    """
     verdict = {"good": "Yes, as far as was checked", "bad": "No, not before the failed check is resolved"}
     bars = [bar for rung in ladder.rungs for bar in rung.bars if bar and bar.interval]
     widest = max((100 * (bar.interval[1] - bar.interval[0]) / 2 for bar in bars if bar.interval), default=0.0)
     parts = [f"{badge.text}."]
     if widest:
-        parts.append(f"Numbers are exact to about ±{widest:.0f} points ({min(bar.n for bar in bars):,} images).")
+        images = min(bar.n for bar in bars)
+        parts.append(f"With {images:,} images, the numbers are precise to about ±{widest:.0f} points.")
     elif ladder.rungs:
         fewest = min(bar.n for rung in ladder.rungs for bar in rung.bars if bar)
         parts.append(f"At least {fewest:,} images and {seeds} training seed{'s' * (seeds > 1)} behind each number.")
+    if 100 * hidden > widest:
+        parts.append(f"An attack that saved time may have missed up to {100 * hidden:.0f} points.")
     if warnings:
         parts.append(f"{len(warnings)} warning{'s' * (len(warnings) > 1)}: {warnings[0]}")
     anchor = "checks" if badge.state != "open" else ""

@@ -236,7 +236,8 @@ def _answers(
     else:
         robust = is_it_robust(ladder)
     seeds = max(len(each.seeds) for each in found)
-    believed = can_i_believe_it(badge, ladder, _warnings(run), seeds)
+    hidden = max(row.hidden or 0.0 for each in found for row in each.rows)
+    believed = can_i_believe_it(badge, ladder, _warnings(run), seeds, hidden)
     first = which_fail_first(
         [(group.network, group.condition, group.classes) for group in groups],
         [image for each in shown for image in each.images],
