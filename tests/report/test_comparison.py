@@ -17,7 +17,7 @@ STRONG, WEAK = [0.5] * 30 + [0.0] * 2, [0.5] * 4 + [0.02] * 28
 def compare(tmp_path: Path, one: list[float], other: list[float], **options: object) -> str:
     a = recorded(tmp_path / "a", one, model="first", **options)  # type: ignore[arg-type]
     b = recorded(tmp_path / "b", other, model="second", **options)  # type: ignore[arg-type]
-    return write_report([a, b], tmp_path / "page.html").read_text()
+    return write_report([a, b], tmp_path / "page.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_the_one_that_keeps_more_is_to_be_shipped(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from report_samples import clean, row
 
 from inoculate.artifacts.rows import write_rows
 from inoculate.core.errors import InputError
-from inoculate.report.answers import badge_of
+from inoculate.report.answers import Answer, badge_of
 from inoculate.report.headline import headline
+from inoculate.report.html.environment import unbroken
 from inoculate.report.ladder import ladder_of
 from inoculate.report.names import short_name, short_names, with_short_names
 from inoculate.report.overview import Overview, overview_of
@@ -107,7 +108,7 @@ def test_a_model_is_robust_up_to_the_eps_where_half_of_its_accuracy_is_left(tmp_
     assert found.badge is not None
     assert found.badge.state == "good"
     verdict, text = answer(found, "Which images")
-    assert verdict == "Class “dog”"
+    assert verdict == "Class “dog” most often"
     assert "0.0 % of class “dog” (0 of 4 images) and 25.0 % of “cat”" in text
     assert "“cat”, taken for “dog” without any attack" in text
 
@@ -195,7 +196,7 @@ def test_names_that_would_be_alike_stay_whole():
 
 def test_a_page_names_the_model_and_not_its_path(tmp_path: Path) -> None:
     html = write_report(recorded(tmp_path, [0.5, 0.02, 0.0, 0.02], model="/home/me/nets/mine.pt")).read_text()
-    assert "<h1>mine.pt on MNIST</h1>" in html
+    assert "<h1>“mine.pt” on MNIST</h1>" in html
     assert "/home/me" not in html
     assert "standard training" not in html
     run = with_short_names(read_run(tmp_path))
@@ -222,7 +223,7 @@ def test_variants_of_a_network_are_no_trainings(tmp_path: Path) -> None:
     write_rows(tmp_path / "results.json", rows)
     (tmp_path / "evaluation.json").write_text('{"warnings": [], "variants": ["fp32", "int8"]}')
     found = overview(read_run(tmp_path))
-    assert found.title == "net on MNIST, as it will be deployed"
+    assert found.title == "“net” on MNIST, as it will be deployed"
     assert "2 variants: fp32, int8" in found.measured
     assert answer(found, "Is each variant") == (
         "No",
@@ -232,3 +233,38 @@ def test_variants_of_a_network_are_no_trainings(tmp_path: Path) -> None:
     equal = [each for each in rows if each.attack != "autoattack"]
     write_rows(tmp_path / "results.json", equal)
     assert answer(overview(read_run(tmp_path)), "Is each variant")[0] == "Yes, to within a point"
+
+
+def study_of(*found: tuple[str, str, int, int]) -> list[Answer]:
+    """The answers on a study: of each dataset, arm, and correct of 100 images without and with the attack."""
+    rows = [
+        measured for dataset, arm, right, left in found
+        for measured in (clean("net", arm, right, dataset=dataset), row("net", arm, correct=left, dataset=dataset))
+    ]  # fmt: skip
+    return list(overview(RunRecord("paper", rows, manifest={"study": {"name": "paper"}})).answers)
+
+
+def test_a_study_says_on_which_data_its_networks_are_robust() -> None:
+    mnist = (("mnist", "standard", 98, 20), ("mnist", "pgd_at", 96, 90))
+    cifar = (("cifar10", "standard", 80, 2), ("cifar10", "pgd_at", 80, 4))
+    assert study_of(*mnist, *cifar)[0].verdict == "On MNIST with the best training; not on CIFAR10"
+    assert study_of(*mnist)[0].verdict == "Yes, with the best training"
+    assert study_of(*cifar)[0].verdict == "No"
+
+
+def test_a_lead_within_the_interval_is_none() -> None:
+    def best(*correct: int) -> Answer:
+        networks = [(clean(f"net{i}", "standard", 95), row(f"net{i}", correct=n)) for i, n in enumerate(correct)]
+        answers = overview(RunRecord("several", [each for pair in networks for each in pair])).answers
+        (found,) = [each for each in answers if each.question.startswith("Which network")]
+        return found
+
+    assert best(6, 90).verdict == "net1"
+    assert best(5, 6).verdict == "None is clearly ahead"
+    assert "not clearly ahead" in best(5, 6).text
+
+
+def test_no_line_ends_between_a_number_and_its_unit() -> None:
+    said = unbroken("keeps 45.0 % [38.1, 52.0] at eps 0.1: +3.0 points [1.0, 5.0] of 3 networks [a, b]")
+    joined = "keeps 45.0_%_[38.1,_52.0] at eps_0.1: +3.0_points [1.0,_5.0] of 3 networks [a, b]"
+    assert said == joined.replace("_", "\N{NO-BREAK SPACE}")

@@ -132,7 +132,8 @@ def test_an_explanation_alone_is_shown(tmp_path: Path) -> None:
 def test_a_hardened_model_is_shown_before_and_after(tmp_path: Path) -> None:
     html = write_report(hardened(tmp_path)).read_text()
     assert "net on mnist, hardened: robustness report" in html
-    assert "Accuracy under PGD at eps 0.01: 1.0 % before hardening and 45.0 % after." in html
+    said = "Under PGD at eps 0.01 it keeps 45.0 %; before hardening 1.0 %."
+    assert said in html.replace("\N{NO-BREAK SPACE}", " ")
     assert "after (pgd_at)" in html
     assert "+44.0" in html
     assert "where the gain comes from" not in html

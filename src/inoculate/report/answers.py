@@ -115,9 +115,8 @@ def against_what(results: Results, images: str) -> Answer:
     knows = "The attacker knows the network" if white else "Examples of other networks"
     proved = " A lower bound is proved as well." if CERTIFIED in results.conditions else ""
     names = ", ".join(map(attack_name, attacks))
-    return Answer(
-        "Against what?", f"{names}, {norm_name(results.norm)}", f"{knows}; {unit}, eps {listed}; {images}.{proved}"
-    )
+    text = f"{knows}; {unit}, eps {listed}; {images}.{proved}"
+    return Answer("Against what?", f"{names}, {norm_name(results.norm)}", text, "glossary")
 
 
 def can_i_believe_it(
@@ -161,7 +160,7 @@ def which_fail_first(
     for network, condition, classes in groups:
         if len(classes) > 1 and classes[0].accuracy < classes[-1].accuracy:
             low, high = classes[0], classes[-1]
-            verdicts.append(f"“{low.name}”" + (f" for {network}" if network else ""))
+            verdicts.append(f"“{low.name}” most often" + (f" for {network}" if network else ""))
             texts.append(
                 f"Under {condition} {network or 'the network'} keeps {percent(low.accuracy)} % of class “{low.name}” "
                 f"({low.correct} of {low.n} images) and {percent(high.accuracy)} % of “{high.name}”."
@@ -169,7 +168,8 @@ def which_fail_first(
     first = min(shown, key=lambda each: each.eps, default=None)
     if first:
         how = f"at eps {first.eps:.3g} under {first.attack}" if first.eps else "without any attack"
-        texts.append(f"The first image shown: “{first.label}”, taken for “{first.prediction}” {how}.")
+        taken = f"the first is a “{first.label}”, taken for “{first.prediction}” {how}"
+        texts.append(f"The images shown fail at the smallest eps; {taken}.")
     if not texts:
         return None
     alone = (f"Some at eps {first.eps:.3g} already" if first.eps else "Some without an attack") if first else ""

@@ -102,7 +102,8 @@ def _lead(results: Results, transfer: _Transfer) -> str:
     if replayed and white.value < replayed.value / 2:
         return (
             "Most of what transfer training gains holds against replayed examples only: "
-            f"{points(replayed.value)} points there, {points(white.value)} on images crafted anew." + controls
+            f"{points(replayed.value)} points there, {points(white.value)} on images crafted anew (mean over eps)."
+            + controls
         )
     weak = [
         attack_name(attack)
@@ -122,7 +123,7 @@ def _matched(shares: dict[str, Gain]) -> str:
     says = ""
     more = [name for name, share in shares.items() if share.high < 0]
     alike = [name for name, share in shares.items() if share.low <= 0 <= share.high]
-    for names, verb in ((more, "gains clearly more"), (alike, "gains not clearly less")):
+    for names, verb in ((more, "gains clearly more"), (alike, "gains as much, as far as can be told")):
         listed = " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
         says += f" {listed[0].upper()}{listed[1:]}, with no adversarial example, {verb}." if listed else ""
     return says

@@ -89,7 +89,7 @@ def overview_of(run: RunRecord, found: Sequence[tuple[Results, str]]) -> Overvie
     measured = [each for each in found if each[0].rows]
     brief = len({results.dataset for results, _ in measured}) > 1
     pictures = [
-        Picture(title_of(results), ladder, "" if run.members else lead)
+        Picture(title_of(results), ladder, lead if run.is_study else "")
         for results, lead in measured
         if (ladder := ladder_of(results, brief or run.is_study)).rungs
     ]
@@ -117,7 +117,7 @@ def _title(run: RunRecord, measured: Sequence[tuple[Results, str]]) -> str:
     datasets = ", ".join(dict.fromkeys(published.title(results.dataset) for results, _ in measured))
     how = ", as it will be deployed" if run.variants else ""
     how = ", before and after hardening" if BEFORE in measured[0][0].arms else how
-    joined = " or ".join(models) + "?" if run.members else ", ".join(models)
+    joined = " or ".join(models) + "?" if run.members else ", ".join(f"“{model}”" for model in models)
     return f"{joined} {'Robustness' if run.members else ''} on {datasets}{how}".replace("  ", " ")
 
 
@@ -129,7 +129,7 @@ def _measured(run: RunRecord, found: Sequence[Results]) -> list[str]:
     rows = [row for results in found for row in results.rows]
     arms = len({row.arm for row in rows})
     attacks = list(dict.fromkeys(attack_name(a) for results in found for a in results.attacks))
-    eps = max((row.eps for row in rows), default=0.0)
+    epsilons = sorted({row.eps for row in rows if row.eps})
     parts = [f"{len(models)} networks: {', '.join(models)}" if len(models) > 1 else f"network {models[0]}"]
     if run.variants:
         parts += [f"{len(run.variants)} variants: {', '.join(run.variants)}"]
@@ -137,7 +137,8 @@ def _measured(run: RunRecord, found: Sequence[Results]) -> list[str]:
         parts += [f"{arms} ways of training"]
     parts += [_count(rows) + (" of each data set" if len({row.dataset for row in rows}) > 1 else "")]
     norms = ", ".join(dict.fromkeys(norm_name(results.norm) for results in found))
-    parts += [f"{', '.join(attacks)} in {norms}, eps up to {eps:.3g}"] if attacks else ["no attack"]
+    sizes = ("eps up to " if len(epsilons) > 1 else "eps ") + f"{epsilons[-1]:.3g}" if epsilons else "without a bound"
+    parts += [f"{', '.join(attacks)} in {norms}, {sizes}"] if attacks else ["no attack"]
     return parts
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from inoculate.report import published
-from inoculate.report.answers import Answer
+from inoculate.report.answers import HOLDS, Answer
 from inoculate.report.formatting import attack_name, norm_name, percent
 from inoculate.report.ladder import Ladder
 from inoculate.report.plots.style import legend
@@ -23,7 +23,7 @@ def title_of(results: Results) -> str:
 def best_networks(found: Sequence[Results]) -> Answer | None:
     """The network and training that keep most under the attack that every network met, for each dataset."""
     parts: list[tuple[str, str]] = []
-    names: list[str] = []
+    names: set[str] = set()  # "" where none is clearly ahead
     for results in found:
         networks = [(m, arm) for m in results.models for arm in results.arms if results.clean(m, arm)]
         for attack in sorted(results.attacks, key=("autoattack", "pgd").__contains__, reverse=True):
@@ -32,25 +32,27 @@ def best_networks(found: Sequence[Results]) -> Answer | None:
             known = [(n, each) for each, n in zip(networks, numbers, strict=True) if n]
             if len(known) < len(networks) or not known:
                 continue
-            number, (model, arm) = max(known, key=lambda pair: pair[0].accuracy)
-            low, high = (100 * bound for bound in number.interval)
+            known.sort(key=lambda pair: -pair[0].accuracy)
+            number, (model, arm) = known[0]
+            low, high = number.interval
+            clear = len(known) == 1 or known[1][0].accuracy < low
             label = legend([arm])[0].label if len(results.arms) > 1 else ""
-            names.append(f"{model}, {label}" if label else model)
-            condition = f"{attack_name(attack)} at eps {eps:.3g}"
-            parts.append(
-                (condition, f"{title_of(results)} {names[-1]} {percent(number.accuracy)} % [{low:.0f}, {high:.0f}]")
-            )
+            best = f"{model}, {label}" if label else model
+            names.add(best if clear else "")
+            condition, doubt = f"{attack_name(attack)} at eps {eps:.3g}", "" if clear else ", not clearly ahead"
+            found_here = f"{best} {percent(number.accuracy)} % [{100 * low:.0f}, {100 * high:.0f}]{doubt}"
+            parts.append((condition, f"{title_of(results)} {found_here}"))
             break
     if not parts:
         return None
-    verdict = names[0] if len(set(names)) == 1 else "It depends on the data"
+    verdict = "It depends on the data" if len(names) > 1 else names.pop() or "None is clearly ahead"
     return Answer("Which network is best?", verdict, _by_condition(parts, "the most is left with:"))
 
 
 def robust_by_training(ladders: Sequence[tuple[str, Ladder]]) -> Answer:
     """What the first and the last of the main sides keep under the strongest attack, for each dataset."""
     parts: list[tuple[str, str]] = []
-    gains: list[bool] = []
+    robust: dict[str, bool] = {}
     for title, ladder in ladders:
         attacked = [rung for rung in ladder.attacked if all(rung.bars)]
         if not attacked:
@@ -58,11 +60,17 @@ def robust_by_training(ladders: Sequence[tuple[str, Ladder]]) -> Answer:
         rung = attacked[-1]
         values = [(side, bar.accuracy) for side, bar in zip(ladder.sides, rung.bars, strict=True) if bar]
         best = max(values, key=lambda pair: pair[1])
-        gains.append(best[1] >= 0.5 * _clean(ladder))
+        robust[title] = best[1] >= HOLDS * _clean(ladder)
+        networks = max(bar.networks for bar in rung.bars if bar)
+        average = f", averaged over {networks} networks," if networks > 1 else ""
         start = f"{title} {percent(values[0][1])} % with {values[0][0].label}"
         most = f", at best {percent(best[1])} % ({best[0].label})" if best[0] is not values[0][0] else ", the best"
-        parts.append((f"{rung.note} at eps {rung.eps:.3g}", start + most))
-    verdict = "Yes, with the best training" if gains and all(gains) else "In part" if any(gains) else "No"
+        parts.append((f"{rung.note} at eps {rung.eps:.3g}{average}", start + most))
+    held, lost = ([title for title, holds in robust.items() if holds is verdict] for verdict in (True, False))
+    if held and lost:
+        verdict = f"On {', '.join(held)} with the best training; not on {' and '.join(lost)}"
+    else:
+        verdict = "Yes, with the best training" if held else "No"
     return Answer("Is it robust?", verdict if parts else "Not measured", _by_condition(parts, "what is left:"))
 
 

@@ -41,6 +41,11 @@ class Gallery:
     tiles: list[Tile]
     epsilons: list[float]
 
+    @property
+    def attacked(self) -> bool:
+        """Whether its tiles show the attacked images, too."""
+        return all(tile.attacked for tile in self.tiles)
+
 
 def galleries(found: Sequence[FirstFailures]) -> list[Gallery]:
     """The galleries of a page, each with as many images as fit the budget."""
@@ -49,9 +54,10 @@ def galleries(found: Sequence[FirstFailures]) -> list[Gallery]:
 
 
 def first_tiles(found: Sequence[Gallery], most: int = 5) -> list[Tile]:
-    """The first tiles with a picture, in turn from every gallery."""
+    """The first tiles with a picture, in turn from every gallery; the same picture only once."""
     turns = zip_longest(*([tile for tile in each.tiles if tile.clean] for each in found))
-    return [tile for turn in turns for tile in turn if tile][:most]
+    tiles = {tile.attacked or tile.clean: tile for turn in turns for tile in turn if tile}
+    return list(tiles.values())[:most]
 
 
 def _gallery(found: FirstFailures, budget: int) -> Gallery:
