@@ -19,7 +19,8 @@ from inoculate.evaluation.result import Evaluation
 
 RUN = ("evaluate", "--data", "digits", "--limit", "20", "--attack", "pgd,fgsm", "--eps", "4/255,8/255", "--no-explain")
 LABELS: dict[str, Any] = {"dataset": "digits", "model": "m", "arm": "standard", "protocol": "white-box", "seed": 0}
-CORRECT = {("none", 0.0): 19, ("pgd", 4 / 255): 10, ("pgd", 8 / 255): 7, ("fgsm", 4 / 255): 12, ("fgsm", 8 / 255): 9}
+CORRECT = {("none", 0.0): 19, ("pgd", 4 / 255): 10, ("pgd", 8 / 255): 7, ("fgsm", 4 / 255): 12, ("fgsm", 8 / 255): 9,
+           ("certified", 8 / 255): 5}  # fmt: skip
 
 
 def stored(failed: bool = False) -> Evaluation:
@@ -69,7 +70,16 @@ def gated(call: Callable[..., int], model_folder: Path, monkeypatch: pytest.Monk
         ("pgd@8/255>=0,35", "estimate", 2),
         ("pgd>=0.35", "estimate", 2),
         ("clean>=35", "estimate", 2),
-        ("certified@8/255>=0.2", "estimate", 2),
+        ("certified@8/255>=0.25", "estimate", 0),
+        ("certified@linf:8/255>25%", "estimate", 1),
+        ("certified@8/255>=0.25", "low", 1),
+        ("certified@8/255>=11%", "low", 0),  # the interval of 5 of 20 is 11.19 % to 46.87 %
+        ("certified@8/255>=46%", "high", 0),
+        ("certified@8/255>=47%", "high", 1),
+        ("certified>=0.2", "estimate", 2),
+        ("certified@l0:3>=0.2", "estimate", 2),
+        ("certified@linf:3>=0.2", "estimate", 2),
+        ("certified@union>=0.2", "estimate", 2),
         ("pgd@l2:8/255>=0.2", "estimate", 2),
         ("pgd@2/255>=0.2", "estimate", 2),
         ("autoattack@8/255>=0.2", "estimate", 2),
@@ -124,6 +134,48 @@ def test_nothing_is_computed_for_a_gate_that_cannot_be_answered(
     assert "give --require too" in refused(*run, "--sarif", tmp_path / "x.sarif")
     assert "give --require too" in refused(*run, "--junit", tmp_path / "x.xml")
     assert "is a folder" in refused(*run, "--require", "clean>=1%", "--sarif", tmp_path)
+
+
+def test_what_is_required_is_proven(
+    call: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "linear.py").write_text(
+        "import torch\ndef net():\n    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))\n"
+    )
+    rows, out = tmp_path / "rows.json", tmp_path / "out"
+    run = ("evaluate", "--data", "digits", "--limit", "40", "--model", f"{tmp_path}/linear.py:net", "--attack", "fgsm",
+           "--eps", "0.001", "--no-checks", "--no-explain", "--json", rows)  # fmt: skip
+    require = (
+        "--require",
+        "certified@0.0001>0%,certified@l2:0.01>0%,certified@linf:0.001>0%",
+        "--require-on",
+        "high",
+    )
+    assert call(*run, *require, "--out", out) == 0
+    found = {(row["attack"], row["norm"], row["eps"]): row["correct"] for row in json.loads(rows.read_text())}
+    assert list(found)[2:] == [("certified", "linf", 0.0001), ("certified", "l2", 0.01), ("certified", "linf", 0.001)]
+    assert 0 < found["certified", "linf", 0.001] <= found["certified", "linf", 0.0001] <= found["none", "linf", 0.0]
+    assert found["certified", "linf", 0.001] <= found["fgsm", "linf", 0.001]
+    assert "passed: certificates: linf eps 0.001" in capsys.readouterr().out
+    assert call(*run, "--require", "certified@0.001>=99%") == 1
+    assert "missed: certified@linf:0.001: accuracy" in capsys.readouterr().err
+    assert call(*run) == 0
+    assert "certified" not in rows.read_text(), "nothing is proven that is not required"
+
+
+def test_a_layer_without_bounds_is_named(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "gelu.py").write_text(
+        "import torch\ndef net(): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.GELU(), "
+        "torch.nn.Linear(1024, 10))\n"
+    )
+    run = ("evaluate", "--data", "digits", "--limit", "4", "--model", f"{tmp_path}/gelu.py:net", "--attack", "fgsm")
+    line = refused(*run, "--eps", "0.1", "--require", "certified@0.1>=1%")
+    assert "no bounds are known of layer 1 (GELU, gelu): use smoothing" in line
+    assert "inoculate certify" in line
+    assert "this run measures clean" in refused(
+        *run, "--eps", "0.1", "--variants", "fp32,bf16", "--require", "certified@0.1>=1%"
+    )
 
 
 def test_a_real_evaluation_is_gated(call: Callable[..., int], model_folder: Path) -> None:

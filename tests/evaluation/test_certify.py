@@ -291,3 +291,39 @@ def test_a_store_keeps_what_is_proven(smoothed: bool, tmp_path: Path, monkeypatc
     before = sum(proven)
     run(data())
     assert sum(proven) == before + (0 if smoothed else 8), "smoothing finds a radius, which is that of any eps"
+
+
+@pytest.mark.smoke
+def test_evaluate_proves_at_the_threats_it_is_given(tmp_path: Path) -> None:
+    options = ino.EvaluationOptions(checks=False, certified=[Threat("linf", 0.15), Threat("l2", 0.5)], store=tmp_path)
+    found = ino.evaluate(model(), data(wrong=1), ["pgd"], [Threat("linf", 0.15)], options=options)
+    same = ino.certify(model(), data(wrong=1), options.certified, [], options=QUIET)
+    assert certified(found) == certified(same) == {("linf", 0.15): 5, ("l2", 0.5): 3}
+    assert [(check.name, check.passed) for check in found.checks] == [("certificates", True), ("certificates", None)]
+    assert {row.arm for row in found} == {"standard"}
+    assert found.require("certified@0.15>=62.5%,certified@l2:0.5>=37.5%")
+    assert not found.require("certified@0.15>62.5%")
+    assert Evaluation.load(found.save(tmp_path / "out")).require("certified@0.15>=62.5%")
+    missed = found.require("certified@0.3>=1%")
+    assert "not measured: evaluate with `certified`, or certify" in missed.line
+
+
+def test_certify_proves_also_what_its_evaluation_asks_for() -> None:
+    own = ino.EvaluationOptions(checks=False, certified=[Threat("linf", 0.15), Threat("linf", 0.25)])
+    found = ino.certify(model(), data(), [Threat("linf", 0.15)], ["fgsm"], options=replace(QUIET, evaluation=own))
+    assert certified(found) == {("linf", 0.15): 6, ("linf", 0.25): 4}
+    assert [row.attack for row in found] == ["none", "fgsm", "certified", "certified"]
+
+
+def test_proofs_of_an_evaluation_are_refused_before_anything_is_attacked() -> None:
+    def attack(*_: Any, **__: Any) -> Tensor:
+        raise AssertionError("attacked")
+
+    own = ino.EvaluationOptions(checks=False, certified=[Threat("linf", 0.1)])
+    network = nn.Sequential(nn.Flatten(), nn.GELU(), nn.Linear(4, 2))
+    with pytest.raises(InputError, match=r"layer 1 \(GELU, gelu\)"):
+        ino.evaluate(network, data(), {"mine": attack}, [Threat("linf", 0.1)], options=own)
+    with pytest.raises(InputError, match="not l0"):
+        ino.EvaluationOptions(certified=[Threat("l0", 2)])
+    with pytest.raises(InputError, match="give a list"):
+        ino.EvaluationOptions(certified=Threat("linf", 0.1))  # type: ignore[arg-type]

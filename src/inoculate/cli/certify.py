@@ -91,7 +91,7 @@ def certify(
     )  # fmt: skip
     require_parquet(records)
     require_planned(
-        required, planned_cells(attacks if method != "smoothing" else (), threats, certified=True), checks=True
+        required, planned_cells(attacks if method != "smoothing" else (), threats, certified=threats), checks=True
     )
     require_writable_places((json_file, records, sarif, junit), (out, store))
     loaded = load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import typer
@@ -70,7 +71,7 @@ def evaluate(
     from inoculate.evaluation.evaluate import EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as run
     from inoculate.evaluation.inputs import resolve_attacks
-    from inoculate.evaluation.planned import planned_cells
+    from inoculate.evaluation.planned import certified_threats, planned_cells
     from inoculate.evaluation.records import require_parquet
     from inoculate.evaluation.spatial import spatial as run_spatial
     from inoculate.models.classes import match_classes
@@ -88,7 +89,8 @@ def evaluate(
         classes=classes, store=store_in(out, store), executor=executor,  # type: ignore[arg-type]
     )  # fmt: skip
     require_parquet(records)
-    require_planned(required, planned_cells(attacks, threats, corrupted, movements), checks)
+    proven = [] if names else certified_threats(required, threats)
+    require_planned(required, planned_cells(attacks, threats, corrupted, movements, certified=proven), checks)
     require_writable_places((json_file, records, sarif, junit), (save_images, out, store))
     loaded = load(
         Asked(model, data, weights, pretrained, outputs, normalize, split, data_root, limit, seed), preprocessing
@@ -96,7 +98,7 @@ def evaluate(
     print_warnings(loaded.warnings)
     unmatched = loaded.network.to(place), loaded.images
     network, images = match_classes(*unmatched, class_names, classes)  # type: ignore[arg-type]
-    threats = masked(threats, mask, images)
+    threats, settings = masked(threats, mask, images), replace(settings, certified=masked(proven, mask, images))
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "options": settings}
     if names:
         chosen = variant_options.calibration(names, data, images, loaded.reading, data_root, seed)

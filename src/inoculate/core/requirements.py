@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_one_of
-from inoculate.core.row import UNION, Row
+from inoculate.core.row import CERTIFIED, UNION, Row
 from inoculate.core.threat import Norm, parse_eps
 from inoculate.core.verdict import Outcome, Verdict
 
@@ -79,7 +79,7 @@ class Requirement:
         """The kind of requirement."""
         if self.attack == CHECKS:
             return CHECKS
-        return f"{self.attack if self.attack in (CLEAN, 'certified') else 'robust'}-accuracy"
+        return f"{self.attack if self.attack in (CLEAN, CERTIFIED) else 'robust'}-accuracy"
 
 
 def parse_requirements(text: str) -> tuple[Requirement, ...]:
@@ -169,10 +169,15 @@ def judge(
             continue
         place = each.place_in(cells)
         if place is None:
-            outcomes.append(Outcome(each.text, each.rule, False, f"{each.text}: not measured"))
+            outcomes.append(Outcome(each.text, each.rule, False, f"{each.text}: not measured{_cure(each)}"))
         else:
             outcomes.append(_judge_row(each, rows[place], on))
     return Verdict(tuple(outcomes))
+
+
+def _cure(missing: Requirement) -> str:
+    """How to measure what no attack does."""
+    return ": evaluate with `certified`, or certify, at this norm and eps" if missing.attack == CERTIFIED else ""
 
 
 def _judge_row(requirement: Requirement, row: Row, on: Bound) -> Outcome:

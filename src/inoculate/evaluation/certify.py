@@ -11,10 +11,8 @@ from inoculate.certification.certifiers import SMOOTHING, require_method
 from inoculate.certification.smoothing import Smoothing
 from inoculate.core.errors import InputError
 from inoculate.core.progress import Progress
-from inoculate.core.row import CERTIFIED
-from inoculate.core.threat import Threat, largest_threat, require_threats
+from inoculate.core.threat import Threat, require_threats
 from inoculate.data.load import DataLike
-from inoculate.evaluation.certificate_checks import certificate_checks
 from inoculate.evaluation.evaluate import EvaluationOptions, evaluate
 from inoculate.evaluation.inputs import (
     Attacks,
@@ -25,7 +23,7 @@ from inoculate.evaluation.inputs import (
     resolve_model,
 )
 from inoculate.evaluation.natural import Natural
-from inoculate.evaluation.proofs import Proof, Proofs
+from inoculate.evaluation.proofs import Proofs
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.votes import certify_votes, require_smoothed_norm
 from inoculate.models.loading.load import ModelLike
@@ -72,7 +70,7 @@ def certify(
         model: as for `evaluate`, in fp32, of layers whose bounds are known: convolution, linear, BatchNorm, ReLU and
             other monotone activations, pooling, additions, changes of shape.
         data: as for `evaluate`.
-        threats: norms (L∞, L2, L1) and sizes.
+        threats: norms (L∞, L2, L1) and sizes; proven is also what the evaluation's options name as `certified`.
         attacks: as for `evaluate`; an empty list leaves them out.
         batch_size: images at a time, by default what fits into memory.
         seed: of every random draw.
@@ -92,30 +90,18 @@ def certify(
     threats, attacks, own = require_threats(threats), resolve_attacks(attacks), options.evaluation
     if not threats:
         raise InputError("there is no threat to certify: give one such as [Threat('linf', 0.1)]")
-    smoothed = options.method == SMOOTHING
-    for threat in threats:
+    smoothed, proven = options.method == SMOOTHING, tuple(dict.fromkeys((*threats, *own.certified)))
+    for threat in proven:
         (require_smoothed_norm if smoothed else require_bounded_norm)(threat)
     images = resolve_data(data, model)
-    network, own = resolve_model(model, images, own.device), replace(own, name=own.name or name_of_model(model))
+    own = replace(own, name=own.name or name_of_model(model), certified=())
+    network = resolve_model(model, images, own.device)
     natural = Natural.begin(network, images, threats[0].norm, batch_size, seed, own)
     if smoothed:
-        found = certify_votes(natural, threats, options.smoothing, own.start_budget(), progress)
+        found = certify_votes(natural, proven, options.smoothing, own.start_budget(), progress)
         return replace(found, warnings=[*random_weights_warning(model), *found.warnings])
     proofs = Proofs.begin(natural, options.method, batch_size, progress)
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "options": own, "progress": progress}
     found = evaluate(network, images, attacks, threats, **how)
     found = replace(found, warnings=[*random_weights_warning(model), *found.warnings])
-    return _with_proofs(found, threats, proofs.of(threats, own.start_budget()), proofs)
-
-
-def _with_proofs(found: Evaluation, threats: Sequence[Threat], proofs: Sequence[Proof], by: Proofs) -> Evaluation:
-    """The evaluation with the rows of proofs, one for each threat, and their checks and notes."""
-    labels = {name: value for name, value in by.natural.labels.items() if name != "norm"} | {"attack": CERTIFIED}
-    rows = {proof.result.row_at(threat, **labels): proof for threat, proof in zip(threats, proofs, strict=True)}
-    per_image = found.per_image | {row: proof.result for row, proof in rows.items()}
-    return replace(
-        found, rows=[*found.rows, *rows], per_image=per_image, checked=found.checked or largest_threat(threats),
-        checks=[*found.checks, *(check for row in rows for check in certificate_checks(row, per_image))],
-        notes=(*found.notes, *(f"{row.norm} eps {row.eps:.4g}: {proof.words}" for row, proof in rows.items())),
-        provenance={**found.provenance, "certified": by.described},
-    )  # fmt: skip
+    return proofs.added_to(found, proven, own.start_budget())

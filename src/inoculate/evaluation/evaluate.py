@@ -16,6 +16,8 @@ from inoculate.artifacts.executors.base import Executor
 from inoculate.artifacts.executors.find import find_executor
 from inoculate.attacks.base import Attack, MinimumNorm
 from inoculate.attacks.fab import FAB
+from inoculate.certification.bounds.graph import Graph
+from inoculate.certification.bounds.region import require_bounded_norm
 from inoculate.core.duration import parse_duration
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_bool, require_one_of
@@ -50,6 +52,7 @@ from inoculate.evaluation.inputs import (
     threat_warnings,
 )
 from inoculate.evaluation.journal import Journal
+from inoculate.evaluation.natural import Natural
 from inoculate.evaluation.passes import (
     CHECKS_SHARE,
     allowed_passes,
@@ -58,6 +61,7 @@ from inoculate.evaluation.passes import (
     counted,
     require_batch_size,
 )
+from inoculate.evaluation.proofs import Proofs, traced
 from inoculate.evaluation.provenance import facts_of, provenance_of
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.sample import Known
@@ -96,6 +100,8 @@ class EvaluationOptions:
             machine, among which its processors are divided. `ray` or `ray:ADDRESS`: on a Ray cluster. The model and the
             batches are sent to the workers. The rows are the same up to rounding; their `seconds` are those of all
             workers together. The checks are made here.
+        certified: threats (L∞, L2, L1) at which it is also proven which images no attack can break, as `certify` does
+            with its method `auto`: a row `certified` for each. A time budget holds for these proofs once more.
     """
 
     precision: Precision = "fast"
@@ -110,12 +116,15 @@ class EvaluationOptions:
     class_names: ClassNames | None = None
     classes: Counted = "all"
     executor: str | Executor = "local"
+    certified: Sequence[Threat] = ()
 
     def __post_init__(self) -> None:
         require_one_of(("fast", "exact"), precision=self.precision)
         require_one_of(("all", "subset"), classes=self.classes)
         require_bool(checks=self.checks, keep_images=self.keep_images)
         find_executor(self.executor)
+        for threat in require_threats(self.certified):
+            require_bounded_norm(threat)
         if self.time_budget is not None:
             parse_duration(self.time_budget)
 
@@ -160,9 +169,10 @@ def evaluate(
     require_batch_size(batch_size)
     named, threats = resolve_attacks(attacks), require_threats(threats)
     images = resolve_data(data, model)
-    warnings = threat_warnings(threats, images)
+    warnings = threat_warnings(dict.fromkeys((*threats, *options.certified)), images)
     prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
     classifier, images = prepared.classifier, prepared.data
+    graph = _graph(classifier, images) if options.certified else None  # first, for it may have no bounds
     cost, checked = cost_of(classifier, images), largest_threat(threats) if options.checks and threats else None
     (surrogates, warned), budget = _surrogates(images, options, seed), options.start_budget()
     with _settings(batch_size or cost.largest_batch(classifier.device), seed, options, classifier, images) as settings:
@@ -180,13 +190,13 @@ def evaluate(
             measured = _finish(classifier, images, measured, settings, budget)
     checks += early_termination_checks(measured) if checked else []
     labels = {"model": options.name or name_of_model(model), "arm": options.arm, "dataset": images.name, "seed": seed}
-    found = [(each.row(**labels), each.result) for each in _with_unions(measured)]
-    warnings += [*doubts, *_late(measured)]
-    return Evaluation(
-        [row for row, _ in found], dict(found), checks, warnings, checked=checked,
+    results = {each.row(**labels): each.result for each in _with_unions(measured)}
+    found = Evaluation(
+        list(results), results, checks, [*warnings, *doubts, *_late(measured)], checked=checked,
         spare_passes=max(0, int(spare - passes.made)), thumbnails=failing_first(measured, images),
         provenance=provenance_of(classifier, images, named, threats, options.time_budget), **facts_of(images),
     )  # fmt: skip
+    return _proven(found, graph, Natural(classifier, images, settings, clean, labels, []), options, progress)
 
 
 @contextmanager
@@ -197,6 +207,26 @@ def _settings(
     ends."""
     with spread_over(options.executor, classifier, data, seed, options.store) as (spread, store):
         yield Settings(size, seed, keep_images=options.keep_images, journal=Journal.at(store), spread=spread)
+
+
+def _graph(classifier: Classifier, data: Dataset) -> Graph:
+    """What proofs are made of. Raises `InputError` for a network without bounds."""
+    try:
+        return traced(classifier, data)
+    except InputError as error:
+        raise InputError(f"{error} (inoculate certify --method smoothing), or require nothing certified") from error
+
+
+def _proven(
+    found: Evaluation, graph: Graph | None, natural: Natural, options: EvaluationOptions, progress: Progress | None
+) -> Evaluation:
+    """The evaluation with the proofs that are asked for; without a graph, none are."""
+    if graph is None:
+        return found
+    own = replace(natural.settings, journal=Journal.at(options.store), spread=None)
+    natural = replace(natural, settings=own, labels={**natural.labels, "protocol": "white-box"})
+    proofs = Proofs(natural, graph, "auto", own.batch_size, progress)
+    return proofs.added_to(found, tuple(options.certified), options.start_budget())
 
 
 def _with_unions(measured: Sequence[Measured]) -> list[Measured]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inoculate.core.rng import seeded
 from inoculate.core.row import Row
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
 from inoculate.evaluation.engine import Settings, measure_clean
-from inoculate.evaluation.evaluate import EvaluationOptions
 from inoculate.evaluation.inputs import name_of_model, prepare_checked, resolve_data
 from inoculate.evaluation.journal import Journal
 from inoculate.evaluation.passes import batch_within_memory, require_batch_size
@@ -20,6 +19,9 @@ from inoculate.evaluation.provenance import facts_of, provenance_of
 from inoculate.evaluation.result import Evaluation
 from inoculate.models.classifier import Classifier
 from inoculate.models.loading.load import ModelLike
+
+if TYPE_CHECKING:
+    from inoculate.evaluation.evaluate import EvaluationOptions
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import get_args
 
-from inoculate.core.requirements import Cell
+from inoculate.certification.bounds.region import NORMS, require_bounded_norm
+from inoculate.core.requirements import Cell, Requirement
 from inoculate.core.row import CERTIFIED, UNION
-from inoculate.core.threat import Threat
+from inoculate.core.threat import Norm, Threat
 from inoculate.evaluation.combined import WORST_CASE
 from inoculate.evaluation.corruptions import MEAN
 from inoculate.evaluation.corruptions import NORM as CORRUPTION
@@ -20,7 +23,7 @@ def planned_cells(
     corrupted: tuple[Sequence[str], Sequence[int]] | None = None,
     movements: Movements | None = None,
     *,
-    certified: bool = False,
+    certified: Sequence[Threat] = (),
 ) -> list[Cell]:
     """The cells of the rows that an evaluation will have, for `require_planned`.
 
@@ -29,12 +32,11 @@ def planned_cells(
         threats: of the attacks.
         corrupted: kinds and severities of common corruptions.
         movements: of a spatial attack.
-        certified: whether bounds are proven at the threats.
+        certified: threats of the proofs.
     """
     names = list(attacks)
     cells = [Cell("none", "", 0.0), *(Cell(name, threat.norm, threat.eps) for name in names for threat in threats)]
-    if certified:
-        cells += [Cell(CERTIFIED, threat.norm, threat.eps) for threat in threats]
+    cells += [Cell(CERTIFIED, threat.norm, threat.eps) for threat in certified]
     if names:
         cells += [Cell(WORST_CASE, threat.norm, threat.eps) for threat in threats]
     if names and len({threat.norm for threat in threats}) > 1:
@@ -44,3 +46,22 @@ def planned_cells(
     if len(kinds) * len(severities) > 1:
         cells.append(Cell(MEAN, CORRUPTION, 0.0))
     return cells if movements is None else [*cells, Cell(f"spatial_{movements.search}", SPATIAL, 0.0)]
+
+
+def certified_threats(requirements: Iterable[Requirement], threats: Sequence[Threat]) -> list[Threat]:
+    """The threats at which requirements on `certified` need proofs.
+
+    A norm or size that a requirement leaves out is that of `threats`, those of the attacks. Raises `InputError` for a
+    norm without bounds, and for a size that its norm does not have.
+    """
+    found: list[Threat] = []
+    for each in requirements:
+        if each.attack != CERTIFIED or each.norm not in (None, *get_args(Norm)):
+            continue
+        bounded = dict.fromkeys(threat.norm for threat in threats if threat.norm in NORMS)
+        alike = [threat for threat in threats if each.matches(Cell(CERTIFIED, threat.norm, threat.eps))]
+        new = [] if each.size is None else [(norm, each.size) for norm in ([each.norm] if each.norm else bounded)]
+        found += alike or [replace(threats[0], norm=norm, eps=eps) for norm, eps in new]  # type: ignore[arg-type]
+    for threat in found:
+        require_bounded_norm(threat)
+    return list(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""Margins proven image by image, by the certifiers of a method in the order of their cost."""
+"""Margins proven image by image, by the certifiers of a method in the order of their cost; and their rows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ from inoculate.certification.bounds.tracing import trace
 from inoculate.certification.certifiers import Certifier, get_certifiers
 from inoculate.core.errors import InputError
 from inoculate.core.progress import Progress
-from inoculate.core.threat import Threat
+from inoculate.core.row import CERTIFIED
+from inoculate.core.threat import Threat, largest_threat
+from inoculate.data.dataset import Dataset
 from inoculate.evaluation.budget import TimeBudget
+from inoculate.evaluation.certificate_checks import certificate_checks
 from inoculate.evaluation.engine import batches
 from inoculate.evaluation.journal import Entries
 from inoculate.evaluation.natural import Natural
 from inoculate.evaluation.per_sample import PerSampleResult
+from inoculate.evaluation.result import Evaluation
+from inoculate.models.classifier import Classifier
 
 # What an attack's image may be outside of the ball and the range without being refused (see `distance_within`).
 RELATIVE, ABSOLUTE = 1e-4, 1e-6
@@ -57,10 +62,7 @@ class Proofs:
     @classmethod
     def begin(cls, natural: Natural, method: str, batch_size: int | None, progress: Progress | None) -> Proofs:
         """Trace the network. Raises `InputError` for one without bounds."""
-        if natural.classifier.is_random or natural.classifier.labels_only:
-            raise InputError("bounds need a model that gives the same logits twice: certify it with smoothing")
-        graph = trace(natural.classifier.model, (natural.data.channels, *natural.data.image_size))
-        return cls(natural, graph, method, batch_size, progress)
+        return cls(natural, traced(natural.classifier, natural.data), method, batch_size, progress)
 
     @property
     def certifiers(self) -> tuple[Certifier, ...]:
@@ -69,6 +71,19 @@ class Proofs:
     @property
     def described(self) -> dict[str, Any]:
         return {"method": self.method, "tried": [each.name for each in self.certifiers]}
+
+    def added_to(self, found: Evaluation, threats: Sequence[Threat], budget: TimeBudget | None) -> Evaluation:
+        """An evaluation of the same images with the rows of the proofs at `threats`, their checks and notes."""
+        labels = {name: value for name, value in self.natural.labels.items() if name != "norm"} | {"attack": CERTIFIED}
+        proofs = zip(threats, self.of(threats, budget), strict=True)
+        rows = {proof.result.row_at(threat, **labels): proof for threat, proof in proofs}
+        per_image = found.per_image | {row: proof.result for row, proof in rows.items()}
+        return replace(
+            found, rows=[*found.rows, *rows], per_image=per_image, checked=found.checked or largest_threat(threats),
+            checks=[*found.checks, *(check for row in rows for check in certificate_checks(row, per_image))],
+            notes=(*found.notes, *(f"{row.norm} eps {row.eps:.4g}: {proof.words}" for row, proof in rows.items())),
+            provenance={**found.provenance, "certified": self.described},
+        )  # fmt: skip
 
     def of(self, threats: Sequence[Threat], budget: TimeBudget | None) -> list[Proof]:
         """The proof at each threat. What is proven at a larger eps is so at a smaller one."""
@@ -156,6 +171,13 @@ class Proofs:
         if not off < MISMATCH:
             raise InputError(f"the steps traced from the model give other logits (by {off:.1%}): no bounds")
         return largest * max(ROUNDING, 4 * off)
+
+
+def traced(classifier: Classifier, data: Dataset) -> Graph:
+    """The steps of the classifier's network. Raises `InputError` for one without bounds."""
+    if classifier.is_random or classifier.labels_only:
+        raise InputError("bounds need a model that gives the same logits twice: certify it with smoothing")
+    return trace(classifier.model, (data.channels, *data.image_size))
 
 
 def as_attacked(threat: Threat) -> Threat:
