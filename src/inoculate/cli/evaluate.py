@@ -9,7 +9,7 @@ import typer
 
 from inoculate.cli import gate, options, threat_options, variant_options
 from inoculate.cli.evaluation_files import write_files, write_page
-from inoculate.cli.loading import Asked, load
+from inoculate.cli.loading import Asked, By, groups_by, load
 from inoculate.cli.output import print_notes, print_warnings, require_writable_places, store_in
 from inoculate.cli.parsers import masked, parse_corruptions, parse_movements, parse_threats, pick_device
 from inoculate.cli.reading_options import adapts_attacks, reads_images
@@ -33,6 +33,7 @@ def evaluate(
     split: options.Split = "test",
     data_root: options.DataRoot = None,
     limit: options.Limit = None,
+    by: By = None,
     attack: variant_options.Attacks = None,
     norm: options.Norms = "linf",
     eps: options.EpsList = "8/255",
@@ -81,7 +82,7 @@ def evaluate(
     corrupted, movements = parse_corruptions(corruptions, severity), parse_movements(spatial)
     names = variant_options.parse(
         variants, corruptions=corrupted, spatial=movements, time_budget=time_budget, no_checks=not checks,
-        surrogate=surrogate, records=records, save_images=save_images,
+        surrogate=surrogate, records=records, save_images=save_images, by=by,
     )  # fmt: skip
     place, others = pick_device(device), {spec: spec for spec in surrogate or ()}
     settings = EvaluationOptions(
@@ -92,13 +93,13 @@ def evaluate(
     proven = [] if names else certified_threats(required, threats)
     require_planned(required, planned_cells(attacks, threats, corrupted, movements, certified=proven), checks)
     require_writable_places((json_file, records, sarif, junit), (save_images, out, store))
-    loaded = load(
-        Asked(model, data, weights, pretrained, outputs, normalize, split, data_root, limit, seed), preprocessing
-    )
+    asked = Asked(model, data, weights, pretrained, outputs, normalize, split, data_root, limit, seed)
+    loaded = load(asked, preprocessing)
     print_warnings(loaded.warnings)
     unmatched = loaded.network.to(place), loaded.images
     network, images = match_classes(*unmatched, class_names, classes)  # type: ignore[arg-type]
-    threats, settings = masked(threats, mask, images), replace(settings, certified=masked(proven, mask, images))
+    settings = replace(settings, certified=masked(proven, mask, images), groups=groups_by(by, asked, images))
+    threats = masked(threats, mask, images)
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "options": settings}
     if names:
         chosen = variant_options.calibration(names, data, images, loaded.reading, data_root, seed)

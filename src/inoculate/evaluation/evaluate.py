@@ -20,6 +20,7 @@ from inoculate.certification.bounds.graph import Graph
 from inoculate.certification.bounds.region import require_bounded_norm
 from inoculate.core.duration import parse_duration
 from inoculate.core.errors import InputError
+from inoculate.core.groups import Groups, named_groups
 from inoculate.core.options import require_bool, require_one_of
 from inoculate.core.progress import Progress
 from inoculate.core.rng import seeded
@@ -102,6 +103,8 @@ class EvaluationOptions:
             workers together. The checks are made here.
         certified: threats (L∞, L2, L1) at which it is also proven which images no attack can break, as `certify` does
             with its method `auto`: a row `certified` for each. A time budget holds for these proofs once more.
+        groups: of the images, by the name of a column one value an image, such as {"site": ["A", "B", …]}: the result
+            tells the accuracy of each group, and the worst.
     """
 
     precision: Precision = "fast"
@@ -117,6 +120,7 @@ class EvaluationOptions:
     classes: Counted = "all"
     executor: str | Executor = "local"
     certified: Sequence[Threat] = ()
+    groups: Groups = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_one_of(("fast", "exact"), precision=self.precision)
@@ -168,7 +172,7 @@ def evaluate(
     """
     require_batch_size(batch_size)
     named, threats = resolve_attacks(attacks), require_threats(threats)
-    images = resolve_data(data, model)
+    images = _with_groups(resolve_data(data, model), options)
     warnings = threat_warnings(dict.fromkeys((*threats, *options.certified)), images)
     prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
     classifier, images = prepared.classifier, prepared.data
@@ -209,6 +213,12 @@ def _settings(
         yield Settings(size, seed, keep_images=options.keep_images, journal=Journal.at(store), spread=spread)
 
 
+def _with_groups(data: Dataset, options: EvaluationOptions) -> Dataset:
+    """The images. Raises `InputError` where the groups do not fit them, before anything is measured."""
+    named_groups(options.groups, len(data))
+    return data
+
+
 def _graph(classifier: Classifier, data: Dataset) -> Graph:
     """What proofs are made of. Raises `InputError` for a network without bounds."""
     try:
@@ -220,7 +230,8 @@ def _graph(classifier: Classifier, data: Dataset) -> Graph:
 def _proven(
     found: Evaluation, graph: Graph | None, natural: Natural, options: EvaluationOptions, progress: Progress | None
 ) -> Evaluation:
-    """The evaluation with the proofs that are asked for; without a graph, none are."""
+    """The evaluation with its groups, and the proofs that are asked for; without a graph, none are."""
+    found = replace(found, groups=named_groups(options.groups, len(found.labels)))
     if graph is None:
         return found
     own = replace(natural.settings, journal=Journal.at(options.store), spread=None)

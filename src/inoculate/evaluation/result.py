@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
 from os import PathLike
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from inoculate.core.errors import InputError
+from inoculate.core.groups import GroupAccuracy, accuracy_by, named_groups
+from inoculate.core.options import require_one_of
 from inoculate.core.requirements import Bound, judge, parse_requirements
 from inoculate.core.results import HasRows, early_termination_words, html_of, name_of
 from inoculate.core.row import Row
@@ -52,6 +54,7 @@ class Evaluation(HasRows):
             versions of software, as JSON values.
         identities: a digest of the pixels of each image (N), by which two evaluations are paired.
         thumbnails: small copies of the images that fail first.
+        groups: of the images, by the name of a column (N each).
     """
 
     rows: list[Row]
@@ -67,6 +70,7 @@ class Evaluation(HasRows):
     provenance: Mapping[str, Any] = field(default_factory=dict)
     identities: tuple[str, ...] = ()
     thumbnails: Thumbnails = field(default_factory=Thumbnails.none)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def images(self) -> dict[Row, Tensor]:
@@ -84,7 +88,32 @@ class Evaluation(HasRows):
         return f"{self.rows[0].model} on {len(self.labels)} images of {self.rows[0].dataset}" if self.rows else ""
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *(f"  {line}" for line in (*map(self._line, self.rows), *map(str, self.checks)))])
+        lines = (*map(self._line, self.rows), *self._worst_groups(), *map(str, self.checks))
+        return "\n".join([self.title, *(f"  {line}" for line in lines)])
+
+    def accuracy_by(self, column: str, row: Row) -> list[GroupAccuracy]:
+        """The accuracy of each group of images under a row, the worst first.
+
+        column: one of `groups`, or `class`. Raises `InputError` for another.
+        """
+        numbers = self.labels.tolist()
+        by_class = [self.classes[number] if number < len(self.classes) else str(number) for number in numbers]
+        known = {"class": by_class, **self.groups}
+        require_one_of(tuple(known), column=column)
+        result = self.per_image[row]
+        return accuracy_by(known[column], result.right.numpy(), result.finished.numpy())
+
+    def _worst_groups(self) -> Iterator[str]:
+        for column in self.groups:
+            for row in self.rows:
+                if not (found := self.accuracy_by(column, row)):  # a mean over corruptions
+                    continue
+                worst, (low, high) = found[0], found[0].interval
+                few = " (too few images for a conclusion)" if worst.is_small else ""
+                yield (
+                    f"worst {column}, {name_of(row)}: {worst.name} {worst.accuracy:.1%}  [{low:.1%}, {high:.1%}] of "
+                    f"{worst.n} images{few}"
+                )
 
     def _line(self, row: Row) -> str:
         line = f"{name_of(row):28} {row.accuracy:6.1%}  [{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seconds:.1f} s"
@@ -110,7 +139,7 @@ class Evaluation(HasRows):
         """Write everything into `folder`, in place of an earlier evaluation; returns it."""
         facts = {"warnings": self.warnings, "notes": list(self.notes), "spare_passes": self.spare_passes}
         facts |= {"provenance": dict(self.provenance), "identities": list(self.identities)}
-        facts |= self.image_facts
+        facts |= self.image_facts | ({"groups": dict(self.groups)} if self.groups else {})
         save_checks(Path(folder), self.checks, self.checked)
         save_thumbnails(Path(folder), self.thumbnails)
         save_results(Path(folder), self.rows, self.per_image, facts)
@@ -129,7 +158,7 @@ class Evaluation(HasRows):
         images = load_thumbnails(Path(folder))
         return cls(
             rows, per_image, checks, warnings, labels, classes, checked, notes, sources, spare,
-            facts.get("provenance", {}), identities, images,
+            facts.get("provenance", {}), identities, images, named_groups(facts.get("groups") or {}, len(labels)),
         )  # fmt: skip
 
     def joined(self, other: Evaluation) -> Evaluation:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inoculate.core.groups import GroupAccuracy
 from inoculate.core.row import CERTIFIED
 from inoculate.report.failures import Failure
 from inoculate.report.formatting import attack_name, norm_name, percent
-from inoculate.report.image_record import ClassAccuracy
 from inoculate.report.ladder import Bar, Ladder, Rung
 from inoculate.report.results import Results
 
@@ -147,7 +147,7 @@ def can_i_believe_it(
 
 
 def which_fail_first(
-    groups: Sequence[tuple[str, str, Sequence[ClassAccuracy]]], shown: Sequence[Failure]
+    groups: Sequence[tuple[str, str, Sequence[GroupAccuracy]]], shown: Sequence[Failure]
 ) -> Answer | None:
     """The class that suffers most, and an image.
 

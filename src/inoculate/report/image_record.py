@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from inoculate.artifacts.arrays import read_arrays
 from inoculate.artifacts.files import read_json
 from inoculate.core.errors import InputError
+from inoculate.core.groups import GroupAccuracy, accuracy_by, named_groups
 from inoculate.core.row import Row
-from inoculate.core.stats import wilson
 
 FACTS, PER_IMAGE, THUMBNAILS = "evaluation.json", "per_image.npz", "thumbnails.npz"
 
@@ -27,6 +27,7 @@ class ImageRecord:
         right, finished: bool, R×N, by the place of the row. predicted: R×N, −1 where unknown.
         broken_by: R×N, a place among the row's `names`, −1 for none.
         thumbnails: uint8 pixels (H×W×C) by the number of the image.
+        groups: by the name of a column, the group of each image (N).
     """
 
     labels: NDArray[np.int64]
@@ -38,6 +39,7 @@ class ImageRecord:
     broken_by: NDArray[np.int64]
     names: Sequence[Sequence[str]]
     thumbnails: Mapping[int, NDArray[np.uint8]]
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def name_of(self, number: int) -> str:
         """The name of a class; the number where it has none, and nothing where it is unknown (−1)."""
@@ -46,34 +48,10 @@ class ImageRecord:
         return str(self.classes[number]) if number < len(self.classes) else str(number)
 
 
-@dataclass(frozen=True)
-class ClassAccuracy:
-    """Accuracy on the images of one class under one row."""
-
-    name: str
-    correct: int
-    n: int
-
-    @property
-    def accuracy(self) -> float:
-        """In [0, 1]."""
-        return self.correct / self.n
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval."""
-        return wilson(self.correct, self.n)
-
-
-def accuracy_by_class(record: ImageRecord, place: int) -> list[ClassAccuracy]:
+def accuracy_by_class(record: ImageRecord, place: int) -> list[GroupAccuracy]:
     """The accuracy of every class that has finished images, under the row at `place`; the worst first."""
-    found = []
-    for number in np.unique(record.labels):
-        mine = (record.labels == number) & record.finished[place]
-        if mine.any():
-            correct = int((record.right[place] & mine).sum())
-            found.append(ClassAccuracy(record.name_of(int(number)), correct, int(mine.sum())))
-    return sorted(found, key=lambda each: (each.accuracy, each.name))
+    names = [record.name_of(int(number)) for number in record.labels]
+    return accuracy_by(names, record.right[place], record.finished[place])
 
 
 def read_image_record(folder: Path, rows: Sequence[Row]) -> ImageRecord | None:
@@ -101,6 +79,7 @@ def read_image_record(folder: Path, rows: Sequence[Row]) -> ImageRecord | None:
     return ImageRecord(
         labels=labels, classes=facts.get("classes", ()), sources=facts.get("sources", ()),
         names=[each.get("names", ()) for each in described],
+        groups=named_groups(facts.get("groups") or {}, len(labels)),
         thumbnails={int(number): pixels for number, pixels in pictures},
         **{name: arrays[name] for name in wanted},
     )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inoculate.core.groups import GroupAccuracy, accuracy_by
 from inoculate.core.row import CERTIFIED, Row
 from inoculate.report import published
 from inoculate.report.answers import (
@@ -21,7 +22,7 @@ from inoculate.report.answers import (
 from inoculate.report.comparison import same_images, which_to_ship
 from inoculate.report.failures import Failure, explained_failures, failures
 from inoculate.report.formatting import attack_name, norm_name
-from inoculate.report.image_record import ClassAccuracy, accuracy_by_class
+from inoculate.report.image_record import accuracy_by_class
 from inoculate.report.ladder import Ladder, Side, ladder_of
 from inoculate.report.results import BEFORE, Results
 from inoculate.report.run import RunRecord
@@ -38,11 +39,12 @@ MOST_CLASSES = 12
 
 @dataclass(frozen=True, eq=False)
 class Subgroup:
-    """Accuracy by class of one network under one attack; the worst class first."""
+    """Accuracy by class, or by a column of the data, of one network under one attack; the worst group first."""
 
     network: str
     condition: str
-    classes: Sequence[ClassAccuracy]
+    classes: Sequence[GroupAccuracy]
+    by: str = "class"
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +210,9 @@ def _subgroups(run: RunRecord, found: Sequence[Results]) -> list[Subgroup]:
             condition = f"{attack_name(row.attack)} at eps {row.eps:.3g}"
             name = member.title if run.members else ""
             groups.append(Subgroup(name, condition, accuracy_by_class(member.images, place)))
+            for column, values in member.images.groups.items():
+                found_groups = accuracy_by(values, member.images.right[place], member.images.finished[place])
+                groups.append(Subgroup(name, condition, found_groups, column))
     return groups
 
 
@@ -240,7 +245,7 @@ def _answers(
     hidden = max(row.hidden or 0.0 for each in found for row in each.rows)
     believed = can_i_believe_it(badge, ladder, _warnings(run), seeds, hidden)
     first = which_fail_first(
-        [(group.network, group.condition, group.classes) for group in groups],
+        [(group.network, group.condition, group.classes) for group in groups if group.by == "class"],
         [image for each in shown for image in each.images],
     )
     best = best_networks(found) if not run.members and len(results.models) > 1 else None

@@ -1,0 +1,58 @@
+"""Accuracy by group of images: counts, intervals, the worst group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inoculate.core.errors import InputError
+from inoculate.core.stats import wilson
+
+FEW = 30  # images; the interval of a smaller group is wider than 30 points around a half
+Groups = Mapping[str, Sequence[object]]  # by the name of a column, one value an image
+
+
+@dataclass(frozen=True)
+class GroupAccuracy:
+    """Accuracy on the images of one group under one row."""
+
+    name: str
+    correct: int
+    n: int
+
+    @property
+    def accuracy(self) -> float:
+        """In [0, 1]."""
+        return self.correct / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval."""
+        return wilson(self.correct, self.n)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the group has too few images for a conclusion."""
+        return self.n < FEW
+
+
+def accuracy_by(values: Sequence[str], right: NDArray[Any], finished: NDArray[Any]) -> list[GroupAccuracy]:
+    """The accuracy of every group that has finished images, the worst first; all arguments have one value an image."""
+    names, found = np.asarray(values, dtype=str), []
+    for name in np.unique(names).tolist():
+        mine = (names == name) & finished
+        if mine.any():
+            found.append(GroupAccuracy(name, int((right & mine).sum()), int(mine.sum())))
+    return sorted(found, key=lambda each: (each.accuracy, each.name))
+
+
+def named_groups(groups: Groups, images: int) -> dict[str, tuple[str, ...]]:
+    """The groups with their values as text. Raises `InputError` for a column without one value for each image."""
+    for column, values in groups.items():
+        if len(values) != images:
+            raise InputError(f"groups '{column}' has {len(values)} values for {images} images: give one an image")
+    return {column: tuple(map(str, values)) for column, values in groups.items()}
