@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from inoculate.artifacts.executors.base import Needs
 from inoculate.artifacts.store import Store
@@ -20,7 +20,7 @@ from inoculate.core.modes import device_of
 from inoculate.core.rng import seeded
 from inoculate.data.dataset import Dataset
 from inoculate.models.classifier import VERIFICATION_IMAGES, Classifier, Precision, prepare
-from inoculate.models.identity import answers, identity, same_answers
+from inoculate.models.identity import Answers, answers, identity
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -77,18 +77,17 @@ class SentModel:
     model: nn.Module
     precision: Precision
     known: Mapping[str, Any]
-    answered: Tensor
+    answered: Answers
 
     @classmethod
-    def of(cls, classifier: Classifier, shape: tuple[int, ...]) -> SentModel:
-        return cls(classifier.model, classifier.precision, _known(classifier), answers(classifier, shape))
+    def of(cls, classifier: Classifier, head: Dataset) -> SentModel:
+        return cls(classifier.model, classifier.precision, _known(classifier), answers(classifier, head))
 
     def prepared(self, head: Dataset, seed: int) -> Classifier:
         """The classifier. Raises `InputError` where it is another one than the driving process has."""
         with seeded(seed, "prepare"):
             classifier = prepare(self.model, head, precision=self.precision)
-        found = answers(classifier, tuple(head.images.shape[1:]))
-        if _known(classifier) != self.known or not same_answers(found, self.answered):
+        if _known(classifier) != self.known or not answers(classifier, head).resembles(self.answered):
             raise InputError(
                 "a worker has another model than this process: it needs the same versions of inoculate and torch, and "
                 "the same file that defines the model"
@@ -114,9 +113,9 @@ class BatchJob:
 
     @classmethod
     def of(cls, classifiers: Sequence[Classifier], data: Dataset, seed: int, store: Store) -> BatchJob:
-        few, shape = slice(VERIFICATION_IMAGES), tuple(data.images.shape[1:])
+        few = slice(VERIFICATION_IMAGES)
         head = replace(data, images=data.images[few].clone(), labels=data.labels[few].clone(), sources=None)
-        return cls(store, [SentModel.of(each, shape) for each in classifiers], head, seed)
+        return cls(store, [SentModel.of(each, head) for each in classifiers], head, seed)
 
     def start(self, store: Store, progress: object) -> Callable[[Batch], Arrays | None]:
         """The function that does the task of a batch; None for one that the time is not enough for."""

@@ -25,7 +25,7 @@ from inoculate.core.pixels import to_float
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.crafters import Crafter, Recipe
-from inoculate.evaluation.engine import Settings, batches, measure_batches
+from inoculate.evaluation.engine import Settings, batches, depends_on_batch, measure_batches
 from inoculate.evaluation.journal import Journal
 from inoculate.evaluation.parcels import Arrays, Batch, BatchJob, Parcel, Task
 from inoculate.evaluation.tally import Tally
@@ -93,15 +93,14 @@ class Spread:
         recipe, number = _require_sendable(crafter.recipe), self._classifiers.index
         shown = [number(each) for each in classifiers]
         source = None if crafter.source is None else number(crafter.source)
-        is_random = any(self._classifiers[each].is_random for each in [*shown, *([] if source is None else [source])])
 
         def task(part: Tensor) -> Task:
             targets = None if crafter.targets is None else crafter.targets[part]
             selected = [threat.select(part) for threat in threats]
             return Measuring(recipe, selected, targets, shown, source, settings.keep_images)
 
-        # What a random model draws depends on the batch: its batches are those of a single process.
-        least = settings.batch_size if is_random else LEAST
+        # Where results depend on the batch, the batches are those of a single process.
+        least = settings.batch_size if depends_on_batch(classifiers, crafter) else LEAST
         for part, found in self.run(task, rows, settings.batch_size, least, settings.deadline):
             tally.take(part, found)
             if settings.journal is not None:

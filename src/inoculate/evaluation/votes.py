@@ -29,7 +29,7 @@ from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.spread import in_batches
 from inoculate.models.classifier import Classifier
 
-_CODE = ("inoculate.certification.smoothing", "inoculate.core")
+_CODE = ("inoculate.certification.smoothing", "inoculate.core", "inoculate.evaluation.votes")
 AT_ONCE = 4  # images between two reports of progress
 
 
@@ -110,6 +110,7 @@ def _certificates(
     if settings.journal is not None:
         made_by = {"smoothing": asdict(smoothing), "seed": settings.seed, "code": code_digest(*_CODE)}
         entries = settings.journal.open([natural.classifier], data, made_by, [])
+    if entries is not None:
         known, left, kept = entries.find(everything)
         parts += [(known, kept)] if len(known) else []
     done, task = len(data) - len(left), Voting(smoothing, settings.seed)
