@@ -22,8 +22,10 @@ from inoculate.attacks.interop import foolbox as interop
 from inoculate.attacks.interop.foolbox import FoolboxAttack
 from inoculate.attacks.pgd import PGD
 from inoculate.attacks.rays import RayS
+from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
+from inoculate.evaluation import parcels
 from inoculate.evaluation.evaluate import EvaluationOptions, evaluate
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.transfer import TransferOptions, transfer
@@ -188,7 +190,25 @@ class Own(Base):
     pass
 """
 HELPER = "FACTOR = {factor}\ndef move(threat):\n    return (lambda eps: FACTOR * eps * {inside})(threat.eps)\n"
+SEPARATE = "import own_helper\ndef move(threat): return own_helper.move(threat)"
 USUAL = {"inline": 1.0, "factor": 0.5, "inside": 1.0}
+
+
+def own_attack(folder: Path, monkeypatch: pytest.MonkeyPatch, apart: bool = True) -> Callable[..., Any]:
+    """Writes and loads an attack of one's own in one file or two, of the numbers that it is given."""
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def write(values: dict[str, float]) -> Any:
+        helper = HELPER.format(**values)
+        (folder / "own_helper.py").write_text(helper)
+        (folder / "own_attack.py").write_text(ATTACK.format(imports=SEPARATE if apart else helper, **values))
+        for name in ("own_attack", "own_helper"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        return importlib.import_module("own_attack").Own()
+
+    return write
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["in one file", "in two files"])
@@ -196,26 +216,54 @@ USUAL = {"inline": 1.0, "factor": 0.5, "inside": 1.0}
 def test_the_code_that_an_attack_of_ones_own_calls_is_part_of_it(
     changed: str, apart: bool, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-
-    def attack(values: dict[str, float]) -> Any:
-        helper = HELPER.format(**values)
-        imports = "import own_helper\ndef move(threat): return own_helper.move(threat)" if apart else helper
-        (tmp_path / "own_helper.py").write_text(helper)
-        (tmp_path / "own_attack.py").write_text(ATTACK.format(imports=imports, **values))
-        for name in ("own_attack", "own_helper"):
-            sys.modules.pop(name, None)
-        importlib.invalidate_caches()
-        return importlib.import_module("own_attack").Own()
-
-    store = tmp_path / "store"
+    attack, store = own_attack(tmp_path, monkeypatch, apart), tmp_path / "store"
     first = found(measure(small_net(), data, store, attack(USUAL)))
     other = attack({**USUAL, changed: 0.9})
     assert found(measure(small_net(), data, store, other)) == found(measure(small_net(), data, None, other))
     files = set(store.rglob("*.npz"))
     assert found(measure(small_net(), data, store, attack(USUAL))) == first
     assert set(store.rglob("*.npz")) == files, "the same code is the same attack"
+
+
+def test_an_attack_that_was_edited_and_not_loaded_again_is_neither_version(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = own_attack(tmp_path, monkeypatch)
+    old, store = write(USUAL), tmp_path / "store"
+    other = {**USUAL, "factor": 0.9}
+    for text, name in (
+        (ATTACK.format(imports=SEPARATE, **other), "own_attack"),
+        (HELPER.format(**other), "own_helper"),
+    ):
+        (tmp_path / f"{name}.py").write_text(text)
+    measure(small_net(), data, store, old)
+    new = write(other)
+    assert found(measure(small_net(), data, store, new)) == found(measure(small_net(), data, None, new))
+
+
+def test_a_worker_with_another_attack_or_package_is_refused(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack = own_attack(tmp_path, monkeypatch)(USUAL)
+    expected = found(measure(small_net(), data, None, attack))
+    assert found(measure(small_net(), data, None, attack, executor=Alike())) == expected
+
+    class Elsewhere(Alike):
+        def run(self, graph: Any) -> Any:
+            if self.sizes:  # the clean images come first
+                monkeypatch.setattr(sys.modules["own_helper"], "FACTOR", 0.7)
+            yield from super().run(graph)
+
+    with pytest.raises(InputError, match=r"a worker has another version of the attack .*Own"):
+        measure(small_net(), data, None, attack, executor=Elsewhere())
+
+    class Older(Alike):
+        def run(self, graph: Any) -> Any:
+            monkeypatch.setattr(parcels, "package_digest", lambda: "of another version")
+            yield from super().run(graph)
+
+    with pytest.raises(InputError, match="a worker has another version of inoculate"):
+        measure(small_net(), data, None, FGSM(), executor=Older())
 
 
 @pytest.mark.parametrize("library", ["torch", "foolbox"])

@@ -38,7 +38,7 @@ def code_of_class(kind: type) -> str:
 def digest_of(*values: Any) -> str:
     """12 hex digits that change with the code of functions and classes, whatever of the user's it refers to included.
 
-    Of what else they refer to, numbers and texts count, and where a variable of a module is assigned.
+    Of what else they refer to, numbers and texts count, and the source of assignments to variables of modules.
     """
     walk = _Walk()
     for value in values:
@@ -48,11 +48,14 @@ def digest_of(*values: Any) -> str:
 
 
 class _Walk:
-    """Lines that say what code does, found from reference to reference."""
+    """Lines that say what code does, found from reference to reference.
+
+    The source may have been edited since it was loaded: what runs counts, and what is written.
+    """
 
     def __init__(self) -> None:
         self.lines: set[str] = set()
-        self._seen: dict[int, Any] = {}
+        self._seen: dict[Any, Any] = {}
 
     def add(self, name: str, value: Any) -> None:
         """Add what `value`, which other code calls `name`, does."""
@@ -62,40 +65,43 @@ class _Walk:
             self._seen[id(value)] = value
             for own, each in _parts(value):
                 self.add(own or name, each)
-            if isinstance(value, FunctionType | type | ModuleType):
-                self._add_code(name, value)
-            else:
+            if isinstance(value, FunctionType | type):
+                self._add_code(value)
+            elif not isinstance(value, ModuleType):
                 self.add(name, type(value))
 
-    def _add_code(self, name: str, value: FunctionType | type | ModuleType) -> None:
-        module = value.__name__ if isinstance(value, ModuleType) else value.__module__
-        package = module.partition(".")[0]
+    def _add_code(self, value: FunctionType | type) -> None:
+        package = value.__module__.partition(".")[0]
         if package in _OURS:
             return
-        if _is_library(module):
+        if _is_library(value.__module__):
             self.lines.add(library_version(package))
-        elif isinstance(value, ModuleType):
-            self.lines.add(_file(value))
         elif isinstance(value, type):
             self.lines.add(_source(value))
             for own, each in [*enumerate(value.__mro__[1:]), *vars(value).items()]:
                 self.add(str(own), each)
         elif value.__code__.co_filename != "<string>":  # made by a library, such as a dataclass's
-            self.lines.add(_source(value))
-            self._add_references(value)
+            self.lines.update((_source(value), _compiled(value.__code__)))
+            self._add_variables(value.__globals__, _names(value.__code__))
+            for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+                with contextlib.suppress(ValueError):  # not assigned yet
+                    self.add(name, cell.cell_contents)
 
-    def _add_references(self, function: FunctionType) -> None:
-        for name in _names(function.__code__):
-            if name not in function.__globals__:
-                continue
-            definition = _definitions(function.__globals__.get("__file__")).get(name)
-            if definition is None:
-                self.add(name, function.__globals__[name])
-            else:
-                self.lines.add(definition)
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            with contextlib.suppress(ValueError):  # not assigned yet
-                self.add(name, cell.cell_contents)
+    def _add_variables(self, namespace: dict[str, Any], names: frozenset[str]) -> None:
+        """Add those of a module's variables that have one of the names, and of the modules among them likewise."""
+        if (id(namespace), names) in self._seen:
+            return
+        self._seen[id(namespace), names] = namespace
+        definitions = _definitions(namespace.get("__file__"))
+        for name in names & namespace.keys():
+            value = namespace[name]
+            self.lines.add(definitions.get(name, ""))
+            if not isinstance(value, ModuleType):
+                self.add(name, value)
+            elif _is_library(value.__name__):
+                self.lines.add(library_version(value.__name__.partition(".")[0]))
+            elif value.__name__.partition(".")[0] not in _OURS:
+                self._add_variables(vars(value), names)
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
@@ -113,8 +119,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, FunctionType):
         yield from _numbered(value.__defaults__ or ())
         yield from (value.__kwdefaults__ or {}).items()
-        if hasattr(value, "__wrapped__"):
-            yield "", value.__wrapped__
+        yield "", getattr(value, "__wrapped__", None)
 
 
 def _numbered(values: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
@@ -122,18 +127,18 @@ def _numbered(values: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
     return ((str(number), each) for number, each in enumerate(values))
 
 
-def _names(code: CodeType) -> set[str]:
+def _names(code: CodeType) -> frozenset[str]:
     """The names that code refers to, and the functions in it."""
     inner = (each for each in code.co_consts if isinstance(each, CodeType))
-    return {name for name in code.co_names if name.isidentifier()}.union(*map(_names, inner))
+    return frozenset(name for name in code.co_names if name.isidentifier()).union(*map(_names, inner))
 
 
 def _source(value: FunctionType | type) -> str:
-    """The source of a function or class; of one that was typed in, what it was compiled to."""
+    """The source of a function or class; empty where it was typed in."""
     try:
         return inspect.getsource(value)
     except (OSError, TypeError):
-        return _compiled(value.__code__) if isinstance(value, FunctionType) else ""
+        return ""
 
 
 def _compiled(code: CodeType) -> str:
@@ -141,13 +146,6 @@ def _compiled(code: CodeType) -> str:
     constants = [sorted(map(repr, each)) if isinstance(each, frozenset) else each for each in code.co_consts]
     shown = [_compiled(each) if isinstance(each, CodeType) else repr(each) for each in constants]
     return f"{code.co_code.hex()} {code.co_names} {shown}"
-
-
-def _file(module: ModuleType) -> str:
-    try:
-        return Path(module.__file__ or "").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return ""
 
 
 def _definitions(file: str | None) -> dict[str, str]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from inoculate.artifacts.executors.base import Needs
+from inoculate.artifacts.specs import package_digest
 from inoculate.artifacts.store import Store
 from inoculate.core.errors import InputError
 from inoculate.core.modes import device_of
@@ -104,21 +105,31 @@ class BatchJob:
         models: what the tasks' classifiers are prepared from.
         head: the first images of the data.
         seed: with which the classifiers are prepared.
+        code: the digest of this package.
     """
 
     store: Store
     models: Sequence[SentModel]
     head: Dataset
     seed: int
+    code: str
 
     @classmethod
     def of(cls, classifiers: Sequence[Classifier], data: Dataset, seed: int, store: Store) -> BatchJob:
         few = slice(VERIFICATION_IMAGES)
         head = replace(data, images=data.images[few].clone(), labels=data.labels[few].clone(), sources=None)
-        return cls(store, [SentModel.of(each, head) for each in classifiers], head, seed)
+        return cls(store, [SentModel.of(each, head) for each in classifiers], head, seed, package_digest())
 
     def start(self, store: Store, progress: object) -> Callable[[Batch], Arrays | None]:
-        """The function that does the task of a batch; None for one that the time is not enough for."""
+        """The function that does the task of a batch; None for one that the time is not enough for.
+
+        Raises `InputError` where this process has other code or other models than the driving one.
+        """
+        if package_digest() != self.code:
+            raise InputError(
+                "a worker has another version of inoculate than this process: install the same one on all machines, "
+                "and run the same command again to continue"
+            )
         return partial(_do, [each.prepared(self.head, self.seed) for each in self.models], self.head)
 
     def needs(self, node: Batch) -> Needs:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,12 +42,14 @@ class Measuring:
 
     Fields:
         recipe, threats, targets: how adversarial images are made.
+        made_by: what the driving process knows of it (see `Crafter`).
         classifiers: the numbers of those that see them.
         source: the number of the one that they are crafted on; None where they are not crafted.
         keeps_images: whether the adversarial images are sent back.
     """
 
     recipe: Recipe
+    made_by: Mapping[str, Any] | None
     threats: Sequence[Threat]
     targets: Tensor | None
     classifiers: Sequence[int]
@@ -59,6 +62,11 @@ class Measuring:
         clean = to_float(data.images).to(shown[0].dtype) if self.keeps_images else None
         tally, rows = Tally(len(data), len(shown), len(self.threats), clean), torch.arange(len(data))
         crafter = self.recipe.crafter(source, self.threats, self.targets)
+        if crafter.made_by != self.made_by:
+            raise InputError(
+                f"a worker has another version of the attack {self.recipe.attack!r} than this process: it needs the "
+                "same files that define it, and this process those that it has loaded: start again"
+            )
         with with_deadline(source.crafting, deadline):
             done = list(measure_batches(shown, data, crafter, self.threats, [rows], tally))
         return tally.rows(rows) if done else None
@@ -97,7 +105,7 @@ class Spread:
         def task(part: Tensor) -> Task:
             targets = None if crafter.targets is None else crafter.targets[part]
             selected = [threat.select(part) for threat in threats]
-            return Measuring(recipe, selected, targets, shown, source, settings.keep_images)
+            return Measuring(recipe, crafter.made_by, selected, targets, shown, source, settings.keep_images)
 
         # Where results depend on the batch, the batches are those of a single process.
         least = settings.batch_size if depends_on_batch(classifiers, crafter) else LEAST
