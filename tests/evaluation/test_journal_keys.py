@@ -144,6 +144,20 @@ def test_the_seed_of_a_random_model_decides_its_clean_accuracy(data: Dataset, tm
         assert found(measure(Noisy(), data, tmp_path, seed=seed)) == expected
 
 
+def test_a_random_model_that_draws_elsewhere_is_measured_anew(data: Dataset, tmp_path: Path) -> None:
+    net, seen, draw = small_net(), list[int](), np.random.default_rng(0)
+
+    def noisy(x: Tensor) -> Any:
+        seen.append(len(x))
+        return net(x + torch.from_numpy(draw.normal(scale=0.1, size=x.shape)).float())
+
+    for _ in range(2):
+        before = sum(seen)
+        measure(noisy, data, tmp_path)
+        assert sum(seen) - before > 40 * len(data), "judged over 20 passes, clean and attacked"
+    assert not list(tmp_path.rglob("*.npz"))
+
+
 @dataclass(frozen=True)
 class Together:
     """An attack whose random numbers depend on an image's place in its batch, half of them on the global state."""
