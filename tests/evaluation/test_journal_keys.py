@@ -17,15 +17,19 @@ from executor_samples import Alike
 from torch import Tensor, nn
 
 from inoculate.artifacts import own_code
+from inoculate.attacks._minimum_norm import Extended
+from inoculate.attacks.base import Ensemble, works_image_by_image
 from inoculate.attacks.fgsm import FGSM
 from inoculate.attacks.interop import foolbox as interop
 from inoculate.attacks.interop.foolbox import FoolboxAttack
 from inoculate.attacks.pgd import PGD
 from inoculate.attacks.rays import RayS
+from inoculate.attacks.registry import ATTACKS, get_attack
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation import parcels
+from inoculate.evaluation.engine import in_full
 from inoculate.evaluation.evaluate import EvaluationOptions, evaluate
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.transfer import TransferOptions, transfer
@@ -165,6 +169,15 @@ class Together:
     def __call__(self, model: Any, x: Tensor, y: Tensor, threat: Threat, *, generator: Any = None) -> Tensor:
         noise = torch.rand(x.shape, generator=generator) + torch.rand(x.shape) - 1
         return (x + threat.eps * noise).clamp(threat.low, threat.high)
+
+
+def test_every_attack_of_the_package_works_image_by_image() -> None:
+    for name in ATTACKS:
+        attack = get_attack(name)
+        members = attack.members(3 if "binary" in name else 10).values() if isinstance(attack, Ensemble) else [attack]
+        assert all(works_image_by_image(in_full(each)) for each in [attack, *members]), name
+    assert not works_image_by_image(Together())
+    assert not works_image_by_image(Extended(Together())), "an attack that is made of one that does not"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("model", "attack"), [(Noisy, PGD(steps=2, eot=2)), (small_net, Together())])
