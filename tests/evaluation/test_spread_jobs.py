@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -148,6 +149,56 @@ def test_processes_transfer_what_one_does_while_a_worker_is_killed(data: Dataset
 def test_processes_certify_what_one_does(method: str, data: Dataset) -> None:
     assert same(run_certify(data, "processes:2", method), run_certify(data, "local", method))
     assert not multiprocessing.active_children()
+
+
+SCRIPT = """
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+import inoculate as ino
+
+FACTOR = 0.7
+
+
+def move(x, threat):
+    return (x + FACTOR * threat.eps).clamp(threat.low, threat.high)
+
+
+@dataclass(frozen=True)
+class Own:
+    def __call__(self, model, x, y, threat, *, generator=None):
+        return move(x, threat)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.inner(x.flatten(1)) * FACTOR
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    net, data = Net(), (torch.randint(256, (40, 3, 2, 2), dtype=torch.uint8), torch.arange(40) % 3)
+    for executor in ("local", "processes:2"):
+        options = ino.EvaluationOptions(checks=False, executor=executor)
+        print([row.correct for row in ino.evaluate(net, data, [Own(), "pgd"], options=options, batch_size=8)])
+"""
+
+
+@pytest.mark.slow
+def test_what_a_script_defines_is_sent(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    local, spread = ran.stdout.strip().splitlines()
+    assert local == spread
 
 
 def test_what_cannot_be_sent_is_refused_in_one_line(data: Dataset) -> None:

@@ -35,6 +35,11 @@ def code_of_class(kind: type) -> str:
     return digest_of(kind)
 
 
+def name_of_class(kind: type) -> str:
+    """The full name of a class, which for one in a script is the same in the processes that the script starts."""
+    return f"{kind.__module__.replace('__mp_main__', '__main__')}.{kind.__qualname__}"
+
+
 def digest_of(*values: Any) -> str:
     """12 hex digits that change with the code of functions and classes, whatever of the user's it refers to included.
 
@@ -78,8 +83,9 @@ class _Walk:
             self.lines.add(library_version(package))
         elif isinstance(value, type):
             self.lines.add(_source(value))
-            for own, each in [*enumerate(value.__mro__[1:]), *vars(value).items()]:
-                self.add(str(own), each)
+            for own, each in [*_numbered(value.__mro__[1:]), *vars(value).items()]:
+                if not (own.startswith("__") and isinstance(each, _SIMPLE)):  # such as the module's name
+                    self.add(own, each)
         elif value.__code__.co_filename != "<string>":  # made by a library, such as a dataclass's
             self.lines.update((_source(value), _compiled(value.__code__)))
             self._add_variables(value.__globals__, _names(value.__code__))

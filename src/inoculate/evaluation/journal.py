@@ -15,7 +15,7 @@ from torch import Tensor
 from inoculate.artifacts.arrays import read_arrays, write_arrays
 from inoculate.artifacts.chunks import KEY, Arrays, Chunks
 from inoculate.artifacts.files import write_json
-from inoculate.artifacts.own_code import code_of_class
+from inoculate.artifacts.own_code import code_of_class, name_of_class
 from inoculate.artifacts.specs import code_digest, described, fingerprint
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
@@ -166,7 +166,7 @@ def describe(attack: object) -> Any:
     Raises `TypeError` for one with an option that cannot be told apart so, such as a function: its results cannot be
     kept.
     """
-    return described(attack, _content, lambda kind: f"{kind.__module__}.{kind.__qualname__} {code_of_class(kind)}")
+    return described(attack, _content, lambda kind: f"{name_of_class(kind)} {code_of_class(kind)}")
 
 
 def _content(value: object) -> Any:

@@ -82,13 +82,13 @@ class SentModel:
 
     @classmethod
     def of(cls, classifier: Classifier, head: Dataset) -> SentModel:
-        return cls(classifier.model, classifier.precision, _known(classifier), answers(classifier, head))
+        return cls(classifier.model, classifier.precision, identity(classifier), answers(classifier, head))
 
     def prepared(self, head: Dataset, seed: int) -> Classifier:
         """The classifier. Raises `InputError` where it is another one than the driving process has."""
         with seeded(seed, "prepare"):
             classifier = prepare(self.model, head, precision=self.precision)
-        if _known(classifier) != self.known or not answers(classifier, head).resembles(self.answered):
+        if identity(classifier) != self.known or not answers(classifier, head).resembles(self.answered):
             raise InputError(
                 "a worker has another model than this process: it needs the same versions of inoculate and torch, and "
                 "the same file that defines the model"
@@ -150,9 +150,3 @@ def _do(classifiers: Sequence[Classifier], head: Dataset, batch: Batch) -> Array
     with torch.random.fork_rng():
         torch.manual_seed(parcel.seed)
         return parcel.task(classifiers, data, deadline)
-
-
-def _known(classifier: Classifier) -> dict[str, Any]:
-    """The identity of a classifier; a script's classes have another module in another process."""
-    found = identity(classifier)
-    return {**found, "code": sorted(found["code"].values())}

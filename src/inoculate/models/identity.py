@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inoculate.artifacts.own_code import code_of_class, digest_of
+from inoculate.artifacts.own_code import code_of_class, digest_of, name_of_class
 from inoculate.core.calls import call
 from inoculate.core.errors import InputError
 from inoculate.core.pixels import to_float
@@ -66,7 +66,7 @@ def identity(classifier: Classifier) -> dict[str, Any]:
     return {
         "state": weights_digest(model),
         "structure": hashlib.sha256(str(model).encode()).hexdigest()[:20],
-        "code": {f"{each.__module__}.{each.__qualname__}": code_of_class(each) for each in classes},
+        "code": {name_of_class(each): code_of_class(each) for each in classes},
         "calls": digest_of(*_functions_in(model)),
         "precision": classifier.precision if classifier.crafting is not model else "exact",
         "dtype": str(classifier.dtype),
