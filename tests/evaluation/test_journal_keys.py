@@ -14,6 +14,7 @@ import pytest
 import torch
 from attack_samples import small_net
 from executor_samples import Alike
+from servers import predictions, serving
 from torch import Tensor, nn
 
 from inoculate.artifacts import own_code
@@ -34,6 +35,7 @@ from inoculate.evaluation.evaluate import EvaluationOptions, evaluate
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.transfer import TransferOptions, transfer
 from inoculate.models.bpda import BPDA
+from inoculate.models.loading.endpoint import Endpoint
 
 THREATS = [Threat("linf", 0.05)]
 
@@ -140,6 +142,22 @@ def test_labels_of_a_function_are_kept(data: Dataset, tmp_path: Path) -> None:
     made = sum(calls)
     assert found(measure(counted, data, tmp_path, RayS(queries=40))) == first
     assert sum(calls) - made < made / 2
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_service_whose_model_is_another_one_is_measured_anew(labels: bool, data: Dataset, tmp_path: Path) -> None:
+    def served(by: float) -> Callable[[Tensor], Tensor]:
+        net = scaled(by)
+        return (lambda x: net(x).argmax(dim=1)) if labels else net
+
+    current, attack = [served(1.0)], RayS(queries=20)
+    with serving(predictions(lambda x: current[0](x))) as (address, sizes):
+        service, kept = Endpoint(address), [found(measure(Endpoint(address), data, tmp_path, attack))]
+        made = sum(sizes)
+        assert found(measure(service, data, tmp_path, attack)) == kept[0]
+        assert sum(sizes) - made < made / 2, "nothing but the questions that tell models apart"
+        current[0] = served(0.9)
+        assert found(measure(service, data, tmp_path, attack)) == found(measure(service, data, None, attack)) != kept[0]
 
 
 def test_the_seed_of_a_random_model_decides_its_clean_accuracy(data: Dataset, tmp_path: Path) -> None:
