@@ -65,13 +65,12 @@ CASES: dict[str, tuple[Run, dict[str, Any]]] = {
     "transfer": (run_transfer, {}),
     "fast copies": (run_transfer, {"precision": "fast"}),
     "an average": (run_transfer, {"sources": ["a", "a+b"]}),
-    "an ensemble": (run_transfer, {"attack": AutoAttack("quick", steps=2, targets=1, queries=5)}),
+    "an ensemble": (run_transfer, {"attack": AutoAttack("quick", steps=1, targets=1, queries=2)}),
     "minimum norm": (run_transfer, {"attack": FMN(steps=5)}),
     "a target": (run_transfer, {"attack": PGD(steps=2, target="random")}),
     "a random model": (run_transfer, {"model": Noisy(), "attack": FGSM(), "seed": 3}),
     "intervals": (run_certify, {"method": "ibp"}),
     "linear bounds": (run_certify, {}),
-    "proofs alone": (run_certify, {"attacks": ()}),
     "smoothing": (run_certify, {"method": "smoothing"}),
 }
 ARRAYS = ("right", "predicted", "finished", "broken_by")
@@ -88,7 +87,7 @@ def same(found: Any, expected: Any) -> bool:
 
 @pytest.fixture
 def data() -> Dataset:
-    images = torch.randint(256, (30, 3, 8, 8), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+    images = torch.randint(256, (20, 3, 8, 8), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
     return Dataset.from_tensors(images, small_net()(images / 255).argmax(dim=1), ["a", "b", "c", "d"])
 
 
@@ -104,7 +103,7 @@ def test_workers_find_of_every_image_what_one_process_finds(case: str, data: Dat
     assert max(executor.sizes) <= 8
 
 
-@pytest.mark.parametrize("case", ["transfer", "an average", "a random model", "linear bounds", "smoothing"])
+@pytest.mark.parametrize("case", ["transfer", "an average", "linear bounds", "smoothing"])
 def test_a_stopped_run_goes_on_with_what_is_missing(case: str, data: Dataset, tmp_path: Path) -> None:
     run, asked = CASES[case]
     whole, rest = Alike(), Alike()
@@ -120,16 +119,17 @@ def test_a_stopped_run_goes_on_with_what_is_missing(case: str, data: Dataset, tm
     assert not again.sizes
 
 
-@pytest.mark.parametrize("case", ["transfer", "linear bounds", "smoothing"])
+@pytest.mark.parametrize("case", ["transfer", "smoothing"])
 def test_more_images_are_all_that_is_sent(case: str, data: Dataset, tmp_path: Path) -> None:
     run, asked = CASES[case]
     half, whole, rest = Alike(), Alike(), Alike()
-    run(data.subset(range(14)), half, **asked, store=tmp_path)
+    run(data.subset(range(10)), half, **asked, store=tmp_path)
     expected = run(data, whole, **asked)
     assert same(run(data, rest, **asked, store=tmp_path), expected)
     assert sum(half.sizes) + sum(rest.sizes) <= sum(whole.sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no kill -9 here")
 def test_processes_transfer_what_one_does_while_a_worker_is_killed(data: Dataset, tmp_path: Path) -> None:
     killed: list[int] = []
@@ -145,7 +145,8 @@ def test_processes_transfer_what_one_does_while_a_worker_is_killed(data: Dataset
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("method", ["smoothing", pytest.param("crown-ibp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["smoothing", "crown-ibp"])
 def test_processes_certify_what_one_does(method: str, data: Dataset) -> None:
     assert same(run_certify(data, "processes:2", method), run_certify(data, "local", method))
     assert not multiprocessing.active_children()
