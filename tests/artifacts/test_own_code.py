@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -63,6 +64,8 @@ def test_what_a_function_holds_counts() -> None:
     assert digest_of(scaled(2.0)) == digest_of(scaled(2.0)) != digest_of(scaled(3.0))
     halves = [digest_of(functools.partial(plus, by=by)) for by in (0.5, 0.5, 0.6)]
     assert halves[0] == halves[1] != halves[2]
+    plain = FunctionType(plus.__code__, {})
+    assert digest_of(plain) == digest_of(FunctionType(plus.__code__, {})), "a function of no module"
     assert digest_of(even) == digest_of(even) != digest_of(odd), "functions that call each other"
 
 

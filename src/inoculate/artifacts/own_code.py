@@ -76,10 +76,11 @@ class _Walk:
                 self.add(name, type(value))
 
     def _add_code(self, value: FunctionType | type) -> None:
-        package = value.__module__.partition(".")[0]
+        module = str(value.__module__)  # a function may have none
+        package = module.partition(".")[0]
         if package in _OURS:
             return
-        if _is_library(value.__module__):
+        if _is_library(module):
             self.lines.add(library_version(package))
         elif isinstance(value, type):
             self.lines.add(_source(value))
