@@ -23,11 +23,12 @@ from inoculate.models.findings import differ
 
 PROBES = 2  # images of noise, and as many that are smooth
 SHOWN = 64  # images of the data, where nothing else tells models apart
+SKETCH = 256  # numbers that are kept of gradients
 EXACT = 1e-4  # of the size of all numbers: what other numbers of threads change
 
 
 class Answers(NamedTuple):
-    """What a model answers to some images (float64): outputs, and the gradients of their weighted sums.
+    """What a model answers to some images (float64): outputs, and a sketch of the gradients of their weighted sums.
 
     Both are empty where it has none, or gives others each time.
     """
@@ -100,14 +101,21 @@ def _outputs(classifier: Classifier, x: Tensor) -> Tensor:
 
 
 def _gradients(model: nn.Module, x: Tensor) -> Tensor:
-    """The gradient of a weighted sum of the outputs with respect to the images; empty where there is none."""
+    """A sketch of the gradient of a weighted sum of the outputs by the images; empty where there is none."""
     with suppress(RuntimeError, InputError), torch.enable_grad(), seeded(0, "answers"):
         leaf = x.detach().clone().requires_grad_()
         outputs = call(model, leaf * 1)
         weights = torch.arange(outputs[0].numel(), device=outputs.device).add(1).cos()
         (gradient,) = torch.autograd.grad((outputs.flatten(1) * weights).sum(), leaf)
-        return gradient.detach().cpu().double().nan_to_num()
+        return _sketch(gradient.detach().cpu().double().nan_to_num())
     return NOTHING.gradients
+
+
+def _sketch(tensor: Tensor) -> Tensor:
+    """`SKETCH` sums of all values with random signs (count sketch): two tensors differ as much as their sketches do."""
+    values = F.pad(tensor.flatten(), (0, -tensor.numel() % SKETCH))
+    signs = torch.randint(0, 2, values.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return (values * signs).view(-1, SKETCH).sum(dim=0)
 
 
 def _noise(shape: tuple[int, ...]) -> Tensor:
