@@ -50,6 +50,7 @@ def writing_times(out: Path) -> dict[Path, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no kill -9 here")
 @pytest.mark.parametrize(
     ("job", "executor", "kills"),

@@ -67,6 +67,6 @@ def main(folder: Path, jobs: list[str]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    distributed.JOIN = timedelta(seconds=30)  # both start at once, and there is no launcher that would end one
+    distributed.JOIN = timedelta(seconds=int(os.environ["JOIN"]))  # there is no launcher that would end one
     place = Path(sys.argv[1])
     (place / f"{os.environ['RANK']}.json").write_text(json.dumps(main(place, sys.argv[2:])))
