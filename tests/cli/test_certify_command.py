@@ -33,6 +33,7 @@ def test_what_cannot_be_certified_ends_with_a_line(refused: Callable[..., str], 
     given = ("certify", "--model", model_folder, "--data", "digits", "--limit", 4)
     assert "not l0" in refused(*given, "--norm", "l0", "--eps", "3")
     assert "crwn" in refused(*given, "--method", "crwn")
+    assert "executor 'threads' is not understood" in refused(*given, "--executor", "threads")
     assert "certified@0.3" in refused(*given, "--eps", "0.1", "--require", "certified@0.3>=0.5")
 
 

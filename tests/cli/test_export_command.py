@@ -63,6 +63,7 @@ def test_what_does_not_go_with_variants(refused: Callable[..., str], network: st
     for option in (
         ("--corruptions", "fog"), ("--spatial", "30,3"), ("--time-budget", "1s"), ("--no-checks",),
         ("--surrogate", network), ("--records", tmp_path / "r.parquet"), ("--save-images", tmp_path / "images"),
+        ("--executor", "processes:2"),
     ):  # fmt: skip
         assert f"{option[0]} does not go with --variants" in refused(*given, *option)
     assert "variant 'int7' is unknown" in refused(*given[:-1], "fp32,int7")

@@ -39,3 +39,16 @@ def test_it_writes_its_rows_and_tells_long_names_apart(
     for row in rows:
         assert not row["eps"] or f"{row['accuracy']:.1%}" in printed
     assert "given twice" in refused("transfer", *models[:2], *models[:2], "--data", "digits")
+
+
+def test_workers_write_the_same_rows(
+    call: Callable[..., int], refused: Callable[..., str], model_folder: Path, tmp_path: Path
+) -> None:
+    attack = ("--data", "digits", "--limit", "20", "--attack", "fgsm", "--eps", "0.02", "--precision", "exact")
+    given = ("transfer", "--model", model_folder, *attack)
+    found = []
+    for executor in ("local", "processes:2"):
+        assert call(*given, "--executor", executor, "--json", tmp_path / "rows.json") == 0
+        found.append([{**row, "seconds": 0} for row in json.loads((tmp_path / "rows.json").read_text())])
+    assert found[0] == found[1]
+    assert "executor 'threads' is not understood" in refused(*given, "--executor", "threads")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from attack_samples import small_net
+from executor_samples import Alike
 from torch import Tensor, nn
 
 from inoculate.artifacts.executors.processes import Processes
@@ -27,43 +26,16 @@ from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.certify import CertificationOptions, certify
 from inoculate.evaluation.engine import Settings, measure_attack
 from inoculate.evaluation.evaluate import EvaluationOptions, evaluate
 from inoculate.evaluation.journal import Journal
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.spread import spread_over
+from inoculate.evaluation.transfer import TransferOptions
 from inoculate.models.classifier import prepare
 
 THREATS = [Threat("linf", 0.02), Threat("linf", 0.1)]
 ENSEMBLE = AutoAttack("quick", steps=3, targets=1, queries=10)
-
-
-class Alike:
-    """An executor of one worker in this process that knows nothing but what is sent to it."""
-
-    workers = 3
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self.opened = 0
-
-    @contextmanager
-    def open(self, job: Any, watch: Any) -> Iterator[Alike]:
-        self.job, self.opened = job, self.opened + 1
-        self.content = pickle.dumps(job)
-        yield self
-
-    def run(self, graph: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
-        job = pickle.loads(self.content)
-        work = job.start(job.store, lambda *_: None)
-        for node in reversed(list(graph)):  # in any order
-            sent = pickle.dumps(node)
-            assert len(sent) < 200_000
-            arrived = pickle.loads(sent)
-            assert arrived == node
-            self.sizes.append(len(arrived.content.images))
-            yield node, pickle.loads(pickle.dumps(work(arrived)))
 
 
 def measure(
@@ -191,8 +163,8 @@ def test_a_late_batch_leaves_the_others_finished(data: Dataset, tmp_path: Path) 
     chosen[20:25] = True
     attack, here = PGD(steps=3), Settings(8, journal=Journal.at(tmp_path))
     measure_attack(classifier, data, attack, THREATS[1:], chosen, here)
-    with spread_over(Late(), classifier, data, 0, tmp_path) as (spread, _):
-        (found,) = measure_attack(classifier, data, attack, THREATS[1:], ~chosen | chosen, replace(here, spread=spread))
+    with spread_over(Late(), tmp_path, [classifier], data, here) as spread:
+        (found,) = measure_attack(classifier, data, attack, THREATS[1:], ~chosen | chosen, spread)
     (expected,) = measure_attack(classifier, data, attack, THREATS[1:], ~chosen | chosen, replace(here, journal=None))
     assert int(found.finished.sum()) == len(data) - 8
     assert found.finished[20:25].all()
@@ -262,17 +234,12 @@ def test_processes_find_what_one_does_while_workers_are_killed(data: Dataset, tm
     assert not multiprocessing.active_children()
 
 
-def test_certify_attacks_with_the_executor_too(data: Dataset) -> None:
-    executor = Alike()
-    options = CertificationOptions("ibp", evaluation=EvaluationOptions(checks=False, executor=executor))
-    certify(small_net(), data, THREATS[:1], [FGSM()], batch_size=8, options=options)
-    assert executor.sizes
-
-
 @pytest.mark.parametrize("executor", ["threads", "processes:0", 3])
 def test_another_executor_is_refused_at_once(executor: Any) -> None:
-    with pytest.raises(InputError, match="give local, processes"):
-        EvaluationOptions(executor=executor)
+    for options in (EvaluationOptions, TransferOptions):
+        with pytest.raises(InputError, match="give local, processes") as raised:
+            options(executor=executor)
+        assert "\n" not in str(raised.value)
 
 
 @pytest.mark.ray

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from inoculate.hardening.harden import harden
 from inoculate.hardening.options import HardeningOptions
 from inoculate.hardening.result import Hardened
 from inoculate.study.run import run_study
+from inoculate.training import distributed
 
 OPTIONS = HardeningOptions(epochs=2, batch_size=24, limit=72, image_size=8, test_images=10)
 STUDY = tiny(
@@ -65,5 +67,6 @@ def main(folder: Path, jobs: list[str]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    distributed.JOIN = timedelta(seconds=int(os.environ["JOIN"]))  # there is no launcher that would end one
     place = Path(sys.argv[1])
     (place / f"{os.environ['RANK']}.json").write_text(json.dumps(main(place, sys.argv[2:])))

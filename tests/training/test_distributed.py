@@ -5,18 +5,22 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import distributed_worker
 import pytest
 import torch
 from torch import nn
+from torch.distributed import TCPStore
 from training_samples import RECIPE, blocks, fit_blocks, same_weights
 
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.models.loading.load import load_model
+from inoculate.training import distributed
 from inoculate.training.distributed import SINGLE, ProcessGroup, process_group
 from inoculate.training.ema import EMA, RECENT_BATCHES
 from inoculate.training.methods.registry import get_method
@@ -110,9 +114,7 @@ def test_state_from_batch_to_batch_cannot_be_divided(name, tmp_path):
 
 def launch(folder: Path, kill_at: int = 0) -> tuple[list[int], str]:
     """Exit codes and errors of two processes that train, without a launcher that would end the one for the other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     command = [sys.executable, distributed_worker.__file__, str(folder), str(kill_at)]
     common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes = [
@@ -121,6 +123,38 @@ def launch(folder: Path, kill_at: int = 0) -> tuple[list[int], str]:
     ]
     errors = [process.communicate()[1] for process in processes]
     return [process.returncode for process in processes], "\n".join(errors)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("connects", [False, True])
+def test_a_process_that_ends_before_it_joins_is_not_waited_for_long(rank, connects, monkeypatch):
+    """Whether it had reached the store or not."""
+    port = free_port()
+    settings = {"WORLD_SIZE": 2, "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(distributed, "JOIN", timedelta(seconds=1))
+    distributed._rendezvous.cache_clear()
+
+    def come() -> None:
+        TCPStore("127.0.0.1", port, 2, is_master=rank == 1, timeout=timedelta(seconds=5)).set("other", "1")
+
+    other = threading.Thread(target=come)
+    if connects:
+        other.start()
+    with (
+        pytest.raises(InputError, match=r"the 2 processes cannot be joined .* has one of them ended"),
+        process_group("cpu"),
+    ):
+        pass
+    if connects:
+        other.join()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _SOURCE = Path(__file__).resolve().parents[2]  # the folder that holds the package
+_SOURCE_PACKAGE = __name__.partition(".")[0]
 
 
 def canonical(spec: Mapping[str, Any]) -> str:
@@ -61,6 +62,15 @@ def code_digest(*modules: str) -> str:
             tree = ast.parse(path.read_text(encoding="utf-8"))
             total.update(f"{path.relative_to(_SOURCE).as_posix()}\n".encode())
             total.update("".join(_tokens(tree)).encode())
+    return total.hexdigest()[:12]
+
+
+@lru_cache
+def package_digest() -> str:
+    """12 hex digits that change with every change of this package's files: quicker than `code_digest`, and stricter."""
+    total = hashlib.sha256()
+    for path in _source_files(_SOURCE_PACKAGE):
+        total.update(f"{path.relative_to(_SOURCE).as_posix()}\n".encode() + path.read_bytes())
     return total.hexdigest()[:12]
 
 

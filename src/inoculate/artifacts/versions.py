@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 LIBRARIES = ("inoculate", "torch", "torchvision", "timm", "kornia", "datasets", "numpy", "safetensors", "pillow")
@@ -11,6 +12,13 @@ LIBRARIES = ("inoculate", "torch", "torchvision", "timm", "kornia", "datasets", 
 def versions() -> dict[str, str | None]:
     """The installed version of each library (None: not installed), and of Python."""
     return {name: _version(name) for name in LIBRARIES} | {"python": sys.version.split()[0]}
+
+
+@lru_cache
+def library_version(package: str) -> str:
+    """The name of an imported package with its version, where that is known."""
+    version = _version(package) or getattr(sys.modules.get(package), "__version__", "")
+    return f"{package} {version}"
 
 
 def _version(name: str) -> str | None:

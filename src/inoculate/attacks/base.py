@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -106,6 +107,27 @@ class Ensemble(Protocol):
     def members(self, classes: int, norm: Norm = "linf") -> Mapping[str, Attack]:
         """The members by name, in the order in which they attack the images that no earlier one has broken."""
         ...
+
+
+@runtime_checkable
+class FromLibrary(Protocol):
+    """An attack of another library, whose random numbers depend on the batch's size and order."""
+
+    @property
+    def library(self) -> str:
+        """The name of the library and its version."""
+        ...
+
+
+def works_image_by_image(attack: object) -> bool:
+    """Whether what an attack finds for an image is known not to depend on the others in its batch.
+
+    It is of this package's attacks, and those that they are made of.
+    """
+    if not type(attack).__module__.startswith("inoculate.") or isinstance(attack, FromLibrary):
+        return False
+    parts = [getattr(attack, each.name) for each in fields(attack)] if is_dataclass(attack) else []
+    return all(works_image_by_image(each) for each in parts if is_dataclass(each) and callable(each))
 
 
 def shortened(attack: Attack) -> Attack:

@@ -55,6 +55,7 @@ def certify(
     seed: options.Seed = 0,
     batch_size: options.AutoBatchSize = None,
     device: options.Device = "auto",
+    executor: options.Executor = "local",
     json_file: options.Json = None,
     records: options.Records = None,
     out: options.OptionalOut = None,
@@ -88,6 +89,7 @@ def certify(
     place = pick_device(device)
     settings = EvaluationOptions(
         precision, time_budget, checks, name=model, device=place, classes=classes, store=store_in(out, store),  # type: ignore[arg-type]
+        executor=executor,
     )  # fmt: skip
     require_parquet(records)
     require_planned(

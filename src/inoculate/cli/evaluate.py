@@ -82,7 +82,7 @@ def evaluate(
     corrupted, movements = parse_corruptions(corruptions, severity), parse_movements(spatial)
     names = variant_options.parse(
         variants, corruptions=corrupted, spatial=movements, time_budget=time_budget, no_checks=not checks,
-        surrogate=surrogate, records=records, save_images=save_images, by=by,
+        surrogate=surrogate, records=records, save_images=save_images, by=by, executor=executor != "local",
     )  # fmt: skip
     place, others = pick_device(device), {spec: spec for spec in surrogate or ()}
     settings = EvaluationOptions(

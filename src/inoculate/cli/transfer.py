@@ -45,6 +45,7 @@ def transfer(
     seed: options.Seed = 0,
     batch_size: options.AutoBatchSize = None,
     device: options.Device = "auto",
+    executor: options.Executor = "local",
     json_file: options.Json = None,
     out: options.OptionalOut = None,
     store: options.Store = None,
@@ -66,6 +67,10 @@ def transfer(
         raise InputError("a model is given twice: name each --model once")
     require_writable_places((json_file,), (out, store))
     place = pick_device(device)
+    settings = TransferOptions(
+        precision, name=name, store=store_in(out, store), class_names=class_names,  # type: ignore[arg-type]
+        classes=classes, sources=source, executor=executor,  # type: ignore[arg-type]
+    )  # fmt: skip
     reading = preprocessing.over(expected_preprocessing(model[0], pretrained=pretrained, normalize=normalize))
     images = load_images(data, split, reading, data_root=data_root, limit=limit, seed=seed)
     networks = {}
@@ -76,10 +81,6 @@ def transfer(
             print_warnings(random_weights_warning(spec))
     images = fit_channels(images, networks[model[0]], preprocessing)
     threats = masked(threats, mask, images)
-    settings = TransferOptions(
-        precision, name=name, store=store_in(out, store), class_names=class_names,  # type: ignore[arg-type]
-        classes=classes, sources=source,  # type: ignore[arg-type]
-    )  # fmt: skip
     with Steps() as steps:
         found = run(
             networks, images, chosen, threats, batch_size=batch_size, seed=seed, options=settings, progress=steps

@@ -38,7 +38,7 @@ class CertificationOptions:
             in reasonable time. `smoothing` certifies another classifier, which votes over noisy copies of an image.
         smoothing: how it does, with `smoothing`.
         evaluation: as for `evaluate`. A time budget holds for the attacks, and once more for the proofs: images that
-            are not reached are not certified.
+            are not reached are not certified. The workers of an executor attack batches, and then prove them.
     """
 
     method: str = "auto"
@@ -98,10 +98,12 @@ def certify(
     network = resolve_model(model, images, own.device)
     natural = Natural.begin(network, images, threats[0].norm, batch_size, seed, own)
     if smoothed:
-        found = certify_votes(natural, proven, options.smoothing, own.start_budget(), progress)
+        with natural.spread(own) as spread:
+            found = certify_votes(spread, proven, options.smoothing, own.start_budget(), progress)
         return replace(found, warnings=[*random_weights_warning(model), *found.warnings])
     proofs = Proofs.begin(natural, options.method, batch_size, progress)
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "options": own, "progress": progress}
     found = evaluate(network, images, attacks, threats, **how)
     found = replace(found, warnings=[*random_weights_warning(model), *found.warnings])
-    return proofs.added_to(found, proven, own.start_budget())
+    with natural.spread(own) as spread:
+        return replace(proofs, natural=spread).added_to(found, proven, own.start_budget())

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from inoculate.attacks.base import Attack
+from inoculate.attacks.base import Attack, FromLibrary, works_image_by_image
 from inoculate.attacks.craft import AdvSet
 from inoculate.attacks.sweep import sweep
 from inoculate.core.rng import generator
@@ -28,6 +28,7 @@ class Crafter:
         made_by: what decides them beside the source, the threats and the targets, as JSON values; None where that
             cannot be said, so that no journal can keep the results.
         targets: the class (N) that each image is driven to.
+        depends_on_batch: whether the other images of a batch may decide what is made of an image.
         recipe: how another process makes it; None where it cannot.
     """
 
@@ -36,6 +37,7 @@ class Crafter:
     made_by: Mapping[str, Any] | None = None
     targets: Tensor | None = None
     recipe: Recipe | None = None
+    depends_on_batch: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def white_box(
         aimed = attack if targets is None else towards(attack, targets[rows])
         return sweep(aimed, classifier.crafting, x, y, threats[0].select(rows), epsilons, generator=draw)
 
-    return Crafter(craft, classifier, _made_by(attack, seed), targets, Recipe(attack, seed))
+    together = not works_image_by_image(attack)
+    return Crafter(craft, classifier, _made_by(attack, seed), targets, Recipe(attack, seed), together)
 
 
 def by_member(
@@ -87,7 +90,8 @@ def by_member(
         aimed = member if targets is None else towards(member, targets[rows])
         yield threat.eps, aimed(classifier.crafting, x, y, threat.select(rows), generator=draw)
 
-    return Crafter(craft, classifier, _made_by(member, seed, name), targets, Recipe(member, seed, name))
+    together = not works_image_by_image(member)
+    return Crafter(craft, classifier, _made_by(member, seed, name), targets, Recipe(member, seed, name), together)
 
 
 def stored(examples: AdvSet, epsilons: Sequence[float]) -> Crafter:
@@ -97,6 +101,7 @@ def stored(examples: AdvSet, epsilons: Sequence[float]) -> Crafter:
 
 def _made_by(attack: Attack, seed: int, member: str | None = None) -> dict[str, Any] | None:
     try:
-        return {"attack": describe(attack), "seed": seed, "member": member}
+        library = attack.library if isinstance(attack, FromLibrary) else None
+        return {"attack": describe(attack), "library": library, "seed": seed, "member": member}
     except TypeError:  # an attack of the user's own, or one with a loss of their own
         return None

@@ -43,7 +43,7 @@ class Settings:
 
     `seed` decides the attacks' random numbers. `deadline` (on `time.monotonic`) ends the work: images are then left
     unfinished. `keep_images` keeps the adversarial images. `progress(done, total)` counts images. What is in the
-    `journal` is not measured again, and what is measured goes into it. The batches of the classifier and the images
+    `journal` is not measured again, and what is measured goes into it. The batches of the classifiers and the images
     that `spread` is for are measured by its workers.
     """
 
@@ -233,14 +233,13 @@ def _measure(
     `InputError` for an image outside the threat model.
     """
     wanted = attacked.nonzero().squeeze(1)
-    involved = [*classifiers, *([crafter.source] if crafter.source else [])]
     tally = Tally(len(data), len(classifiers), len(threats), _clean_images(classifiers[0], data, settings))
-    entries = _open_journal(involved, data, crafter, threats, settings)
+    entries = _open_journal(classifiers, data, crafter, threats, settings, wanted)
     remaining = wanted if entries is None else entries.restore(tally, wanted)
     done, missing = len(wanted) - len(remaining), torch.zeros(len(data), dtype=torch.bool)
     missing[remaining] = True
     if settings.spread is not None and settings.spread.serves(classifiers, data, crafter, len(remaining)):
-        measured = settings.spread.measure(crafter, threats, remaining, tally, settings)
+        measured = settings.spread.measure(classifiers, crafter, threats, remaining, tally, settings)
     else:
         measured = measure_batches(classifiers, data, crafter, threats, batches(remaining, settings.batch_size), tally)
     with closing(measured):
@@ -266,7 +265,7 @@ def measure_batches(
     Yields the rows of each batch that was measured, until the time is over.
     """
     with ExitStack() as stack:
-        passes = stack.enter_context(counted(*classifiers, *([crafter.source] if crafter.source else [])))
+        passes = stack.enter_context(counted(*_involved(classifiers, crafter)))
         for classifier in classifiers:
             stack.enter_context(classifier.ready())
         for rows in parts:
@@ -293,7 +292,7 @@ def _measure_batch(
     """Craft the images `rows` and write into the tally what the classifiers make of them."""
     first, start = classifiers[0], passes.made
     x, y = first.load(data, rows)
-    with _seeded_by(x, any(each.is_random for each in classifiers)):
+    with _seeded_by(x, depends_on_batch(classifiers, crafter)):
         began, before, made = time.perf_counter(), passes.made, 0.0
         for place, (_, x_adv) in enumerate(crafter.craft(x, y, rows)):
             made = passes.made - before or made  # one search may serve several threats
@@ -309,9 +308,16 @@ def _measure_batch(
     tally.passes[rows] = (passes.made - start) / len(rows)
 
 
-def _seeded_by(x: Tensor, is_random: bool) -> AbstractContextManager[None]:
-    """For a random model a random state that follows from the images and the seed, whatever was measured before."""
-    if not is_random:
+def depends_on_batch(classifiers: Sequence[Classifier], crafter: Crafter) -> bool:
+    """Whether the other images of a batch may decide the result of an image: by what a random model draws for it, or
+    because an attack works so."""
+    return crafter.depends_on_batch or any(each.is_random for each in _involved(classifiers, crafter))
+
+
+def _seeded_by(x: Tensor, by_batch: bool) -> AbstractContextManager[None]:
+    """Where results depend on the batch, a random state that follows from its images and the seed, whatever was
+    measured before."""
+    if not by_batch:
         return nullcontext()
     return seeded(torch.initial_seed(), hashlib.sha256(x.cpu().float().numpy().tobytes()).hexdigest())
 
@@ -322,11 +328,21 @@ def _open_journal(
     crafter: Crafter,
     threats: Sequence[Threat],
     settings: Settings,
+    wanted: Tensor,
 ) -> Entries | None:
     if settings.journal is None or crafter.made_by is None:
         return None
-    involved = [*classifiers, *([crafter.source] if crafter.source else [])]
-    return settings.journal.open(involved, data, crafter.made_by, threats, crafter.targets, images=settings.keep_images)
+    involved, made_by = _involved(classifiers, crafter), {**crafter.made_by, "images": settings.keep_images}
+    together: list[Tensor] = []
+    if depends_on_batch(classifiers, crafter):
+        together = list(batches(wanted, settings.batch_size))
+        made_by["drawn"] = torch.initial_seed()
+    return settings.journal.open(involved, data, made_by, threats, targets=crafter.targets, together=together)
+
+
+def _involved(classifiers: Sequence[Classifier], crafter: Crafter) -> list[Classifier]:
+    """Those that see the images, then the one that they are crafted on."""
+    return [*classifiers, *([crafter.source] if crafter.source else [])]
 
 
 def _placed(x: Tensor, y: Tensor, source: Classifier, target: Classifier) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -52,7 +51,6 @@ from inoculate.evaluation.inputs import (
     resolve_model,
     threat_warnings,
 )
-from inoculate.evaluation.journal import Journal
 from inoculate.evaluation.natural import Natural
 from inoculate.evaluation.passes import (
     CHECKS_SHARE,
@@ -179,7 +177,8 @@ def evaluate(
     graph = _graph(classifier, images) if options.certified else None  # first, for it may have no bounds
     cost, checked = cost_of(classifier, images), largest_threat(threats) if options.checks and threats else None
     (surrogates, warned), budget = _surrogates(images, options, seed), options.start_budget()
-    with _settings(batch_size or cost.largest_batch(classifier.device), seed, options, classifier, images) as settings:
+    alone = Settings(batch_size or cost.largest_batch(classifier.device), seed, keep_images=options.keep_images)
+    with spread_over(options.executor, options.store, [classifier], images, alone) as settings:
         with counted(classifier) as passes:
             measured = _measure(classifier, images, named, threats, settings, budget, progress)
         clean, before = measured[0].result, settings.journal.passes if settings.journal else 0
@@ -203,16 +202,6 @@ def evaluate(
     return _proven(found, graph, Natural(classifier, images, settings, clean, labels, []), options, progress)
 
 
-@contextmanager
-def _settings(
-    size: int, seed: int, options: EvaluationOptions, classifier: Classifier, data: Dataset
-) -> Iterator[Settings]:
-    """How batches of `size` images are measured: by the workers of the executor, if there are any, until the block
-    ends."""
-    with spread_over(options.executor, classifier, data, seed, options.store) as (spread, store):
-        yield Settings(size, seed, keep_images=options.keep_images, journal=Journal.at(store), spread=spread)
-
-
 def _with_groups(data: Dataset, options: EvaluationOptions) -> Dataset:
     """The images. Raises `InputError` where the groups do not fit them, before anything is measured."""
     named_groups(options.groups, len(data))
@@ -234,10 +223,11 @@ def _proven(
     found = replace(found, groups=named_groups(options.groups, len(found.labels)))
     if graph is None:
         return found
-    own = replace(natural.settings, journal=Journal.at(options.store), spread=None)
+    own = replace(natural.settings, spread=None)
     natural = replace(natural, settings=own, labels={**natural.labels, "protocol": "white-box"})
-    proofs = Proofs(natural, graph, "auto", own.batch_size, progress)
-    return proofs.added_to(found, tuple(options.certified), options.start_budget())
+    with natural.spread(options) as spread:
+        proofs = Proofs(spread, graph, "auto", own.batch_size, progress)
+        return proofs.added_to(found, tuple(options.certified), options.start_budget())
 
 
 def _with_unions(measured: Sequence[Measured]) -> list[Measured]:

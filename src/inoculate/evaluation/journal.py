@@ -15,6 +15,7 @@ from torch import Tensor
 from inoculate.artifacts.arrays import read_arrays, write_arrays
 from inoculate.artifacts.chunks import KEY, Arrays, Chunks
 from inoculate.artifacts.files import write_json
+from inoculate.artifacts.own_code import code_of_class, name_of_class
 from inoculate.artifacts.specs import code_digest, described, fingerprint
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
@@ -22,25 +23,27 @@ from inoculate.data.dataset import Dataset
 from inoculate.evaluation.provenance import image_identities
 from inoculate.evaluation.tally import Tally
 from inoculate.models.classifier import Classifier
-from inoculate.models.identity import answers, identity, same_answers, source_digest
+from inoculate.models.identity import Answers, answers, identity
 
 KIND, CHUNKS = "measured", "images"  # names of folders in a store
 _ANSWERS, _SPEC = "answers.npz", "spec.json"
-_CODE = ("core", "models", "attacks", "evaluation.engine", "evaluation.crafters", "evaluation.per_sample")
+_MEASURING = ("engine", "crafters", "parcels", "per_sample", "spread", "tally", "targets")
+_CODE = ("core", "models", "attacks", *(f"evaluation.{name}" for name in _MEASURING))
 
 
 @dataclass(eq=False)
 class Journal:
     """Results of single images in the folder `store`, each under everything that decides it.
 
-    That is the image with its label, mask and target, the models, the attack with its options, norm, eps and seed, and
-    the code that measures. The batch size does not count: it changes results by rounding alone.
+    That is the image with its label, mask and target, the models, the attack with its options, norm, eps and seed, the
+    code that measures, and the versions of the libraries that models and attacks come from. The batch size does not
+    count where it changes results by rounding alone; else the images of the batch do.
     """
 
     store: Path
     passes: float = 0.0  # which the results taken over had cost when they were made
     _keyed: list[tuple[Dataset, list[bytes]]] = field(default_factory=list)  # of the data seen last
-    _identified: dict[int, tuple[Classifier, dict[str, Any], Tensor]] = field(default_factory=dict)
+    _identified: dict[int, tuple[Classifier, dict[str, Any], Answers]] = field(default_factory=dict)
 
     @classmethod
     def at(cls, store: str | os.PathLike[str] | None) -> Journal | None:
@@ -53,47 +56,64 @@ class Journal:
         data: Dataset,
         made_by: Mapping[str, Any],
         threats: Sequence[Threat],
-        targets: Tensor | None = None,
         *,
-        images: bool = False,
-    ) -> Entries:
+        targets: Tensor | None = None,
+        together: Sequence[Tensor] = (),
+    ) -> Entries | None:
         """What is known of the `data` when `classifiers` see the images that `made_by` (JSON values) describes.
 
-        `targets` (N) are the classes that the images are driven to. `images`: whether they are kept.
+        `targets` (N) are the classes that the images are driven to. `together`: rows of images that decide each other's
+        results. None where nothing tells a classifier from another one, so that no result can be kept.
         """
         identified = [self._identify(each, data) for each in classifiers]
+        if not all(each.is_sure for _, each in identified):
+            return None
         spec = {
             "models": [each for each, _ in identified],
             "made_by": dict(made_by),
             "threats": [_describe_threat(threat) for threat in threats],
-            "images": images,
             "code": {name: code_digest(f"inoculate.{name}") for name in _CODE},
         }
-        answered = torch.cat([each.flatten() for _, each in identified])
+        answered = [each for _, each in identified]
         extras = _extras(data, threats, targets)
         keys = [_extended(key, *extra) for key, extra in zip(self._keys_of(data), extras, strict=True)]
+        for rows in together:
+            whole = _digest(*(keys[row] for row in rows.tolist()))
+            for row in rows.tolist():
+                keys[row] = _extended(keys[row], whole)
         return Entries(self, Chunks(self._folder(spec, answered) / CHUNKS), keys)
 
-    def _identify(self, classifier: Classifier, data: Dataset) -> tuple[dict[str, Any], Tensor]:
+    def _identify(self, classifier: Classifier, data: Dataset) -> tuple[dict[str, Any], Answers]:
         """Identity and answers of a classifier, found once."""
         if id(classifier) not in self._identified:
-            found = answers(classifier, tuple(data.images.shape[1:]))
+            found = answers(classifier, data)
             self._identified[id(classifier)] = (classifier, identity(classifier), found)
         return self._identified[id(classifier)][1:]
 
-    def _folder(self, spec: Mapping[str, Any], answered: Tensor) -> Path:
+    def _folder(self, spec: Mapping[str, Any], answered: Sequence[Answers]) -> Path:
         """The folder of a spec whose models gave these answers; one that was made by others is left alone."""
         for number in range(1000):
             folder = self.store / KIND / fingerprint({**spec, "number": number})
             if not (folder / _ANSWERS).is_file():
                 write_json(folder / _SPEC, dict(spec))
-                write_arrays(folder / _ANSWERS, {"answers": answered.numpy()})
+                write_arrays(
+                    folder / _ANSWERS,
+                    {
+                        f"{part} {number}": tensor.numpy()
+                        for number, each in enumerate(answered)
+                        for part, tensor in each._asdict().items()
+                    },
+                )
                 return folder
             try:
-                known = torch.from_numpy(read_arrays(folder / _ANSWERS)["answers"])
+                kept = read_arrays(folder / _ANSWERS)
+                known = [
+                    Answers(*(torch.from_numpy(kept[f"{part} {number}"]) for part in Answers._fields))
+                    for number in range(len(answered))
+                ]
             except (InputError, KeyError):
                 continue
-            if same_answers(known, answered):
+            if all(map(Answers.equals, known, answered)):
                 return folder
         raise ValueError(f"{self.store} holds a thousand models that differ in their answers alone")
 
@@ -146,7 +166,7 @@ def describe(attack: object) -> Any:
     Raises `TypeError` for one with an option that cannot be told apart so, such as a function: its results cannot be
     kept.
     """
-    return described(attack, _content, lambda kind: f"{kind.__module__}.{kind.__qualname__} {source_digest(kind)}")
+    return described(attack, _content, lambda kind: f"{name_of_class(kind)} {code_of_class(kind)}")
 
 
 def _content(value: object) -> Any:

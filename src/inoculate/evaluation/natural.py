@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from inoculate.core.rng import seeded
@@ -17,6 +18,7 @@ from inoculate.evaluation.passes import batch_within_memory, require_batch_size
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.provenance import facts_of, provenance_of
 from inoculate.evaluation.result import Evaluation
+from inoculate.evaluation.spread import spread_over
 from inoculate.models.classifier import Classifier
 from inoculate.models.loading.load import ModelLike
 
@@ -53,6 +55,12 @@ class Natural:
         with seeded(seed, "clean"):
             clean = measure_clean(classifier, images, settings)
         return cls(classifier, images, settings, clean, labels, prepared.warnings)
+
+    @contextmanager
+    def spread(self, options: EvaluationOptions) -> Iterator[Natural]:
+        """Inside, the workers of the options' executor, if there are any, are in the settings."""
+        with spread_over(options.executor, options.store, [self.classifier], self.data, self.settings) as settings:
+            yield replace(self, settings=settings)
 
     def evaluation(self, changed: Mapping[Row, PerSampleResult]) -> Evaluation:
         """The clean row, and those of the changed images."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,8 +25,10 @@ from inoculate.evaluation.certificate_checks import certificate_checks
 from inoculate.evaluation.engine import batches
 from inoculate.evaluation.journal import Entries
 from inoculate.evaluation.natural import Natural
+from inoculate.evaluation.parcels import Arrays
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import Evaluation
+from inoculate.evaluation.spread import in_batches
 from inoculate.models.classifier import Classifier
 
 # What an attack's image may be outside of the ball and the range without being refused (see `distance_within`).
@@ -133,15 +136,13 @@ class Proofs:
             if len(known):
                 yield known, torch.from_numpy(kept["margin"])
         done = len(rows) - len(left)
-        for part in batches(left, size):
-            if deadline is not None and time.monotonic() > deadline:
-                return
-            x, y = self.natural.classifier.load(self.natural.data, part)
-            bounds = certifier.margins(self.graph, x, y, as_attacked(threat.select(part))).double().cpu()
-            bounds = bounds.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        how = self.natural.classifier, self.natural.data, self.natural.settings, deadline
+        for part, found in in_batches(
+            lambda part: Proving(certifier, threat.select(part), self.graph), left, size, *how
+        ):
             if entries is not None:
-                entries.add(part, {"margin": bounds.numpy()})
-            yield part, bounds
+                entries.add(part, found)
+            yield part, torch.from_numpy(found["margin"])
             done += len(part)
             if self.progress:
                 self.progress(step, done, len(rows))
@@ -178,6 +179,34 @@ def traced(classifier: Classifier, data: Dataset) -> Graph:
     if classifier.is_random or classifier.labels_only:
         raise InputError("bounds need a model that gives the same logits twice: certify it with smoothing")
     return trace(classifier.model, (data.channels, *data.image_size))
+
+
+@dataclass(frozen=True)
+class Proving:
+    """The task to prove the margins of images at a threat; `graph` is the classifier's, traced anew elsewhere."""
+
+    certifier: Certifier
+    threat: Threat
+    graph: Graph | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Proving, (self.certifier, self.threat)
+
+    def __call__(self, classifiers: Sequence[Classifier], data: Dataset, deadline: float | None) -> Arrays | None:
+        if deadline is not None and time.monotonic() > deadline:
+            return None
+        (classifier,) = classifiers
+        graph = self.graph or _traced(classifier, (data.channels, *data.image_size))
+        x, y = classifier.load(data, torch.arange(len(data)))
+        with torch.no_grad(), classifier.ready():
+            bounds = self.certifier.margins(graph, x, y, as_attacked(self.threat)).double().cpu()
+        return {"margin": bounds.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).numpy()}
+
+
+@lru_cache(maxsize=1)
+def _traced(classifier: Classifier, shape: tuple[int, ...]) -> Graph:
+    """The graph of a worker's classifier, for all its batches."""
+    return trace(classifier.model, shape)
 
 
 def as_attacked(threat: Threat) -> Threat:

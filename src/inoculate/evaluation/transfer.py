@@ -6,13 +6,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 
+from inoculate.artifacts.executors.base import Executor
+from inoculate.artifacts.executors.find import find_executor
 from inoculate.attacks.base import Attack
 from inoculate.core.errors import InputError
 from inoculate.core.options import require_one_of
 from inoculate.core.progress import Progress
+from inoculate.core.rng import seeded
+from inoculate.core.row import Row
 from inoculate.core.threat import Threat, require_threats
 from inoculate.data.dataset import Dataset
 from inoculate.data.load import DataLike
@@ -29,10 +34,10 @@ from inoculate.evaluation.inputs import (
     resolve_data,
     threat_warnings,
 )
-from inoculate.evaluation.journal import Journal
 from inoculate.evaluation.passes import batch_within_memory, require_batch_size
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.result import TransferMatrix
+from inoculate.evaluation.spread import spread_over
 from inoculate.evaluation.targets import target_name
 from inoculate.models.class_names import ClassNames
 from inoculate.models.classes import Counted
@@ -55,6 +60,7 @@ class TransferOptions:
         classes: as in `EvaluationOptions`.
         sources: what examples are crafted on: names of models, or several joined by `+` (`a+b`) for the average of
             their logits; by default each model.
+        executor: as in `EvaluationOptions`. Every worker has all the models.
     """
 
     precision: Precision = "fast"
@@ -65,10 +71,12 @@ class TransferOptions:
     class_names: ClassNames | None = None
     classes: Counted = "all"
     sources: Sequence[str] | None = None
+    executor: str | Executor = "local"
 
     def __post_init__(self) -> None:
         require_one_of(("fast", "exact"), precision=self.precision)
         require_one_of(("all", "subset"), classes=self.classes)
+        find_executor(self.executor)
 
     @property
     def matching(self) -> Matching:
@@ -116,26 +124,50 @@ def transfer(
     warnings = threat_warnings(require_threats(threats), images)
     checked = _prepare(named, images, options, seed)
     prepared = {key: each.classifier for key, each in checked.items()}
-    size = min(batch_within_memory(each, images, batch_size) for each in prepared.values())
-    settings, norm = Settings(size, seed, journal=Journal.at(options.store)), threats[0].norm if threats else "linf"
-    labels = {"dataset": images.name, "arm": options.arm, "seed": seed}
-    clean = {target: measure_clean(classifier, images, settings) for target, classifier in prepared.items()}
+    sources = _sources(prepared, images, options, seed)
+    alone = Settings(min(batch_within_memory(each, images, batch_size) for each in prepared.values()), seed)
+    involved = [*prepared.values(), *sources.values()]
+    with spread_over(options.executor, options.store, involved, images, alone) as settings:
+        clean = {target: _measure_clean(classifier, images, settings) for target, classifier in prepared.items()}
+        crafted = {}
+        for source, crafting in sources.items():
+            own = replace(settings, progress=progress and partial(progress, source))
+            crafted[source] = _measure_source(source, crafting, prepared, images, chosen, threats, own)
     for key, each in checked.items():
         warnings += [*each.warnings, *nonfinite_warning(clean[key], key), *clean_warnings(clean[key], images, key)]
-    measured = [
-        (result.row(**labels, model=target, attack="none", norm=norm, protocol="white-box"), result)
+    labels = {"dataset": images.name, "arm": options.arm, "seed": seed}
+    measured = _clean_rows(clean, threats[0].norm if threats else "linf", labels)
+    labels |= {"attack": options.name or name, "target": target_name(chosen)}
+    for source, results in crafted.items():
+        measured |= _rows(source, results, clean, threats, labels)
+    return TransferMatrix(list(measured), tuple(prepared), measured, warnings, images.notes)
+
+
+def _clean_rows(
+    clean: Mapping[str, PerSampleResult], norm: str, labels: Mapping[str, Any]
+) -> dict[Row, PerSampleResult]:
+    """The rows of every model on the images as they are, and their results."""
+    return {
+        result.row(**labels, model=target, attack="none", norm=norm, protocol="white-box"): result
         for target, result in clean.items()
-    ]
-    for source, crafting in _sources(prepared, images, options, seed).items():
-        own = replace(settings, progress=progress and partial(progress, source))
-        results = _measure_source(source, crafting, prepared, images, chosen, threats, own)
-        for target in prepared:
-            named_as = {"attack": options.name or name, "model": target, "target": target_name(chosen), **labels}
-            named_as["protocol"] = "white-box" if target == source else f"transfer:{source}/{options.arm}"
-            for threat, result in zip(threats, results[target], strict=True):
-                counted = _counted(result, clean[target], options.name or name)
-                measured.append((counted.row_at(threat, **named_as), counted))
-    return TransferMatrix([row for row, _ in measured], tuple(prepared), dict(measured), warnings, images.notes)
+    }
+
+
+def _rows(
+    source: str,
+    results: Mapping[str, Sequence[PerSampleResult]],
+    clean: Mapping[str, PerSampleResult],
+    threats: Sequence[Threat],
+    labels: Mapping[str, Any],
+) -> dict[Row, PerSampleResult]:
+    """The rows of every model on the examples of `source`, and their results."""
+    found = {}
+    for target in clean:
+        protocol = "white-box" if target == source else f"transfer:{source}/{labels['arm']}"
+        for threat, result in zip(threats, results[target], strict=True):
+            counted = _counted(result, clean[target], labels["attack"])
+            found[counted.row_at(threat, **labels, model=target, protocol=protocol)] = counted
+    return found
 
 
 def _prepare(
@@ -176,6 +208,11 @@ def _by_name(models: Mapping[str, ModelLike] | Sequence[str]) -> dict[str, Model
     return {str(model): model for model in models}
 
 
+def _measure_clean(classifier: Classifier, data: Dataset, settings: Settings) -> PerSampleResult:
+    with seeded(settings.seed, "clean"):
+        return measure_clean(classifier, data, settings)
+
+
 def _measure_source(
     source: str,
     crafting: Classifier,
@@ -190,7 +227,8 @@ def _measure_source(
     targets = [classifiers[name] for name in order]
     found: dict[tuple[str, Threat], PerSampleResult] = {}
     for family in families(threats):
-        results = measure_transfer(crafting, targets, data, attack, family, settings)
+        with seeded(settings.seed, "attack", source):
+            results = measure_transfer(crafting, targets, data, attack, family, settings)
         found |= {
             (name, threat): result
             for name, of_one in zip(order, results, strict=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,15 +18,18 @@ from inoculate.core.progress import Progress
 from inoculate.core.rng import generator
 from inoculate.core.row import CERTIFIED
 from inoculate.core.threat import Threat, largest_threat
+from inoculate.data.dataset import Dataset
 from inoculate.evaluation.budget import TimeBudget
 from inoculate.evaluation.checks import Check
-from inoculate.evaluation.engine import batches
 from inoculate.evaluation.natural import Natural
+from inoculate.evaluation.parcels import Arrays
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.proofs import as_attacked
 from inoculate.evaluation.result import Evaluation
+from inoculate.evaluation.spread import in_batches
+from inoculate.models.classifier import Classifier
 
-_CODE = ("inoculate.certification.smoothing", "inoculate.core")
+_CODE = ("inoculate.certification.smoothing", "inoculate.core", "inoculate.evaluation.votes")
 AT_ONCE = 4  # images between two reports of progress
 
 
@@ -81,28 +85,43 @@ def _result(
     return result.copy(right=right, predicted=found.predicted, finished=finished, seconds=seconds)
 
 
+@dataclass(frozen=True)
+class Voting:
+    """The task to certify images by votes over noisy copies. The noise of one does not depend on the others."""
+
+    smoothing: Smoothing
+    seed: int
+
+    def __call__(self, classifiers: Sequence[Classifier], data: Dataset, deadline: float | None) -> Arrays:
+        (classifier,) = classifiers
+        noise = generator(self.seed, "smoothing")
+        x, y = to_float(data.images), data.labels
+        found = certify_smoothed(classifier.model, x, self.smoothing, y=y, generator=noise, deadline=deadline)
+        return {name: each.numpy() for name, each in vars(found).items()}
+
+
 def _certificates(
     natural: Natural, smoothing: Smoothing, deadline: float | None, progress: Progress | None
 ) -> SmoothedCertificates:
-    """The certificates of all images. The noise of one does not depend on the others."""
-    parts, data = [], natural.data
-    journal, everything = natural.settings.journal, torch.arange(len(data))
-    known, left, entries = everything[:0], everything, None
-    if journal is not None:
-        made_by = {"smoothing": asdict(smoothing), "seed": natural.settings.seed, "code": code_digest(*_CODE)}
-        entries = journal.open([natural.classifier], data, made_by, [])
+    """The certificates of all images."""
+    data, settings, everything = natural.data, natural.settings, torch.arange(len(natural.data))
+    left, entries = everything, None
+    parts: list[tuple[Tensor, Arrays]] = []
+    if settings.journal is not None:
+        made_by = {"smoothing": asdict(smoothing), "seed": settings.seed, "code": code_digest(*_CODE)}
+        entries = settings.journal.open([natural.classifier], data, made_by, [])
+    if entries is not None:
         known, left, kept = entries.find(everything)
-        if len(known):
-            parts.append(SmoothedCertificates(**{name: torch.from_numpy(each) for name, each in kept.items()}))
-    for rows in batches(left, AT_ONCE):
-        noise = generator(natural.settings.seed, "smoothing")
-        x, y = to_float(data.images[rows]), data.labels[rows]
-        found = certify_smoothed(natural.classifier.model, x, smoothing, y=y, generator=noise, deadline=deadline)
-        parts.append(found)
-        if entries is not None and bool(found.judged.any()):
-            entries.add(rows[found.judged], {name: each[found.judged].numpy() for name, each in vars(found).items()})
+        parts += [(known, kept)] if len(known) else []
+    done, task = len(data) - len(left), Voting(smoothing, settings.seed)
+    for rows, found in in_batches(lambda _: task, left, AT_ONCE, natural.classifier, data, settings, deadline):
+        parts.append((rows, found))
+        judged = found["judged"]
+        if entries is not None and judged.any():
+            entries.add(rows[torch.from_numpy(judged)], {name: each[judged] for name, each in found.items()})
+        done += len(rows)
         if progress:
-            progress("smoothing", len(data) - len(left) + int((left <= rows[-1]).sum()), len(data))
-    order = torch.cat([known, left]).argsort()
-    fields = {name: torch.cat([getattr(part, name) for part in parts])[order] for name in vars(parts[0])}
-    return SmoothedCertificates(**fields)
+            progress("smoothing", done, len(data))
+    order = torch.cat([rows for rows, _ in parts]).argsort().numpy()
+    arrays = {name: np.concatenate([found[name] for _, found in parts])[order] for name in parts[0][1]}
+    return SmoothedCertificates(**{name: torch.from_numpy(each) for name, each in arrays.items()})

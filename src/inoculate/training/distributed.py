@@ -30,6 +30,7 @@ from inoculate.core.modes import device_of
 from inoculate.training.methods.names import STATEFUL
 
 T = TypeVar("T")
+JOIN = timedelta(minutes=10)  # a launcher starts all processes together: one that has not come by then has ended
 TIMEOUT = timedelta(days=1)  # the others wait for as long as the main process decodes images, or validates
 
 
@@ -183,8 +184,8 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"the {size} processes cannot be joined on device {device} ({one_line(error)}): start them with torchrun "
-            "or accelerate launch, on cpu or cuda"
+            f"the {size} processes cannot be joined on device {device} ({one_line(error)}; has one of them ended?): "
+            "start them with torchrun or accelerate launch, on cpu or cuda"
         ) from error
     try:
         group = _joined(device)
@@ -199,8 +200,12 @@ def _rendezvous() -> tuple[Any, int, int, Iterator[int]]:
     """The store through which this process meets the others, its rank, their number, and a count of its groups.
 
     The store serves as long as the process: a second group that read the addresses of the first would never connect.
+    Raises `RuntimeError` where another process does not come.
     """
-    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    store, rank, size = next(rendezvous("env://", timeout=JOIN))
+    store.set(f"inoculate/here/{rank}", "")
+    store.wait([f"inoculate/here/{each}" for each in range(size)], JOIN)
+    store.set_timeout(TIMEOUT)
     return store, rank, size, itertools.count()
 
 

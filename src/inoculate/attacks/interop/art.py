@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inoculate.artifacts.versions import library_version
 from inoculate.attacks.base import Attack
 from inoculate.attacks.interop._shared import Library, class_count, craft_with, import_module
 from inoculate.core.errors import InputError
@@ -42,6 +43,11 @@ class ArtAttack:
 
     def __post_init__(self) -> None:
         ART.check_options(self.name, self.options)
+
+    @property
+    def library(self) -> str:
+        """The name of the library and its version."""
+        return library_version(ART.name)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from inoculate.artifacts.versions import library_version
 from inoculate.attacks.base import Attack
 from inoculate.attacks.interop._shared import Library, class_count, craft_with
 from inoculate.core.modes import device_of
@@ -40,6 +41,11 @@ class TorchattacksAttack:
 
     def __post_init__(self) -> None:
         TORCHATTACKS.check_options(self.name, self.options)
+
+    @property
+    def library(self) -> str:
+        """The name of the library and its version."""
+        return library_version(TORCHATTACKS.name)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None

@@ -75,6 +75,9 @@ class Endpoint(nn.Module):
                 parts.append(self._tensor(predictions, len(images)))
         return torch.cat(parts).to(x.device) if parts else x.new_zeros(0, dtype=torch.int64)
 
+    def extra_repr(self) -> str:
+        return self.url
+
     def __deepcopy__(self, memo: object) -> NoReturn:
         raise TypeError("an endpoint cannot be copied")
 
