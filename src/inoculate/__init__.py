@@ -65,7 +65,7 @@ _ROOMS = {
     "corruptions": "evaluation.corruptions",
     "EvaluationOptions": "evaluation.evaluate",
     "evaluate": "evaluation.evaluate",
-    "minimal_eps": "evaluation.evaluate",
+    "minimal_eps": "evaluation.minimal_eps",
     "Exported": "evaluation.export",
     "export": "evaluation.export",
     "PerSampleResult": "evaluation.per_sample",
@@ -196,9 +196,9 @@ if TYPE_CHECKING:
     from inoculate.evaluation.corruptions import corruptions as corruptions
     from inoculate.evaluation.evaluate import EvaluationOptions as EvaluationOptions
     from inoculate.evaluation.evaluate import evaluate as evaluate
-    from inoculate.evaluation.evaluate import minimal_eps as minimal_eps
     from inoculate.evaluation.export import Exported as Exported
     from inoculate.evaluation.export import export as export
+    from inoculate.evaluation.minimal_eps import minimal_eps as minimal_eps
     from inoculate.evaluation.per_sample import PerSampleResult as PerSampleResult
     from inoculate.evaluation.records import save_images as save_images
     from inoculate.evaluation.records import write_records as write_records

@@ -17,7 +17,8 @@ from inoculate.core.pixels import to_float
 from inoculate.core.stats import wilson
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.evaluate import EvaluationOptions, evaluate, minimal_eps
+from inoculate.evaluation.evaluate import EvaluationOptions, evaluate
+from inoculate.evaluation.minimal_eps import minimal_eps
 from inoculate.models.loading.checkpoints import ModelSpec, save_model
 
 FIELDS = ["dataset", "model", "arm", "attack", "norm", "eps", "protocol"]

@@ -19,7 +19,8 @@ from inoculate.attribution.explanation import Amounts
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.evaluate import EvaluationOptions, evaluate, minimal_eps
+from inoculate.evaluation.evaluate import EvaluationOptions, evaluate
+from inoculate.evaluation.minimal_eps import minimal_eps
 from inoculate.evaluation.records import save_images
 from inoculate.evaluation.transfer import transfer
 from inoculate.hardening.harden import harden

@@ -22,7 +22,7 @@ from inoculate.core.pixels import to_float
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.checks import run_checks
-from inoculate.evaluation.evaluate import minimal_eps
+from inoculate.evaluation.minimal_eps import minimal_eps
 from inoculate.evaluation.records import save_images, write_records
 from inoculate.evaluation.result import Evaluation, TransferMatrix
 from inoculate.evaluation.transfer import transfer

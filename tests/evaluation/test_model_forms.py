@@ -25,7 +25,8 @@ from inoculate.attacks.square import Square
 from inoculate.core.errors import InputError
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
-from inoculate.evaluation.evaluate import EvaluationOptions, evaluate, minimal_eps
+from inoculate.evaluation.evaluate import EvaluationOptions, evaluate
+from inoculate.evaluation.minimal_eps import minimal_eps
 from inoculate.evaluation.result import Evaluation
 from inoculate.evaluation.transfer import transfer
 from inoculate.models.acceleration.fast import fast

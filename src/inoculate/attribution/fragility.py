@@ -13,7 +13,7 @@ from inoculate.core.stats import rounded
 from inoculate.core.threat import Norm, Threat, dual_norm, first_order_distance, range_diameter
 from inoculate.data.dataset import Dataset
 from inoculate.evaluation.engine import Settings
-from inoculate.evaluation.evaluate import smallest_eps
+from inoculate.evaluation.minimal_eps import smallest_eps
 from inoculate.models.classifier import Classifier
 
 

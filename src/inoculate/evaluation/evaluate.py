@@ -8,13 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 
-import torch
-from torch import Tensor
-
 from inoculate.artifacts.executors.base import Executor
 from inoculate.artifacts.executors.find import find_executor
-from inoculate.attacks.base import Attack, MinimumNorm
-from inoculate.attacks.fab import FAB
+from inoculate.attacks.base import Attack
 from inoculate.certification.bounds.graph import Graph
 from inoculate.certification.bounds.region import require_bounded_norm
 from inoculate.core.duration import parse_duration
@@ -35,7 +31,7 @@ from inoculate.evaluation.agreement import (
 )
 from inoculate.evaluation.budget import TimeBudget, check_attacks, measure_attacks, named_attacks
 from inoculate.evaluation.checks import run_checks
-from inoculate.evaluation.engine import Settings, measure_attack, measure_clean
+from inoculate.evaluation.engine import Settings, measure_clean
 from inoculate.evaluation.inputs import (
     Attacks,
     Matching,
@@ -44,18 +40,14 @@ from inoculate.evaluation.inputs import (
     name_of_model,
     nonfinite_warning,
     prepare_checked,
-    require_finite,
-    require_fitting_mask,
     resolve_attacks,
     resolve_data,
-    resolve_model,
     threat_warnings,
 )
 from inoculate.evaluation.natural import Natural
 from inoculate.evaluation.passes import (
     CHECKS_SHARE,
     allowed_passes,
-    batch_within_memory,
     cost_of,
     counted,
     require_batch_size,
@@ -68,8 +60,8 @@ from inoculate.evaluation.spread import spread_over
 from inoculate.evaluation.termination import finish
 from inoculate.evaluation.thumbnails import failing_first
 from inoculate.models.class_names import ClassNames
-from inoculate.models.classes import Counted, match_classes
-from inoculate.models.classifier import Classifier, Precision, prepare
+from inoculate.models.classes import Counted
+from inoculate.models.classifier import Classifier, Precision
 from inoculate.models.loading.load import ModelLike
 
 
@@ -239,61 +231,6 @@ def _late(measured: Sequence[Measured]) -> list[str]:
     """A warning for each attack of which no image was finished at some threat."""
     late = dict.fromkeys(each.name for each in measured if not bool(each.result.finished.any()))
     return [f"{name}: no image was finished within the time budget: give more time" for name in late]
-
-
-def minimal_eps(
-    model: ModelLike,
-    data: DataLike,
-    attack: MinimumNorm = FAB(),
-    threat: Threat = Threat(eps=1.0),
-    *,
-    batch_size: int | None = None,
-    seed: int = 0,
-    precision: Precision = "fast",
-) -> Tensor:
-    """Find, for every image, the smallest eps at which an attack misclassifies it.
-
-    The accuracy at any eps follows: `(minimal_eps(...) > eps).float().mean()`.
-
-    Args:
-        model: as for `evaluate`.
-        data: as for `evaluate`.
-        attack: one that looks for the nearest adversarial image: `DeepFool`, `CarliniWagner`, `FMN`, `FAB`, in L0
-            `SigmaZero` or `FMN`; where the model gives labels only `HopSkipJump` or `RayS`.
-        threat: norm, and the largest eps to look at.
-        batch_size: images at a time, by default as in `evaluate`.
-        seed: of every random draw.
-        precision: as in `EvaluationOptions`.
-
-    Returns:
-        N floats: 0 for an image that is misclassified clean, infinity where nothing was found within `threat.eps`.
-
-    Raises `InputError` for an attack of another kind.
-    """
-    require_batch_size(batch_size)
-    images = resolve_data(data, model)
-    require_fitting_mask(threat, images)
-    with seeded(seed, "prepare"):
-        classifier = prepare(*match_classes(resolve_model(model, images, "cpu"), images), precision=precision)
-    settings = Settings(batch_within_memory(classifier, images, batch_size), seed)
-    return smallest_eps(classifier, images, attack, threat, settings)
-
-
-def smallest_eps(
-    classifier: Classifier, data: Dataset, attack: MinimumNorm, threat: Threat, settings: Settings
-) -> Tensor:
-    """`minimal_eps` of a prepared classifier."""
-    if not isinstance(attack, MinimumNorm):
-        raise InputError(
-            f"{type(attack).__name__} uses up its eps and does not look for the nearest adversarial image: "
-            "give FAB, DeepFool, FMN, CarliniWagner or SigmaZero; HopSkipJump and RayS need labels only"
-        )
-    on_clean = measure_clean(classifier, data, settings)
-    require_finite(on_clean, classifier)
-    clean = on_clean.right
-    (result,) = measure_attack(classifier, data, attack, [threat], clean, settings)  # type: ignore[arg-type]
-    reached = torch.where(result.right, torch.inf, result.distance)
-    return torch.where(clean, reached, 0.0)
 
 
 def _surrogates(data: Dataset, options: EvaluationOptions, seed: int) -> tuple[dict[str, Classifier], list[str]]:
