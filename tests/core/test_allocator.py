@@ -23,24 +23,33 @@ def test_it_does_nothing_elsewhere(monkeypatch, error):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_buffers_of_a_pass_are_kept_for_the_next():
-    """Each pass makes and frees three buffers of 3 MiB, whose pages the kernel would give anew each time."""
+    """A buffer of 30 MiB is not mapped by the kernel, and passes of 54 MiB get their pages once."""
     program = """
-import resource, sys, torch
+import ctypes, resource, sys, torch
 from inoculate.core.allocator import keep_small_buffers
+class Mallinfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int) for name in "arena ordblks smblks hblks hblkhd usm fsm uord ford keep".split()]
+libc = ctypes.CDLL(None)
+libc.mallinfo.restype = Mallinfo
 if sys.argv[1] == "kept":
     keep_small_buffers()
-def one_pass():
-    buffers = [torch.ones(3 * 2**18) for _ in range(3)]
-for _ in range(3):
-    one_pass()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    one_pass()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+mapped = libc.mallinfo().hblks
+buffer = torch.ones(30 * 2**18)
+mapped = libc.mallinfo().hblks - mapped
+del buffer
+def page_faults(passes):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(passes):
+        buffers = [torch.ones(18 * 2**18) for _ in range(3)]
+        del buffers
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+page_faults(10)
+print(mapped, page_faults(10))
 """
     command = [sys.executable, "-c", program]
-    kept, not_kept = (
-        int(subprocess.run([*command, how], capture_output=True, text=True, check=True).stdout)
+    (mapped, faults), (mapped_before, _) = (
+        map(int, subprocess.run([*command, how], capture_output=True, text=True, check=True).stdout.split())
         for how in ("kept", "as it is")
     )
-    assert 2 * kept < not_kept  # the system takes some pages back all the same
+    assert (mapped, mapped_before) == (0, 1)
+    assert faults < 18 * 2**8  # the pages of one buffer of thirty
