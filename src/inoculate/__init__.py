@@ -55,6 +55,7 @@ _ROOMS = {
     "corrupt": "data.corruptions.corrupt",
     "Dataset": "data.dataset",
     "load_data": "data.load",
+    "read_column": "data.metadata",
     "Preprocessing": "data.preprocessing",
     "CertificationOptions": "evaluation.certify",
     "certify": "evaluation.certify",
@@ -186,6 +187,7 @@ if TYPE_CHECKING:
     from inoculate.data.corruptions.corrupt import corrupt as corrupt
     from inoculate.data.dataset import Dataset as Dataset
     from inoculate.data.load import load_data as load_data
+    from inoculate.data.metadata import read_column as read_column
     from inoculate.data.preprocessing import Preprocessing as Preprocessing
     from inoculate.evaluation.certify import CertificationOptions as CertificationOptions
     from inoculate.evaluation.certify import certify as certify

@@ -79,7 +79,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_column_follows_the_images_of_a_part(folder: Path) -> None:
     data = ino.load_data(str(folder), split="test")
-    sites = read_column(folder / "metadata.csv", "site", data)
+    sites = read_column(folder, "site", data)
     assert sites == tuple("AB"[int(Path(name).stem) % 2] for name in data.source_names())
     assert len(sites) == len(data) < 40
 
@@ -98,7 +98,7 @@ def test_a_file_without_the_column_is_refused(folder: Path, text: str | None, wo
     file = folder / "metadata.csv"
     file.unlink() if text is None else file.write_text(text)
     with pytest.raises(InputError, match=words) as raised:
-        read_column(file, "site", ino.load_data(str(folder), split="all"))
+        read_column(folder, "site", ino.load_data(str(folder), split="all"))
     assert "\n" not in str(raised.value)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from inoculate.cli import gate, options, threat_options, variant_options
 from inoculate.cli.evaluation_files import write_files, write_page
-from inoculate.cli.loading import Asked, By, groups_by, load
+from inoculate.cli.loading import Asked, groups_by, load
 from inoculate.cli.output import print_notes, print_warnings, require_writable_places, store_in
 from inoculate.cli.parsers import masked, parse_corruptions, parse_movements, parse_threats, pick_device
 from inoculate.cli.reading_options import adapts_attacks, reads_images
@@ -33,7 +33,7 @@ def evaluate(
     split: options.Split = "test",
     data_root: options.DataRoot = None,
     limit: options.Limit = None,
-    by: By = None,
+    by: options.By = None,
     attack: variant_options.Attacks = None,
     norm: options.Norms = "linf",
     eps: options.EpsList = "8/255",

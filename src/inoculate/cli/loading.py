@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from inoculate.cli.options import DATA, topic_option
 from inoculate.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
 
     from inoculate.data.dataset import Dataset
-
-
-By = Annotated[
-    str | None,
-    topic_option("--by", DATA, "Accuracy by group of images too: a column of metadata.csv in the data's folder."),
-]
 
 
 class Asked(NamedTuple):
@@ -68,13 +61,6 @@ def load(asked: Asked, preprocessing: Preprocessing) -> Loaded:
 
 def groups_by(column: str | None, asked: Asked, images: Dataset) -> dict[str, tuple[str, ...]]:
     """The group of each image by the column that `--by` names; nothing without one."""
-    from inoculate.core.errors import InputError
-    from inoculate.data.metadata import FILE, read_column
-    from inoculate.data.sources import find_source
+    from inoculate.data.metadata import read_column
 
-    if column is None:
-        return {}
-    folder = find_source(asked.data, asked.data_root).location
-    if not folder or not Path(folder).is_dir():
-        raise InputError(f"--by {column} needs {FILE} in a folder of images, and {asked.data} is no folder")
-    return {column: read_column(Path(folder) / FILE, column, images)}
+    return {column: read_column(asked.data, column, images, data_root=asked.data_root)} if column else {}

@@ -63,6 +63,10 @@ Split = Annotated[str, topic_option("--split", DATA, "train, val, test or all.")
 Limit = Annotated[
     int | None, topic_option("--limit", DATA, "Use only this many images, balanced over the classes.", min=1)
 ]
+By = Annotated[
+    str | None,
+    topic_option("--by", DATA, "Accuracy by group of images too: a column of metadata.csv in the data's folder."),
+]
 
 Sources = Annotated[
     list[str] | None,

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from html import escape
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from inoculate.core.row import Row
+
+
+class _HasAccuracy(Protocol):
+    @property
+    def accuracy(self) -> float: ...
+
+
+T = TypeVar("T", bound=_HasAccuracy)
 
 _LABELS = ("dataset", "model", "arm", "protocol", "seed")  # shown only where the rows differ in them
 
@@ -32,6 +40,11 @@ def early_termination_words(row: Row) -> str:
         return ""
     hidden = f"at most {100 * row.hidden:.1f} points" if row.hidden else "nothing"
     return f"early termination hides {hidden} ({row.audited_broken} of {row.audited} fell under the full budget)"
+
+
+def hardest(found: Sequence[T]) -> T:
+    """The lowest accuracy; of equal ones the last, for attacks are listed from weak to strong."""
+    return min(reversed(found), key=lambda each: each.accuracy)
 
 
 def table_of(rows: Iterable[Row]) -> dict[str, list[Any]]:

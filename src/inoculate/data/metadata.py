@@ -7,20 +7,29 @@ from pathlib import Path
 
 from inoculate.core.errors import InputError
 from inoculate.data.dataset import Dataset
+from inoculate.data.sources import PathLike, find_source
 
 FILE, KEY = "metadata.csv", "file_name"
 MOST_GROUPS = 100
 
 
-def read_column(path: Path, column: str, data: Dataset) -> tuple[str, ...]:
-    """The value of a column for each image of `data`; empty text where it is empty.
+def read_column(source: PathLike, column: str, data: Dataset, *, data_root: PathLike | None = None) -> tuple[str, ...]:
+    """The value of a column of `metadata.csv` for each image; empty text where it is empty.
 
-    path: a CSV file with a header, in which the column `file_name` names each image by its path below the data's
-        folder, as `Dataset.source_names` does.
+    Args:
+        source: the folder that `data` was read from, or its name in `data_root`, as for `load_data`. It holds the file
+            `metadata.csv` with a header; its column `file_name` names each image by its path below the folder.
+        column: one of the other columns.
+        data: the images.
+        data_root: folder that is searched for `<name>/`.
 
-    Raises `InputError` for a missing file or column (it names those that exist), for images without a line, and for a
-    column with more than 100 values.
+    Raises `InputError` for data that are no folder, for a missing file or column (it names those that exist), for
+    images without a line, and for a column with more than 100 values.
     """
+    folder = find_source(source, data_root).location
+    if not folder or not Path(folder).is_dir():
+        raise InputError(f"column {column} needs {FILE} in a folder of images, and {source} is no folder")
+    path = Path(folder) / FILE
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from inoculate.core.results import hardest
 from inoculate.core.row import CERTIFIED, Row
 from inoculate.evaluation.checks import Check
 from inoculate.evaluation.per_sample import PerSampleResult
@@ -30,7 +31,7 @@ def certificate_checks(row: Row, per_image: Mapping[Row, PerSampleResult]) -> li
     same = [each for each in attacked if each.eps == row.eps and each.n]
     if not same:
         return [Check(NAME, None, f"{at}: no attack was finished beside the proofs")]
-    lowest = min(reversed(same), key=lambda each: each.accuracy)
+    lowest = hardest(same)
     undecided = f"{lowest.accuracy - row.accuracy:.1%} of the images are neither proven nor broken"
     message = f"{at}: certified {row.accuracy:.1%} ≤ true ≤ {lowest.accuracy:.1%} ({lowest.attack}); {undecided}"
     return [Check(NAME, True, message)]

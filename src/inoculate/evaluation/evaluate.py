@@ -161,8 +161,8 @@ def evaluate(
     Raises `InputError` for what the model cannot take, and for an attack that leaves the threat model.
     """
     require_batch_size(batch_size)
-    named, threats = resolve_attacks(attacks), require_threats(threats)
-    images = _with_groups(resolve_data(data, model), options)
+    named, threats, images = resolve_attacks(attacks), require_threats(threats), resolve_data(data, model)
+    groups = named_groups(options.groups, len(images))
     warnings = threat_warnings(dict.fromkeys((*threats, *options.certified)), images)
     prepared = prepare_checked(model, images, options.precision, options.device, seed, matching=options.matching)
     classifier, images = prepared.classifier, prepared.data
@@ -187,17 +187,11 @@ def evaluate(
     labels = {"model": options.name or name_of_model(model), "arm": options.arm, "dataset": images.name, "seed": seed}
     results = {each.row(**labels): each.result for each in _with_unions(measured)}
     found = Evaluation(
-        list(results), results, checks, [*warnings, *doubts, *_late(measured)], checked=checked,
+        list(results), results, checks, [*warnings, *doubts, *_late(measured)], checked=checked, groups=groups,
         spare_passes=max(0, int(spare - passes.made)), thumbnails=failing_first(measured, images),
         provenance=provenance_of(classifier, images, named, threats, options.time_budget), **facts_of(images),
     )  # fmt: skip
     return _proven(found, graph, Natural(classifier, images, settings, clean, labels, []), options, progress)
-
-
-def _with_groups(data: Dataset, options: EvaluationOptions) -> Dataset:
-    """The images. Raises `InputError` where the groups do not fit them, before anything is measured."""
-    named_groups(options.groups, len(data))
-    return data
 
 
 def _graph(classifier: Classifier, data: Dataset) -> Graph:
@@ -211,8 +205,7 @@ def _graph(classifier: Classifier, data: Dataset) -> Graph:
 def _proven(
     found: Evaluation, graph: Graph | None, natural: Natural, options: EvaluationOptions, progress: Progress | None
 ) -> Evaluation:
-    """The evaluation with its groups, and the proofs that are asked for; without a graph, none are."""
-    found = replace(found, groups=named_groups(options.groups, len(found.labels)))
+    """The evaluation with the proofs that are asked for; without a graph, none are."""
     if graph is None:
         return found
     own = replace(natural.settings, spread=None)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jinja2
 import yaml
 
-from inoculate.core.results import early_termination_words
+from inoculate.core.results import early_termination_words, hardest
 from inoculate.core.row import CERTIFIED, Row
 from inoculate.data.preprocessing import Preprocessing, Size
 from inoculate.evaluation.checks import Check
@@ -117,7 +117,7 @@ def render_card(facts: CardFacts, before: Sequence[Row], after: Sequence[Row], f
         clean=after[0],
         after=after,
         early_termination_words=early_termination_words,
-        worst=min(reversed(attacks), key=lambda row: row.accuracy),
+        worst=hardest(attacks),
         proven=next((row for row in after if row.attack == CERTIFIED), None),
         validated="what interval bounds prove" if facts.training.method["method"] in METHODS else "`short_ensemble`",
         pairs=list(zip(before, after, strict=True)),

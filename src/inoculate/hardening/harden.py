@@ -14,6 +14,7 @@ from inoculate.artifacts.output import Output
 from inoculate.artifacts.versions import versions
 from inoculate.core.modes import device_of
 from inoculate.core.progress import Progress
+from inoculate.core.results import hardest
 from inoculate.core.threat import Threat
 from inoculate.data.load import DataLike
 from inoculate.data.preprocessing import as_size
@@ -161,9 +162,7 @@ def _measured(task: Task, trained: _Trained, before: Evaluation, work: Path, pro
         onnx, check = export_checked(model, after.images[strongest], data.test.labels, strongest)
     training = _training_facts(task, schedule, recipe, history, kept_original=bool(kept))
     checks = checks_of(after)
-    masked = masking_warnings(
-        checks_of(before), checks, min(reversed(attacked(after.rows)), key=lambda row: row.accuracy)
-    )
+    masked = masking_warnings(checks_of(before), checks, hardest(attacked(after.rows)))
     warnings = (*task.warnings, *failures, *([kept] if kept else []), *masked)
     per_image = {row: replace(each, images=None) for found in (before, after) for row, each in found.per_image.items()}
     return Hardened(

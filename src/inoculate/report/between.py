@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from inoculate.core.results import hardest
 from inoculate.core.row import CERTIFIED
 from inoculate.report.formatting import attack_name, percent
 from inoculate.report.results import Measurement, Results
@@ -33,8 +34,8 @@ class Between:
 def between(results: Results, model: str, arm: str, eps: float) -> Between | None:
     """Both bounds of a network at one eps; None where either was not measured."""
     proved = results.find(model, arm, CERTIFIED, eps, "white-box")
-    tried = [results.find(model, arm, attack, eps, "white-box") for attack in reversed(results.attacks)]
+    tried = [results.find(model, arm, attack, eps, "white-box") for attack in results.attacks]
     attacked = [number for number in tried if number is not None]
     if proved is None or not attacked:
         return None
-    return Between(proved, min(attacked, key=lambda number: number.accuracy))
+    return Between(proved, hardest(attacked))

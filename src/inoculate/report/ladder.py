@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from inoculate.core.results import hardest
 from inoculate.core.row import CERTIFIED
 from inoculate.report.between import between
 from inoculate.report.formatting import attack_name, norm_name, percent
@@ -187,8 +188,8 @@ def _rung(results: Results, sides: Sequence[Side], attacks: Sequence[str], eps: 
     """The strongest of the attacks at one eps, for each side by itself."""
     bars = []
     for side in sides:
-        tried = [bar for attack in reversed(attacks) if (bar := _bar(results, side, attack, eps))]
-        bars.append(min(tried, key=lambda bar: bar.accuracy) if tried else None)
+        tried = [bar for attack in attacks if (bar := _bar(results, side, attack, eps))]
+        bars.append(hardest(tried) if tried else None)
     strongest = list(dict.fromkeys(attack_name(bar.attack) for bar in bars if bar))
     note = f"{norm_name(results.norm)} eps {eps:.3g}" if name else " or ".join(strongest)
     return Rung(name or f"Attacked, eps {eps:.3g}", note, eps, list(bars))

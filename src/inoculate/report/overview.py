@@ -139,7 +139,8 @@ def _measured(run: RunRecord, found: Sequence[Results]) -> list[str]:
         parts += [f"{arms} ways of training"]
     parts += [_count(rows) + (" of each data set" if len({row.dataset for row in rows}) > 1 else "")]
     norms = ", ".join(dict.fromkeys(norm_name(results.norm) for results in found))
-    sizes = ("eps up to " if len(epsilons) > 1 else "eps ") + f"{epsilons[-1]:.3g}" if epsilons else "without a bound"
+    words = {0: "without a bound", 1: "eps "}.get(len(epsilons), "eps up to ")
+    sizes = words + "".join(f"{eps:.3g}" for eps in epsilons[-1:])
     parts += [f"{', '.join(attacks)} in {norms}, {sizes}"] if attacks else ["no attack"]
     return parts
 
@@ -248,6 +249,9 @@ def _answers(
         [(group.network, group.condition, group.classes) for group in groups if group.by == "class"],
         [image for each in shown for image in each.images],
     )
-    best = best_networks(found) if not run.members and len(results.models) > 1 else None
-    best = same_when_deployed(ladder) if run.variants else best
+    best = None
+    if run.variants:
+        best = same_when_deployed(ladder)
+    elif not run.members and len(results.models) > 1:
+        best = best_networks(found)
     return [each for each in (robust, against_what(results, images), best, first, believed) if each]

@@ -75,7 +75,7 @@ def robust_by_training(ladders: Sequence[tuple[str, Ladder]]) -> Answer:
 
 
 def weakest_side(ladder: Ladder) -> Ladder:
-    """The side that keeps least under attack, alone; whoever is asked about all sides may promise no more."""
+    """The side that keeps least under attack, alone: no more can be promised for all of them."""
     attacked = [rung for rung in ladder.attacked if all(rung.bars)]
     if not attacked:
         return ladder
