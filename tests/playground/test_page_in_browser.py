@@ -57,6 +57,11 @@ def about(page: Any) -> str:
     return str(page.locator("#answer .about").inner_text())
 
 
+def answered_anew(page: Any, before: str) -> None:
+    """Wait until there is another answer than before."""
+    page.wait_for_function("(old) => document.querySelector('#answer .about')?.innerText !== old", arg=before)
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
 def test_it_opens_fits_and_asks_nobody_else(opened: Any, served: Playground, width: int, scheme: str) -> None:
     page = opened(width, scheme)
@@ -88,7 +93,7 @@ def test_an_image_and_an_attack_are_chosen(opened: Any) -> None:
     page = opened()
     before = about(page)
     page.locator("#images button.thumbnail-item").nth(4).click()
-    page.wait_for_function("(old) => document.querySelector('#answer .about').innerText !== old", arg=before)
+    answered_anew(page, before)
     settled(page, "on image")
     number = re.search(r"image (\d+)", about(page))
     assert number
@@ -113,7 +118,9 @@ def test_everything_is_done_by_keyboard_alone(opened: Any) -> None:
     reach("#images button")
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
+    before = about(page)
     page.keyboard.press("Enter")
+    answered_anew(page, before)  # the first answer names an image, too
     settled(page, "on image")
     reach("#number input")
     page.keyboard.press("Control+a")

@@ -109,8 +109,10 @@ def _connect(
 
     def from_gallery(attack: str, eps: float, attributions: bool, event: gr.SelectData) -> Iterator[Any]:
         row = numbers[event.index]
+        said: Any = row  # once: by the next stage the visitor may have typed another number
         for html in attacked(session.picture(row), attack, eps, attributions):
-            yield session.picture(row), row, "", html
+            yield session.picture(row), said, "", html
+            said = gr.skip()
 
     def from_number(row: Any, attack: str, eps: float, attributions: bool) -> Iterator[Any]:
         try:
