@@ -41,10 +41,13 @@ class Store:
         folder = self.path(kind, spec)
         return folder if is_complete(folder) else None
 
-    def get_or_make(self, kind: str, spec: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+    def get_or_make(
+        self, kind: str, spec: Mapping[str, Any], make: Callable[[Path], Any], *, seconds: float | None = None
+    ) -> Path:
         """The folder of this spec's artefact; if it is missing or damaged, `make(folder)` fills it first.
 
-        `make` receives the partial folder, which may hold what an interrupted run left there.
+        `make` receives the partial folder, which may hold what an interrupted run left there. `seconds` is what making
+        it took where `make` only puts it back.
         """
         if found := self.find(kind, spec):
             return found
@@ -61,7 +64,8 @@ class Store:
             partial.mkdir(exist_ok=True)
             began = time.perf_counter()
             make(partial)
-            write_manifest(partial, spec, seconds=round(time.perf_counter() - began, 3), attempts=count)
+            took = round(time.perf_counter() - began, 3) if seconds is None else seconds
+            write_manifest(partial, spec, seconds=took, attempts=count)
             if final.exists():  # damaged: `find` refused it
                 shutil.rmtree(final)
             os.replace(partial, final)

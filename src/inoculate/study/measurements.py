@@ -15,7 +15,8 @@ from inoculate.artifacts.store import MANIFEST
 from inoculate.core.row import AUDIT_FIELDS, Row
 from inoculate.study.cell import ANY_SURROGATE, Cell
 from inoculate.study.config import MOST_VULNERABLE
-from inoculate.study.specs import Specs
+from inoculate.study.kept import Kept
+from inoculate.study.specs import CHOICE, Specs
 
 _CELL = tuple(each.name for each in fields(Cell))
 
@@ -24,9 +25,10 @@ _CELL = tuple(each.name for each in fields(Cell))
 class Measurements:
     """Rows, per-image records by `Row.key`, and what the manifest says of the surrogates, networks and cells.
 
-    `made` counts the artefacts that were not found there.
+    `kept` is what an earlier run left in the folder of the results. `made` counts the artefacts that were not found.
     """
 
+    kept: Kept = field(default_factory=Kept)
     rows: list[Row] = field(default_factory=list)
     records: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     surrogates: dict[str, str] = field(default_factory=dict)
@@ -39,9 +41,14 @@ class Measurements:
 
     def add(self, specs: Specs, cell: Cell, folder: Path, *, made: bool) -> None:
         """Collect the artefact of a cell whose surrogate is resolved, and list the cell for the manifest."""
-        facts = self.collect(specs, cell, folder)
-        seconds = read_json(folder / MANIFEST)["seconds"]  # of making it, whenever that was
+        self._collected.add(cell)
         artefact = f"{cell.kind}/{folder.name}"
+        if not folder.exists() and (described := self.kept.described(specs, cell)):
+            self.cells.append({**described, "made": False})
+            self._note(specs, cell, self.kept.result.parameters.get(cell.model))
+            return
+        facts = self._collect(specs, cell, folder)
+        seconds = read_json(folder / MANIFEST)["seconds"]  # of making it, whenever that was
         described = {"cell": cell.title, **asdict(cell), "made": made, "artefact": artefact, "seconds": seconds}
         self.cells.append({**described, **facts})
         self.made += made
@@ -67,11 +74,10 @@ class Measurements:
         """Those of the cells that have not been collected."""
         return (cell for cell in cells if cell not in self._collected)
 
-    def collect(self, specs: Specs, cell: Cell, folder: Path) -> dict[str, Any]:
+    def _collect(self, specs: Specs, cell: Cell, folder: Path) -> dict[str, Any]:
         """Collect what the artefact says for the results; returns the rest of it, for the manifest."""
-        self._collected.add(cell)
         if cell.kind == "fit":
-            self.parameters[cell.model] = int(read_json(folder / "model.json")["parameters"])
+            self._note(specs, cell, int(read_json(folder / "model.json")["parameters"]))
             return {"history": read_json(folder / "history.json")}
         if cell.kind == "evaluate":
             self._collect_rows(specs, cell, folder)
@@ -79,14 +85,20 @@ class Measurements:
         if cell.kind == "explain":
             self._explained[cell] = folder
             return {}
-        if cell.kind == "surrogate" or specs.study.surrogate != MOST_VULNERABLE:
-            self.surrogates[cell.dataset] = specs.surrogate(cell.dataset)
+        self._note(specs, cell, None)
         if cell.kind == "surrogate":
-            return dict(read_json(folder / "choice.json"))
+            return dict(read_json(folder / CHOICE))
         return {"zero_gradients": read_json(folder / "advset.json")["zero_gradients"]}
 
+    def _note(self, specs: Specs, cell: Cell, parameters: int | None) -> None:
+        """Take note of a network's size, and of the surrogate that a choice or crafted examples show."""
+        if cell.kind == "fit" and parameters is not None:
+            self.parameters[cell.model] = parameters
+        if cell.kind == "surrogate" or (cell.kind == "craft" and specs.study.surrogate != MOST_VULNERABLE):
+            self.surrogates[cell.dataset] = specs.surrogate(cell.dataset)
+
     def _collect_rows(self, specs: Specs, cell: Cell, folder: Path) -> None:
-        examples = None if cell.reading == "white-box" else specs.inputs(cell).examples
+        protocol = specs.protocol(cell)
         right = np.load(folder / "right.npy", allow_pickle=False)
         for measured, mask in zip(read_json(folder / "measured.json"), right, strict=True):
             row = Row.measured(
@@ -96,7 +108,7 @@ class Measurements:
                 attack=cell.attack,
                 norm=specs.study.norm,
                 eps=measured["eps"],
-                protocol=f"transfer:{examples.model}/standard" if examples else "white-box",
+                protocol=protocol,
                 correct=int(mask.sum()),
                 n=len(mask),
                 seed=cell.seed,

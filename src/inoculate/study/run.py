@@ -20,6 +20,7 @@ from inoculate.study.builder import StudyJob
 from inoculate.study.cell import Cell
 from inoculate.study.config import Study
 from inoculate.study.estimate import Estimate
+from inoculate.study.kept import Kept
 from inoculate.study.load import StudySource, load_study
 from inoculate.study.manifest import manifest_of
 from inoculate.study.measurements import Measurements
@@ -55,7 +56,9 @@ def run_study(
         study: a YAML file, the name of a shipped study (`demo`, `paper`), a mapping with a study file's keys, or a
             `Study`.
         out: folder of the results, by default `runs/<name>`.
-        store: folder of the artefacts, by default `<out>/store`. Finished steps found there are not repeated.
+        store: folder of the artefacts, by default `<out>/store`. Finished steps found there are not repeated. Nor
+            are measurements that are in the results of `out`, should the store be gone; a network is then trained
+            again only for a measurement that is missing.
         data_root: folder that is searched for datasets before the hub.
         only: one dataset of the study.
         device: such as `cuda`.
@@ -79,7 +82,7 @@ def run_study(
         if not group.is_main:
             _job(plan(study, only), specs, group).follow()
             return group.broadcast(_NOTHING)
-        observer, measured = progress or Silent(), Measurements()
+        observer, measured = progress or Silent(), Measurements(Kept.read(folder))
         try:
             execute(plan(study, only), specs, measured, observer, executor, group)
             group.broadcast(None)
@@ -118,8 +121,14 @@ def execute(
 ) -> None:
     """Make the artefact of every cell and collect it. Raises `InputError` before any work if a dataset is missing."""
     job = _job(cells, specs, group)
+    measured.kept.restore(specs, cells)
     watch = _Watch(specs, cells, observer, Estimate(cells.cells, executor.workers))
-    missing = _missing(cells, watch, measured)
+    missing = _missing(cells, specs, measured.kept)
+    for cell in cells:
+        if cell not in missing and not specs.repeats(cell):
+            watch.begin(cell)
+            name = f"{cell.kind}/{specs.path(specs.resolved(cell)).name}"
+            watch.end(cell, Artefact(name, made=False, seconds=0.0), measured)
     if not missing:
         return
     with executor.open(job, watch) as pool:
@@ -128,21 +137,23 @@ def execute(
                 watch.end(cell, artefact, measured)
 
 
-def _missing(cells: Plan, watch: _Watch, measured: Measurements) -> dict[Cell, tuple[Cell, ...]]:
-    """The graph of the cells that are not in the store, or that depend on such; the others are collected."""
-    graph: dict[Cell, tuple[Cell, ...]] = {}
-    for cell in cells:
-        dependencies = tuple(each for each in cells.dependencies[cell] if each in graph)
-        if dependencies:
-            graph[cell] = dependencies
-        elif not watch.specs.repeats(cell):
-            folder = watch.specs.find(watch.specs.resolved(cell))
-            if folder is None:
-                graph[cell] = ()
-            else:
-                watch.begin(cell)
-                watch.end(cell, Artefact(f"{cell.kind}/{folder.name}", made=False, seconds=0.0), measured)
-    return graph
+def _missing(cells: Plan, specs: Specs, kept: Kept) -> dict[Cell, tuple[Cell, ...]]:
+    """The graph of the cells that are to be made.
+
+    Of networks and examples that are only described, those are made that a cell of the graph depends on.
+    """
+    missing: set[Cell] = set()
+    needed: set[Cell] = set()
+    for cell in reversed(cells.cells):
+        known = specs.known(cell)
+        if known is not None and (specs.repeats(known) or specs.find(known)):
+            continue
+        if known is None or cell in needed or kept.described(specs, known) is None:
+            missing.add(cell)
+            needed.update(cells.dependencies[cell])
+    return {
+        cell: tuple(each for each in cells.dependencies[cell] if each in missing) for cell in cells if cell in missing
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,16 +193,13 @@ class _Watch:
 
 def recall(cells: Plan, specs: Specs, measured: Measurements) -> None:
     """Collect what earlier runs left of the cells that this run did not reach; what is not there is skipped."""
-    missing: set[str] = set()  # datasets that are not there any more: searched for once
-    for cell in measured.missing(cells):
-        if cell.dataset in missing:
-            continue
-        try:
-            specs.source(cell.dataset)
-        except InputError:
-            missing.add(cell.dataset)
-            continue
-        with contextlib.suppress(InputError):  # the surrogate has not been chosen yet
-            known = specs.resolved(cell)
-            if not specs.repeats(known) and (folder := specs.find(known)):
-                measured.collect(specs, known, folder)
+    found = set()
+    for dataset in cells.datasets:
+        with contextlib.suppress(InputError):  # it is not there any more: searched for once
+            specs.source(dataset)
+            found.add(dataset)
+    there = [cell for cell in cells if cell.dataset in found]
+    measured.kept.restore(specs, there)
+    for known in measured.missing(filter(None, map(specs.known, there))):
+        if not specs.repeats(known) and (specs.find(known) or measured.kept.described(specs, known)):
+            measured.add(specs, known, specs.path(known), made=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from inoculate.artifacts.files import file_digest, read_json
 from inoculate.artifacts.specs import fingerprint
 from inoculate.artifacts.store import Store
+from inoculate.core.errors import InputError
 from inoculate.data.sources import Source, find_source
 from inoculate.study.arm_names import WITH_COPIES
 from inoculate.study.cell import ANY_SURROGATE, Cell
@@ -20,6 +22,7 @@ from inoculate.study.sections import TrainingConfig
 from inoculate.training.methods.names import NEEDS_NETWORK
 
 Spec = dict[str, Any]
+CHOICE = "choice.json"  # in the artefact of a study's choice of the surrogate
 
 
 @dataclass
@@ -42,11 +45,19 @@ class Specs:
         if self.study.surrogate != MOST_VULNERABLE:
             return self.study.surrogate
         choice = Cell("surrogate", dataset, self.study.seeds[0], attack=self.study.transfer)
-        return str(read_json(self.path(choice) / "choice.json")["surrogate"])
+        return str(read_json(self.path(choice) / CHOICE)["surrogate"])
 
     def resolved(self, cell: Cell) -> Cell:
         """The cell with the surrogate's name filled in."""
         return replace(cell, model=self.surrogate(cell.dataset)) if cell.model == ANY_SURROGATE else cell
+
+    def known(self, cell: Cell) -> Cell | None:
+        """The resolved cell; None if the study has not chosen the surrogate yet that it, or an input, depends on."""
+        with contextlib.suppress(InputError):
+            known = self.resolved(cell)
+            self.path(known)
+            return known
+        return None
 
     def repeats(self, cell: Cell) -> bool:
         """Whether this is the surrogate on its own examples, which is its white-box or replayed reading."""
@@ -55,6 +66,11 @@ class Specs:
     def inputs(self, cell: Cell) -> Inputs[Cell]:
         """The cells that `cell` is made from, with the surrogate's name filled in."""
         return inputs_of(self.study, cell).map(self.resolved)
+
+    def protocol(self, cell: Cell) -> str:
+        """How the rows of an evaluation say on which network its examples were crafted (`Row.protocol`)."""
+        examples = None if cell.reading == "white-box" else self.inputs(cell).examples
+        return f"transfer:{examples.model}/standard" if examples else "white-box"
 
     def path(self, cell: Cell) -> Path:
         """Where a cell's artefact is, or will be."""
