@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,7 @@ def test_without_any_gradient_square_attacks(digits: tuple[nn.Module, Dataset]) 
 @needs_onnx
 def test_every_variant_of_our_network(digits: tuple[nn.Module, Dataset], tmp_path: Path) -> None:
     net, data = digits
+    net = deepcopy(net).to(memory_format=torch.channels_last)  # as training leaves it
     names = ["fp32", "bf16", "onnx", "int8", "torchscript", "pruned:0.5"]
     options = ino.VariantOptions(calibration=every_digit().limit(100), folder=tmp_path, name="net")
     before = [each.clone() for each in net.state_dict().values()]

@@ -125,6 +125,7 @@ def _prune(model: nn.Module, share: float) -> nn.Module:
     weights = list(_weights(model))
     if not weights:
         raise InputError("the network has no convolution and no linear layer to prune: leave pruned out")
+    model.to(memory_format=torch.contiguous_format)  # torch counts the weights in one flat view of each
     prune.global_unstructured(weights, pruning_method=prune.L1Unstructured, amount=share)
     for module, name in weights:
         prune.remove(module, name)  # type: ignore[no-untyped-call]
