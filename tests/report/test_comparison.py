@@ -29,6 +29,13 @@ def test_the_one_that_keeps_more_is_to_be_shipped(tmp_path: Path) -> None:
     assert "first 100.0 %, second 93.8 %" in html
 
 
+def test_the_largest_difference_is_said_where_it_is_at_another_eps(tmp_path: Path) -> None:
+    html = compare(tmp_path, [0.005] * 28 + [0.5] * 4, [0.02] * 20 + [0.5] * 12)
+    assert "second keeps 37.5 %, first 12.5 %: +25.0 points" in html
+    assert "The difference is largest at eps 0.01: second 100.0 %, first 12.5 %." in html
+    assert "The difference is largest" not in compare(tmp_path, WEAK, STRONG)
+
+
 def test_a_difference_that_may_be_chance_decides_nothing(tmp_path: Path) -> None:
     html = compare(tmp_path, [0.5] * 20 + [0.02] * 12, [0.5] * 19 + [0.02] * 12 + [0.5])
     assert "Not decided: the difference may be chance" in html

@@ -101,16 +101,19 @@ def test_an_attack_that_one_side_did_not_meet_compares_nothing():
 def test_a_model_is_robust_up_to_the_eps_where_half_of_its_accuracy_is_left(tmp_path: Path) -> None:
     found = overview(read_run(recorded(tmp_path, [0.0, 0.02, 0.02, 0.02, 0.5, 0.02, 0.02, 0.02])))
     assert answer(found, "Is it robust") == (
-        "Up to eps 0.01, not beyond",
-        "It classifies 87.5 % of clean images correctly, and 12.5 % (2.2 to 47.1) under PGD at eps 0.03.",
+        "Up to eps 0.01; no longer at 0.03",
+        "It classifies 87.5 % of clean images correctly, 87.5 % under attack at eps 0.01, and 12.5 % (2.2 to 47.1) "
+        "under PGD at eps 0.03.",
     )
     assert answer(found, "Against")[0] == "FGSM, PGD, L∞"
     assert found.badge is not None
     assert found.badge.state == "good"
     verdict, text = answer(found, "Which images")
-    assert verdict == "Class “dog” most often"
-    assert "0.0 % of class “dog” (0 of 4 images) and 25.0 % of “cat”" in text
-    assert "“cat”, taken for “dog” without any attack" in text
+    assert verdict == "A “cat” without any attack"
+    assert text == (
+        "Taken for “dog”. Of the classes, PGD at eps 0.03 leaves least of “dog”, 0.0 % (0 of 4 images), and most of "
+        "“cat”, 25.0 %."
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,12 +140,27 @@ def test_the_badge_says_the_worst():
 
 
 def test_what_an_attack_may_have_missed_is_said_where_it_is_the_larger_doubt(tmp_path: Path) -> None:
-    for hidden, said in ((0.2, "may have missed up to 20 points"), (0.01, ""), (None, "")):
+    said = "AutoAttack at eps 0.01 ended runs early, which may hide up to 20 points."
+    for hidden, doubted in ((0.2, True), (0.01, False), (None, False)):
         attacked = replace(row("net", attack="autoattack"), hidden=hidden)
-        write_rows(tmp_path / "results.json", [clean("net", "standard", 95), attacked])
+        weaker = replace(
+            row("net", attack="pgd", correct=95), hidden=0.9
+        )  # AutoAttack leaves less: nothing hangs on it
+        write_rows(tmp_path / "results.json", [clean("net", "standard", 95), weaker, attacked])
         text = answer(overview(read_run(tmp_path)), "Can I")[1]
-        assert "With 100 images, the numbers are precise to about ±10 points." in text
-        assert said in text if said else "missed" not in text
+        assert "With 100 images, the numbers are precise to about ±10 points (95 %)." in text
+        assert (said in text) is doubted
+        assert ("ended runs early" in text) is doubted
+
+
+def test_what_is_in_doubt_is_not_believed_outright(tmp_path: Path) -> None:
+    folder = recorded(tmp_path, [0.5] * 8, attacks=("pgd",))
+    assert answer(overview(read_run(folder)), "Can I")[0] == "Yes, as far as was checked"
+    warned = replace(read_run(folder), warnings=["the model is strange"])
+    assert answer(overview(warned), "Can I")[0] == "In part: see below"
+    assert answer(overview(warned), "Can I")[1].endswith("1 warning: the model is strange.")
+    unchecked = [clean("net", "standard", 95), row("net")]
+    assert answer(overview(RunRecord("net", unchecked)), "Can I")[0] == "Not yet: nothing was checked"
 
 
 def test_images_fail_in_the_order_of_eps_with_what_breaks_them(tmp_path: Path) -> None:

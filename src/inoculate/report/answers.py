@@ -10,7 +10,7 @@ from inoculate.core.groups import GroupAccuracy
 from inoculate.core.row import CERTIFIED
 from inoculate.report.failures import Failure
 from inoculate.report.formatting import attack_name, norm_name, percent
-from inoculate.report.ladder import Bar, Ladder, Rung
+from inoculate.report.ladder import Bar, Ladder
 from inoculate.report.results import Results
 
 WEAK = {"fgsm", "bim", "mifgsm", "deepfool"}  # attacks that a model may withstand without being robust
@@ -25,6 +25,14 @@ class Answer:
     verdict: str
     text: str
     anchor: str = ""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """The most accuracy, in [0, 1], that an attack can have left by ending runs early, and which attack."""
+
+    condition: str
+    hidden: float
 
 
 @dataclass(frozen=True)
@@ -59,25 +67,25 @@ def is_it_robust(ladder: Ladder, who: str = "") -> Answer:
     bar = last.bars[0]
     assert bar is not None
     low, high = bar.interval or (bar.accuracy, bar.accuracy)
+    lowest: dict[float, float] = {}
+    for rung in sorted(attacked, key=lambda rung: rung.eps):
+        lowest[rung.eps] = min(lowest.get(rung.eps, 1.0), _accuracy(rung.bars[0]))
+    held = [eps for eps, value in lowest.items() if value >= HOLDS * clean.accuracy]
+    until = f", {percent(lowest[held[-1]])} % under attack at eps {held[-1]:.3g}" if 0 < len(held) < len(lowest) else ""
     text = (
-        f"{who or 'It'} classifies {percent(clean.accuracy)} % of clean images correctly, and "
+        f"{who or 'It'} classifies {percent(clean.accuracy)} % of clean images correctly{until}, and "
         f"{percent(bar.accuracy)} % ({percent(low)} to {percent(high)}) under {attack_name(bar.attack)} at eps "
         f"{last.eps:.3g}."
     )
-    return Answer(question, _robust_verdict(ladder, attacked, clean), text)
+    weak = set(ladder.attacks) <= WEAK
+    return Answer(question, "Not shown: only weak attacks were run" if weak else _verdict(lowest, held, clean), text)
 
 
-def _robust_verdict(ladder: Ladder, attacked: Sequence[Rung], clean: Bar) -> str:
-    if set(ladder.attacks) <= WEAK:
-        return "Not shown: only weak attacks were run"
-    lowest: dict[float, float] = {}
-    for rung in attacked:
-        lowest[rung.eps] = min(lowest.get(rung.eps, 1.0), _accuracy(rung.bars[0]))
-    held = [eps for eps, value in sorted(lowest.items()) if value >= HOLDS * clean.accuracy]
+def _verdict(lowest: Mapping[float, float], held: Sequence[float], clean: Bar) -> str:
     if len(held) == len(lowest):
         return "Largely, at the sizes measured"
     if held:
-        return f"Up to eps {max(held):.3g}, not beyond"
+        return f"Up to eps {held[-1]:.3g}; no longer at {min(eps for eps in lowest if eps > held[-1]):.3g}"
     return "No" if min(lowest.values()) <= BROKEN * clean.accuracy else "Weakly"
 
 
@@ -100,7 +108,7 @@ def better_than_before(ladder: Ladder) -> Answer:
 
 
 def against_what(results: Results, images: str) -> Answer:
-    """The threat model: attacks, norm, eps and images."""
+    """The threat model: attacks, norm, eps and images; an attack may have met the first of these only."""
     attacks = results.attacks
     if not attacks:
         return Answer("Against what?", "Nothing yet", f"Clean accuracy only, on {images}.")
@@ -115,65 +123,75 @@ def against_what(results: Results, images: str) -> Answer:
     knows = "The attacker knows the network" if white else "Examples of other networks"
     proved = " A lower bound is proved as well." if CERTIFIED in results.conditions else ""
     names = ", ".join(map(attack_name, attacks))
+    most, fewest = (choose(row.n for row in results.rows) for choose in (max, min))
+    images += f", by some attacks the first {fewest:,}" if fewest < most else ""
     text = f"{knows}; {unit}, eps {listed}; {images}.{proved}"
     return Answer("Against what?", f"{names}, {norm_name(results.norm)}", text, "glossary")
 
 
 def can_i_believe_it(
-    badge: Badge, ladder: Ladder, warnings: Sequence[str], seeds: int = 1, hidden: float = 0.0
+    badge: Badge, ladder: Ladder, warnings: Sequence[str], seeds: int = 1, doubt: Doubt | None = None
 ) -> Answer:
     """The checks, the precision of the numbers, and the warnings of the run.
 
-    `hidden` is the most accuracy that attacks can have left by ending runs early: said where it is the larger doubt.
+    `doubt` is what attacks can have left by ending runs early, where they did most: said where it is larger than the
+    precision.
     """
-    verdict = {"good": "Yes, as far as was checked", "bad": "No, not before the failed check is resolved"}
-    bars = [bar for rung in ladder.rungs for bar in rung.bars if bar and bar.interval]
-    widest = max((100 * (bar.interval[1] - bar.interval[0]) / 2 for bar in bars if bar.interval), default=0.0)
-    parts = [f"{badge.text}."]
+    bars = [bar for rung in ladder.rungs for bar in rung.bars if bar]
+    widest = max((50 * (bar.interval[1] - bar.interval[0]) for bar in bars if bar.interval), default=0.0)
+    parts = [f"{badge.text}."] if badge.state != "open" else ["No check for masked gradients was made."]
+    sizes = [f"{n:,}" for n in sorted({bar.n for bar in bars})]
+    images = f"{' to '.join(dict.fromkeys((sizes[0], sizes[-1])))} images" if sizes else ""
     if widest:
-        images = min(bar.n for bar in bars)
-        parts.append(f"With {images:,} images, the numbers are precise to about ±{widest:.0f} points.")
-    elif ladder.rungs:
-        fewest = min(bar.n for rung in ladder.rungs for bar in rung.bars if bar)
-        parts.append(f"At least {fewest:,} images and {seeds} training seed{'s' * (seeds > 1)} behind each number.")
-    if 100 * hidden > widest:
-        parts.append(f"An attack that saved time may have missed up to {100 * hidden:.0f} points.")
+        parts.append(f"With {images}, the numbers are precise to about ±{widest:.0f} points (95 %).")
+    elif images:
+        parts.append(f"Behind each number are {images} and {seeds} training seed{'s' * (seeds > 1)}.")
+    doubtful = doubt is not None and 100 * doubt.hidden > widest
+    if doubt is not None and doubtful:
+        parts.append(f"{doubt.condition} ended runs early, which may hide up to {100 * doubt.hidden:.0f} points.")
     if warnings:
-        parts.append(f"{len(warnings)} warning{'s' * (len(warnings) > 1)}: {warnings[0]}")
+        parts.append(f"{len(warnings)} warning{'s' * (len(warnings) > 1)}: {warnings[0].rstrip('.')}.")
+    verdicts = {
+        "good": "In part: see below" if doubtful or warnings else "Yes, as far as was checked",
+        "bad": "No, not before the failed check is resolved",
+        "open": "Not yet: nothing was checked",
+    }
     anchor = "checks" if badge.state != "open" else ""
-    return Answer(
-        "Can I believe it?", verdict.get(badge.state, "With care: nothing was checked"), " ".join(parts), anchor
-    )
+    return Answer("Can I believe it?", verdicts[badge.state], " ".join(parts), anchor)
 
 
 def which_fail_first(
-    groups: Sequence[tuple[str, str, Sequence[GroupAccuracy]]], shown: Sequence[Failure]
+    groups: Sequence[tuple[str, str, Sequence[GroupAccuracy]]], shown: Sequence[tuple[str, Sequence[Failure]]]
 ) -> Answer | None:
-    """The class that suffers most, and an image.
+    """An image of each network, or dataset, that fails first, and the class that suffers most.
 
     Args:
         groups: for each network its name (empty: there is one), the attack, and the accuracies by class, worst first.
-        shown: the images of the page, of each network those that fail first at the beginning.
+        shown: the images of the page by what they belong to (empty: there is one), those that fail first at the
+            beginning.
     """
-    question, anchor = "Which images fail first?", "failures" if shown else "classes"
     verdicts, texts = [], []
+    for owner, images in shown:
+        first = images[0]
+        how = f"at eps {first.eps:.3g}" if first.eps else "without any attack"
+        verdicts.append(f"a “{first.label}” {how}" + (f" ({owner})" if owner else ""))
+        under = f" under {first.attack}" if first.attack else ""
+        texts.append(f"{owner}: " * bool(owner) + f"taken for “{first.prediction}”{under}.")
     for network, condition, classes in groups:
         if len(classes) > 1 and classes[0].accuracy < classes[-1].accuracy:
             low, high = classes[0], classes[-1]
-            verdicts.append(f"“{low.name}” most often" + (f" for {network}" if network else ""))
             texts.append(
-                f"Under {condition} {network or 'the network'} keeps {percent(low.accuracy)} % of class “{low.name}” "
-                f"({low.correct} of {low.n} images) and {percent(high.accuracy)} % of “{high.name}”."
+                f"Of the classes, {condition} leaves {f'{network} ' if network else ''}least of “{low.name}”, "
+                f"{percent(low.accuracy)} % ({low.correct} of {low.n} images), and most of “{high.name}”, "
+                f"{percent(high.accuracy)} %."
             )
-    first = min(shown, key=lambda each: each.eps, default=None)
-    if first:
-        how = f"at eps {first.eps:.3g} under {first.attack}" if first.eps else "without any attack"
-        taken = f"the first is a “{first.label}”, taken for “{first.prediction}” {how}"
-        texts.append(f"The images shown fail at the smallest eps; {taken}.")
     if not texts:
         return None
-    alone = (f"Some at eps {first.eps:.3g} already" if first.eps else "Some without an attack") if first else ""
-    return Answer(question, f"Class {', '.join(verdicts)}" if verdicts else alone, " ".join(texts), anchor)
+    verdict = "; ".join(verdicts) if verdicts else "See the classes"
+    text = " ".join(each[0].upper() + each[1:] for each in texts)
+    return Answer(
+        "Which images fail first?", verdict[0].upper() + verdict[1:], text, "failures" if shown else "classes"
+    )
 
 
 def _clean(ladder: Ladder) -> Bar | None:

@@ -87,7 +87,7 @@ def which_to_ship(results: Results, ladder: Ladder, records: Records, same_image
     text = (
         f"Under {_named(best, other)} at eps {rung.eps:.3g} {shown.better} keeps {percent(best.accuracy)} %, "
         f"{shown.worse} {percent(other.accuracy)} %: {points(shown.value)} points "
-        f"[{100 * shown.low:.1f}, {100 * shown.high:.1f}], {how}. {_on_clean(clean)}"
+        f"[{100 * shown.low:.1f}, {100 * shown.high:.1f}], {how}.{_widest(ladder, found, shown)} {_on_clean(clean)}"
     )
     opposed = {each.better for each in decided}
     if not decided:
@@ -95,6 +95,20 @@ def which_to_ship(results: Results, ladder: Ladder, records: Records, same_image
     if len(opposed) > 1:
         return Answer(question, f"It depends on eps: {shown.better} at {rung.eps:.3g}", text)
     return Answer(question, shown.better, text)
+
+
+def _widest(ladder: Ladder, found: Sequence[Difference], shown: Difference) -> str:
+    """The numbers where the difference is largest, if that is elsewhere."""
+    widest = max(found, key=lambda each: each.value)
+    if widest.value <= shown.value:
+        return ""
+    bars = zip(ladder.sides, widest.rung.bars, strict=True)
+    named = {side.label: bar for side, bar in bars if bar and side.label in (widest.better, widest.worse)}
+    best, other = named[widest.better], named[widest.worse]
+    return (
+        f" The difference is largest at eps {widest.rung.eps:.3g}: {widest.better} {percent(best.accuracy)} %, "
+        f"{widest.worse} {percent(other.accuracy)} %."
+    )
 
 
 def _difference(results: Results, ladder: Ladder, rung: Rung, records: Records) -> Difference:

@@ -12,6 +12,7 @@ from inoculate.report import published
 from inoculate.report.answers import (
     Answer,
     Badge,
+    Doubt,
     against_what,
     badge_of,
     better_than_before,
@@ -243,11 +244,10 @@ def _answers(
     else:
         robust = is_it_robust(ladder)
     seeds = max(len(each.seeds) for each in found)
-    hidden = max(row.hidden or 0.0 for each in found for row in each.rows)
-    believed = can_i_believe_it(badge, ladder, _warnings(run), seeds, hidden)
+    believed = can_i_believe_it(badge, ladder, _warnings(run), seeds, _doubt(run, found))
     first = which_fail_first(
         [(group.network, group.condition, group.classes) for group in groups if group.by == "class"],
-        [image for each in shown for image in each.images],
+        [(each.title, each.images) for each in shown],
     )
     best = None
     if run.variants:
@@ -255,3 +255,17 @@ def _answers(
     elif not run.members and len(results.models) > 1:
         best = best_networks(found)
     return [each for each in (robust, against_what(results, images), best, first, believed) if each]
+
+
+def _doubt(run: RunRecord, found: Sequence[Results]) -> Doubt | None:
+    """Where the strongest attack on a network at an eps may have missed most by ending runs early."""
+    strongest: dict[tuple[str, str, str, str, float], Row] = {}
+    for row in (row for results in found for row in results.rows if row.attack not in ("none", CERTIFIED)):
+        key = row.dataset, row.model, row.arm, row.space, row.eps
+        strongest[key] = min(strongest.get(key, row), row, key=lambda each: each.accuracy)
+    hidden = [(row.hidden, row) for row in strongest.values() if row.hidden]
+    if not hidden:
+        return None
+    most, row = max(hidden, key=lambda pair: pair[0])
+    on = f" on {row.model}" if run.members else ""
+    return Doubt(f"{attack_name(row.attack)}{on} at eps {row.eps:.3g}", most)

@@ -45,7 +45,9 @@ def best_networks(found: Sequence[Results]) -> Answer | None:
             break
     if not parts:
         return None
-    verdict = "It depends on the data" if len(names) > 1 else names.pop() or "None is clearly ahead"
+    verdict = "None is clearly ahead" + (" everywhere" if len(names) > 1 else "")
+    if "" not in names:
+        verdict = "It depends on the data" if len(names) > 1 else names.pop()
     return Answer("Which network is best?", verdict, _by_condition(parts, "the most is left with:"))
 
 
