@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -67,3 +68,17 @@ def parquet(tmp_path: Path, cache: Path) -> Callable[..., Path]:
         return tmp_path / "shards"
 
     return write
+
+
+@pytest.fixture
+def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let the hub hold one dataset: `hub(splits, revision)`."""
+    import datasets
+    import huggingface_hub
+
+    def hold(splits: dict[str, datasets.Dataset], revision: str = "abc") -> None:
+        info = SimpleNamespace(sha=revision)
+        monkeypatch.setattr(datasets, "load_dataset", lambda hub_id, revision: splits)
+        monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, hub_id, timeout: info)
+
+    return hold

@@ -159,7 +159,7 @@ def test_a_hub_out_of_reach_is_one_clear_line(cache: Path) -> None:
     assert "--data-root" in done.stderr.splitlines()[-1]
 
 
-def test_a_hub_dataset_is_read_like_any_other(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_dataset_is_read_like_any_other(hub: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
     import huggingface_hub
 
@@ -171,12 +171,7 @@ def test_a_hub_dataset_is_read_like_any_other(cache: Path, monkeypatch: pytest.M
         return datasets.Dataset.from_dict({"label": [i % 2 for i in range(n)], "image": pixels}, features=features)
 
     splits = datasets.DatasetDict({"train": rows(20), "test": rows(4)})
-    monkeypatch.setattr(datasets, "load_dataset", lambda hub_id, revision: splits)
-
-    class Info:
-        sha = "abc"
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, hub_id, timeout: Info)
+    hub(splits)
     decoded = decode_source(find_source("owner/set"))
     assert (decoded.data.images.shape, decoded.data.classes) == ((24, 1, 6, 6), ("x", "y"))
     assert np.array_equal(decoded.data.images[0, 0].numpy(), np.asarray(splits["train"][0]["image"]))

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from evaluation_samples import Brightness
@@ -90,7 +92,7 @@ def test_a_column_follows_the_images_of_a_part(folder: Path) -> None:
         (None, "cannot read the columns"),
         ("name,site\nx,A", "has no column file_name"),
         ("file_name,camera,light\nx,A,B", "has no column 'site': give one of camera, light"),
-        ("file_name,site\nill/0.png,A", r"has no line for \d+ of 40 images"),
+        ("file_name,site\nill/0.png,A", r"has no 'site' for 39 of 40 images"),
         ("file_name,site\nill/0.png,A\nill/0.png,B", "two lines for ill/0.png"),
     ],
 )
@@ -100,6 +102,18 @@ def test_a_file_without_the_column_is_refused(folder: Path, text: str | None, wo
     with pytest.raises(InputError, match=words) as raised:
         read_column(folder, "site", ino.load_data(str(folder), split="all"))
     assert "\n" not in str(raised.value)
+
+
+def rows_of(folder: Path, place: Path) -> Path:
+    """The same images and sites as two parquet files, in an order in which neither classes nor sites take turns."""
+    files = sorted(folder.rglob("*.png"), key=lambda file: (int(file.stem) % 7, file))
+    cells = [{"bytes": file.read_bytes(), "path": None} for file in files]
+    sites = [f"{file.parent.name} {int(file.stem) % 3}" for file in files]
+    table = pa.table({"image": cells, "label": [file.parent.name for file in files], "site": sites})
+    place.mkdir()
+    for name, part in (("train-0", table[:25]), ("train-1", table[25:])):
+        pq.write_table(part, place / f"{name}.parquet")
+    return place
 
 
 def test_the_option_by(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,12 +131,25 @@ def test_the_option_by(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     code, text = call("--data", str(folder), "--by", "site", "--no-checks")
     assert code == 0
     assert "worst site, clean: " in text
+    rows, out = rows_of(folder, tmp_path / "rows"), tmp_path / "out"
+    wanted = ("--data", str(rows), "--split", "all", "--limit", "11", "--no-checks", "--out", str(out))
+    code, text = call(*wanted, "--by", "site")
+    assert code == 0
+    found = Evaluation.load(out)
+    assert len(set(found.groups["site"])) > 3
+    for site, label, source in zip(found.groups["site"], found.labels.tolist(), found.sources, strict=True):
+        file, _, row = source.partition(" row ")
+        assert pq.read_table(rows / file)["site"][int(row)].as_py() == site
+        assert site.startswith(found.classes[label])
+    code, text = call(*wanted, "--by", "camera")
+    assert code == 2
+    assert "give one of label, site" in text
     code, text = call("--data", str(folder), "--by", "camera")
     assert code == 2
     assert "give one of site, note" in text
     code, text = call("--data", "digits", "--by", "site")
     assert code == 2
-    assert "digits is no folder" in text
+    assert "digits has no columns" in text
     code, text = call("--data", str(folder), "--by", "site", "--variants", "fp32,bf16")
     assert code == 2
     assert "--by does not go with --variants" in text

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from inoculate.artifacts.rows import read_rows, write_records, write_rows
 from inoculate.cli import app
 from inoculate.core.errors import InputError
 from inoculate.core.row import Row
+from inoculate.core.stats import wilson
 from inoculate.report.evidence.clauses import CLAUSES, threat_options
 from inoculate.report.evidence.pack import verify_evidence, write_evidence
 from inoculate.report.evidence.taxonomy import taxonomy_of
@@ -53,6 +55,7 @@ def run(tmp_path: Path) -> Path:
     write_arrays(folder / "per_image.npz", {"right": right, "finished": np.ones_like(right)})
     write_json(folder / "evaluation.json", {
         "labels": [0, 1] * 4, "classes": ["cat", "<dog>"], "warnings": ["careful"],
+        "groups": {"site": [*"AAABBB", "<C>", "<C>"], "night": ["yes"] * 3 + [""] * 5},
         "provenance": {
             "data": {"name": "d", "digest": "abc", "n": 8, "image": [3, 8, 8], "classes": ["cat", "<dog>"]},
             "model": {"digest": "def"}, "attacks": {"autoattack": {"class": "AutoAttack", "version": "standard"}},
@@ -101,12 +104,41 @@ def test_a_measurement_holds_what_a_reader_needs(run: Path, tmp_path: Path) -> N
     assert found["threat_model"] == "linf ball of radius 0.0313725 (in pixel units of [0, 1]), pixels in [0, 1]"
     assert found["attack_settings"] == {"class": "AutoAttack", "version": "standard"}
     assert "NISTAML.022" in found["taxonomy"]["attack"]
-    assert found["subgroups"]["worst"] == "cat"
-    assert [(each["class"], each["correct"], each["n"]) for each in found["subgroups"]["groups"]] == [
-        ("cat", 2, 4), ("<dog>", 2, 4)]  # fmt: skip
+    assert [(part["by"], part["worst"]) for part in found["subgroups"]] == [
+        ("class", "<dog>"), ("site", "<C>"), ("night", "")]  # fmt: skip
+    assert [[(each["name"], each["correct"], each["n"]) for each in part["groups"]] for part in found["subgroups"]] == [
+        [("<dog>", 2, 4), ("cat", 2, 4)], [("<C>", 0, 2), ("A", 3, 3), ("B", 1, 3)], [("", 1, 5), ("yes", 3, 3)],
+    ]  # fmt: skip
+    third = found["subgroups"][1]["groups"][2]
+    assert (third["accuracy"], third["ci_low"], third["ci_high"]) == (1 / 3, *wilson(1, 3))
     assert evidence["subject"]["data"]["d"]["digest"] == "abc"
     assert evidence["versions"]["torch"] == "2"
     assert "&lt;dog&gt;" in (tmp_path / "pack" / "evidence.html").read_text()
+
+
+def test_accuracy_by_a_column_stands_under_its_clauses_the_worst_first(run: Path, tmp_path: Path) -> None:
+    write_evidence(run, tmp_path)
+    items = [(clause["clause"], item) for clause in read(tmp_path)["clauses"] for item in clause["items"]]
+    by = {tuple(item["by"]): [c for c, each in items if each == item] for _, item in items if "by" in item}
+    assert by[("class",)] == by[("site", "night")] == ["Article 15(3)", "ISO/IEC 24029-3"]
+    page = (tmp_path / "evidence.html").read_text()
+    clauses, measurements = page.split('<section id="measurements">')
+    article = re.sub(r"<[^>]*>|\s+", " ", clauses.split("Article 15(3)")[-1].split("</article>")[0])
+    assert re.search(r"AutoAttack[^:]*, worst site: &lt;C&gt; +0\.0 % +0\.0 % to 65\.8 %, n 2", article)
+    assert re.search(r"clean, worst night: no value +100\.0 %", article)
+    attacked = re.sub(r"<[^>]*>|\s+", " ", measurements.split("<summary>")[2])
+    assert re.search("By site.* &lt;C&gt; .* B +33.3 % .* A +100.0 % .*By night .* no value +20.0 % .* yes", attacked)
+
+
+def test_without_a_column_the_command_is_named(run: Path, tmp_path: Path) -> None:
+    facts = json.loads((run / "evaluation.json").read_text())
+    del facts["groups"]
+    write_json(run / "evaluation.json", facts)
+    write_evidence(run, tmp_path)
+    missing = {item["name"]: item["command"] for item in read(tmp_path)["not_measured"]}
+    assert missing["Accuracy by group of images, and the worst group"].endswith("--by COLUMN")
+    assert state(tmp_path, "15(3)") == "partly measured"
+    assert {part["by"] for each in read(tmp_path)["measurements"] for part in each["subgroups"]} == {"class"}
 
 
 def test_the_same_folder_gives_the_same_bytes_anywhere(run: Path, tmp_path: Path) -> None:
@@ -133,6 +165,14 @@ def flip(path: Path) -> None:
     write_arrays(path, arrays)
 
 
+def exchange_groups(path: Path) -> None:
+    facts = json.loads(path.read_text())
+    sites = facts["groups"]["site"]
+    sites[0], sites[3] = sites[3], sites[0]
+    write_json(path, facts)
+
+
+B = '"name": "B",\n       "accuracy": '  # one of the groups, as the evidence writes it
 CHANGES: dict[str, Callable[[Path, Path], object]] = {
     "a count": lambda run, _: edit(run / "results.json", '"correct": 4', '"correct": 5'),
     "an accuracy": lambda run, _: edit(run / "results.json", '"accuracy": 0.5', '"accuracy": 0.6'),
@@ -141,6 +181,10 @@ CHANGES: dict[str, Callable[[Path, Path], object]] = {
     "an eps": lambda run, _: edit(run / "results.json", '"eps": 0.031', '"eps": 0.032'),
     "one image": lambda run, _: flip(run / "per_image.npz"),
     "a label": lambda run, _: edit(run / "evaluation.json", " 0,", " 1,"),
+    "a group": lambda run, _: edit(run / "evaluation.json", '"A"', '"B"'),
+    "the groups of two images": lambda run, _: exchange_groups(run / "evaluation.json"),
+    "a group less": lambda run, _: edit(run / "evaluation.json", '"A",', ""),
+    "a column": lambda run, _: edit(run / "evaluation.json", '"site"', '"ward"'),
     "a check": lambda run, _: edit(run / "checks.json", "true", "false"),
     "a digest": lambda run, _: edit(run / "evaluation.json", '"abc"', '"abd"'),
     "a file more": lambda run, _: (run / "more.txt").write_text("1"),
@@ -148,6 +192,8 @@ CHANGES: dict[str, Callable[[Path, Path], object]] = {
     "no rows": lambda run, _: (run / "results.json").unlink(),
     "a broken file": lambda run, _: (run / "per_image.npz").write_bytes(b"PK"),
     "the evidence": lambda _, pack: edit(pack / "evidence.json", '"accuracy": 0.5', '"accuracy": 0.6'),
+    "a group of the evidence": lambda _, pack: edit(pack / "evidence.json", '"worst": "<C>"', '"worst": "A"'),
+    "a number of a group": lambda _, pack: edit(pack / "evidence.json", f"{B}0.3", f"{B}0.4"),
     "a digest of the evidence": lambda _, pack: edit(pack / "evidence.json", '"sha256": "', '"sha256": "0'),
     "the page": lambda _, pack: edit(pack / "evidence.html", "50.0", "60.0"),
     "no page": lambda _, pack: (pack / "evidence.html").unlink(),
@@ -163,10 +209,10 @@ def test_every_change_is_detected(run: Path, tmp_path: Path, name: str) -> None:
     assert not verify_evidence(run, pack).met
 
 
-@pytest.mark.parametrize("name", ["a count", "an accuracy", "an interval", "one image"])
+@pytest.mark.parametrize("name", ["a count", "an accuracy", "an interval", "one image", "a group less"])
 def test_numbers_that_contradict_each_other_are_refused(run: Path, tmp_path: Path, name: str) -> None:
     CHANGES[name](run, tmp_path)
-    with pytest.raises(InputError, match="not as they were measured"):
+    with pytest.raises(InputError, match=r"not as they were measured|'site' has 7 values for 8 images"):
         write_evidence(run, tmp_path / "pack")
 
 
@@ -181,8 +227,10 @@ def test_a_difference_between_two_releases_is_a_few_lines(run: Path, tmp_path: P
     write_evidence(run, tmp_path / "other")
     one, other = ((tmp_path / name / "evidence.json").read_text().splitlines() for name in ("one", "other"))
     assert len(one) == len(other)
-    changed = [line for line, new in zip(one, other, strict=True) if line != new]
-    assert 0 < len(changed) < 20
+    changed = Counter(line.split('"')[1] for line, new in zip(one, other, strict=True) if line != new)
+    numbers = {name: changed.pop(name) for name in ("accuracy", "correct", "ci_low", "ci_high")}
+    assert set(numbers.values()) == {1 + len(("class", "site", "night"))}, "the row, and the groups of the image"
+    assert changed.keys() == {"bytes", "sha256", "files_digest"}
 
 
 def test_no_sentence_claims_conformity(run: Path, tmp_path: Path) -> None:

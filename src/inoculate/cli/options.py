@@ -65,7 +65,9 @@ Limit = Annotated[
 ]
 By = Annotated[
     str | None,
-    topic_option("--by", DATA, "Accuracy by group of images too: a column of metadata.csv in the data's folder."),
+    topic_option(
+        "--by", DATA, "Accuracy by group of images too: a column of the data, or of metadata.csv in a folder."
+    ),
 ]
 
 Sources = Annotated[

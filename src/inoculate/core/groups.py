@@ -42,11 +42,10 @@ class GroupAccuracy:
 
 def accuracy_by(values: Sequence[str], right: NDArray[Any], finished: NDArray[Any]) -> list[GroupAccuracy]:
     """The accuracy of every group that has finished images, the worst first; all arguments have one value an image."""
-    names, found = np.asarray(values, dtype=str), []
-    for name in np.unique(names).tolist():
-        mine = (names == name) & finished
-        if mine.any():
-            found.append(GroupAccuracy(name, int((right & mine).sum()), int(mine.sum())))
+    names, group = np.unique(np.asarray(values, dtype=str), return_inverse=True)
+    correct, n = (np.bincount(group[kept], minlength=len(names)) for kept in (right & finished, finished))
+    counted = zip(names.tolist(), correct.tolist(), n.tolist(), strict=True)
+    found = [GroupAccuracy(*each) for each in counted if each[-1]]
     return sorted(found, key=lambda each: (each.accuracy, each.name))
 
 

@@ -35,8 +35,9 @@ class Dataset:
             indices.
         skipped: names of unreadable images that the source holds and `images` does not.
         notes: what was converted or left out to make it, in sentences.
-        sources: N names in UTF-8 of the files that the images come from (perhaps memory-mapped), None where there are
-            none.
+        sources: N names in UTF-8 of the files or rows that the images come from (perhaps memory-mapped), None where
+            there are none.
+        origin: digest of the files or of the hub's dataset that the images were decoded from; empty for other data.
     """
 
     images: Tensor
@@ -47,6 +48,7 @@ class Dataset:
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     sources: NDArray[np.bytes_] | None = None
+    origin: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -81,7 +83,7 @@ class Dataset:
         return "; ".join((text, *order, *self.notes))
 
     def source_names(self) -> list[str]:
-        """The name of the file that each image comes from, below the data's folder; empty where there are none."""
+        """The file (and row) that each image comes from, below the data's folder; empty where none is known."""
         return [] if self.sources is None else [name.decode("utf-8", "replace") for name in self.sources.tolist()]
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -165,7 +165,7 @@ def decode_source(
             "free space there, or set INOCULATE_CACHE to another folder"
         ) from error
     notes = (*source.notes, *found.data.notes, *_shape_notes(asked, own, wanted))
-    return replace(found, data=replace(found.data, notes=notes))
+    return replace(found, data=replace(found.data, notes=notes, origin=source.digest))
 
 
 def _shape_notes(asked: Preprocessing, own: Preprocessing, reading: Preprocessing) -> list[str]:

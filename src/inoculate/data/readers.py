@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ _IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "png", "pix
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "category", "target", "y", "digit", "coarse_label", "cls")
 _ROWS = 256  # encoded images held at a time
 
-Item = tuple[str, Payload | None]  # a name for messages; None where the source holds no image
+Item = tuple[str, Payload | None]  # its name; None where the source holds no image
 
 
 @dataclass(frozen=True)
 class Shard:
     """Consecutive images of one split, with one raw label each (int, str or None) and, if stored, the class names.
 
-    items: yields every image, encoded, with a name for messages. sample: about so many images, spread over the shard.
+    items: yields every image, encoded, with a name that no other image of the source has. sample: about so many images,
+    spread over the shard. columns: by name, those of text, whole numbers or truth values; yields the name of every
+    image and its value, empty where it is missing.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Shard:
     names: tuple[str, ...] | None
     items: Callable[[], Iterator[Item]]
     sample: Callable[[int], list[Payload]]
+    columns: Mapping[str, Callable[[], Iterator[tuple[str, str]]]] = field(default_factory=dict)
 
 
 def open_source(source: Source) -> list[Shard]:
@@ -69,23 +73,29 @@ def folder_shards(listing: Listing) -> list[Shard]:
 
 def parquet_shards(listing: Listing) -> list[Shard]:
     """One shard per parquet file. Raises `InputError` naming a damaged file or one without an image or label column."""
-    return [_parquet_shard(*pair) for pair in zip(listing.files, listing.splits, strict=True)]
+    return [_parquet_shard(listing.base, *pair) for pair in zip(listing.files, listing.splits, strict=True)]
 
 
-def _parquet_shard(file: Path, split: str) -> Shard:
+def _parquet_shard(base: Path, file: Path, split: str) -> Shard:
     import pyarrow.parquet as pq
 
+    where = file.relative_to(base).as_posix()
     with _parquet_errors(file), pq.ParquetFile(file) as parquet:
         schema = parquet.schema_arrow
-        image, label, names = find_columns(schema, _stored_features(schema.metadata), str(file))
-        labels = parquet.read(columns=[label]).column(0).to_pylist()
+    features = _stored_features(schema.metadata)
+    image, label, names = find_columns(schema, features, str(file))
+
+    def read(column: str) -> list[Any]:
+        with _parquet_errors(file), pq.ParquetFile(file) as parquet:
+            values: list[Any] = parquet.read(columns=[column]).column(0).to_pylist()
+        return values
 
     def items() -> Iterator[Item]:
         row = 0
         with _parquet_errors(file), pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(batch_size=_ROWS, columns=[image]):
                 for value in batch.column(0).to_pylist():
-                    yield f"{file.name} row {row}", _payload(value)
+                    yield _row_name(where, row), _payload(value)
                     row += 1
 
     def sample(n: int) -> list[Payload]:
@@ -98,7 +108,7 @@ def _parquet_shard(file: Path, split: str) -> Shard:
                 found += batch.column(0).to_pylist() if batch is not None else []
         return [payload for payload in map(_payload, found) if payload is not None]
 
-    return Shard(str(file), split, labels, names, items, sample)
+    return Shard(str(file), split, read(label), names, items, sample, _columns(schema, features, where, read))
 
 
 def hub_shards(hub_id: str, revision: str) -> list[Shard]:
@@ -120,23 +130,28 @@ def hub_shards(hub_id: str, revision: str) -> list[Shard]:
 
 def _hub_shard(hub_id: str, name: str, data: Any) -> Shard:
     where = f"{hub_id}, split {name}"
-    image, label, names = find_columns(data.features.arrow_schema, data.features.to_dict(), where)
-    labels = data.select_columns([label]).with_format("arrow")[:].column(0).to_pylist()
+    schema, features = data.features.arrow_schema, data.features.to_dict()
+    image, label, names = find_columns(schema, features, where)
     images = data.select_columns([image]).with_format("arrow")
 
     def items() -> Iterator[Item]:
         row = 0
         for table in images.iter(batch_size=_ROWS):
             for value in table.column(0).to_pylist():
-                yield f"{where} row {row}", _payload(value, local=True)
+                yield _row_name(where, row), _payload(value, local=True)
                 row += 1
+
+    def read(column: str) -> list[Any]:
+        values: list[Any] = data.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
+        return values
 
     def sample(n: int) -> list[Payload]:
         rows = range(0, len(images), max(1, len(images) // n))
         found = [_payload(images[i : i + 1].column(0).to_pylist()[0], local=True) for i in rows]
         return [payload for payload in found if payload is not None]
 
-    return Shard(where, split_of(name), labels, names, items, sample)
+    columns = _columns(schema, features, where, read)
+    return Shard(where, split_of(name), read(label), names, items, sample, columns)
 
 
 def digits_shards() -> list[Shard]:
@@ -168,8 +183,40 @@ def find_columns(schema: Any, features: Mapping[str, Any], where: str) -> tuple[
             )
     assert image is not None
     assert label is not None
-    stored = features[label].get("names") if label in classes else None
-    return image, label, tuple(map(str, stored)) if stored else None
+    return image, label, _class_names(features, label)
+
+
+def _class_names(features: Mapping[str, Any], column: str) -> tuple[str, ...] | None:
+    """The names of the classes in a column; None where it stores none."""
+    feature = features.get(column)
+    stored = feature.get("names") if isinstance(feature, Mapping) and feature.get("_type") == "ClassLabel" else None
+    return tuple(map(str, stored)) if stored else None
+
+
+def _columns(
+    schema: Any, features: Mapping[str, Any], where: str, read: Callable[[str], list[Any]]
+) -> dict[str, Callable[[], Iterator[tuple[str, str]]]]:
+    """`Shard.columns` of a table; `read` gives the values of one of its columns in the order of the rows."""
+
+    def values(column: str) -> Iterator[tuple[str, str]]:
+        names = _class_names(features, column)
+        texts: dict[int | None, str] = {None: "", **({-1: "", **dict(enumerate(names))} if names else {})}
+        return ((_row_name(where, row), str(texts.get(value, value))) for row, value in enumerate(read(column)))
+
+    kinds = zip(schema.names, schema.types, strict=True)
+    return {name: partial(values, name) for name, kind in kinds if _is_discrete(kind)}
+
+
+def _row_name(where: str, row: int) -> str:
+    return f"{where} row {row}"
+
+
+def _is_discrete(kind: Any) -> bool:
+    """Whether a column holds text, whole numbers or truth values, perhaps by a dictionary."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return str(kind) in ("string", "large_string", "string_view", "bool") or bool(types.is_integer(kind))
 
 
 def _type_and_message(error: BaseException, width: int = 160) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from inoculate.core.row import Row
-from inoculate.report.evidence.source import Source
+from inoculate.report.evidence.source import BY_CLASS, Source
 from inoculate.report.evidence.taxonomy import (
     is_attacked,
     is_black_box,
@@ -33,12 +33,14 @@ class Item:
         command: measures it; `{threat}` stands for the norm and eps of the run.
         rows: which rows measure it, if rows do.
         fact: the part of the evidence that holds it, and whether the folder has it; without it nothing is measured.
+        by: what the images are grouped by, if their groups' accuracies measure it.
     """
 
     name: str
     command: str
     rows: Callable[[Row], bool] | None = None
     fact: tuple[str, Callable[[Source], bool]] | None = None
+    by: Callable[[Source], Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,12 @@ CHECKED = Item(
 SUBGROUPS = Item(
     "Accuracy by class, and the worst class",
     f"{_EVALUATE} --attack autoattack {{threat}}",
-    fact=("measurements", lambda source: bool(source.labels) and bool(source.right)),
+    by=lambda source: [by for by in source.groups if by == BY_CLASS],
+)
+GROUPS = Item(
+    "Accuracy by group of images, and the worst group",
+    f"{_EVALUATE} --attack autoattack {{threat}} --by COLUMN",
+    by=lambda source: [by for by in source.groups if by != BY_CLASS],
 )
 DECLARED = Item(
     "Required accuracies and whether they were reached",
@@ -106,7 +113,7 @@ CLAUSES: Sequence[Clause] = (
            (CLEAN, ATTACKED, DECLARED, REGRESSION),
            ("which level is appropriate for the purpose", "monitoring of the system in use")),
     Clause(ACT, "Article 15(3)", "levels of accuracy and metrics that the instructions for use declare",
-           (CLEAN, ATTACKED, SUBGROUPS, DATA), ("the instructions for use themselves",)),
+           (CLEAN, ATTACKED, SUBGROUPS, GROUPS, DATA), ("the instructions for use themselves",)),
     Clause(ACT, "Article 15(4)", "resilience against errors, faults and inconsistencies; feedback loops",
            (NATURAL, MOVED), ("technical redundancy", "feedback loops of systems that go on learning")),
     Clause(ACT, "Article 15(5)", "resilience against attempts to alter use, outputs or performance",
@@ -117,7 +124,8 @@ CLAUSES: Sequence[Clause] = (
     Clause(ISO, "ISO/IEC 24029-2:2023", "methodology for the use of formal methods",
            (CERTIFIED,), ("reachability and other properties than local stability",)),
     Clause(ISO, "ISO/IEC 24029-3", "methodology for the use of statistical methods",
-           (CLEAN, ATTACKED, NATURAL, SUBGROUPS, DATA, CHECKED), ("whether the images represent the intended use",)),
+           (CLEAN, ATTACKED, NATURAL, SUBGROUPS, GROUPS, DATA, CHECKED),
+           ("whether the images represent the intended use",)),
     Clause(AISVS, "AISVS C11.1.3", "evaluation against known adversarial attack techniques",
            (WHITE_BOX, BLACK_BOX, TRANSFERRED, CHECKED), ("techniques for other modalities than images",)),
     Clause(AISVS, "AISVS C11.1.4", "hardening against adversarial inputs", (HARDENED,)),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
-import numpy as np
-
+from inoculate.core.groups import GroupAccuracy, accuracy_by
 from inoculate.core.row import Row
-from inoculate.core.stats import wilson
 from inoculate.report.evidence.source import Source
 from inoculate.report.evidence.taxonomy import is_attacked, is_clean, taxonomy_of
 
@@ -46,21 +45,29 @@ def _settings(source: Source, row: Row) -> Any:
     return source.attacks.get(row.attack) if is_attacked(row) else None
 
 
-def subgroups_of(source: Source, row: Row) -> dict[str, Any] | None:
-    """The accuracy of each class and the worst class; None where labels or per-image results are not there."""
+def subgroups_of(source: Source, row: Row) -> list[dict[str, Any]]:
+    """The accuracy of each class, and of each group by a column of the data, with the worst; empty where unknown.
+
+    Groups are in the order of their names, so that the evidence of two runs can be compared line by line.
+    """
     right, finished = source.right.get(row.key), source.finished.get(row.key)
-    labels = np.asarray(source.labels, dtype=np.int64)
-    if right is None or finished is None or not len(labels) or len(labels) != len(right):
-        return None
-    groups = []
-    for number in np.unique(labels).tolist():
-        chosen = (labels == number) & finished
-        n, correct = int(chosen.sum()), int((chosen & right).sum())
-        if n:
-            low, high = wilson(correct, n)
-            name = source.classes[number] if number < len(source.classes) else str(number)
-            groups.append(
-                {"class": name, "accuracy": correct / n, "correct": correct, "n": n, "ci_low": low, "ci_high": high}
-            )
-    worst = min(groups, key=lambda group: group["accuracy"], default=None)
-    return {"by": "class", "worst": worst and worst["class"], "groups": groups} if groups else None
+    if right is None or finished is None:
+        return []
+    found = {by: accuracy_by(names, right, finished) for by, names in source.groups.items() if len(names) == len(right)}
+    return [
+        {
+            "by": by,
+            "worst": groups[0].name,
+            "groups": [_described(each) for each in sorted(groups, key=attrgetter("name"))],
+        }
+        for by, groups in found.items()
+        if groups
+    ]
+
+
+def _described(group: GroupAccuracy) -> dict[str, Any]:
+    low, high = group.interval
+    return {
+        "name": group.name, "accuracy": group.accuracy, "correct": group.correct, "n": group.n, "ci_low": low,
+        "ci_high": high, "is_small": group.is_small,
+    }  # fmt: skip

@@ -18,7 +18,7 @@ from inoculate.report.evidence.measurements import measurement_of
 from inoculate.report.evidence.page import render
 from inoculate.report.evidence.source import Source, read_source
 
-SCHEMA = "inoculate-evidence/1"
+SCHEMA = "inoculate-evidence/2"
 STATEMENT = (
     "Measured values and where they come from, arranged by the clauses that they speak to. Nothing here says that a "
     "clause is met: whether the values are enough is for the reader to judge."
@@ -122,6 +122,8 @@ def _item(item: Item, source: Source) -> dict[str, Any]:
     if item.fact is None or item.fact[1](source):
         found |= {} if item.fact is None else {"see": item.fact[0]}
         found |= {} if item.rows is None else {"measurements": [row.key for row in source.rows if item.rows(row)]}
+    if item.by is not None and (grouped := item.by(source)):
+        found |= {"see": "measurements", "by": list(grouped)}
     if any(found.values()):
         return {"name": item.name, "status": MEASURED, **found}
     return {

@@ -15,10 +15,12 @@ from inoculate.artifacts.files import read_json
 from inoculate.artifacts.rows import read_records, read_rows
 from inoculate.artifacts.store import MANIFEST
 from inoculate.core.errors import InputError
+from inoculate.core.groups import named_groups
 from inoculate.core.row import Row
 from inoculate.report.run import CHECKS, MODEL, RECORDS, RESULTS
 
 FACTS, PER_IMAGE, VERDICT, COMPARISON = "evaluation.json", "per_image.npz", "requirements.json", "comparison.json"
+BY_CLASS = "class"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +30,7 @@ class Source:
     Fields:
         kind: `evaluation`, `hardening`, `study` or `rows`.
         right: by the key of a row, which images (N, bool) are right; finished: those that count.
-        labels: of the images (N), and the names of the classes.
+        groups: by `class` and by the name of a column of the data, the group of each image (N).
         attacks: the options of attacks by name.
         data: by dataset, its digest and what is known of it.
         model: digest of the weights and what is known of the model.
@@ -42,8 +44,7 @@ class Source:
     rows: Sequence[Row]
     right: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     finished: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
-    labels: Sequence[int] = ()
-    classes: Sequence[str] = ()
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     attacks: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -68,8 +69,7 @@ def read_source(folder: Path) -> Source:
     kind = "study" if manifest else "hardening" if card else "evaluation" if facts else "rows"
     datasets: dict[str, Any] = {row.dataset: {} for row in rows}
     return Source(
-        kind=kind, rows=rows, right=right, finished=finished,
-        labels=facts.get("labels") or (), classes=facts.get("classes") or (),
+        kind=kind, rows=rows, right=right, finished=finished, groups=_groups(facts) if right else {},
         attacks=made.get("attacks") or {},
         data=datasets | _data(made, card, manifest),
         model=made.get("model") or {},
@@ -101,6 +101,12 @@ def _outcomes(folder: Path, rows: Sequence[Row]) -> tuple[dict[str, NDArray[np.b
     elif arrays:
         raise InputError(f"{folder / PER_IMAGE} does not fit {RESULTS}: run the job again")
     return right, finished
+
+
+def _groups(facts: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    labels, classes = facts.get("labels") or (), facts.get("classes") or ()
+    names = [classes[number] if number < len(classes) else number for number in labels]
+    return named_groups(({BY_CLASS: names} if names else {}) | (facts.get("groups") or {}), len(labels))
 
 
 def _data(made: Mapping[str, Any], card: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
