@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from PIL import Image
 import inoculate as ino
 from inoculate.cli import run
 from inoculate.core.errors import InputError
+from inoculate.core.groups import named_groups
 from inoculate.core.threat import Threat
 from inoculate.data.dataset import Dataset
 from inoculate.data.metadata import read_column
@@ -64,6 +66,12 @@ def test_groups_that_do_not_fit_are_refused_before_anything_is_measured() -> Non
 
     with pytest.raises(InputError, match="'site' has 3 values for 40 images"):
         ino.evaluate(model, images(), options=replace(QUIET, groups={"site": [1, 2, 3]}))
+
+
+@pytest.mark.parametrize(("groups", "found"), [({"site": None}, "NoneType"), ({"site": "AB"}, "str"), ([1, 2], "list")])
+def test_groups_of_another_kind_are_one_line(groups: Any, found: str) -> None:
+    with pytest.raises(InputError, match=rf"should .* found {found}$"):
+        named_groups(groups, 2)
 
 
 @pytest.fixture

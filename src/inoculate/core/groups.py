@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,11 @@ def accuracy_by(values: Sequence[str], right: NDArray[Any], finished: NDArray[An
 
 def named_groups(groups: Groups, images: int) -> dict[str, tuple[str, ...]]:
     """The groups with their values as text. Raises `InputError` for a column without one value for each image."""
+    if not isinstance(groups, Mapping):
+        raise InputError(f"groups should map the name of a column to its values, found {type(groups).__name__}")
     for column, values in groups.items():
+        if isinstance(values, str) or not isinstance(values, Collection):
+            raise InputError(f"groups '{column}' should be a list, one value an image; found {type(values).__name__}")
         if len(values) != images:
             raise InputError(f"groups '{column}' has {len(values)} values for {images} images: give one an image")
     return {column: tuple(map(str, values)) for column, values in groups.items()}
