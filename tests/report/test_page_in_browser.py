@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_samples import launched, needs_browser, watched_pages
+from browser_samples import launched, needs_browser, serious_findings, watched_pages
 from page_samples import explained, whole_run
 from recorded_samples import recorded
 from report_samples import clean, row
@@ -295,20 +295,11 @@ def test_the_contents_are_a_menu_where_it_is_narrow_and_a_column_where_it_is_wid
 
 @pytest.mark.parametrize("kind", ["study", "model", "comparison"])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_an_automated_audit_finds_nothing_serious(browser: Any, pages: dict[str, Path], kind: str, scheme: str) -> None:
-    """axe-core: contrast, headings, alternative texts, names and keyboard."""
-    axe = Path(pytest.importorskip("axe_playwright_python", reason="axe-core is not installed").__file__ or "")
-    context = browser.new_context(viewport={"width": 390, "height": 900}, color_scheme=scheme, bypass_csp=True)
-    page = context.new_page()
+def test_an_automated_audit_finds_nothing_serious(opened: Any, pages: dict[str, Path], kind: str, scheme: str) -> None:
+    page = opened(390, color_scheme=scheme, bypass_csp=True)
     page.goto(pages[kind].as_uri())
     page.evaluate(UNFOLD)
-    page.evaluate(axe.with_name("axe.min.js").read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
-    context.close()
-    serious = [
-        f"{each['id']}: {each['help']}" for each in found["violations"] if each["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    assert serious_findings(page) == []
 
 
 # Elements that lie side by side must not cover one another.
