@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_samples import launched, needs_browser, watched_pages
+from browser_samples import launched, needs_browser, serious_findings, watched_pages
 from page_samples import explained, whole_run
 from recorded_samples import recorded
 from report_samples import clean, row
@@ -165,6 +165,7 @@ def test_printed_it_shows_every_image_and_no_controls(opened: Any) -> None:
     assert page.locator(".case:visible").count() == 12
     assert page.locator("form.controls:visible, nav:visible").count() == 0
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("getComputedStyle(document.querySelector('.answer a')).color") == "rgb(11, 94, 168)"
     assert len(page.pdf(format="A4")) > 10_000
 
 
@@ -233,6 +234,22 @@ def test_other_pages_fit_and_answer_before_the_third_screen(
     assert page.evaluate(OVERLAPS) == []
 
 
+@pytest.mark.parametrize("kind", ["study", "model", "comparison"])
+def test_the_first_screen_leaves_no_room_for_another_answer(opened: Any, pages: dict[str, Path], kind: str) -> None:
+    page = opened()
+    page.goto(pages[kind].as_uri())
+    cards = page.evaluate(
+        """[...document.querySelectorAll('.hero:not(.many) .picture, .answer')].map((each) => {
+             const box = each.getBoundingClientRect(); return [box.left, box.top, box.bottom]; })"""
+    )
+    first, second = (
+        [(top, bottom) for at, top, bottom in cards if at == left] for left in sorted({at for at, _, _ in cards})
+    )
+    assert first[0][0] == second[0][0]
+    top, bottom = second[0]
+    assert second[-1][1] - first[-1][1] < bottom - top + 16
+
+
 def test_a_slider_shows_what_falls_at_each_eps_by_keyboard(opened: Any, pages: dict[str, Path]) -> None:
     page = opened()
     page.goto(pages["model"].as_uri())
@@ -251,10 +268,15 @@ def test_a_slider_shows_what_falls_at_each_eps_by_keyboard(opened: Any, pages: d
 def test_a_bar_says_its_interval_and_n_on_focus(opened: Any, pages: dict[str, Path]) -> None:
     page = opened()
     page.goto(pages["model"].as_uri())
-    page.locator(".ladder .bar").nth(1).focus()
+    page.locator(".ladder .bar").last.focus()
     tip = page.evaluate("getComputedStyle(document.activeElement, '::after').content")
     assert "95 % interval" in tip
     assert "n = 32" in tip
+    above = page.evaluate(
+        """(() => { const bar = document.activeElement, { left, top } = bar.getBoundingClientRect();
+             return document.elementFromPoint(left + 9, top - 9) === bar; })()"""
+    )
+    assert above, "below the last bar, the tip would be cut at the end of the column"
 
 
 @pytest.mark.parametrize("javascript", [True, False])
@@ -273,20 +295,11 @@ def test_the_contents_are_a_menu_where_it_is_narrow_and_a_column_where_it_is_wid
 
 @pytest.mark.parametrize("kind", ["study", "model", "comparison"])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_an_automated_audit_finds_nothing_serious(browser: Any, pages: dict[str, Path], kind: str, scheme: str) -> None:
-    """axe-core: contrast, headings, alternative texts, names and keyboard."""
-    axe = Path(pytest.importorskip("axe_playwright_python", reason="axe-core is not installed").__file__ or "")
-    context = browser.new_context(viewport={"width": 390, "height": 900}, color_scheme=scheme, bypass_csp=True)
-    page = context.new_page()
+def test_an_automated_audit_finds_nothing_serious(opened: Any, pages: dict[str, Path], kind: str, scheme: str) -> None:
+    page = opened(390, color_scheme=scheme, bypass_csp=True)
     page.goto(pages[kind].as_uri())
     page.evaluate(UNFOLD)
-    page.evaluate(axe.with_name("axe.min.js").read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
-    context.close()
-    serious = [
-        f"{each['id']}: {each['help']}" for each in found["violations"] if each["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    assert serious_findings(page) == []
 
 
 # Elements that lie side by side must not cover one another.
@@ -298,8 +311,8 @@ OVERLAPS = """
       '.table, .hero, .pictures, .picture, .answers, .answer, .ladder li, .classes li, ' +
       '.tiles, .tile, .slider, header')) {
     const boxes = [...parent.children].filter((e) => !e.matches('.skip, script, .unseen'))
-      .map((e) => [e, e.getBoundingClientRect()]).filter(([, b]) => b.width && b.height);
-    boxes.forEach(([one, a], i) => boxes.slice(i + 1).forEach(([other, b]) => {
+      .flatMap((e) => [...e.getClientRects()].map((b) => [e, b])).filter(([, b]) => b.width && b.height);
+    boxes.forEach(([one, a], i) => boxes.slice(i + 1).filter(([other]) => other !== one).forEach(([other, b]) => {
       const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
       const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
       if (wide > 1 && high > 1) found.push(`${one.className || one.tagName} / ${other.className || other.tagName}`);

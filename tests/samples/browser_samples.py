@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,3 +45,15 @@ def watched_pages(browser: Any, address: str, timeout: int) -> Iterator[Callable
             return page
 
         yield opening
+
+
+def serious_findings(page: Any) -> list[str]:
+    """What axe-core finds on a page: contrast, headings, alternative texts, names. The context needs `bypass_csp`."""
+    axe = Path(pytest.importorskip("axe_playwright_python", reason="axe-core is not installed").__file__ or "")
+    page.evaluate(axe.with_name("axe.min.js").read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    return [
+        f"{each['id']}: {each['help']}: {', '.join(str(node['target'][-1]) for node in each['nodes'])}"
+        for each in found["violations"]
+        if each["impact"] in ("serious", "critical")
+    ]

@@ -80,7 +80,7 @@ def serve(session: Session, host: str = LOOPBACK, port: int | None = None) -> Pl
 
     theme = gradio.themes.Base(
         primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
-    )
+    ).set(body_text_color_subdued="*neutral_500")  # Gradio's own, a paler grey, is hard to read on white
     page = layout(session, Path(folder.name)).queue(default_concurrency_limit=1, max_size=_QUEUE)
     try:
         _, url, _ = page.launch(
