@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,14 @@ def test_the_one_that_keeps_more_is_to_be_shipped(tmp_path: Path) -> None:
     assert "second keeps 93.8 %, first 12.5 %: +81.2 points" in html
     assert "paired over images" in html
     assert "first 100.0 %, second 93.8 %" in html
+    assert re.search(r"A “\w+” at eps 0.03 \(first\); a “\w+” without any attack \(second\)", html)
 
 
 def test_the_largest_difference_is_said_where_it_is_at_another_eps(tmp_path: Path) -> None:
     html = compare(tmp_path, [0.005] * 28 + [0.5] * 4, [0.02] * 20 + [0.5] * 12)
-    assert "second keeps 37.5 %, first 12.5 %: +25.0 points" in html
-    assert "The difference is largest at eps 0.01: second 100.0 %, first 12.5 %." in html
-    assert "The difference is largest" not in compare(tmp_path, WEAK, STRONG)
+    assert "under PGD at eps 0.01 second keeps 100.0 %, first 12.5 %: +87.5 points" in html.replace("Under", "under")
+    assert "At eps 0.03: second 37.5 %, first 12.5 %." in html
+    assert "At eps" not in compare(tmp_path, WEAK, STRONG)
 
 
 def test_a_difference_that_may_be_chance_decides_nothing(tmp_path: Path) -> None:

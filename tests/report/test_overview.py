@@ -109,10 +109,10 @@ def test_a_model_is_robust_up_to_the_eps_where_half_of_its_accuracy_is_left(tmp_
     assert found.badge is not None
     assert found.badge.state == "good"
     verdict, text = answer(found, "Which images")
-    assert verdict == "A “cat” without any attack"
+    assert verdict == "A “cat” without any attack, then a “dog” at eps 0.03"
     assert text == (
-        "Taken for “dog”. Of the classes, PGD at eps 0.03 leaves least of “dog”, 0.0 % (0 of 4 images), and most of "
-        "“cat”, 25.0 %."
+        "Taken for “dog”, then “cat” under FGSM. Of the classes, PGD at eps 0.03 leaves least of “dog”, 0.0 % (0 of 4 "
+        "images), and most of “cat”, 25.0 %."
     )
 
 
@@ -136,11 +136,15 @@ def test_the_badge_says_the_worst():
 
     assert badge_of([check("a", True), check("b", None)]).text == "1 check passed, 1 not made"
     assert badge_of([check("a", True), check("b", False), check("c", False)]).text == "Check failed: b and 1 more"
+    assert badge_of([check("a", True)], 2).text == "1 check passed, 2 warnings"
+    assert badge_of([check("a", True)], 2).state == "warned"
     assert badge_of([check("a", None)]).state == badge_of([]).state == "open"
 
 
 def test_what_an_attack_may_have_missed_is_said_where_it_is_the_larger_doubt(tmp_path: Path) -> None:
-    said = "AutoAttack at eps 0.01 ended runs early, which may hide up to 20 points."
+    said = (
+        "AutoAttack at eps 0.01 gave up some images early to save time: that accuracy may be lower by up to 20 points."
+    )
     for hidden, doubted in ((0.2, True), (0.01, False), (None, False)):
         attacked = replace(row("net", attack="autoattack"), hidden=hidden)
         weaker = replace(
@@ -150,15 +154,15 @@ def test_what_an_attack_may_have_missed_is_said_where_it_is_the_larger_doubt(tmp
         text = answer(overview(read_run(tmp_path)), "Can I")[1]
         assert "With 100 images, the numbers are precise to about ±10 points (95 %)." in text
         assert (said in text) is doubted
-        assert ("ended runs early" in text) is doubted
+        assert ("gave up some images" in text) is doubted
 
 
 def test_what_is_in_doubt_is_not_believed_outright(tmp_path: Path) -> None:
     folder = recorded(tmp_path, [0.5] * 8, attacks=("pgd",))
     assert answer(overview(read_run(folder)), "Can I")[0] == "Yes, as far as was checked"
     warned = replace(read_run(folder), warnings=["the model is strange"])
-    assert answer(overview(warned), "Can I")[0] == "In part: see below"
-    assert answer(overview(warned), "Can I")[1].endswith("1 warning: the model is strange.")
+    assert answer(overview(warned), "Can I")[0] == "Only in part"
+    assert answer(overview(warned), "Can I")[1].startswith("1 warning: the model is strange. ")
     unchecked = [clean("net", "standard", 95), row("net")]
     assert answer(overview(RunRecord("net", unchecked)), "Can I")[0] == "Not yet: nothing was checked"
 
@@ -174,7 +178,9 @@ def test_images_fail_in_the_order_of_eps_with_what_breaks_them(tmp_path: Path) -
 
 def test_of_a_study_the_explained_images_are_shown(tmp_path: Path) -> None:
     found = overview(read_run(whole_run(tmp_path)))
-    assert [each.title for each in found.failures] == ["MNIST", "mnist large"]
+    assert [each.title for each in found.failures] == [
+        f"{data}, resnet18, standard training" for data in ("MNIST", "mnist large")
+    ]
     assert all(image.attacked is not None for each in found.failures for image in each.images)
     assert answer(found, "Which network")[0]
     assert found.badge is not None

@@ -37,14 +37,14 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Badge:
-    """The checks in one line; `state` is `good`, `bad` or `open`."""
+    """The checks and warnings in one line; `state` is `good`, `warned`, `bad` or `open`."""
 
     state: str
     text: str
 
 
-def badge_of(checks: Sequence[Mapping[str, Any]]) -> Badge:
-    """Whether the checks of all runs of a page passed."""
+def badge_of(checks: Sequence[Mapping[str, Any]], warnings: int = 0) -> Badge:
+    """Whether the checks of all runs of a page passed, and how many warnings there are."""
     passed, failed = ([check for check in checks if check["passed"] is verdict] for verdict in (True, False))
     if failed:
         more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
@@ -52,9 +52,12 @@ def badge_of(checks: Sequence[Mapping[str, Any]]) -> Badge:
     if not passed:
         return Badge("open", "Not checked for masked gradients")
     rest = len(checks) - len(passed)
-    return Badge(
-        "good", f"{len(passed)} check{'s' * (len(passed) > 1)} passed" + (f", {rest} not made" if rest else "")
-    )
+    parts = [f"{len(passed)} check{'s' * (len(passed) > 1)} passed", f"{rest} not made" * bool(rest), _count(warnings)]
+    return Badge("warned" if warnings else "good", ", ".join(filter(None, parts)))
+
+
+def _count(warnings: int) -> str:
+    return f"{warnings} warning{'s' * (warnings > 1)}" if warnings else ""
 
 
 def is_it_robust(ladder: Ladder, who: str = "") -> Answer:
@@ -139,20 +142,23 @@ def can_i_believe_it(
     """
     bars = [bar for rung in ladder.rungs for bar in rung.bars if bar]
     widest = max((50 * (bar.interval[1] - bar.interval[0]) for bar in bars if bar.interval), default=0.0)
-    parts = [f"{badge.text}."] if badge.state != "open" else ["No check for masked gradients was made."]
     sizes = [f"{n:,}" for n in sorted({bar.n for bar in bars})]
     images = f"{' to '.join(dict.fromkeys((sizes[0], sizes[-1])))} images" if sizes else ""
+    doubtful = doubt is not None and 100 * doubt.hidden > widest
+    parts = []
+    if doubt is not None and doubtful:
+        lower = f"by up to {100 * doubt.hidden:.0f} points"
+        parts.append(f"{doubt.condition} gave up some images early to save time: that accuracy may be lower {lower}.")
+    if warnings:
+        parts.append(f"{_count(len(warnings))}: {warnings[0].rstrip('.')}.")
+    parts.append(f"{badge.text}." if badge.state != "open" else "No check for masked gradients was made.")
     if widest:
         parts.append(f"With {images}, the numbers are precise to about ±{widest:.0f} points (95 %).")
     elif images:
         parts.append(f"Behind each number are {images} and {seeds} training seed{'s' * (seeds > 1)}.")
-    doubtful = doubt is not None and 100 * doubt.hidden > widest
-    if doubt is not None and doubtful:
-        parts.append(f"{doubt.condition} ended runs early, which may hide up to {100 * doubt.hidden:.0f} points.")
-    if warnings:
-        parts.append(f"{len(warnings)} warning{'s' * (len(warnings) > 1)}: {warnings[0].rstrip('.')}.")
     verdicts = {
-        "good": "In part: see below" if doubtful or warnings else "Yes, as far as was checked",
+        "good": "Only in part" if doubtful else "Yes, as far as was checked",
+        "warned": "Only in part",
         "bad": "No, not before the failed check is resolved",
         "open": "Not yet: nothing was checked",
     }
@@ -170,13 +176,16 @@ def which_fail_first(
         shown: the images of the page by what they belong to (empty: there is one), those that fail first at the
             beginning.
     """
-    verdicts, texts = [], []
+    found: dict[str, list[str]] = {}
+    taken: dict[str, list[str]] = {}
     for owner, images in shown:
-        first = images[0]
-        how = f"at eps {first.eps:.3g}" if first.eps else "without any attack"
-        verdicts.append(f"a “{first.label}” {how}" + (f" ({owner})" if owner else ""))
-        under = f" under {first.attack}" if first.attack else ""
-        texts.append(f"{owner}: " * bool(owner) + f"taken for “{first.prediction}”{under}.")
+        attacked = next((each for each in images if each.eps), None)
+        told = [each for each in (images[0], attacked if images[0].eps == 0 else None) if each]
+        how = [f"a “{each.label}” " + (f"at eps {each.eps:.3g}" if each.eps else "without any attack") for each in told]
+        found.setdefault(", then ".join(how), []).append(owner)
+        words = [f"“{each.prediction}”" + (f" under {each.attack}" if each.attack else "") for each in told]
+        taken.setdefault(f"taken for {', then '.join(words)}", []).append(owner)
+    texts = [f"{sentence}." for sentence in (_of_each(taken),) if sentence]
     for network, condition, classes in groups:
         if len(classes) > 1 and classes[0].accuracy < classes[-1].accuracy:
             low, high = classes[0], classes[-1]
@@ -187,11 +196,15 @@ def which_fail_first(
             )
     if not texts:
         return None
-    verdict = "; ".join(verdicts) if verdicts else "See the classes"
-    text = " ".join(each[0].upper() + each[1:] for each in texts)
-    return Answer(
-        "Which images fail first?", verdict[0].upper() + verdict[1:], text, "failures" if shown else "classes"
-    )
+    verdict = _of_each(found) or "See the classes"
+    return Answer("Which images fail first?", verdict, " ".join(texts), "failures" if shown else "classes")
+
+
+def _of_each(found: Mapping[str, Sequence[str]]) -> str:
+    """Findings in one line, each with what it was found on, where that has a name."""
+    parts = [text + (f" ({', '.join(owners)})" if any(owners) else "") for text, owners in found.items()]
+    joined = "; ".join(parts)
+    return joined[:1].upper() + joined[1:]
 
 
 def _clean(ladder: Ladder) -> Bar | None:

@@ -70,14 +70,16 @@ class Difference:
 
 
 def which_to_ship(results: Results, ladder: Ladder, records: Records, same_images: bool) -> Answer:
-    """The model with the highest accuracy under the strongest attack that all met, and by how much it leads."""
+    """The model that keeps more under the strongest attacks that all met, and by how much where it leads most."""
     question = "Which one to ship?"
     shared = [rung for rung in ladder.attacked if sum(bar is not None for bar in rung.bars) > 1]
     if not shared:
         return Answer(question, "Not decided", "No attack was measured on both: evaluate them with the same attacks.")
     found = [_difference(results, ladder, rung, records if same_images else {}) for rung in shared]
     decided = [each for each in found if each.low > 0]
-    shown = decided[-1] if decided else found[-1]
+    opposed = {each.better for each in decided}
+    last = decided[-1] if decided else found[-1]
+    shown = max(decided, key=lambda each: each.value) if len(opposed) == 1 else last
     rung, clean = shown.rung, {side.label: bar for side, bar in zip(ladder.sides, ladder.rungs[0].bars, strict=True)}
     names = [side.label for side in ladder.sides]
     best, other = (rung.bars[names.index(name)] for name in (shown.better, shown.worse))
@@ -87,9 +89,8 @@ def which_to_ship(results: Results, ladder: Ladder, records: Records, same_image
     text = (
         f"Under {_named(best, other)} at eps {rung.eps:.3g} {shown.better} keeps {percent(best.accuracy)} %, "
         f"{shown.worse} {percent(other.accuracy)} %: {points(shown.value)} points "
-        f"[{100 * shown.low:.1f}, {100 * shown.high:.1f}], {how}.{_widest(ladder, found, shown)} {_on_clean(clean)}"
+        f"[{100 * shown.low:.1f}, {100 * shown.high:.1f}], {how}.{_elsewhere(ladder, last, shown)} {_on_clean(clean)}"
     )
-    opposed = {each.better for each in decided}
     if not decided:
         return Answer(question, "Not decided: the difference may be chance", text)
     if len(opposed) > 1:
@@ -97,18 +98,13 @@ def which_to_ship(results: Results, ladder: Ladder, records: Records, same_image
     return Answer(question, shown.better, text)
 
 
-def _widest(ladder: Ladder, found: Sequence[Difference], shown: Difference) -> str:
-    """The numbers where the difference is largest, if that is elsewhere."""
-    widest = max(found, key=lambda each: each.value)
-    if widest.value <= shown.value:
+def _elsewhere(ladder: Ladder, last: Difference, shown: Difference) -> str:
+    """The numbers at the largest eps, if those shown are of another."""
+    if last is shown:
         return ""
-    bars = zip(ladder.sides, widest.rung.bars, strict=True)
-    named = {side.label: bar for side, bar in bars if bar and side.label in (widest.better, widest.worse)}
-    best, other = named[widest.better], named[widest.worse]
-    return (
-        f" The difference is largest at eps {widest.rung.eps:.3g}: {widest.better} {percent(best.accuracy)} %, "
-        f"{widest.worse} {percent(other.accuracy)} %."
-    )
+    bars = {side.label: bar for side, bar in zip(ladder.sides, last.rung.bars, strict=True) if bar}
+    kept = ", ".join(f"{name} {percent(bars[name].accuracy)} %" for name in (last.better, last.worse))
+    return f" At eps {last.rung.eps:.3g}: {kept}."
 
 
 def _difference(results: Results, ladder: Ladder, rung: Rung, records: Records) -> Difference:

@@ -25,6 +25,7 @@ from inoculate.report.failures import Failure, explained_failures, failures
 from inoculate.report.formatting import attack_name, norm_name
 from inoculate.report.image_record import accuracy_by_class
 from inoculate.report.ladder import Ladder, Side, ladder_of
+from inoculate.report.plots.style import legend
 from inoculate.report.results import BEFORE, Results
 from inoculate.report.run import RunRecord
 from inoculate.report.several_answers import (
@@ -97,7 +98,7 @@ def overview_of(run: RunRecord, found: Sequence[tuple[Results, str]]) -> Overvie
         if (ladder := ladder_of(results, brief or run.is_study)).rungs
     ]
     checks, warnings = _checks(run), _warnings(run)
-    badge = badge_of(checks) if measured else None
+    badge = badge_of(checks, len(warnings)) if measured else None
     shown = _failures(run, [results for results, _ in found])
     groups = _subgroups(run, [results for results, _ in measured])
     answers: list[Answer] = []
@@ -173,9 +174,17 @@ def _failures(run: RunRecord, found: Sequence[Results]) -> list[FirstFailures]:
         for member in run.members or [run]:
             images = _failures_of(member, results)
             if images:
-                name = member.title if run.members else title_of(results) if len(found) > 1 else ""
-                shown.append(FirstFailures(name, images))
+                parts = [member.title if run.members else title_of(results) if len(found) > 1 else ""]
+                parts += _network_in_words(run, results) if run.is_study else []
+                shown.append(FirstFailures(", ".join(filter(None, parts)), images))
     return shown
+
+
+def _network_in_words(run: RunRecord, results: Results) -> list[str]:
+    """The first network of a study and its training, where there are several."""
+    model, arm = _networks(run, results)[0]
+    label = legend([arm])[0].label if len(results.arms) > 1 else ""
+    return [model if len(results.models) > 1 else "", label]
 
 
 def _failures_of(run: RunRecord, results: Results) -> list[Failure]:
