@@ -6,13 +6,14 @@ between the lowest and the highest seed of the network with the most seeds.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from inoculate.artifacts.rows import Records
 from inoculate.report import published
-from inoculate.report.claims import claims
+from inoculate.report.claims import Claim, claims
 from inoculate.report.formatting import attack_name, points
 from inoculate.report.gains import CONTROLS, Gain, arm_gain
 from inoculate.report.results import CLEAN, READINGS, Measurement, Results, View, collect
@@ -86,15 +87,20 @@ def _own_share(found: Sequence[Results], records: Records) -> Iterator[str]:
 
 
 def _claims(run: StudyRun) -> Iterator[str]:
-    """Verdicts; the sentences with the numbers are in the study's `tables.md`."""
+    """Verdicts with the numbers that they rest on: of the method's own share, over the first control."""
     found = claims(run.rows, run.records, run.surrogates, run.parameters)
     datasets = list(dict.fromkeys(claim.dataset for claim in found))
     yield "| claim | reading | " + " | ".join(map(published.title, datasets)) + " |"
     yield "|---" * (len(datasets) + 2) + "|"
-    verdicts = {(claim.letter, claim.reading, claim.dataset): claim.verdict for claim in found}
+    verdicts = {(claim.letter, claim.reading, claim.dataset): _verdict(claim) for claim in found}
     for letter, reading in dict.fromkeys((claim.letter, claim.reading) for claim in found):
         cells = (verdicts.get((letter, reading, dataset), "") for dataset in datasets)
         yield f"| {letter} | {reading} | {' | '.join(cells)} |"
+
+
+def _verdict(claim: Claim) -> str:
+    number = re.search(r"([+-][\d.]+)(?: points)? (\[.*?\])", claim.sentence)
+    return f"{claim.verdict}: {number[1]} {number[2]}" if number else claim.verdict
 
 
 def _clean(found: Sequence[Results]) -> Iterator[str]:
