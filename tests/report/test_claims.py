@@ -48,8 +48,9 @@ def test_with_several_seeds_the_interval_covers_their_variation() -> None:
     # gains of 0, 10 and 20 points: 10 ± 4.303 · 10 / sqrt(3); over images alone 10 ± 3
     assert "+10.0 points [-14.8, 34.8] (100 images, 3 seeds)" in sentence(gain_of(0, 10, 20))
     assert "+10.0 points [4.0, 16.0] (100 images, 3 seeds)" in sentence(gain_of(10, 10, 10))
-    # another network has one seed and gains more: that is no variation between seeds (20 ± 5.7 over images)
-    assert "+20.0 points [14.5, 25.8] (100 images, 3 seeds)" in sentence(
+    # another network has one seed and gains more: it counts as much, and that is no variation between seeds; of the
+    # images 10 gain 1, 40 gain 0.5: 30 ± 1.96 · sqrt(0.11 / 100)
+    assert "+30.0 points [23.5, 36.5] (100 images, 3 seeds)" in sentence(
         gain_of(10, 10, 10) + gain_of(50, model="resnet101")
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import lcm
 from typing import Literal
 
 from inoculate.artifacts.rows import Records
@@ -65,20 +66,24 @@ def arm_gain(
 
 
 def compare(results: Results, records: Records, sides: Iterable[tuple[Side, Side]], view: View) -> Gain | None:
-    """The mean gain of the second side, each (model, arm), over the first, over every eps and seed that both have."""
-    pairs: list[tuple[Row, Row]] = []
-    cells: list[dict[int, float]] = []  # of every network and eps: the gain by seed
+    """The mean gain of the second side, each (model, arm), over the first, over every eps and seed that both have.
+
+    Each network counts as much as the others, however many seeds it has.
+    """
+    cells: list[list[tuple[Row, Row]]] = []  # of every network and eps: before and after by seed
     models: list[str] = []
     for left, right in sides:
         for eps in [0.0] if view == CLEAN else results.epsilons(view.attack):
             one, other = (results.find(*side, view.attack, eps, view.reading) for side in (left, right))
             after = {row.seed: row for row in other.rows} if other else {}
             both = [(row, after[row.seed]) for row in one.rows if row.seed in after] if one else []
-            pairs += both
-            cells.append({row.seed: row.accuracy - before.accuracy for before, row in both})
-            models += [right[0]] if both else []
-    if not pairs:
+            if both:
+                cells.append(both)
+                models.append(right[0])
+    if not cells:
         return None
+    most = lcm(*map(len, cells))
+    pairs = [pair for cell in cells for pair in cell * (most // len(cell))]  # repeated: as many for each network
     images = min(row.n for pair in pairs for row in pair)
     seeds = len({row.seed for row, _ in pairs})
     paired = all(row.key in records for pair in pairs for row in pair)
@@ -89,7 +94,7 @@ def compare(results: Results, records: Records, sides: Iterable[tuple[Side, Side
         means = [sum(pair[side].accuracy for pair in pairs) / len(pairs) for side in (0, 1)]
         numbers = unpaired_gain(means[0], means[1], images)
     value, low, high = numbers
-    margin = _seeds_margin(cells)
+    margin = _seeds_margin([{after.seed: after.accuracy - before.accuracy for before, after in cell} for cell in cells])
     return Gain(
         value, min(low, value - margin), max(high, value + margin), images, seeds, tuple(dict.fromkeys(models)), paired
     )
