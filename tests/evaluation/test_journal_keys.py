@@ -58,6 +58,17 @@ def found(evaluation: Any) -> list[Any]:
     return [[getattr(each, name).nan_to_num(-9).tolist() for name in names] for each in evaluation.per_image.values()]
 
 
+def alike(one: list[Any], other: list[Any]) -> bool:
+    """Whether an attack found exactly the same, and margins without an attack differ by rounding alone.
+
+    These are measured in batches of whatever is missing, and some processors round differently in other sizes.
+    """
+    (right, predicted, margin, distance), *attacked = one
+    (*facts, others_margin, others_distance), *others = other
+    same = attacked == others and facts == [right, predicted] and distance == others_distance
+    return bool(same and margin == pytest.approx(others_margin, abs=1e-6))
+
+
 class Noisy(nn.Module):
     """A random model."""
 
@@ -204,11 +215,10 @@ def test_what_depends_on_the_batch_is_what_an_uninterrupted_run_finds(
 ) -> None:
     expected = found(measure(model(), data, None, attack))
     measure(model(), data.subset(range(12)), tmp_path, attack)
-    assert found(measure(model(), data, tmp_path, attack)) == expected
-    assert found(measure(model(), data, tmp_path, attack, batch_size=7)) == found(
-        measure(model(), data, None, attack, batch_size=7)
-    )
-    assert found(measure(model(), data, None, attack, executor=Alike())) == expected
+    assert alike(found(measure(model(), data, tmp_path, attack)), expected)
+    sevens = found(measure(model(), data, None, attack, batch_size=7))
+    assert alike(found(measure(model(), data, tmp_path, attack, batch_size=7)), sevens)
+    assert alike(found(measure(model(), data, None, attack, executor=Alike())), expected)
 
 
 def test_a_random_model_is_transferred_to_by_the_seed_alone(data: Dataset, tmp_path: Path) -> None:
