@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from inoculate.artifacts.files import write_json
+from inoculate.core.errors import InputError
 from inoculate.core.row import AUDIT_FIELDS, Row
 from inoculate.study.cell import Cell
 from inoculate.study.result import RESULTS, StudyRun
@@ -34,7 +35,10 @@ class Kept:
         """What is in the folder of a study's results. Raises `InputError` if it cannot be read."""
         if not (folder / RESULTS).is_file():
             return Kept()
-        result = StudyRun.load(folder)
+        try:
+            result = StudyRun.load(folder)
+        except InputError as error:
+            raise InputError(f"{error}; or give another folder for the new results") from None
         return Kept(result, {str(cell.get("artefact")): cell for cell in result.manifest.get("cells", ())})
 
     def restore(self, specs: Specs, cells: Iterable[Cell]) -> None:
