@@ -276,6 +276,19 @@ def test_a_study_says_on_which_data_its_networks_are_robust() -> None:
     assert study_of(*cifar)[0].verdict == "No"
 
 
+def test_a_study_says_how_many_seeds_its_networks_have() -> None:
+    def said(*seeds: int) -> str:
+        rows = [
+            each for net, count in enumerate(seeds) for seed in range(count) for arm in ("standard", "noise")
+            for each in (clean(f"net{net}", arm, 90, seed=seed), row(f"net{net}", arm, seed=seed))
+        ]  # fmt: skip
+        return answer(overview(RunRecord("paper", rows, manifest={"study": {"name": "paper"}})), "Can I")[1]
+
+    assert said(3, 1).endswith(" images and 1 to 3 training seeds.")
+    assert said(2, 2).endswith(" images and 2 training seeds.")
+    assert said(1, 1).endswith(" images and 1 training seed.")
+
+
 def test_a_lead_within_the_interval_is_none() -> None:
     def best(*correct: int) -> Answer:
         networks = [(clean(f"net{i}", "standard", 95), row(f"net{i}", correct=n)) for i, n in enumerate(correct)]

@@ -133,12 +133,12 @@ def against_what(results: Results, images: str) -> Answer:
 
 
 def can_i_believe_it(
-    badge: Badge, ladder: Ladder, warnings: Sequence[str], seeds: int = 1, doubt: Doubt | None = None
+    badge: Badge, ladder: Ladder, warnings: Sequence[str], seeds: Sequence[int] = (1,), doubt: Doubt | None = None
 ) -> Answer:
     """The checks, the precision of the numbers, and the warnings of the run.
 
-    `doubt` is what attacks can have left by ending runs early, where they did most: said where it is larger than the
-    precision.
+    `seeds` are the numbers of training seeds of the networks. `doubt` is what attacks can have left by ending runs
+    early, where they did most: said where it is larger than the precision.
     """
     bars = [bar for rung in ladder.rungs for bar in rung.bars if bar]
     widest = max((50 * (bar.interval[1] - bar.interval[0]) for bar in bars if bar.interval), default=0.0)
@@ -155,7 +155,8 @@ def can_i_believe_it(
     if widest:
         parts.append(f"With {images}, the numbers are precise to about ±{widest:.0f} points (95 %).")
     elif images:
-        parts.append(f"Behind each number are {images} and {seeds} training seed{'s' * (seeds > 1)}.")
+        trainings = " to ".join(map(str, dict.fromkeys((min(seeds), max(seeds)))))
+        parts.append(f"Behind each number are {images} and {trainings} training seed{'s' * (max(seeds) > 1)}.")
     verdicts = {
         "good": "Only in part" if doubtful else "Yes, as far as was checked",
         "warned": "Only in part",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -252,7 +253,8 @@ def _answers(
         robust = robust_by_training([(picture.title, picture.ladder) for picture in pictures])
     else:
         robust = is_it_robust(ladder)
-    seeds = max(len(each.seeds) for each in found)
+    trainings = {(row.dataset, row.model, row.arm, row.seed) for each in found for row in each.rows}
+    seeds = sorted(Counter(training[:-1] for training in trainings).values())
     believed = can_i_believe_it(badge, ladder, _warnings(run), seeds, _doubt(run, found))
     first = which_fail_first(
         [(group.network, group.condition, group.classes) for group in groups if group.by == "class"],
