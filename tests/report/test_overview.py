@@ -135,6 +135,7 @@ def test_the_badge_says_the_worst():
         return {"name": name, "passed": passed, "message": ""}
 
     assert badge_of([check("a", True), check("b", None)]).text == "1 check passed, 1 not made"
+    assert badge_of([check("a", True), check("b", None)]).not_made == ("b",)
     assert badge_of([check("a", True), check("b", False), check("c", False)]).text == "Check failed: b and 1 more"
     assert badge_of([check("a", True)], 2).text == "1 check passed, 2 warnings"
     assert badge_of([check("a", True)], 2).state == "warned"
@@ -271,8 +272,8 @@ def study_of(*found: tuple[str, str, int, int]) -> list[Answer]:
 def test_a_study_says_on_which_data_its_networks_are_robust() -> None:
     mnist = (("mnist", "standard", 98, 20), ("mnist", "pgd_at", 96, 90))
     cifar = (("cifar10", "standard", 80, 2), ("cifar10", "pgd_at", 80, 4))
-    assert study_of(*mnist, *cifar)[0].verdict == "On MNIST with the best training; not on CIFAR10"
-    assert study_of(*mnist)[0].verdict == "Yes, with the best training"
+    assert study_of(*mnist, *cifar)[0].verdict == "On MNIST with the best training; not on CIFAR10; not checked yet"
+    assert study_of(*mnist)[0].verdict == "Yes, with the best training; not checked yet"
     assert study_of(*cifar)[0].verdict == "No"
 
 

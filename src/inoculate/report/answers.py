@@ -37,10 +37,14 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Badge:
-    """The checks and warnings in one line; `state` is `good`, `warned`, `bad` or `open`."""
+    """The checks and warnings in one line; `state` is `good`, `warned`, `bad` or `open`.
+
+    `not_made`: the names of checks that could not be made.
+    """
 
     state: str
     text: str
+    not_made: tuple[str, ...] = ()
 
 
 def badge_of(checks: Sequence[Mapping[str, Any]], warnings: int = 0) -> Badge:
@@ -51,9 +55,10 @@ def badge_of(checks: Sequence[Mapping[str, Any]], warnings: int = 0) -> Badge:
         return Badge("bad", f"Check failed: {failed[0]['name']}{more}")
     if not passed:
         return Badge("open", "Not checked for masked gradients")
-    rest = len(checks) - len(passed)
-    parts = [f"{len(passed)} check{'s' * (len(passed) > 1)} passed", f"{rest} not made" * bool(rest), _count(warnings)]
-    return Badge("warned" if warnings else "good", ", ".join(filter(None, parts)))
+    rest = tuple(str(check["name"]) for check in checks if check["passed"] is None)
+    missing = f"{len(rest)} not made" if rest else ""
+    parts = [f"{len(passed)} check{'s' * (len(passed) > 1)} passed", missing, _count(warnings)]
+    return Badge("warned" if warnings else "good", ", ".join(filter(None, parts)), rest)
 
 
 def _count(warnings: int) -> str:
@@ -152,6 +157,8 @@ def can_i_believe_it(
     if warnings:
         parts.append(f"{_count(len(warnings))}: {warnings[0].rstrip('.')}.")
     parts.append(f"{badge.text}." if badge.state != "open" else "No check for masked gradients was made.")
+    if badge.not_made:
+        parts.append(f"Not made: {', '.join(badge.not_made)}.")
     if widest:
         parts.append(f"With {images}, the numbers are precise to about ±{widest:.0f} points (95 %).")
     elif images:

@@ -13,9 +13,9 @@ from inoculate.attribution.explanation import Explanation
 from inoculate.core.errors import InputError
 from inoculate.core.row import Row
 from inoculate.core.stats import paired_gain, unpaired_gain
-from inoculate.report.answers import Answer
+from inoculate.report.answers import Answer, is_it_robust
 from inoculate.report.formatting import attack_name, percent, points
-from inoculate.report.ladder import Bar, Ladder, Rung
+from inoculate.report.ladder import Bar, Ladder, Rung, only
 from inoculate.report.results import BEFORE, Results
 from inoculate.report.run import RunRecord
 
@@ -86,10 +86,12 @@ def which_to_ship(results: Results, ladder: Ladder, records: Records, same_image
     assert best is not None
     assert other is not None
     how = "paired over images" if shown.paired else "unpaired"
+    alone = is_it_robust(only(ladder, names.index(shown.better))).verdict
     text = (
         f"Under {_named(best, other)} at eps {rung.eps:.3g} {shown.better} keeps {percent(best.accuracy)} %, "
         f"{shown.worse} {percent(other.accuracy)} %: {points(shown.value)} points "
-        f"[{100 * shown.low:.1f}, {100 * shown.high:.1f}], {how}.{_elsewhere(ladder, last, shown)} {_on_clean(clean)}"
+        f"[{100 * shown.low:.1f}, {100 * shown.high:.1f}], {how}.{_elsewhere(ladder, last, shown)} {_on_clean(clean)} "
+        f"Is {shown.better} robust? {alone}."
     )
     if not decided:
         return Answer(question, "Not decided: the difference may be chance", text)

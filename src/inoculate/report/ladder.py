@@ -107,6 +107,12 @@ def ladder_of(results: Results, brief: bool = False) -> Ladder:
     return Ladder(sides, _comparable([rung for rung in rungs if any(rung.bars)]), attacks)
 
 
+def only(ladder: Ladder, place: int) -> Ladder:
+    """One side of a ladder."""
+    rungs = [replace(rung, bars=[rung.bars[place]]) for rung in ladder.rungs]
+    return replace(ladder, sides=[ladder.sides[place]], rungs=rungs)
+
+
 def _comparable(rungs: list[Rung]) -> list[Rung]:
     """The rungs that every side has; all of them where no attack was measured on every side."""
     whole = [rung for rung in rungs if all(rung.bars)]

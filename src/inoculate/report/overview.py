@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from inoculate.core.groups import GroupAccuracy, accuracy_by
@@ -254,6 +254,8 @@ def _answers(
     else:
         robust = is_it_robust(ladder)
     trainings = {(row.dataset, row.model, row.arm, row.seed) for each in found for row in each.rows}
+    if badge.state == "open" and robust.verdict.startswith(("Yes", "On ", "Largely", "Up to", "More")):
+        robust = replace(robust, verdict=f"{robust.verdict}; not checked yet")
     seeds = sorted(Counter(training[:-1] for training in trainings).values())
     believed = can_i_believe_it(badge, ladder, _warnings(run), seeds, _doubt(run, found))
     first = which_fail_first(

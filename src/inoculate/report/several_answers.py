@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from inoculate.report import published
 from inoculate.report.answers import HOLDS, Answer
 from inoculate.report.formatting import attack_name, norm_name, percent
-from inoculate.report.ladder import Ladder
+from inoculate.report.ladder import Ladder, only
 from inoculate.report.plots.style import legend
 from inoculate.report.results import Results
 
@@ -82,9 +81,7 @@ def weakest_side(ladder: Ladder) -> Ladder:
     if not attacked:
         return ladder
     last = [bar.accuracy for bar in attacked[-1].bars if bar]
-    place = last.index(min(last))
-    rungs = [replace(rung, bars=[rung.bars[place]]) for rung in ladder.rungs]
-    return replace(ladder, sides=[ladder.sides[place]], rungs=rungs)
+    return only(ladder, last.index(min(last)))
 
 
 def same_when_deployed(ladder: Ladder) -> Answer:
