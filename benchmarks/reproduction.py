@@ -6,14 +6,13 @@ between the lowest and the highest seed of the network with the most seeds.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from inoculate.artifacts.rows import Records
 from inoculate.report import published
-from inoculate.report.claims import Claim, claims
+from inoculate.report.claims import claims
 from inoculate.report.formatting import attack_name, points
 from inoculate.report.gains import CONTROLS, Gain, arm_gain
 from inoculate.report.results import CLEAN, READINGS, Measurement, Results, View, collect
@@ -92,15 +91,12 @@ def _claims(run: StudyRun) -> Iterator[str]:
     datasets = list(dict.fromkeys(claim.dataset for claim in found))
     yield "| claim | reading | " + " | ".join(map(published.title, datasets)) + " |"
     yield "|---" * (len(datasets) + 2) + "|"
-    verdicts = {(claim.letter, claim.reading, claim.dataset): _verdict(claim) for claim in found}
+    verdicts = {
+        (claim.letter, claim.reading, claim.dataset): f"{claim.verdict}: {_points(claim.gain)}" for claim in found
+    }
     for letter, reading in dict.fromkeys((claim.letter, claim.reading) for claim in found):
         cells = (verdicts.get((letter, reading, dataset), "") for dataset in datasets)
         yield f"| {letter} | {reading} | {' | '.join(cells)} |"
-
-
-def _verdict(claim: Claim) -> str:
-    number = re.search(r"([+-][\d.]+)(?: points)? (\[.*?\])", claim.sentence)
-    return f"{claim.verdict}: {number[1]} {number[2]}" if number else claim.verdict
 
 
 def _clean(found: Sequence[Results]) -> Iterator[str]:
@@ -119,10 +115,9 @@ def _clean(found: Sequence[Results]) -> Iterator[str]:
 
 def _measured(results: Results, arm: str, view: View) -> dict[str, list[Measurement]]:
     """By network: the accuracy at each eps."""
-    reading = "white-box" if arm == "standard" and view.reading == "replayed" else view.reading
     epsilons = [0.0] if view == CLEAN else results.epsilons(view.attack)
     found = {
-        model: [each for eps in epsilons if (each := results.find(model, arm, view.attack, eps, reading))]
+        model: [each for eps in epsilons if (each := results.find(model, arm, view.attack, eps, view.reading))]
         for model in results.models
     }
     return {model: measured for model, measured in found.items() if measured}

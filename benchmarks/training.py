@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks.common import interleaved, report, seeded_images
 from inoculate import Dataset, build_model
-from inoculate.models.acceleration.hardware import has_native_bf16
+from inoculate.models.acceleration.hardware import prefers_bf16
 from inoculate.training.methods.base import standard
 from inoculate.training.plan import TrainingPlan
 from inoculate.training.recipe import Recipe, make_optimizer
@@ -45,7 +45,7 @@ def main(repeats: int = 5) -> None:
     def bare(model: nn.Module) -> Callable[[], None]:
         model.train().to(memory_format=torch.channels_last)
         optimizer, batch = make_optimizer(model, recipe), x.contiguous(memory_format=torch.channels_last)
-        bf16 = has_native_bf16(torch.device("cpu"))
+        bf16 = prefers_bf16(torch.device("cpu"))
 
         def run() -> None:
             for _ in range(UPDATES):

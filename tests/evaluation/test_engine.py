@@ -92,7 +92,7 @@ def test_fast_and_exact_crafting_agree(digits, monkeypatch):
     model, data = digits[0], every_digit()
     exact = [attacked(model, data, attack, precision="exact")[1] for attack in (FGSM(), BIM(steps=5))]
     for bf16 in (False, True):
-        monkeypatch.setattr(fast_module, "has_native_bf16", lambda _device, bf16=bf16: bf16)
+        monkeypatch.setattr(fast_module, "prefers_bf16", lambda _device, bf16=bf16: bf16)
         for attack, expected in zip((FGSM(), BIM(steps=5)), exact, strict=True):
             for result, other in zip(attacked(model, data, attack)[1], expected, strict=True):
                 difference = abs(float(result.right.float().mean()) - float(other.right.float().mean()))

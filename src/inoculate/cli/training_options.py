@@ -53,7 +53,7 @@ Budget = Annotated[str, topic_option("--budget", TRAINING, "Training time: 90s, 
 LearningRate = Annotated[float | None, topic_option("--lr", TRAINING, "Peak learning rate.", min=1e-9)]
 Augment = Annotated[str, topic_option("--augment", TRAINING, "Augmentation: none, digits, photos, shifts or auto.")]
 TrainingPrecision = Annotated[
-    str, topic_option("--precision", TRAINING, "auto (bf16 where the processor has it), bf16 or fp32.")
+    str, topic_option("--precision", TRAINING, "auto (bf16 where the device is faster in it), bf16 or fp32.")
 ]
 Accumulate = Annotated[int, topic_option("--accumulate", TRAINING, "Split each batch into this many parts.", min=1)]
 

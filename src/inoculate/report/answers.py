@@ -9,7 +9,7 @@ from typing import Any
 from inoculate.core.groups import GroupAccuracy
 from inoculate.core.row import CERTIFIED
 from inoculate.report.failures import Failure
-from inoculate.report.formatting import attack_name, norm_name, percent
+from inoculate.report.formatting import attack_name, norm_name, percent, span
 from inoculate.report.ladder import Bar, Ladder
 from inoculate.report.results import Results
 
@@ -19,12 +19,16 @@ HOLDS, BROKEN = 0.5, 0.1  # of the clean accuracy
 
 @dataclass(frozen=True)
 class Answer:
-    """A question with its answer: a short verdict, the sentence with its numbers, and where to read on (an id)."""
+    """A question with its answer: a short verdict, the sentence with its numbers, and where to read on (an id).
+
+    favourable: whether the verdict calls something robust, which checks can still take back.
+    """
 
     question: str
     verdict: str
     text: str
     anchor: str = ""
+    favourable: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,11 @@ def badge_of(checks: Sequence[Mapping[str, Any]], warnings: int = 0) -> Badge:
         return Badge("open", "Not checked for masked gradients")
     rest = tuple(str(check["name"]) for check in checks if check["passed"] is None)
     missing = f"{len(rest)} not made" if rest else ""
-    parts = [f"{len(passed)} check{'s' * (len(passed) > 1)} passed", missing, _count(warnings)]
+    parts = [f"{len(passed)} check{'s' * (len(passed) > 1)} passed", missing, _in_words(warnings)]
     return Badge("warned" if warnings else "good", ", ".join(filter(None, parts)), rest)
 
 
-def _count(warnings: int) -> str:
+def _in_words(warnings: int) -> str:
     return f"{warnings} warning{'s' * (warnings > 1)}" if warnings else ""
 
 
@@ -85,8 +89,9 @@ def is_it_robust(ladder: Ladder, who: str = "") -> Answer:
         f"{percent(bar.accuracy)} % ({percent(low)} to {percent(high)}) under {attack_name(bar.attack)} at eps "
         f"{last.eps:.3g}."
     )
-    weak = set(ladder.attacks) <= WEAK
-    return Answer(question, "Not shown: only weak attacks were run" if weak else _verdict(lowest, held, clean), text)
+    if set(ladder.attacks) <= WEAK:
+        return Answer(question, "Not shown: only weak attacks were run", text)
+    return Answer(question, _verdict(lowest, held, clean), text, favourable=bool(held))
 
 
 def _verdict(lowest: Mapping[float, float], held: Sequence[float], clean: Bar) -> str:
@@ -112,7 +117,7 @@ def better_than_before(ladder: Ladder) -> Answer:
         f"Under {worst.attack} at eps {worst.eps:.3g} it keeps {percent(after)} %; before hardening "
         f"{percent(before)} %. On clean images: {percent(clean[1].accuracy)} %, before {percent(clean[0].accuracy)} %."
     )
-    return Answer(question, verdict, text)
+    return Answer(question, verdict, text, favourable=after > before)
 
 
 def against_what(results: Results, images: str) -> Answer:
@@ -147,23 +152,21 @@ def can_i_believe_it(
     """
     bars = [bar for rung in ladder.rungs for bar in rung.bars if bar]
     widest = max((50 * (bar.interval[1] - bar.interval[0]) for bar in bars if bar.interval), default=0.0)
-    sizes = [f"{n:,}" for n in sorted({bar.n for bar in bars})]
-    images = f"{' to '.join(dict.fromkeys((sizes[0], sizes[-1])))} images" if sizes else ""
+    images = f"{span([bar.n for bar in bars])} images" if bars else ""
     doubtful = doubt is not None and 100 * doubt.hidden > widest
     parts = []
     if doubt is not None and doubtful:
         lower = f"by up to {100 * doubt.hidden:.0f} points"
         parts.append(f"{doubt.condition} gave up some images early to save time: that accuracy may be lower {lower}.")
     if warnings:
-        parts.append(f"{_count(len(warnings))}: {warnings[0].rstrip('.')}.")
+        parts.append(f"{_in_words(len(warnings))}: {warnings[0].rstrip('.')}.")
     parts.append(f"{badge.text}." if badge.state != "open" else "No check for masked gradients was made.")
     if badge.not_made:
         parts.append(f"Not made: {', '.join(badge.not_made)}.")
     if widest:
         parts.append(f"With {images}, the numbers are precise to about ±{widest:.0f} points (95 %).")
     elif images:
-        trainings = " to ".join(map(str, dict.fromkeys((min(seeds), max(seeds)))))
-        parts.append(f"Behind each number are {images} and {trainings} training seed{'s' * (max(seeds) > 1)}.")
+        parts.append(f"Behind each number are {images} and {span(seeds)} training seed{'s' * (max(seeds) > 1)}.")
     verdicts = {
         "good": "Only in part" if doubtful else "Yes, as far as was checked",
         "warned": "Only in part",
@@ -193,7 +196,7 @@ def which_fail_first(
         found.setdefault(", then ".join(how), []).append(owner)
         words = [f"“{each.prediction}”" + (f" under {each.attack}" if each.attack else "") for each in told]
         taken.setdefault(f"taken for {', then '.join(words)}", []).append(owner)
-    texts = [f"{sentence}." for sentence in (_of_each(taken),) if sentence]
+    texts = [f"{_of_each(taken)}."] if taken else []
     for network, condition, classes in groups:
         if len(classes) > 1 and classes[0].accuracy < classes[-1].accuracy:
             low, high = classes[0], classes[-1]

@@ -17,13 +17,20 @@ from inoculate.report.results import CLEAN, READINGS, Results, View, collect, na
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim under one reading: `letter` is a to d as in the paper's argument, or `controls`."""
+    """One claim under one reading.
+
+    Fields:
+        letter: a to d as in the paper's argument, or `controls`.
+        sentence: the claim in words, with its numbers.
+        gain: the difference that the verdict rests on; of `controls` the one over the first control.
+    """
 
     dataset: str
     letter: str
     reading: str
     verdict: Verdict
     sentence: str
+    gain: Gain
 
 
 def claims(
@@ -65,7 +72,7 @@ def _helps_others(results: Results, records: Records, view: View) -> list[Claim]
         f"Training on {results.surrogate}'s examples {_verb(gain)} the accuracy of the other networks "
         f"({', '.join(gain.models)}) on {_images(results, view)}: {gain.text} {gain.basis}."
     )
-    return [_claim(results, "a", view, gain.verdict, text)]
+    return [_claim(results, "a", view, gain, text)]
 
 
 def _beats_augmentation(results: Results, records: Records, view: View) -> list[Claim]:
@@ -77,7 +84,7 @@ def _beats_augmentation(results: Results, records: Records, view: View) -> list[
         f"Compared with augmentation alone, adding {_source(results)} examples {_verb(gain)} the accuracy of "
         f"{_all(gain)} on {_images(results, view)}: {gain.text} {gain.basis}."
     )
-    return [_claim(results, "b", view, gain.verdict, text)]
+    return [_claim(results, "b", view, gain, text)]
 
 
 def _bigger_is_more_robust(
@@ -105,7 +112,7 @@ def _bigger_is_more_robust(
         f"{_images(results, view)} by {gain.text}; accuracy "
         f"{'rises' if rises else 'does not rise'} with every step in size ({listed}) {gain.basis}."
     )
-    return [_claim(results, "c", view, verdict, text)]
+    return [_claim(results, "c", view, gain, text, verdict)]
 
 
 def _clean_rises(results: Results, records: Records) -> list[Claim]:
@@ -117,7 +124,7 @@ def _clean_rises(results: Results, records: Records) -> list[Claim]:
         f"Training on {_source(results)} examples {_verb(gain)} the accuracy of {_all(gain)} on clean images: "
         f"{gain.text} {gain.basis}."
     )
-    return [_claim(results, "d", View("none", "clean"), gain.verdict, text)]
+    return [_claim(results, "d", View("none", "clean"), gain, text)]
 
 
 def _beats_controls(results: Results, records: Records, view: View) -> list[Claim]:
@@ -138,14 +145,15 @@ def _beats_controls(results: Results, records: Records, view: View) -> list[Clai
         f"{', '.join(whole.models)} on {_images(results, view)}, the method's own share is {rest} "
         f"{last.basis}."
     )
-    return [_claim(results, "controls", view, verdict, text)]
+    return [_claim(results, "controls", view, next(iter(measured.values())), text, verdict)]
 
 
-def _claim(results: Results, letter: str, view: View, verdict: Verdict, text: str) -> Claim:
-    main = view.attack in ("none", results.attacks[0])
+def _claim(results: Results, letter: str, view: View, gain: Gain, text: str, verdict: Verdict | None = None) -> Claim:
+    """A claim whose verdict is that of its gain, unless another is given."""
+    main, said = view.attack in ("none", results.attacks[0]), verdict or gain.verdict
     shown = view.reading if main else f"{view.reading}, {attack_name(view.attack)}"
     name = published.title(results.dataset) + ("" if results.norm == "linf" else f" ({results.norm})")
-    return Claim(results.dataset, letter, shown, verdict, f"{name} ({letter}) {shown}: {verdict}. {text}")
+    return Claim(results.dataset, letter, shown, said, f"{name} ({letter}) {shown}: {said}. {text}", gain)
 
 
 def _images(results: Results, view: View) -> str:

@@ -15,7 +15,7 @@ from inoculate.core.row import Row
 from inoculate.core.stats import paired_gain, unpaired_gain
 from inoculate.report.answers import Answer, is_it_robust
 from inoculate.report.formatting import attack_name, percent, points
-from inoculate.report.ladder import Bar, Ladder, Rung, only
+from inoculate.report.ladder import Bar, Ladder, Rung
 from inoculate.report.results import BEFORE, Results
 from inoculate.report.run import RunRecord
 
@@ -86,7 +86,7 @@ def which_to_ship(results: Results, ladder: Ladder, records: Records, same_image
     assert best is not None
     assert other is not None
     how = "paired over images" if shown.paired else "unpaired"
-    alone = is_it_robust(only(ladder, names.index(shown.better))).verdict
+    alone = is_it_robust(ladder.side(names.index(shown.better))).verdict
     text = (
         f"Under {_named(best, other)} at eps {rung.eps:.3g} {shown.better} keeps {percent(best.accuracy)} %, "
         f"{shown.worse} {percent(other.accuracy)} %: {points(shown.value)} points "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 MISSING = "–"
 _ATTACKS = {
     "fgsm": "FGSM", "pgd": "PGD", "bim": "BIM", "mifgsm": "MI-FGSM", "apgd_ce": "APGD-CE", "apgd_dlr": "APGD-DLR",
@@ -31,3 +33,8 @@ def percent(value: float) -> str:
 def points(value: float) -> str:
     """A difference of fractions in signed percentage points, with one decimal."""
     return f"{100 * value + 0.0:+.1f}".replace("-0.0", "+0.0")
+
+
+def span(values: Collection[int]) -> str:
+    """The lowest and the highest of some numbers, `64 to 2,000`; a single number where they are equal."""
+    return " to ".join(dict.fromkeys(f"{value:,}" for value in (min(values), max(values))))

@@ -84,6 +84,11 @@ class Ladder:
         """The rungs under white-box attack."""
         return [rung for rung in self.rungs if rung.eps > 0 and not rung.proved and rung.note != REPLAYED]
 
+    def side(self, place: int) -> Ladder:
+        """The side at this place alone."""
+        rungs = [replace(rung, bars=[rung.bars[place]]) for rung in self.rungs]
+        return replace(self, sides=[self.sides[place]], rungs=rungs)
+
 
 def ladder_of(results: Results, brief: bool = False) -> Ladder:
     """The ladder of one dataset and norm; `brief` keeps the largest eps only. Without rungs if nothing was measured."""
@@ -105,12 +110,6 @@ def ladder_of(results: Results, brief: bool = False) -> Ladder:
             rungs.append(_rung(results, sides, attacks, eps, ""))
     rungs += _proved(results, sides)
     return Ladder(sides, _comparable([rung for rung in rungs if any(rung.bars)]), attacks)
-
-
-def only(ladder: Ladder, place: int) -> Ladder:
-    """One side of a ladder."""
-    rungs = [replace(rung, bars=[rung.bars[place]]) for rung in ladder.rungs]
-    return replace(ladder, sides=[ladder.sides[place]], rungs=rungs)
 
 
 def _comparable(rungs: list[Rung]) -> list[Rung]:

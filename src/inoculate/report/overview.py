@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from inoculate.core.groups import GroupAccuracy, accuracy_by
+from inoculate.core.results import hardest
 from inoculate.core.row import CERTIFIED, Row
 from inoculate.report import published
 from inoculate.report.answers import (
@@ -23,7 +24,7 @@ from inoculate.report.answers import (
 )
 from inoculate.report.comparison import same_images, which_to_ship
 from inoculate.report.failures import Failure, explained_failures, failures
-from inoculate.report.formatting import attack_name, norm_name
+from inoculate.report.formatting import attack_name, norm_name, span
 from inoculate.report.image_record import accuracy_by_class
 from inoculate.report.ladder import Ladder, Side, ladder_of
 from inoculate.report.plots.style import legend
@@ -150,8 +151,7 @@ def _measured(run: RunRecord, found: Sequence[Results]) -> list[str]:
 
 def _count(rows: Sequence[Row]) -> str:
     """How many images were tested, without an attack where that was measured."""
-    sizes = sorted({row.n for row in rows if row.attack == "none"} or {row.n for row in rows})
-    return " to ".join(f"{n:,}" for n in dict.fromkeys((sizes[0], sizes[-1]))) + " test images"
+    return f"{span({row.n for row in rows if row.attack == 'none'} or {row.n for row in rows})} test images"
 
 
 def _checks(run: RunRecord) -> list[Mapping[str, Any]]:
@@ -254,9 +254,9 @@ def _answers(
     else:
         robust = is_it_robust(ladder)
     trainings = {(row.dataset, row.model, row.arm, row.seed) for each in found for row in each.rows}
-    if badge.state == "open" and robust.verdict.startswith(("Yes", "On ", "Largely", "Up to", "More")):
+    if badge.state == "open" and robust.favourable:
         robust = replace(robust, verdict=f"{robust.verdict}; not checked yet")
-    seeds = sorted(Counter(training[:-1] for training in trainings).values())
+    seeds = list(Counter(training[:-1] for training in trainings).values())
     believed = can_i_believe_it(badge, ladder, _warnings(run), seeds, _doubt(run, found))
     first = which_fail_first(
         [(group.network, group.condition, group.classes) for group in groups if group.by == "class"],
@@ -272,11 +272,10 @@ def _answers(
 
 def _doubt(run: RunRecord, found: Sequence[Results]) -> Doubt | None:
     """Where the strongest attack on a network at an eps may have missed most by ending runs early."""
-    strongest: dict[tuple[str, str, str, str, float], Row] = {}
+    met: dict[tuple[str, str, str, str, float], list[Row]] = {}
     for row in (row for results in found for row in results.rows if row.attack not in ("none", CERTIFIED)):
-        key = row.dataset, row.model, row.arm, row.space, row.eps
-        strongest[key] = min(strongest.get(key, row), row, key=lambda each: each.accuracy)
-    hidden = [(row.hidden, row) for row in strongest.values() if row.hidden]
+        met.setdefault((row.dataset, row.model, row.arm, row.space, row.eps), []).append(row)
+    hidden = [(row.hidden, row) for row in map(hardest, met.values()) if row.hidden]
     if not hidden:
         return None
     most, row = max(hidden, key=lambda pair: pair[0])

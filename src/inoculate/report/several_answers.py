@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from inoculate.report import published
 from inoculate.report.answers import HOLDS, Answer
 from inoculate.report.formatting import attack_name, norm_name, percent
-from inoculate.report.ladder import Ladder, only
+from inoculate.report.ladder import Ladder
 from inoculate.report.plots.style import legend
 from inoculate.report.results import Results
 
@@ -72,7 +72,8 @@ def robust_by_training(ladders: Sequence[tuple[str, Ladder]]) -> Answer:
         verdict = f"On {', '.join(held)} with the best training; not on {' and '.join(lost)}"
     else:
         verdict = "Yes, with the best training" if held else "No"
-    return Answer("Is it robust?", verdict if parts else "Not measured", _by_condition(parts, "what is left:"))
+    text = _by_condition(parts, "what is left:")
+    return Answer("Is it robust?", verdict if parts else "Not measured", text, favourable=bool(held))
 
 
 def weakest_side(ladder: Ladder) -> Ladder:
@@ -81,7 +82,7 @@ def weakest_side(ladder: Ladder) -> Ladder:
     if not attacked:
         return ladder
     last = [bar.accuracy for bar in attacked[-1].bars if bar]
-    return only(ladder, last.index(min(last)))
+    return ladder.side(last.index(min(last)))
 
 
 def same_when_deployed(ladder: Ladder) -> Answer:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Reading = Literal["white-box", "replayed", "surrogate"]
+RIGHT, MEASURED, CHOICE = "right.npy", "measured.json", "choice.json"  # files in artefacts of `evaluate`, `surrogate`
 ANY_SURROGATE = "(surrogate)"  # in place of a model's name until the most vulnerable network is chosen
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from inoculate.artifacts.files import write_json
 from inoculate.core.errors import InputError
 from inoculate.core.row import AUDIT_FIELDS, Row
-from inoculate.study.cell import Cell
-from inoculate.study.result import RESULTS, StudyRun
-from inoculate.study.specs import CHOICE, Specs
+from inoculate.study.cell import CHOICE, MEASURED, RIGHT, Cell
+from inoculate.study.result import EMPTY, RESULTS, StudyRun
+from inoculate.study.specs import Specs
 
 Described = Mapping[str, Any]
 
@@ -27,7 +27,7 @@ Described = Mapping[str, Any]
 class Kept:
     """An earlier result, and what its manifest says of each cell, by the name of the cell's artefact."""
 
-    result: StudyRun = field(default_factory=lambda: StudyRun((), {}, {}))
+    result: StudyRun = EMPTY
     cells: Mapping[str, Described] = field(default_factory=dict)
 
     @staticmethod
@@ -67,8 +67,6 @@ class Kept:
             _put(specs, cell, described, lambda folder: write_json(folder / CHOICE, choice))
 
     def _restore_evaluation(self, specs: Specs, cell: Cell, described: Described) -> None:
-        from inoculate.study.steps.evaluate import MEASURED, RIGHT  # imports torch, which reading results does without
-
         protocol = specs.protocol(cell)
         rows = [row for row in self.result if _is_of(row, cell) and row.protocol == protocol]
         records = [self.result.records.get(row.key) for row in rows]

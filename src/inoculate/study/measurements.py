@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from inoculate.artifacts.files import read_json
 from inoculate.artifacts.store import MANIFEST
 from inoculate.core.row import AUDIT_FIELDS, Row
-from inoculate.study.cell import ANY_SURROGATE, Cell
+from inoculate.study.cell import ANY_SURROGATE, CHOICE, MEASURED, RIGHT, Cell
 from inoculate.study.config import MOST_VULNERABLE
 from inoculate.study.kept import Kept
-from inoculate.study.specs import CHOICE, Specs
+from inoculate.study.specs import Specs
 
 _CELL = tuple(each.name for each in fields(Cell))
 
@@ -99,8 +99,8 @@ class Measurements:
 
     def _collect_rows(self, specs: Specs, cell: Cell, folder: Path) -> None:
         protocol = specs.protocol(cell)
-        right = np.load(folder / "right.npy", allow_pickle=False)
-        for measured, mask in zip(read_json(folder / "measured.json"), right, strict=True):
+        right = np.load(folder / RIGHT, allow_pickle=False)
+        for measured, mask in zip(read_json(folder / MEASURED), right, strict=True):
             row = Row.measured(
                 dataset=cell.dataset,
                 model=cell.model,

@@ -121,3 +121,6 @@ class StudyRun(HasRows):
         from inoculate import write_report
 
         return write_report(self, path)
+
+
+EMPTY = StudyRun((), {}, {})  # nothing was measured

@@ -26,13 +26,12 @@ from inoculate.study.manifest import manifest_of
 from inoculate.study.measurements import Measurements
 from inoculate.study.observer import Silent, StudyObserver
 from inoculate.study.plan import Plan, plan
-from inoculate.study.result import StudyRun
+from inoculate.study.result import EMPTY, StudyRun
 from inoculate.study.specs import Specs
 from inoculate.training.distributed import ProcessGroup, process_group, undivided
 from inoculate.training.methods.names import STATEFUL
 
 PathLike = str | os.PathLike[str]
-_NOTHING = StudyRun((), {}, {})
 
 
 def run_study(
@@ -81,7 +80,7 @@ def run_study(
         check_group(study, group, executor)
         if not group.is_main:
             _job(plan(study, only), specs, group).follow()
-            return group.broadcast(_NOTHING)
+            return group.broadcast(EMPTY)
         observer, measured = progress or Silent(), Measurements(Kept.read(folder))
         try:
             execute(plan(study, only), specs, measured, observer, executor, group)

@@ -14,7 +14,7 @@ from inoculate.artifacts.store import Store
 from inoculate.core.errors import InputError
 from inoculate.data.sources import Source, find_source
 from inoculate.study.arm_names import WITH_COPIES
-from inoculate.study.cell import ANY_SURROGATE, Cell
+from inoculate.study.cell import ANY_SURROGATE, CHOICE, Cell
 from inoculate.study.code import code_of
 from inoculate.study.config import MOST_VULNERABLE, Study
 from inoculate.study.inputs import Inputs, inputs_of
@@ -22,7 +22,6 @@ from inoculate.study.sections import TrainingConfig
 from inoculate.training.methods.names import NEEDS_NETWORK
 
 Spec = dict[str, Any]
-CHOICE = "choice.json"  # in the artefact of a study's choice of the surrogate
 
 
 @dataclass

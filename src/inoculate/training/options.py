@@ -22,7 +22,7 @@ class TrainingOptions:
         lr: peak learning rate.
         stem: first layer of a new network: `imagenet`, or `small` for small images.
         augment: `none`, `digits`, `photos` or `shifts`.
-        precision: `auto` (bf16 where the processor has it natively), `bf16` or `fp32`.
+        precision: `auto` (bf16 where the device is faster in it), `bf16` or `fp32`.
         accumulate: pass each batch in so many parts, which saves memory.
         method_options: of a method that is given by name, such as `{"steps": 7, "average": 0.99}`.
         teacher: a robust trained folder or module, for `ard` and `rslad`.

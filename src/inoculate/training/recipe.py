@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from inoculate.models.acceleration.hardware import has_native_bf16
+from inoculate.models.acceleration.hardware import prefers_bf16
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Recipe:
 
     accumulate: into how many parts a batch is divided that does not fit into memory at once. lr: the peak of the
     schedule. patience: end after that many rounds without improvement in the second half (None: never). augment: a
-    policy of `inoculate.data.augment`. precision: `auto` is bf16 where the processor has it natively. compile: compile
+    policy of `inoculate.data.augment`. precision: `auto` is bf16 where the device is faster in it. compile: compile
     the network first (torch.compile), about a minute, which pays for long trainings on a GPU.
 
     For adversarial methods: average: decay of the weights' exponential moving average (0: none), which is then
@@ -81,5 +81,5 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
 
     bf16 weights are not cached from pass to pass: a method may change the weights in between (AWP, free).
     """
-    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and has_native_bf16(device))
+    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and prefers_bf16(device))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)

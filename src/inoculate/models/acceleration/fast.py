@@ -14,7 +14,7 @@ from inoculate.core.modes import device_of, frozen, require_callable, set_eval
 from inoculate.models.acceleration.cached_convolutions import cache_convolutions
 from inoculate.models.acceleration.compiling import uncompiled
 from inoculate.models.acceleration.folding import fold_batchnorm
-from inoculate.models.acceleration.hardware import has_native_bf16, set_memory_format
+from inoculate.models.acceleration.hardware import prefers_bf16, set_memory_format
 from inoculate.models.acceleration.memory_formats import in_memory_format, keep_formats
 from inoculate.models.acceleration.verification import Reference
 
@@ -23,9 +23,10 @@ def fast(model: nn.Module, *, bf16: bool | None = None) -> nn.Module:
     """A faster copy of `model` in eval mode, with the same input and output types; `model` is untouched.
 
     Use it to craft examples only: the original gives the verdict on them. BatchNorm is folded into convolutions, what
-    is computed from weights alone is kept, and bf16 is used where the device has it (`bf16` decides otherwise). At its
-    first images the copy is compared with the original in full precision; one that differs, or cannot run, passes all
-    images on to the original. At each attack it is compared again, and made anew where the original has changed since.
+    is computed from weights alone is kept, and bf16 is used where the device is faster in it (`bf16` decides
+    otherwise). At its first images the copy is compared with the original in full precision; one that differs, or
+    cannot run, passes all images on to the original. At each attack it is compared again, and made anew where the
+    original has changed since.
     TorchScript, a function, or a model that cannot be copied (an ONNX session, an open file), is returned itself.
     Raises `InputError` for what is no model.
     """
@@ -34,7 +35,7 @@ def fast(model: nn.Module, *, bf16: bool | None = None) -> nn.Module:
     inner = _folded(model)
     if inner is None:
         return model
-    use_bf16 = has_native_bf16(device_of(model)) if bf16 is None else bf16
+    use_bf16 = prefers_bf16(device_of(model)) if bf16 is None else bf16
     return CraftingCopy(inner, model, torch.bfloat16 if use_bf16 else None)
 
 

@@ -44,7 +44,7 @@ def memory_format_for(model: nn.Module, image: Tensor) -> torch.memory_format:
     return torch.channels_last
 
 
-def has_native_bf16(device: torch.device) -> bool:
+def prefers_bf16(device: torch.device) -> bool:
     """Whether `device` computes faster in bf16 than in fp32: a CPU with AMX, most GPUs.
 
     Emulated bf16 is several times slower. AVX-512's bf16 instructions gain less than converting to bf16 costs.

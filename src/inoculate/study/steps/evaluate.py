@@ -20,11 +20,11 @@ from inoculate.evaluation.journal import Journal
 from inoculate.evaluation.per_sample import PerSampleResult
 from inoculate.evaluation.termination import measure_audited
 from inoculate.models.classifier import Classifier, prepare
-from inoculate.study.cell import Cell
+from inoculate.study.cell import MEASURED, RIGHT, Cell
 from inoculate.study.inputs import Inputs
 from inoculate.study.steps.context import Context
 
-RIGHT, MEASURED, UNFINISHED = "right.npy", "measured.json", "unfinished"
+UNFINISHED = "unfinished"
 
 
 def make_evaluation(folder: Path, cell: Cell, context: Context, inputs: Inputs[Path]) -> None:

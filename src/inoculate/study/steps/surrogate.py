@@ -7,7 +7,7 @@ from pathlib import Path
 from inoculate.artifacts.files import write_json
 from inoculate.evaluation.engine import Settings, measure_clean
 from inoculate.models.classifier import prepare
-from inoculate.study.cell import Cell
+from inoculate.study.cell import CHOICE, Cell
 from inoculate.study.inputs import Inputs
 from inoculate.study.steps.context import Context
 from inoculate.study.steps.evaluate import attack_results
@@ -23,4 +23,4 @@ def make_choice(folder: Path, cell: Cell, context: Context, inputs: Inputs[Path]
         right = measure_clean(classifier, val, Settings(evaluation.batch_size)).right
         results = attack_results(context, cell.attack, classifier, val, right)
         accuracy[model] = sum(result.right.float().mean().item() for result in results) / len(results)
-    write_json(folder / "choice.json", {"surrogate": min(accuracy, key=accuracy.__getitem__), "accuracy": accuracy})
+    write_json(folder / CHOICE, {"surrogate": min(accuracy, key=accuracy.__getitem__), "accuracy": accuracy})
