@@ -23,6 +23,7 @@ def test_one_cell_of_the_committed_study_is_measured_again(tmp_path):
         study.model_dump(exclude={"explanations", "methods"})
         | {"models": ["resnet18"], "arms": ["standard"], "explanations": None}
         | {"datasets": {"mnist": study.datasets["mnist"].model_dump()}, "attacks": {"fgsm": {}}}
+        | {"seeds": [0], "seeds_of": {}}
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the committed numbers were made
