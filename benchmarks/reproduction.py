@@ -1,7 +1,7 @@
 """The tables of the page on the paper's reproduction, as Markdown: `python -m benchmarks.reproduction results/paper`.
 
 Accuracies in percent are means over the networks, of each over its seeds, and over eps. Behind ± is half the distance
-between the lowest and the highest seed of the network with the most seeds.
+between the lowest and the highest seed of the network with the most seeds. A mean over some of the networks says so.
 """
 
 from __future__ import annotations
@@ -24,6 +24,14 @@ ARMS = {
     "augmented": "augmented",
     "duplicates": "control: clean duplicates",
     "noise": "control: random noise",
+}
+ATTACKS = {"fgsm_unclipped": "FGSM white-box, not clipped", "pgd": "PGD-20"}
+CLAIMS = {
+    "a": "(a) helps other networks",
+    "b": "(b) beats augmentation alone",
+    "c": "(c) bigger networks are more robust before",
+    "d": "(d) clean accuracy rises",
+    "controls": "the method's own share of (a) over both controls",
 }
 
 
@@ -53,11 +61,11 @@ def _gains(found: Sequence[Results], records: Records) -> Iterator[str]:
         if own is None or one is None or after is None or gain is None:
             continue
         theirs = f"{before:.1f} | " if before else "not given | "
-        removed = f"{gain / (100 - before):.0%}" if before else "not given"
+        removed = _percent(gain / (100 - before)) if before else "not given"
         yield (
             f"| {published.title(results.dataset)} | {_text(results, 'standard', CLEAN)} | {clean:.1f} "
             f"| {_text(results, 'standard', replayed)} | {theirs}{_text(results, 'transferred', replayed)} "
-            f"| {_points(own)} | {points(gain / 100)} | {(after - one) / (1 - one):.0%} | {removed} |"
+            f"| {_points(own)} | {points(gain / 100)} | {_percent((after - one) / (1 - one))} | {removed} |"
         )
 
 
@@ -65,7 +73,8 @@ def _causes(results: Results) -> Iterator[str]:
     """Every arm under every reading."""
     views = [View("fgsm", reading) for reading in READINGS]
     views += [View(attack, "white-box") for attack in results.attacks if attack != "fgsm"]
-    names = [attack_name(view.attack) + f" {view.reading}" * (view.attack == "fgsm") for view in views]
+    names = [ATTACKS.get(view.attack) or attack_name(view.attack) for view in views]
+    names = [name + f" {view.reading}" * (view.attack == "fgsm") for name, view in zip(names, views, strict=True)]
     notes = [results.restriction(view.attack) for view in views]
     heads = [name + (f", {note}" if note else "") for name, note in zip(names, notes, strict=True)]
     yield f"| {published.title(results.dataset)} | clean | {' | '.join(heads)} |"
@@ -96,7 +105,7 @@ def _claims(run: StudyRun) -> Iterator[str]:
     }
     for letter, reading in dict.fromkeys((claim.letter, claim.reading) for claim in found):
         cells = (verdicts.get((letter, reading, dataset), "") for dataset in datasets)
-        yield f"| {letter} | {reading} | {' | '.join(cells)} |"
+        yield f"| {CLAIMS[letter]} | {reading} | {' | '.join(cells)} |"
 
 
 def _clean(found: Sequence[Results]) -> Iterator[str]:
@@ -135,7 +144,18 @@ def _text(results: Results, arm: str, view: View) -> str:
         return ""
     most = max(found.values(), key=lambda measured: len(measured[0].seeds))
     by_seed = [fmean(each.rows[n].accuracy for each in most) for n in range(len(most[0].seeds))]
-    return f"{100 * mean:.1f}" + (f" ± {50 * (max(by_seed) - min(by_seed)):.1f}" if len(by_seed) > 1 else "")
+    spread = f" ± {50 * (max(by_seed) - min(by_seed)):.1f}" if len(by_seed) > 1 else ""
+    part = f" ({len(found)} of {len(results.models)} networks)" if len(found) < _networks(results, view) else ""
+    return f"{100 * mean:.1f}{spread}{part}"
+
+
+def _networks(results: Results, view: View) -> int:
+    """On how many networks this was measured for any arm."""
+    return max(len(_measured(results, arm, view)) for arm in results.arms)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %"
 
 
 def _points(gain: Gain) -> str:

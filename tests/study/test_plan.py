@@ -44,6 +44,27 @@ def test_paper_study_holds_what_the_paper_did():
     assert study.eps == (0.01, 0.02, 0.03)
 
 
+def test_an_arm_may_train_some_of_the_networks_only():
+    arms = {"standard": {}, "pgd_at": {"models": ["resnet18"]}, "rslad": {"models": ["resnet50"]}}
+    cells = planned(surrogate="resnet18", arms=arms, explanations={"images": 1})
+    assert {(c.model, c.arm) for c in cells if c.arm != "standard"} == {("resnet18", "pgd_at"), ("resnet50", "rslad")}
+    student = Cell("fit", "digits", 0, "resnet50", "rslad")
+    assert cells.dependencies[student] == (Cell("fit", "digits", 0, "resnet18", "pgd_at"),)
+    swapped = {"standard": {}, "pgd_at": {"models": ["resnet50"]}}
+    rslad = {"teacher": "resnet50", "models": ["resnet18"]}
+    cells = planned(surrogate="resnet18", arms={**swapped, "rslad": rslad})
+    student = Cell("fit", "digits", 0, "resnet18", "rslad")
+    assert cells.dependencies[student] == (Cell("fit", "digits", 0, "resnet50", "pgd_at"),)
+    for wrong, says in (
+        ({**swapped, "rslad": {}}, "arm 'rslad' learns from resnet18 of arm 'pgd_at': add it to the models"),
+        ({**swapped, "ensemble": {"surrogate_arm": "pgd_at"}}, "learns from resnet18 of arm 'pgd_at'"),
+        ({"standard": {}, "pgd_at": {"models": ["resnet81"]}}, "network of pgd_at 'resnet81' is unknown"),
+        ({"standard": {}, "pgd_at": {}, "rslad": {"teacher": "resnet81"}}, "teacher of rslad 'resnet81' is unknown"),
+    ):
+        with pytest.raises(InputError, match=says):
+            planned(surrogate="resnet18", arms=wrong)
+
+
 def test_a_slow_network_may_have_some_of_the_seeds_only():
     cells = planned(surrogate="resnet18", seeds=[0, 1, 2], seeds_of={"resnet50": [1]})
     assert {cell.seed for cell in cells if cell.model == "resnet50"} == {1}

@@ -67,9 +67,11 @@ class Study(Section):
         own = self.datasets[dataset].training
         return TrainingConfig.model_validate(self.training.model_dump() | own) if own else self.training
 
-    def models_for(self, seed: int) -> tuple[str, ...]:
-        """The networks that are trained with a seed."""
-        return tuple(model for model in self.models if seed in self.seeds_of.get(model, self.seeds))
+    def models_for(self, seed: int, arm: str = "standard") -> tuple[str, ...]:
+        """The networks that are trained with a seed for an arm."""
+        allowed = self.methods[arm].models if arm in self.methods else None
+        seeded = (model for model in self.models if seed in self.seeds_of.get(model, self.seeds))
+        return tuple(model for model in seeded if allowed is None or model in allowed)
 
     def eps_for(self, attack: str) -> tuple[float, ...]:
         """At which eps an attack of the study is evaluated."""

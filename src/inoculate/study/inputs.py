@@ -81,7 +81,7 @@ def _helpers(study: Study, cell: Cell) -> tuple[Cell, ...]:
     if config is None:
         return ()
     if config.method in NEEDS_TEACHER:
-        return (Cell("fit", cell.dataset, cell.seed, study.surrogate, config.teacher_arm),)
+        return (Cell("fit", cell.dataset, cell.seed, config.teacher or study.surrogate, config.teacher_arm),)
     if config.method in NEEDS_SURROGATES:
         models = config.surrogates or study.models
         return tuple(Cell("fit", cell.dataset, cell.seed, model, config.surrogate_arm) for model in models)

@@ -62,15 +62,17 @@ def _plan_seed(study: Study, dataset: str, seed: int) -> list[Cell]:
     for arm in study.arms:
         if arm == "standard":
             continue
-        for model in trained:
+        for model in study.models_for(seed, arm):
             cells.append(Cell("fit", dataset, seed, model, arm))
             cells.append(Cell("evaluate", dataset, seed, model, arm, attack="none"))
             cells += _white_box(study, dataset, seed, model, arm)
         cells += _other_evaluations(study, dataset, seed, arm, surrogate)
     if study.explanations and seed == study.seeds[0]:
         arms = study.explanations.arms or [arm for arm in study.arms if arm not in CONTROLS]
-        models = [model for model in study.explanations.models or trained if model in trained]
-        cells += [Cell("explain", dataset, seed, m, arm, attack=study.transfer) for m in models for arm in arms]
+        networks = {arm: study.models_for(seed, arm) for arm in arms}
+        shown = study.explanations.models or trained
+        explained = [(model, arm) for model in shown for arm in arms if model in networks[arm]]
+        cells += [Cell("explain", dataset, seed, model, arm, attack=study.transfer) for model, arm in explained]
     return cells
 
 
@@ -86,7 +88,7 @@ def _white_box(study: Study, dataset: str, seed: int, model: str, arm: str) -> l
 def _other_evaluations(study: Study, dataset: str, seed: int, arm: str, surrogate: str) -> list[Cell]:
     """What is measured on an arm beside the white-box one-step attacks: stored examples, and attacks of more steps."""
     cells = []
-    for model in study.models_for(seed):
+    for model in study.models_for(seed, arm):
         for attack, config in study.attacks.items():
             if not config.covers(dataset, model, arm):
                 continue

@@ -135,13 +135,18 @@ class AttackConfig(Section):
 
 
 class MethodConfig(Section):
-    """An arm that is trained by a method: registry name, options, eps, length, and the networks that it needs."""
+    """An arm that is trained by a method: registry name, options, eps, length, and the networks that it needs.
+
+    `models` are the networks that it trains, by default all of the study.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     method: str
     eps: Eps | None = None  # by default the study's largest
     length: float = Field(1.0, gt=0, le=1)  # fraction of the updates that the budget gives
-    teacher_arm: str = "pgd_at"  # of the surrogate network, for methods that distil
+    models: tuple[str, ...] | None = Field(None, min_length=1)
+    teacher: str | None = None  # the network that teaches, for methods that distil; by default the surrogate
+    teacher_arm: str = "pgd_at"  # of that network
     surrogates: tuple[str, ...] | None = None  # networks for methods that craft on others; by default all of the study
     surrogate_arm: str = "standard"  # of those networks
 

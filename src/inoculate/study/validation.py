@@ -91,7 +91,8 @@ def _check_seeds(study: Study) -> None:
                 raise ValueError(f"seed {seed} of {model} is not among the study's: add it to seeds")
     shared = study.models if study.surrogate == MOST_VULNERABLE else (study.surrogate,)
     methods = [config for config in study.methods.values() if config.method in NEEDS_SURROGATES]
-    needed = [*shared, *(name for config in methods for name in config.surrogates or study.models)]
+    teachers = [config.teacher for config in study.methods.values() if config.teacher]
+    needed = [*shared, *teachers, *(name for config in methods for name in config.surrogates or study.models)]
     for model in needed:
         if set(study.seeds_of.get(model, study.seeds)) != set(study.seeds):
             raise ValueError(f"other networks learn from {model}: it needs every seed")
@@ -135,16 +136,30 @@ def _check_method(arm: str, config: MethodConfig, study: Study) -> None:
     get_method(config.method, **config.options)  # checks names and values
     study.threat_for(arm)  # checks eps
     earlier = study.arms[: study.arms.index(arm)]
+    for name in config.models or ():
+        _require_known(name, study.models, f"network of {arm}")
     if config.method in NEEDS_SURROGATES:
         for name in config.surrogates or ():
             _require_known(name, study.models, f"surrogate of {arm}")
         _require_known(config.surrogate_arm, earlier, f"surrogate_arm of {arm} (an arm before it)")
+        _require_trained(study, config.surrogates or study.models, config.surrogate_arm, arm)
     if config.method in NEEDS_TEACHER:
+        if config.teacher is not None:
+            _require_known(config.teacher, study.models, f"teacher of {arm}")
         _require_known(config.teacher_arm, earlier, f"teacher_arm of {arm} (an arm before it)")
-        if study.surrogate == MOST_VULNERABLE:
+        if config.teacher is None and study.surrogate == MOST_VULNERABLE:
             raise ValueError(f"arm '{arm}' learns from the surrogate: name it with surrogate")
+        _require_trained(study, (config.teacher or study.surrogate,), config.teacher_arm, arm)
     if config.method in NEEDS_NETWORK and study.surrogate == MOST_VULNERABLE:
         raise ValueError(f"arm '{arm}' trains the surrogate alongside: name it with surrogate")
+
+
+def _require_trained(study: Study, networks: tuple[str, ...], arm: str, learner: str) -> None:
+    """Raise `ValueError` unless arm `learner` can learn from these networks of `arm`."""
+    trained = study.methods[arm].models if arm in study.methods else None
+    for name in networks:
+        if trained is not None and name not in trained:
+            raise ValueError(f"arm '{learner}' learns from {name} of arm '{arm}': add it to the models of '{arm}'")
 
 
 def _check_transfer(study: Study) -> None:
