@@ -28,7 +28,7 @@ def test_the_one_that_keeps_more_is_to_be_shipped(tmp_path: Path) -> None:
     assert "second keeps 93.8 %, first 12.5 %: +81.2 points" in html
     assert "paired over images" in html
     assert "first 100.0 %, second 93.8 %" in html
-    assert re.search(r"A “\w+” at eps 0.03 \(first\); a “\w+” without any attack \(second\)", html)
+    assert re.search(r"first: a “\w+” at eps 0.03; second: a “\w+” without any attack", html)
 
 
 def test_the_largest_difference_is_said_where_it_is_at_another_eps(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from report_samples import clean, row
 
 from inoculate.artifacts.rows import write_rows
 from inoculate.core.errors import InputError
-from inoculate.report.answers import Answer, badge_of
+from inoculate.core.groups import GroupAccuracy
+from inoculate.report.answers import Answer, badge_of, which_fail_first
 from inoculate.report.headline import headline
 from inoculate.report.html.environment import unbroken
 from inoculate.report.ladder import ladder_of
@@ -22,6 +23,7 @@ from inoculate.report.overview import Overview, overview_of
 from inoculate.report.plots.accuracy import accuracy_figures
 from inoculate.report.results import collect
 from inoculate.report.run import RunRecord, read_run
+from inoculate.report.several_answers import best_networks
 from inoculate.report.tables.evaluation import accuracy_table, before_after_table
 from inoculate.report.tables.latex import to_latex
 from inoculate.report.tables.paper import paper_tables
@@ -102,7 +104,7 @@ def test_a_model_is_robust_up_to_the_eps_where_half_of_its_accuracy_is_left(tmp_
     found = overview(read_run(recorded(tmp_path, [0.0, 0.02, 0.02, 0.02, 0.5, 0.02, 0.02, 0.02])))
     assert answer(found, "Is it robust") == (
         "Up to eps 0.01; no longer at 0.03",
-        "It classifies 87.5 % of clean images correctly, 87.5 % under attack at eps 0.01, and 12.5 % (2.2 to 47.1) "
+        "It classifies 87.5 % of clean images correctly, 87.5 % under attack at eps 0.01, and 12.5 % [2.2, 47.1] "
         "under PGD at eps 0.03.",
     )
     assert answer(found, "Against")[0] == "FGSM, PGD, L∞"
@@ -111,8 +113,8 @@ def test_a_model_is_robust_up_to_the_eps_where_half_of_its_accuracy_is_left(tmp_
     verdict, text = answer(found, "Which images")
     assert verdict == "A “cat” without any attack, then a “dog” at eps 0.03"
     assert text == (
-        "Taken for “dog”, then “cat” under FGSM. Of the classes, PGD at eps 0.03 leaves least of “dog”, 0.0 % (0 of 4 "
-        "images), and most of “cat”, 25.0 %."
+        "Taken for “dog”, then “cat” under FGSM. Under PGD at eps 0.03 the weakest class is “dog”, 0.0 % (0 of 4 "
+        "images), the strongest “cat”, 25.0 %."
     )
 
 
@@ -254,7 +256,7 @@ def test_variants_of_a_network_are_no_trainings(tmp_path: Path) -> None:
         "No",
         "They differ most under AutoAttack at eps 0.01: int8 40.0 %, fp32 60.0 %.",
     )
-    assert "40.0 % (30.9 to 49.8) under AutoAttack" in answer(found, "Is it robust")[1]
+    assert "40.0 % [30.9, 49.8] under AutoAttack" in answer(found, "Is it robust")[1]
     equal = [each for each in rows if each.attack != "autoattack"]
     write_rows(tmp_path / "results.json", equal)
     assert answer(overview(read_run(tmp_path)), "Is each variant")[0] == "Yes, to within a point"
@@ -275,6 +277,25 @@ def test_a_study_says_on_which_data_its_networks_are_robust() -> None:
     assert study_of(*mnist, *cifar)[0].verdict == "On MNIST with the best training; not on CIFAR10; not checked yet"
     assert study_of(*mnist)[0].verdict == "Yes, with the best training; not checked yet"
     assert study_of(*cifar)[0].verdict == "No"
+
+
+def test_the_weakest_class_of_each_network_is_named() -> None:
+    groups = [GroupAccuracy("cat", 1, 10), GroupAccuracy("dog", 5, 10)]
+    found = which_fail_first([("a", "PGD at eps 0.1", groups), ("b", "PGD at eps 0.3", groups[::-1][:1])], [])
+    assert found is not None
+    assert (found.verdict, found.text) == ("See the classes", "Weakest class of a “cat”, 10.0 % (PGD at eps 0.1).")
+
+
+def test_the_best_network_may_differ_from_data_to_data() -> None:
+    numbers = (("mnist", "a", 20), ("mnist", "b", 90), ("cifar10", "a", 4), ("cifar10", "b", 2))
+    rows = [
+        each for dataset, model, left in numbers
+        for each in (clean(model, "standard", 96, dataset=dataset), row(model, correct=left, dataset=dataset))
+    ]  # fmt: skip
+    best = best_networks(collect(rows))
+    assert best is not None
+    assert best.verdict == "MNIST: b; CIFAR10: none withstands the attack"
+    assert best.text.startswith("MNIST: b keeps 90.0 % [82.6, 94.5] under FGSM at eps 0.01. CIFAR10: at most 4.0 %")
 
 
 def test_a_study_says_how_many_seeds_its_networks_have() -> None:
@@ -298,8 +319,10 @@ def test_a_lead_within_the_interval_is_none() -> None:
         return found
 
     assert best(6, 90).verdict == "net1"
-    assert best(5, 6).verdict == "None is clearly ahead"
-    assert "not clearly ahead" in best(5, 6).text
+    assert best(55, 56).verdict == "Several are about as good"
+    assert best(55, 56).text == "MNIST: net1 keeps 56.0 % [46.2, 65.3] under FGSM at eps 0.01, not clearly the most."
+    assert best(5, 6).verdict == "None withstands the attack"
+    assert best(5, 6).text == "MNIST: at most 6.0 % [2.8, 12.5] is left under FGSM at eps 0.01."
 
 
 def test_no_line_ends_between_a_number_and_its_unit() -> None:

@@ -95,7 +95,7 @@ def test_rows_alone_are_enough(tmp_path: Path) -> None:
         html = render(read_run(write_rows(tmp_path / "mine.json", rows)))
         assert html.startswith("<!doctype html>")
     html = render(read_run(write_rows(tmp_path / "mine.json", one)))
-    assert "3.0 % (1.0 to 8.5) under PGD at eps 0.01" in html.replace("\N{NO-BREAK SPACE}", " ")
+    assert "3.0 % [1.0, 8.5] under PGD at eps 0.01" in html.replace("\N{NO-BREAK SPACE}", " ")
     l2 = [row(attack="pgd", norm="l2", eps=0.5), row(attack="pgd")]
     html = render(read_run(write_rows(tmp_path / "both.json", l2)))
     assert html.count('<section class="dataset"') == 2

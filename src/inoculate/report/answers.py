@@ -86,7 +86,7 @@ def is_it_robust(ladder: Ladder, who: str = "") -> Answer:
     until = f", {percent(lowest[held[-1]])} % under attack at eps {held[-1]:.3g}" if 0 < len(held) < len(lowest) else ""
     text = (
         f"{who or 'It'} classifies {percent(clean.accuracy)} % of clean images correctly{until}, and "
-        f"{percent(bar.accuracy)} % ({percent(low)} to {percent(high)}) under {attack_name(bar.attack)} at eps "
+        f"{percent(bar.accuracy)} % [{percent(low)}, {percent(high)}] under {attack_name(bar.attack)} at eps "
         f"{last.eps:.3g}."
     )
     if set(ladder.attacks) <= WEAK:
@@ -160,8 +160,9 @@ def can_i_believe_it(
         parts.append(f"{doubt.condition} gave up some images early to save time: that accuracy may be lower {lower}.")
     if warnings:
         parts.append(f"{_in_words(len(warnings))}: {warnings[0].rstrip('.')}.")
-    parts.append(f"{badge.text}." if badge.state != "open" else "No check for masked gradients was made.")
-    if badge.not_made:
+    not_made = f": {', '.join(badge.not_made)}" if badge.not_made and badge.text.endswith("not made") else ""
+    parts.append(f"{badge.text}{not_made}." if badge.state != "open" else "No check for masked gradients was made.")
+    if badge.not_made and not not_made:
         parts.append(f"Not made: {', '.join(badge.not_made)}.")
     if widest:
         parts.append(f"With {images}, the numbers are precise to about ±{widest:.0f} points (95 %).")
@@ -178,7 +179,9 @@ def can_i_believe_it(
 
 
 def which_fail_first(
-    groups: Sequence[tuple[str, str, Sequence[GroupAccuracy]]], shown: Sequence[tuple[str, Sequence[Failure]]]
+    groups: Sequence[tuple[str, str, Sequence[GroupAccuracy]]],
+    shown: Sequence[tuple[str, Sequence[Failure]]],
+    among: str = "",
 ) -> Answer | None:
     """An image of each network, or dataset, that fails first, and the class that suffers most.
 
@@ -186,36 +189,48 @@ def which_fail_first(
         groups: for each network its name (empty: there is one), the attack, and the accuracies by class, worst first.
         shown: the images of the page by what they belong to (empty: there is one), those that fail first at the
             beginning.
+        among: a sentence on where these images come from, if they are not the first of all.
     """
-    found: dict[str, list[str]] = {}
-    taken: dict[str, list[str]] = {}
-    for owner, images in shown:
-        attacked = next((each for each in images if each.eps), None)
-        told = [each for each in (images[0], attacked if images[0].eps == 0 else None) if each]
-        how = [f"a “{each.label}” " + (f"at eps {each.eps:.3g}" if each.eps else "without any attack") for each in told]
-        found.setdefault(", then ".join(how), []).append(owner)
-        words = [f"“{each.prediction}”" + (f" under {each.attack}" if each.attack else "") for each in told]
-        taken.setdefault(f"taken for {', then '.join(words)}", []).append(owner)
-    texts = [f"{_of_each(taken)}."] if taken else []
-    for network, condition, classes in groups:
-        if len(classes) > 1 and classes[0].accuracy < classes[-1].accuracy:
-            low, high = classes[0], classes[-1]
-            texts.append(
-                f"Of the classes, {condition} leaves {f'{network} ' if network else ''}least of “{low.name}”, "
-                f"{percent(low.accuracy)} % ({low.correct} of {low.n} images), and most of “{high.name}”, "
-                f"{percent(high.accuracy)} %."
-            )
-    if not texts:
+    found = [f"{owner}: {_first(images)}" if owner else _first(images) for owner, images in shown]
+    texts = [f"Taken for {_taken(images)}." for owner, images in shown if not owner]
+    texts += [among] if among else []
+    apart = [each for each in groups if len(each[2]) > 1 and each[2][0].accuracy < each[2][-1].accuracy]
+    if len(groups) == 1 and apart:
+        _, condition, classes = apart[0]
+        low, high = classes[0], classes[-1]
+        texts.append(
+            f"Under {condition} the weakest class is “{low.name}”, {percent(low.accuracy)} % ({low.correct} of {low.n} "
+            f"images), the strongest “{high.name}”, {percent(high.accuracy)} %."
+        )
+    elif apart:
+        weakest = (
+            f"of {network} “{classes[0].name}”, {percent(classes[0].accuracy)} % ({condition})"
+            for network, condition, classes in apart
+        )
+        texts.append(f"Weakest class {'; '.join(weakest)}.")
+    if not found and not apart:
         return None
-    verdict = _of_each(found) or "See the classes"
+    verdict = "; ".join(found) or "See the classes"
+    if not any(owner for owner, _ in shown):
+        verdict = verdict[:1].upper() + verdict[1:]
     return Answer("Which images fail first?", verdict, " ".join(texts), "failures" if shown else "classes")
 
 
-def _of_each(found: Mapping[str, Sequence[str]]) -> str:
-    """Findings in one line, each with what it was found on, where that has a name."""
-    parts = [text + (f" ({', '.join(owners)})" if any(owners) else "") for text, owners in found.items()]
-    joined = "; ".join(parts)
-    return joined[:1].upper() + joined[1:]
+def _told(images: Sequence[Failure]) -> list[Failure]:
+    """The first image that fails and, where no attack was needed for it, the first that an attack breaks."""
+    attacked = next((each for each in images if each.eps), None)
+    return [each for each in (images[0], attacked if images[0].eps == 0 else None) if each]
+
+
+def _first(images: Sequence[Failure]) -> str:
+    how = (f"at eps {each.eps:.3g}" if each.eps else "without any attack" for each in _told(images))
+    return ", then ".join(f"a “{each.label}” {when}" for each, when in zip(_told(images), how, strict=True))
+
+
+def _taken(images: Sequence[Failure]) -> str:
+    return ", then ".join(
+        f"“{each.prediction}”" + (f" under {each.attack}" if each.attack else "") for each in _told(images)
+    )
 
 
 def _clean(ladder: Ladder) -> Bar | None:

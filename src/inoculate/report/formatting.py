@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 MISSING = "–"
@@ -12,17 +13,25 @@ _ATTACKS = {
     "autoattack_quick": "AutoAttack (quick)",
     "autoattack_rand": "AutoAttack (random)", "certified": "proved bound", "worst-case": "the worst case of all",
 }  # fmt: skip
+_UNCLIPPED = "_unclipped"  # as the paper's study names an attack whose pixels may leave [0, 1]
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 
 
 def attack_name(attack: str) -> str:
-    """The name to print for an attack of the registry."""
-    return _ATTACKS.get(attack, attack)
+    """The name to print for an attack of the registry, or for one of a study, such as `fgsm_unclipped`."""
+    name = attack.removesuffix(_UNCLIPPED)
+    unclipped = " (not clipped)" if name != attack and name in _ATTACKS else ""
+    return _ATTACKS[name] + unclipped if unclipped else _ATTACKS.get(attack, attack)
 
 
 def norm_name(norm: str) -> str:
     """The name to print for a norm."""
     return _NORMS.get(norm, norm)
+
+
+def with_norm_names(message: str) -> str:
+    """A message of a run, whose norms are the words of the command line, with the names to print."""
+    return re.sub(r"\b(linf|l[012])(?= eps)", lambda found: norm_name(found[0]), message)
 
 
 def percent(value: float) -> str:

@@ -125,7 +125,7 @@ def _matched(shares: dict[str, Gain]) -> str:
     alike = [name for name, share in shares.items() if share.low <= 0 <= share.high]
     for names, verb in ((more, "gains clearly more"), (alike, "gains as much, as far as can be told")):
         listed = " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
-        says += f" {listed[0].upper()}{listed[1:]}, with no adversarial example, {verb}." if listed else ""
+        says += f" Without any adversarial example, {listed} {verb}." if listed else ""
     return says
 
 

@@ -84,6 +84,11 @@ class Ladder:
         """The rungs under white-box attack."""
         return [rung for rung in self.rungs if rung.eps > 0 and not rung.proved and rung.note != REPLAYED]
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether the intervals of its bars are drawn."""
+        return any(bar and bar.interval for rung in self.rungs for bar in rung.bars)
+
     def side(self, place: int) -> Ladder:
         """The side at this place alone."""
         rungs = [replace(rung, bars=[rung.bars[place]]) for rung in self.rungs]

@@ -24,7 +24,7 @@ from inoculate.report.answers import (
 )
 from inoculate.report.comparison import same_images, which_to_ship
 from inoculate.report.failures import Failure, explained_failures, failures
-from inoculate.report.formatting import attack_name, norm_name, span
+from inoculate.report.formatting import attack_name, norm_name, span, with_norm_names
 from inoculate.report.image_record import accuracy_by_class
 from inoculate.report.ladder import Ladder, Side, ladder_of
 from inoculate.report.plots.style import legend
@@ -53,19 +53,21 @@ class Subgroup:
 
 @dataclass(frozen=True, eq=False)
 class FirstFailures:
-    """The images of one network that fail first."""
+    """The images of one network that fail first; `owner` is the network or the dataset, where there are several."""
 
     title: str
+    owner: str
     images: Sequence[Failure]
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """The ladder of one dataset and norm, with the finding below it."""
+    """The ladder of one dataset and norm, with the finding below it, and the trainings that it leaves out."""
 
     title: str
     ladder: Ladder
     lead: str
+    not_drawn: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +85,11 @@ class Overview:
     warnings: Sequence[str]
 
     @property
+    def not_drawn(self) -> Sequence[str]:
+        """The trainings that no picture shows: they are in the sections below."""
+        return tuple(dict.fromkeys(label for picture in self.pictures for label in picture.not_drawn))
+
+    @property
     def shared_sides(self) -> Sequence[Side]:
         """The sides of every picture, where there are several pictures and all have the same; else none."""
         sides = [picture.ladder.sides for picture in self.pictures]
@@ -95,7 +102,7 @@ def overview_of(run: RunRecord, found: Sequence[tuple[Results, str]]) -> Overvie
     measured = [each for each in found if each[0].rows]
     brief = len({results.dataset for results, _ in measured}) > 1
     pictures = [
-        Picture(title_of(results), ladder, lead if run.is_study else "")
+        Picture(title_of(results), ladder, lead if run.is_study else "", _not_drawn(results, ladder))
         for results, lead in measured
         if (ladder := ladder_of(results, brief or run.is_study)).rungs
     ]
@@ -111,6 +118,12 @@ def overview_of(run: RunRecord, found: Sequence[tuple[Results, str]]) -> Overvie
         measured=_measured(run, [results for results, _ in measured]), badge=badge, answers=answers,
         pictures=pictures, failures=shown, subgroups=groups, warnings=warnings,
     )  # fmt: skip
+
+
+def _not_drawn(results: Results, ladder: Ladder) -> list[str]:
+    """The trainings of the results that no side of the ladder shows."""
+    drawn = {arm for side in ladder.sides for _, arm in side.networks}
+    return [entry.label for entry in legend(results.arms) if entry.arm not in drawn]
 
 
 def _title(run: RunRecord, measured: Sequence[tuple[Results, str]]) -> str:
@@ -136,7 +149,8 @@ def _measured(run: RunRecord, found: Sequence[Results]) -> list[str]:
     arms = len({row.arm for row in rows})
     attacks = list(dict.fromkeys(attack_name(a) for results in found for a in results.attacks))
     epsilons = sorted({row.eps for row in rows if row.eps})
-    parts = [f"{len(models)} networks: {', '.join(models)}" if len(models) > 1 else f"network {models[0]}"]
+    parts = [f"{len(models)} networks: {', '.join(models)}"] if len(models) > 1 else []
+    parts += [f"network {models[0]}"] if len(models) == 1 and run.is_study else []  # else the title names it
     if run.variants:
         parts += [f"{len(run.variants)} variants: {', '.join(run.variants)}"]
     elif arms > 1 and BEFORE not in {row.arm for row in rows}:
@@ -165,7 +179,7 @@ def _checks(run: RunRecord) -> list[Mapping[str, Any]]:
 
 def _warnings(run: RunRecord) -> list[str]:
     named = [(f"{member.title}: ", member.warnings) for member in run.members] or [("", run.warnings)]
-    return [f"{name}{warning}" for name, warnings in named for warning in warnings]
+    return [f"{name}{with_norm_names(warning)}" for name, warnings in named for warning in warnings]
 
 
 def _failures(run: RunRecord, found: Sequence[Results]) -> list[FirstFailures]:
@@ -175,9 +189,9 @@ def _failures(run: RunRecord, found: Sequence[Results]) -> list[FirstFailures]:
         for member in run.members or [run]:
             images = _failures_of(member, results)
             if images:
-                parts = [member.title if run.members else title_of(results) if len(found) > 1 else ""]
-                parts += _network_in_words(run, results) if run.is_study else []
-                shown.append(FirstFailures(", ".join(filter(None, parts)), images))
+                owner = member.title if run.members else title_of(results) if len(found) > 1 else ""
+                parts = [owner, *(_network_in_words(run, results) if run.is_study else [])]
+                shown.append(FirstFailures(", ".join(filter(None, parts)), owner, images))
     return shown
 
 
@@ -185,7 +199,7 @@ def _network_in_words(run: RunRecord, results: Results) -> list[str]:
     """The first network of a study and its training, where there are several."""
     model, arm = _networks(run, results)[0]
     label = legend([arm])[0].label if len(results.arms) > 1 else ""
-    return [model if len(results.models) > 1 else "", label]
+    return [each for each in (model if len(results.models) > 1 else "", label) if each]
 
 
 def _failures_of(run: RunRecord, results: Results) -> list[Failure]:
@@ -258,10 +272,10 @@ def _answers(
         robust = replace(robust, verdict=f"{robust.verdict}; not checked yet")
     seeds = list(Counter(training[:-1] for training in trainings).values())
     believed = can_i_believe_it(badge, ladder, _warnings(run), seeds, _doubt(run, found))
-    first = which_fail_first(
-        [(group.network, group.condition, group.classes) for group in groups if group.by == "class"],
-        [(each.title, each.images) for each in shown],
-    )
+    by_class = [(group.network, group.condition, group.classes) for group in groups if group.by == "class"]
+    network = f" of {', '.join(named)}" if (named := _network_in_words(run, results)) else ""
+    among = f"Of the images{network} that were explained." if run.is_study and shown else ""
+    first = which_fail_first(by_class, [(each.owner, each.images) for each in shown], among)
     best = None
     if run.variants:
         best = same_when_deployed(ladder)

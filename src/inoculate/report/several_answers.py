@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from inoculate.report import published
-from inoculate.report.answers import HOLDS, Answer
+from inoculate.report.answers import BROKEN, HOLDS, Answer
 from inoculate.report.formatting import attack_name, norm_name, percent
 from inoculate.report.ladder import Ladder
 from inoculate.report.plots.style import legend
 from inoculate.report.results import Results
 
+NONE, SEVERAL = "none withstands the attack", "several are about as good"
 POINT = 0.01  # a difference between variants that counts
 
 
@@ -21,58 +23,82 @@ def title_of(results: Results) -> str:
 
 def best_networks(found: Sequence[Results]) -> Answer | None:
     """The network and training that keep most under the attack that every network met, for each dataset."""
-    parts: list[tuple[str, str]] = []
-    names: set[str] = set()  # "" where none is clearly ahead
+    texts: list[str] = []
+    verdicts: dict[str, list[str]] = {}
     for results in found:
-        networks = [(m, arm) for m in results.models for arm in results.arms if results.clean(m, arm)]
-        for attack in sorted(results.attacks, key=("autoattack", "pgd").__contains__, reverse=True):
-            eps = max(results.epsilons(attack), default=0.0)
-            numbers = [results.find(*network, attack, eps, "white-box") for network in networks]
-            known = [(n, each) for each, n in zip(networks, numbers, strict=True) if n]
-            if len(known) < len(networks) or not known:
-                continue
-            known.sort(key=lambda pair: -pair[0].accuracy)
-            number, (model, arm) = known[0]
-            low, high = number.interval
-            clear = len(known) == 1 or known[1][0].accuracy < low
-            label = legend([arm])[0].label if len(results.arms) > 1 else ""
-            best = f"{model}, {label}" if label else model
-            names.add(best if clear else "")
-            condition, doubt = f"{attack_name(attack)} at eps {eps:.3g}", "" if clear else ", not clearly ahead"
-            found_here = f"{best} {percent(number.accuracy)} % [{100 * low:.0f}, {100 * high:.0f}]{doubt}"
-            parts.append((condition, f"{title_of(results)} {found_here}"))
-            break
-    if not parts:
+        best = _best_network(results)
+        if best is not None:
+            title = title_of(results)
+            verdicts.setdefault(best.verdict, []).append(title)
+            texts.append(f"{title}: {best.text}.")
+    if not verdicts:
         return None
-    verdict = "None is clearly ahead" + (" everywhere" if len(names) > 1 else "")
-    if "" not in names:
-        verdict = "It depends on the data" if len(names) > 1 else names.pop()
-    return Answer("Which network is best?", verdict, _by_condition(parts, "the most is left with:"))
+    if len(verdicts) == 1:
+        verdict = next(iter(verdicts))
+        verdict = verdict.capitalize() if verdict in (NONE, SEVERAL) else verdict
+    else:
+        verdict = "; ".join(f"{' and '.join(titles)}: {each}" for each, titles in verdicts.items())
+    return Answer("Which network is best?", verdict, " ".join(texts))
+
+
+@dataclass(frozen=True)
+class _Best:
+    """Which network of a dataset is best, in a few words and with its number."""
+
+    verdict: str
+    text: str
+
+
+def _best_network(results: Results) -> _Best | None:
+    networks = [(m, arm) for m in results.models for arm in results.arms if results.clean(m, arm)]
+    for attack in sorted(results.attacks, key=("autoattack", "pgd").__contains__, reverse=True):
+        eps = max(results.epsilons(attack), default=0.0)
+        numbers = [results.find(*network, attack, eps, "white-box") for network in networks]
+        known = [(n, each) for each, n in zip(networks, numbers, strict=True) if n]
+        if len(known) < len(networks) or not known:
+            continue
+        known.sort(key=lambda pair: -pair[0].accuracy)
+        number, (model, arm) = known[0]
+        low, high = number.interval
+        label = legend([arm])[0].label if len(results.arms) > 1 else ""
+        name = f"{model}, {label}" if label else model
+        kept = f"{percent(number.accuracy)} % [{100 * low:.1f}, {100 * high:.1f}]"
+        condition, clean = f"{attack_name(attack)} at eps {eps:.3g}", results.clean(model, arm)
+        if clean and number.accuracy <= BROKEN * clean.accuracy:
+            return _Best(NONE, f"at most {kept} is left under {condition}")
+        ahead = len(known) == 1 or known[1][0].accuracy < low
+        verdict = name if ahead else SEVERAL
+        return _Best(verdict, f"{name} keeps {kept} under {condition}{'' if ahead else ', not clearly the most'}")
+    return None
 
 
 def robust_by_training(ladders: Sequence[tuple[str, Ladder]]) -> Answer:
-    """What the first and the last of the main sides keep under the strongest attack, for each dataset."""
-    parts: list[tuple[str, str]] = []
+    """What the first and the best of the main sides keep under the strongest attack, for each dataset."""
+    parts: list[str] = []
     robust: dict[str, bool] = {}
+    notes: set[tuple[float, int]] = set()
     for title, ladder in ladders:
         attacked = [rung for rung in ladder.attacked if all(rung.bars)]
         if not attacked:
             continue
         rung = attacked[-1]
         values = [(side, bar.accuracy) for side, bar in zip(ladder.sides, rung.bars, strict=True) if bar]
-        best = max(values, key=lambda pair: pair[1])
+        best, first = max(values, key=lambda pair: pair[1]), values[0]
         robust[title] = best[1] >= HOLDS * _clean(ladder)
-        networks = max(bar.networks for bar in rung.bars if bar)
-        average = f", averaged over {networks} networks," if networks > 1 else ""
-        start = f"{title} {percent(values[0][1])} % with {values[0][0].label}"
-        most = f", at best {percent(best[1])} % ({best[0].label})" if best[0] is not values[0][0] else ", the best"
-        parts.append((f"{rung.note} at eps {rung.eps:.3g}{average}", start + most))
+        notes.add((rung.eps, max(bar.networks for bar in rung.bars if bar)))
+        one = len(ladders) == 1
+        text = f"{'' if one else f'{title} '}{percent(best[1])} % with {best[0].label}"
+        text += f", {percent(first[1])} % with {first[0].label}" if best[0] is not first[0] else ""
+        parts.append(f"{text} ({rung.attack})")
     held, lost = ([title for title, holds in robust.items() if holds is verdict] for verdict in (True, False))
     if held and lost:
         verdict = f"On {', '.join(held)} with the best training; not on {' and '.join(lost)}"
     else:
         verdict = "Yes, with the best training" if held else "No"
-    text = _by_condition(parts, "what is left:")
+    sizes, networks = ({each[place] for each in notes} for place in (0, 1))
+    start = f"Under attack at eps {', '.join(f'{eps:.3g}' for eps in sorted(sizes))}"
+    start += f", averaged over {max(networks)} networks" if networks and max(networks) > 1 else ""
+    text = f"{start}, the best training keeps {'; '.join(parts)}." if parts else ""
     return Answer("Is it robust?", verdict if parts else "Not measured", text, favourable=bool(held))
 
 
@@ -98,13 +124,6 @@ def same_when_deployed(ladder: Ladder) -> Answer:
             text = f"They differ most {where}: {low} {percent(values[low])} %, {high} {percent(values[high])} %."
     verdict = "No" if widest >= POINT - 1e-9 else "Yes, to within a point"
     return Answer("Is each variant as accurate?", verdict, text)
-
-
-def _by_condition(parts: Sequence[tuple[str, str]], verb: str) -> str:
-    """Findings in a sentence for each condition under which they were made."""
-    conditions = dict.fromkeys(condition for condition, _ in parts)
-    found = {name: "; ".join(text for condition, text in parts if condition == name) for name in conditions}
-    return " ".join(f"Under {name} {verb} {text}." for name, text in found.items())
 
 
 def _clean(ladder: Ladder) -> float:

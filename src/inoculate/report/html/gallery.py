@@ -35,11 +35,18 @@ class Tile:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The tiles of one network; `epsilons` are the stops of its slider."""
+    """The tiles of one network, or dataset; `epsilons` are the stops of its slider."""
 
     title: str
+    owner: str
     tiles: list[Tile]
     epsilons: list[float]
+
+    @property
+    def start(self) -> int:
+        """The stop at which the first of the images is wrong."""
+        first = min((tile.failure.eps for tile in self.tiles), default=0.0)
+        return next((place for place, eps in enumerate(self.epsilons) if eps >= first), 0)
 
     @property
     def attacked(self) -> bool:
@@ -53,11 +60,20 @@ def galleries(found: Sequence[FirstFailures]) -> list[Gallery]:
     return [_gallery(each, share) for each in found]
 
 
-def first_tiles(found: Sequence[Gallery], most: int = 5) -> list[Tile]:
-    """The first tiles with a picture, in turn from every gallery; the same picture only once."""
-    turns = zip_longest(*([tile for tile in each.tiles if tile.clean] for each in found))
-    tiles = {tile.attacked or tile.clean: tile for turn in turns for tile in turn if tile}
+def first_tiles(found: Sequence[Gallery], most: int = 5) -> list[tuple[str, Tile]]:
+    """The first tiles with a picture and their owners, in turn from every gallery; the same picture only once."""
+    turns = zip_longest(*([(each.owner, tile) for tile in _telling(each.tiles)] for each in found))
+    tiles: dict[str, tuple[str, Tile]] = {}
+    for owner, tile in (pair for turn in turns for pair in turn if pair):
+        tiles.setdefault(tile.attacked or tile.clean, (owner, tile))
     return list(tiles.values())[:most]
+
+
+def _telling(tiles: Sequence[Tile]) -> list[Tile]:
+    """Tiles with a picture: the first, the first that needs an attack, then the others."""
+    seen = [tile for tile in tiles if tile.clean]
+    attacked = [tile for tile in seen[1:] if tile.failure.eps][:1]
+    return [*seen[:1], *attacked, *(tile for tile in seen[1:] if tile not in attacked)]
 
 
 def _gallery(found: FirstFailures, budget: int) -> Gallery:
@@ -70,4 +86,4 @@ def _gallery(found: FirstFailures, budget: int) -> Gallery:
             break
         known = dict(failure.steps)
         tiles.append(Tile(failure, clean, attacked, json.dumps([known.get(eps, "") for eps in epsilons])))
-    return Gallery(found.title, tiles, epsilons)
+    return Gallery(found.title, found.owner, tiles, epsilons)
