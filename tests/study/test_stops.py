@@ -1,9 +1,11 @@
-"""A study whose process is killed goes on where it stopped."""
+"""A study whose process is killed goes on where it stopped; told to end, it saves what it has measured."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 
 from study_samples import numbers, run, tiny
 
@@ -43,3 +45,22 @@ def test_killed_and_resumed_gives_the_same_numbers(tmp_path):
     resumed, rest = run(out, STUDY)
     assert 0 < len(rest.made) < len(recorder.made)
     assert numbers(resumed) == numbers(whole) == numbers(read_rows(out / "results.json"))
+
+
+def test_told_to_end_it_saves_what_was_measured(tmp_path):
+    (tmp_path / "study.yaml").write_text(json.dumps(STUDY | {"seeds": list(range(50))}), encoding="utf-8")
+    command = ["-m", "inoculate", "study", "run", "study.yaml", "--out", "out", "--device", "cpu"]
+    with subprocess.Popen(
+        [sys.executable, *command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as driver:
+        late = threading.Timer(120, driver.kill)
+        late.start()
+        said = ""
+        for line in driver.stdout:
+            said += line
+            if "test small_cnn (standard) clean" in line and said.count("(standard) clean") == 1:
+                driver.send_signal(signal.SIGTERM)
+        late.cancel()
+    assert driver.returncode == 130, said
+    assert "interrupted: run the same command again to continue" in said
+    assert {row.attack for row in read_rows(tmp_path / "out" / "results.json")} >= {"none"}

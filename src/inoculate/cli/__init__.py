@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, NoReturn
@@ -72,5 +73,11 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit with the code of `run`."""
+    """Run the command line and exit with the code of `run`. The signal TERM, as schedulers send it, is like Ctrl-C."""
+    if launched_rank() is None:  # a launcher ends its processes all at once, and they must not wait for one another
+        signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(arguments))
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
