@@ -105,7 +105,7 @@ def test_a_model_is_robust_up_to_the_eps_where_half_of_its_accuracy_is_left(tmp_
     assert answer(found, "Is it robust") == (
         "Up to eps 0.01; no longer at 0.03",
         "It classifies 87.5 % of clean images correctly, 87.5 % under attack at eps 0.01, and 12.5 % [2.2, 47.1] "
-        "under PGD at eps 0.03.",
+        "under PGD at eps 0.03. Robust here: at least half of the clean accuracy is left.",
     )
     assert answer(found, "Against")[0] == "FGSM, PGD, L∞"
     assert found.badge is not None
@@ -145,9 +145,7 @@ def test_the_badge_says_the_worst():
 
 
 def test_what_an_attack_may_have_missed_is_said_where_it_is_the_larger_doubt(tmp_path: Path) -> None:
-    said = (
-        "AutoAttack at eps 0.01 gave up some images early to save time: that accuracy may be lower by up to 20 points."
-    )
+    said = "AutoAttack at eps 0.01 stopped early where it seemed unable to win: that accuracy may be up to 20 points"
     for hidden, doubted in ((0.2, True), (0.01, False), (None, False)):
         attacked = replace(row("net", attack="autoattack"), hidden=hidden)
         weaker = replace(
@@ -157,7 +155,7 @@ def test_what_an_attack_may_have_missed_is_said_where_it_is_the_larger_doubt(tmp
         text = answer(overview(read_run(tmp_path)), "Can I")[1]
         assert "With 100 images, the numbers are precise to about ±10 points (95 %)." in text
         assert (said in text) is doubted
-        assert ("gave up some images" in text) is doubted
+        assert ("stopped early" in text) is doubted
 
 
 def test_what_is_in_doubt_is_not_believed_outright(tmp_path: Path) -> None:
@@ -167,7 +165,7 @@ def test_what_is_in_doubt_is_not_believed_outright(tmp_path: Path) -> None:
     assert answer(overview(warned), "Can I")[0] == "Only in part"
     assert answer(overview(warned), "Can I")[1].startswith("1 warning: the model is strange. ")
     unchecked = [clean("net", "standard", 95), row("net")]
-    assert answer(overview(RunRecord("net", unchecked)), "Can I")[0] == "Not yet: nothing was checked"
+    assert answer(overview(RunRecord("net", unchecked)), "Can I")[0] == "Low accuracies yes, high ones not yet"
 
 
 def test_images_fail_in_the_order_of_eps_with_what_breaks_them(tmp_path: Path) -> None:
@@ -274,8 +272,8 @@ def study_of(*found: tuple[str, str, int, int]) -> list[Answer]:
 def test_a_study_says_on_which_data_its_networks_are_robust() -> None:
     mnist = (("mnist", "standard", 98, 20), ("mnist", "pgd_at", 96, 90))
     cifar = (("cifar10", "standard", 80, 2), ("cifar10", "pgd_at", 80, 4))
-    assert study_of(*mnist, *cifar)[0].verdict == "On MNIST with the best training; not on CIFAR10; not checked yet"
-    assert study_of(*mnist)[0].verdict == "Yes, with the best training; not checked yet"
+    assert study_of(*mnist, *cifar)[0].verdict == "On MNIST with the best training (not checked yet); not on CIFAR10"
+    assert study_of(*mnist)[0].verdict == "Yes, with the best training (not checked yet)"
     assert study_of(*cifar)[0].verdict == "No"
 
 
@@ -283,7 +281,7 @@ def test_the_weakest_class_of_each_network_is_named() -> None:
     groups = [GroupAccuracy("cat", 1, 10), GroupAccuracy("dog", 5, 10)]
     found = which_fail_first([("a", "PGD at eps 0.1", groups), ("b", "PGD at eps 0.3", groups[::-1][:1])], [])
     assert found is not None
-    assert (found.verdict, found.text) == ("See the classes", "Weakest class of a “cat”, 10.0 % (PGD at eps 0.1).")
+    assert (found.verdict, found.text) == ("See the classes", "Weakest classes under PGD at eps 0.1: a “cat” 10.0 %.")
 
 
 def test_the_best_network_may_differ_from_data_to_data() -> None:
@@ -295,7 +293,7 @@ def test_the_best_network_may_differ_from_data_to_data() -> None:
     best = best_networks(collect(rows))
     assert best is not None
     assert best.verdict == "MNIST: b; CIFAR10: none withstands the attack"
-    assert best.text.startswith("MNIST: b keeps 90.0 % [82.6, 94.5] under FGSM at eps 0.01. CIFAR10: at most 4.0 %")
+    assert best.text.startswith("MNIST: it keeps 90.0 % [82.6, 94.5] (FGSM, eps 0.01). CIFAR10: at most 4.0 %")
 
 
 def test_a_study_says_how_many_seeds_its_networks_have() -> None:
@@ -320,9 +318,11 @@ def test_a_lead_within_the_interval_is_none() -> None:
 
     assert best(6, 90).verdict == "net1"
     assert best(55, 56).verdict == "Several are about as good"
-    assert best(55, 56).text == "MNIST: net1 keeps 56.0 % [46.2, 65.3] under FGSM at eps 0.01, not clearly the most."
+    assert best(55, 56).text == (
+        "MNIST: 2 of 2 networks cannot be told apart; the highest, net1, keeps 56.0 % [46.2, 65.3] (FGSM, eps 0.01)."
+    )
     assert best(5, 6).verdict == "None withstands the attack"
-    assert best(5, 6).text == "MNIST: at most 6.0 % [2.8, 12.5] is left under FGSM at eps 0.01."
+    assert best(5, 6).text == "MNIST: at most 6.0 % [2.8, 12.5] is left (FGSM, eps 0.01)."
 
 
 def test_no_line_ends_between_a_number_and_its_unit() -> None:

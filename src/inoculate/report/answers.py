@@ -11,10 +11,14 @@ from inoculate.core.row import CERTIFIED
 from inoculate.report.failures import Failure
 from inoculate.report.formatting import attack_name, norm_name, percent, span
 from inoculate.report.ladder import Bar, Ladder
-from inoculate.report.results import Results
+from inoculate.report.results import Results, is_replayed
 
 WEAK = {"fgsm", "bim", "mifgsm", "deepfool"}  # attacks that a model may withstand without being robust
 HOLDS, BROKEN = 0.5, 0.1  # of the clean accuracy
+ENOUGH = "Robust here: at least half of the clean accuracy is left."
+
+
+NOT_CHECKED = "There was no check for masked gradients, which make a weak network look robust."
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def is_it_robust(ladder: Ladder, who: str = "") -> Answer:
     text = (
         f"{who or 'It'} classifies {percent(clean.accuracy)} % of clean images correctly{until}, and "
         f"{percent(bar.accuracy)} % [{percent(low)}, {percent(high)}] under {attack_name(bar.attack)} at eps "
-        f"{last.eps:.3g}."
+        f"{last.eps:.3g}. {ENOUGH}"
     )
     if set(ladder.attacks) <= WEAK:
         return Answer(question, "Not shown: only weak attacks were run", text)
@@ -120,59 +124,66 @@ def better_than_before(ladder: Ladder) -> Answer:
     return Answer(question, verdict, text, favourable=after > before)
 
 
-def against_what(results: Results, images: str) -> Answer:
+def against_what(found: Sequence[Results], images: str) -> Answer:
     """The threat model: attacks, norm, eps and images; an attack may have met the first of these only."""
-    attacks = results.attacks
+    results, rows = found[0], [row for each in found for row in each.rows]
+    attacks = list(dict.fromkeys(attack for each in found for attack in each.attacks))
     if not attacks:
         return Answer("Against what?", "Nothing yet", f"Clean accuracy only, on {images}.")
-    sizes = sorted({eps for attack in attacks for eps in results.epsilons(attack)})
+    sizes = sorted({row.eps for row in rows if row.attack in attacks})
     listed = ", ".join(f"{eps:.3g}" for eps in sizes[:6]) + (" …" if len(sizes) > 6 else "")
     unit = (
         "every pixel moves by at most eps (1 = full range)"
         if results.norm == "linf"
         else f"distance in {norm_name(results.norm)}"
     )
-    white = any(row.protocol == "white-box" for row in results.rows if row.attack in attacks)
+    white = any(row.protocol == "white-box" for row in rows if row.attack in attacks)
     knows = "The attacker knows the network" if white else "Examples of other networks"
+    replayed = " Replayed images were crafted before the retraining." if any(map(is_replayed, rows)) else ""
     proved = " A lower bound is proved as well." if CERTIFIED in results.conditions else ""
     names = ", ".join(map(attack_name, attacks))
-    most, fewest = (choose(row.n for row in results.rows) for choose in (max, min))
+    most, fewest = (choose(row.n for row in rows) for choose in (max, min))
     images += f", by some attacks the first {fewest:,}" if fewest < most else ""
-    text = f"{knows}; {unit}, eps {listed}; {images}.{proved}"
+    text = f"{knows}; {unit}, eps {listed}; {images}.{replayed}{proved}"
     return Answer("Against what?", f"{names}, {norm_name(results.norm)}", text, "glossary")
 
 
 def can_i_believe_it(
-    badge: Badge, ladder: Ladder, warnings: Sequence[str], seeds: Sequence[int] = (1,), doubt: Doubt | None = None
+    badge: Badge,
+    ladder: Ladder,
+    warnings: Sequence[str],
+    counts: Sequence[int],
+    seeds: Sequence[int] = (1,),
+    doubt: Doubt | None = None,
 ) -> Answer:
     """The checks, the precision of the numbers, and the warnings of the run.
 
-    `seeds` are the numbers of training seeds of the networks. `doubt` is what attacks can have left by ending runs
-    early, where they did most: said where it is larger than the precision.
+    `counts` are the numbers of images behind the rows, `seeds` those of training seeds of the networks. `doubt`
+    is what attacks can have left by ending runs early, where they did most: said where it is larger than the precision.
     """
     bars = [bar for rung in ladder.rungs for bar in rung.bars if bar]
     widest = max((50 * (bar.interval[1] - bar.interval[0]) for bar in bars if bar.interval), default=0.0)
-    images = f"{span([bar.n for bar in bars])} images" if bars else ""
+    images = f"{span(counts)} images" if counts else ""
     doubtful = doubt is not None and 100 * doubt.hidden > widest
     parts = []
     if doubt is not None and doubtful:
-        lower = f"by up to {100 * doubt.hidden:.0f} points"
-        parts.append(f"{doubt.condition} gave up some images early to save time: that accuracy may be lower {lower}.")
+        lower = f"up to {100 * doubt.hidden:.0f} points lower"
+        parts.append(f"{doubt.condition} stopped early where it seemed unable to win: that accuracy may be {lower}.")
     if warnings:
         parts.append(f"{_in_words(len(warnings))}: {warnings[0].rstrip('.')}.")
     not_made = f": {', '.join(badge.not_made)}" if badge.not_made and badge.text.endswith("not made") else ""
-    parts.append(f"{badge.text}{not_made}." if badge.state != "open" else "No check for masked gradients was made.")
+    parts.append(f"{badge.text}{not_made}." if badge.state != "open" else NOT_CHECKED)
     if badge.not_made and not not_made:
         parts.append(f"Not made: {', '.join(badge.not_made)}.")
     if widest:
         parts.append(f"With {images}, the numbers are precise to about ±{widest:.0f} points (95 %).")
     elif images:
-        parts.append(f"Behind each number are {images} and {span(seeds)} training seed{'s' * (max(seeds) > 1)}.")
+        parts.append(f"Behind a number are {images} and {span(seeds)} training seed{'s' * (max(seeds) > 1)}.")
     verdicts = {
         "good": "Only in part" if doubtful else "Yes, as far as was checked",
         "warned": "Only in part",
         "bad": "No, not before the failed check is resolved",
-        "open": "Not yet: nothing was checked",
+        "open": "Low accuracies yes, high ones not yet",
     }
     anchor = "checks" if badge.state != "open" else ""
     return Answer("Can I believe it?", verdicts[badge.state], " ".join(parts), anchor)
@@ -203,11 +214,9 @@ def which_fail_first(
             f"images), the strongest “{high.name}”, {percent(high.accuracy)} %."
         )
     elif apart:
-        weakest = (
-            f"of {network} “{classes[0].name}”, {percent(classes[0].accuracy)} % ({condition})"
-            for network, condition, classes in apart
-        )
-        texts.append(f"Weakest class {'; '.join(weakest)}.")
+        weakest = (f"{network} “{each[0].name}” {percent(each[0].accuracy)} %" for network, _, each in apart)
+        conditions = " or ".join(dict.fromkeys(condition for _, condition, _ in apart))
+        texts.append(f"Weakest classes under {conditions}: {', '.join(weakest)}.")
     if not found and not apart:
         return None
     verdict = "; ".join(found) or "See the classes"

@@ -13,7 +13,7 @@ from inoculate.attribution.explanation import Explanation
 from inoculate.core.errors import InputError
 from inoculate.core.row import Row
 from inoculate.core.stats import paired_gain, unpaired_gain
-from inoculate.report.answers import Answer, is_it_robust
+from inoculate.report.answers import ENOUGH, Answer, is_it_robust
 from inoculate.report.formatting import attack_name, percent, points
 from inoculate.report.ladder import Bar, Ladder, Rung
 from inoculate.report.results import BEFORE, Results
@@ -86,18 +86,27 @@ def which_to_ship(results: Results, ladder: Ladder, records: Records, same_image
     assert best is not None
     assert other is not None
     how = "paired over images" if shown.paired else "unpaired"
-    alone = is_it_robust(ladder.side(names.index(shown.better))).verdict
     text = (
         f"Under {_named(best, other)} at eps {rung.eps:.3g} {shown.better} keeps {percent(best.accuracy)} %, "
         f"{shown.worse} {percent(other.accuracy)} %: {points(shown.value)} points "
-        f"[{100 * shown.low:.1f}, {100 * shown.high:.1f}], {how}.{_elsewhere(ladder, last, shown)} {_on_clean(clean)} "
-        f"Is {shown.better} robust? {alone}."
+        f"[{100 * shown.low:.1f}, {100 * shown.high:.1f}], {how}.{_elsewhere(ladder, last, shown)} {_on_clean(clean)}"
     )
     if not decided:
         return Answer(question, "Not decided: the difference may be chance", text)
     if len(opposed) > 1:
         return Answer(question, f"It depends on eps: {shown.better} at {rung.eps:.3g}", text)
     return Answer(question, shown.better, text)
+
+
+def are_they_robust(ladder: Ladder) -> Answer:
+    """For each model alone: up to which eps it keeps enough of its clean accuracy."""
+    alone = [is_it_robust(ladder.side(place)) for place in range(len(ladder.sides))]
+    found: dict[str, list[str]] = {}
+    for side, each in zip(ladder.sides, alone, strict=True):
+        verdict = each.verdict.replace(";", ",")
+        found.setdefault(verdict[:1].lower() + verdict[1:], []).append(side.label)
+    verdict = "; ".join(f"{' and '.join(names)}: {verdict}" for verdict, names in found.items())
+    return Answer("Is it robust?", verdict, ENOUGH, favourable=any(each.favourable for each in alone))
 
 
 def _elsewhere(ladder: Ladder, last: Difference, shown: Difference) -> str:

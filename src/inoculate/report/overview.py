@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from inoculate.core.groups import GroupAccuracy, accuracy_by
@@ -22,9 +23,9 @@ from inoculate.report.answers import (
     is_it_robust,
     which_fail_first,
 )
-from inoculate.report.comparison import same_images, which_to_ship
+from inoculate.report.comparison import are_they_robust, same_images, which_to_ship
 from inoculate.report.failures import Failure, explained_failures, failures
-from inoculate.report.formatting import attack_name, norm_name, span, with_norm_names
+from inoculate.report.formatting import attack_name, norm_name, percent, span, with_norm_names
 from inoculate.report.image_record import accuracy_by_class
 from inoculate.report.ladder import Ladder, Side, ladder_of
 from inoculate.report.plots.style import legend
@@ -221,20 +222,17 @@ def _networks(run: RunRecord, results: Results) -> list[tuple[str, str]]:
 
 
 def _subgroups(run: RunRecord, found: Sequence[Results]) -> list[Subgroup]:
-    """By class, for every network with recorded images, under the attack that leaves least at the largest eps."""
+    """By class, for every network with recorded images, under its strongest attack at an eps that tells them apart."""
     groups: list[Subgroup] = []
     for results in found:
-        for member in run.members or [run]:
-            rows = [
-                (place, row) for place, row in enumerate(member.image_rows)
-                if row.dataset == results.dataset and row.space == results.norm and row.arm != BEFORE
-                and row.attack not in ("none", CERTIFIED) and row.protocol == "white-box"
-            ]  # fmt: skip
-            if member.images is None or not rows:
-                continue
-            place, row = _telling(rows)
+        members = [each for each in run.members or [run] if each.images is not None and _attacked(each, results)]
+        eps = _telling([_strongest(_attacked(each, results)) for each in members])
+        for member in members:
+            strongest = _strongest(_attacked(member, results))
+            place, row = strongest.get(eps) or strongest[max(strongest)]
             condition = f"{attack_name(row.attack)} at eps {row.eps:.3g}"
             name = member.title if run.members else ""
+            assert member.images is not None
             groups.append(Subgroup(name, condition, accuracy_by_class(member.images, place)))
             for column, values in member.images.groups.items():
                 found_groups = accuracy_by(values, member.images.right[place], member.images.finished[place])
@@ -242,13 +240,29 @@ def _subgroups(run: RunRecord, found: Sequence[Results]) -> list[Subgroup]:
     return groups
 
 
-def _telling(rows: Sequence[tuple[int, Row]]) -> tuple[int, Row]:
-    """The strongest attack at the eps that leaves closest to half of the images: it tells classes apart."""
+def _attacked(member: RunRecord, results: Results) -> list[tuple[int, Row]]:
+    """The recorded rows of the results that are under white-box attack, each with its place in the record."""
+    return [
+        (place, row) for place, row in enumerate(member.image_rows)
+        if row.dataset == results.dataset and row.space == results.norm and row.arm != BEFORE
+        and row.attack not in ("none", CERTIFIED) and row.protocol == "white-box"
+    ]  # fmt: skip
+
+
+def _strongest(rows: Sequence[tuple[int, Row]]) -> dict[float, tuple[int, Row]]:
+    """At each eps the row that leaves least."""
     strongest: dict[float, tuple[int, Row]] = {}
     for pair in rows:
         eps = pair[1].eps
         strongest[eps] = min(pair, strongest.get(eps, pair), key=lambda each: each[1].accuracy)
-    return min(strongest.values(), key=lambda pair: (abs(pair[1].accuracy - 0.5), -pair[1].eps))
+    return strongest
+
+
+def _telling(found: Sequence[Mapping[float, tuple[int, Row]]]) -> float:
+    """The eps, one that all have if there is any, that leaves closest to half of the images: it tells classes apart."""
+    shared = [eps for eps in (found[0] if found else ()) if all(eps in each for each in found)]
+    accuracy = {eps: fmean(each[eps][1].accuracy for each in found) for eps in shared}
+    return min(shared, key=lambda eps: (abs(accuracy[eps] - 0.5), -eps), default=-1.0)
 
 
 def _answers(
@@ -269,19 +283,35 @@ def _answers(
         robust = is_it_robust(ladder)
     trainings = {(row.dataset, row.model, row.arm, row.seed) for each in found for row in each.rows}
     if badge.state == "open" and robust.favourable:
-        robust = replace(robust, verdict=f"{robust.verdict}; not checked yet")
+        claim, *rest = robust.verdict.split(";", 1)
+        robust = replace(robust, verdict=";".join([f"{claim} (not checked yet)", *rest]))
     seeds = list(Counter(training[:-1] for training in trainings).values())
-    believed = can_i_believe_it(badge, ladder, _warnings(run), seeds, _doubt(run, found))
+    counts = [row.n for each in found for row in each.rows]
+    believed = can_i_believe_it(badge, ladder, _warnings(run), counts, seeds, _doubt(run, found))
     by_class = [(group.network, group.condition, group.classes) for group in groups if group.by == "class"]
-    network = f" of {', '.join(named)}" if (named := _network_in_words(run, results)) else ""
-    among = f"Of the images{network} that were explained." if run.is_study and shown else ""
-    first = which_fail_first(by_class, [(each.owner, each.images) for each in shown], among)
+    first = which_fail_first(by_class, [(each.owner, each.images) for each in shown], _among(run, found, shown))
     best = None
-    if run.variants:
+    if run.members:
+        best = are_they_robust(ladder)
+    elif run.variants:
         best = same_when_deployed(ladder)
-    elif not run.members and len(results.models) > 1:
+    elif len(results.models) > 1:
         best = best_networks(found)
-    return [each for each in (robust, against_what(results, images), best, first, believed) if each]
+    others = [best, against_what(found, images)] if run.members else [against_what(found, images), best]
+    return [each for each in (robust, *others, first, believed) if each]
+
+
+def _among(run: RunRecord, found: Sequence[Results], shown: Sequence[FirstFailures]) -> str:
+    """Of a study, from which images those that fail first were taken, and how many fail without an attack."""
+    if not run.is_study or not shown or run.images is not None:
+        return ""
+    wrong = []
+    for results in found:
+        number = results.clean(*_networks(run, results)[0]) if results.rows else None
+        title = f"{title_of(results)} " if len(found) > 1 else ""
+        wrong += [f"{title}{percent(1 - number.accuracy)} %"] if number else []
+    who = ", ".join(_network_in_words(run, found[0])) or "the network"
+    return f"Of the few images shown below. Without any attack {who} is wrong on {', '.join(wrong)} of all images."
 
 
 def _doubt(run: RunRecord, found: Sequence[Results]) -> Doubt | None:

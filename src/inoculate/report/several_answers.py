@@ -38,7 +38,9 @@ def best_networks(found: Sequence[Results]) -> Answer | None:
         verdict = verdict.capitalize() if verdict in (NONE, SEVERAL) else verdict
     else:
         verdict = "; ".join(f"{' and '.join(titles)}: {each}" for each, titles in verdicts.items())
-    return Answer("Which network is best?", verdict, " ".join(texts))
+    trained = any(len(results.arms) > 1 for results in found)
+    question = "Which network and training is best?" if trained else "Which network is best?"
+    return Answer(question, verdict, " ".join(texts))
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,15 @@ def _best_network(results: Results) -> _Best | None:
         label = legend([arm])[0].label if len(results.arms) > 1 else ""
         name = f"{model}, {label}" if label else model
         kept = f"{percent(number.accuracy)} % [{100 * low:.1f}, {100 * high:.1f}]"
-        condition, clean = f"{attack_name(attack)} at eps {eps:.3g}", results.clean(model, arm)
+        condition, clean = f"({attack_name(attack)}, eps {eps:.3g})", results.clean(model, arm)
         if clean and number.accuracy <= BROKEN * clean.accuracy:
-            return _Best(NONE, f"at most {kept} is left under {condition}")
-        ahead = len(known) == 1 or known[1][0].accuracy < low
-        verdict = name if ahead else SEVERAL
-        return _Best(verdict, f"{name} keeps {kept} under {condition}{'' if ahead else ', not clearly the most'}")
+            return _Best(NONE, f"at most {kept} is left {condition}")
+        alike = sum(each.accuracy >= low for each, _ in known)
+        if alike == 1:
+            return _Best(name, f"it keeps {kept} {condition}")
+        what = "trained networks" if len(results.arms) > 1 else "networks"
+        text = f"{alike} of {len(known)} {what} cannot be told apart; the highest, {name}, keeps {kept} {condition}"
+        return _Best(SEVERAL, text)
     return None
 
 
@@ -76,7 +81,8 @@ def robust_by_training(ladders: Sequence[tuple[str, Ladder]]) -> Answer:
     """What the first and the best of the main sides keep under the strongest attack, for each dataset."""
     parts: list[str] = []
     robust: dict[str, bool] = {}
-    notes: set[tuple[float, int]] = set()
+    sizes: set[float] = set()
+    networks = 1
     for title, ladder in ladders:
         attacked = [rung for rung in ladder.attacked if all(rung.bars)]
         if not attacked:
@@ -85,20 +91,19 @@ def robust_by_training(ladders: Sequence[tuple[str, Ladder]]) -> Answer:
         values = [(side, bar.accuracy) for side, bar in zip(ladder.sides, rung.bars, strict=True) if bar]
         best, first = max(values, key=lambda pair: pair[1]), values[0]
         robust[title] = best[1] >= HOLDS * _clean(ladder)
-        notes.add((rung.eps, max(bar.networks for bar in rung.bars if bar)))
-        one = len(ladders) == 1
-        text = f"{'' if one else f'{title} '}{percent(best[1])} % with {best[0].label}"
-        text += f", {percent(first[1])} % with {first[0].label}" if best[0] is not first[0] else ""
-        parts.append(f"{text} ({rung.attack})")
+        sizes.add(rung.eps)
+        networks = max(networks, *(bar.networks for bar in rung.bars if bar))
+        text = f"{title}: {best[0].label} keeps {percent(best[1])} %"
+        text += f", {first[0].label} {percent(first[1])} %" if best[0] is not first[0] else ", none more"
+        parts.append(f"{text} ({rung.attack}).")
     held, lost = ([title for title, holds in robust.items() if holds is verdict] for verdict in (True, False))
     if held and lost:
         verdict = f"On {', '.join(held)} with the best training; not on {' and '.join(lost)}"
     else:
         verdict = "Yes, with the best training" if held else "No"
-    sizes, networks = ({each[place] for each in notes} for place in (0, 1))
-    start = f"Under attack at eps {', '.join(f'{eps:.3g}' for eps in sorted(sizes))}"
-    start += f", averaged over {max(networks)} networks" if networks and max(networks) > 1 else ""
-    text = f"{start}, the best training keeps {'; '.join(parts)}." if parts else ""
+    mean = f", mean of {networks} networks" if networks > 1 else ""
+    start = f"Under the strongest attack that all met, at eps {', '.join(f'{eps:.3g}' for eps in sorted(sizes))}{mean}."
+    text = " ".join([start, *parts]) if parts else ""
     return Answer("Is it robust?", verdict if parts else "Not measured", text, favourable=bool(held))
 
 

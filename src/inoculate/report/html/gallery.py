@@ -66,7 +66,7 @@ def first_tiles(found: Sequence[Gallery], most: int = 5) -> list[tuple[str, Tile
     tiles: dict[str, tuple[str, Tile]] = {}
     for owner, tile in (pair for turn in turns for pair in turn if pair):
         tiles.setdefault(tile.attacked or tile.clean, (owner, tile))
-    return list(tiles.values())[:most]
+    return sorted(list(tiles.values())[:most], key=lambda pair: pair[1].failure.eps)
 
 
 def _telling(tiles: Sequence[Tile]) -> list[Tile]:
