@@ -308,10 +308,13 @@ def _among(run: RunRecord, found: Sequence[Results], shown: Sequence[FirstFailur
     wrong = []
     for results in found:
         number = results.clean(*_networks(run, results)[0]) if results.rows else None
-        title = f"{title_of(results)} " if len(found) > 1 else ""
-        wrong += [f"{title}{percent(1 - number.accuracy)} %"] if number else []
+        title = f" ({title_of(results)})" if len(found) > 1 else ""
+        wrong += [f"{percent(1 - number.accuracy)} %{title}"] if number else []
     who = ", ".join(_network_in_words(run, found[0])) or "the network"
-    return f"Of the few images shown below. Without any attack {who} is wrong on {', '.join(wrong)} of all images."
+    return (
+        "Searched among the few images shown below, which are right without an attack. "
+        f"Of all images {who} is wrong without an attack on {', '.join(wrong)}."
+    )
 
 
 def _doubt(run: RunRecord, found: Sequence[Results]) -> Doubt | None:
