@@ -284,6 +284,13 @@ def test_the_weakest_class_of_each_network_is_named() -> None:
     assert (found.verdict, found.text) == ("See the classes", "Weakest classes under PGD at eps 0.1: a “cat” 10.0 %.")
 
 
+def test_a_study_says_how_many_images_fail_first() -> None:
+    found = study_of(("mnist", "standard", 98, 20), ("mnist", "noise", 96, 30), ("cifar10", "standard", 80, 2))
+    (first,) = [each for each in found if each.question.startswith("Which images")]
+    assert first.verdict == "Wrong under FGSM at eps 0.01: 80.0 % of MNIST, 98.0 % of CIFAR10"
+    assert first.text.startswith("Without an attack: 2.0 %, 20.0 %.")
+
+
 def test_the_best_network_may_differ_from_data_to_data() -> None:
     numbers = (("mnist", "a", 20), ("mnist", "b", 90), ("cifar10", "a", 4), ("cifar10", "b", 2))
     rows = [

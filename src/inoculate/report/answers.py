@@ -192,7 +192,7 @@ def can_i_believe_it(
 def which_fail_first(
     groups: Sequence[tuple[str, str, Sequence[GroupAccuracy]]],
     shown: Sequence[tuple[str, Sequence[Failure]]],
-    among: str = "",
+    shares: tuple[str, str] | None = None,
 ) -> Answer | None:
     """An image of each network, or dataset, that fails first, and the class that suffers most.
 
@@ -200,11 +200,12 @@ def which_fail_first(
         groups: for each network its name (empty: there is one), the attack, and the accuracies by class, worst first.
         shown: the images of the page by what they belong to (empty: there is one), those that fail first at the
             beginning.
-        among: a sentence on where these images come from, if they are not the first of all.
+        shares: verdict and sentence on how many of all images fail, where the images shown are examples only.
     """
     found = [f"{owner}: {_first(images)}" if owner else _first(images) for owner, images in shown]
     texts = [f"Taken for {_taken(images)}." for owner, images in shown if not owner]
-    texts += [among] if among else []
+    if shares:
+        found, texts = [shares[0]], [shares[1]]
     apart = [each for each in groups if len(each[2]) > 1 and each[2][0].accuracy < each[2][-1].accuracy]
     if len(groups) == 1 and apart:
         _, condition, classes = apart[0]
@@ -222,7 +223,9 @@ def which_fail_first(
     verdict = "; ".join(found) or "See the classes"
     if not any(owner for owner, _ in shown):
         verdict = verdict[:1].upper() + verdict[1:]
-    return Answer("Which images fail first?", verdict, " ".join(texts), "failures" if shown else "classes")
+    return Answer(
+        "Which images fail first?", verdict, " ".join(texts), "failures" if shown else "classes" if apart else ""
+    )
 
 
 def _told(images: Sequence[Failure]) -> list[Failure]:

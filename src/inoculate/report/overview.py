@@ -289,7 +289,7 @@ def _answers(
     counts = [row.n for each in found for row in each.rows]
     believed = can_i_believe_it(badge, ladder, _warnings(run), counts, seeds, _doubt(run, found))
     by_class = [(group.network, group.condition, group.classes) for group in groups if group.by == "class"]
-    first = which_fail_first(by_class, [(each.owner, each.images) for each in shown], _among(run, found, shown))
+    first = which_fail_first(by_class, [(each.owner, each.images) for each in shown], _shares_failing(run, found))
     best = None
     if run.members:
         best = are_they_robust(ladder)
@@ -301,20 +301,25 @@ def _answers(
     return [each for each in (robust, *others, first, believed) if each]
 
 
-def _among(run: RunRecord, found: Sequence[Results], shown: Sequence[FirstFailures]) -> str:
-    """Of a study, from which images those that fail first were taken, and how many fail without an attack."""
-    if not run.is_study or not shown or run.images is not None:
-        return ""
-    wrong = []
-    for results in found:
-        number = results.clean(*_networks(run, results)[0]) if results.rows else None
-        title = f" ({title_of(results)})" if len(found) > 1 else ""
-        wrong += [f"{percent(1 - number.accuracy)} %{title}"] if number else []
-    who = ", ".join(_network_in_words(run, found[0])) or "the network"
-    return (
-        "Searched among the few images shown below, which are right without an attack. "
-        f"Of all images {who} is wrong without an attack on {', '.join(wrong)}."
-    )
+def _shares_failing(run: RunRecord, found: Sequence[Results]) -> tuple[str, str] | None:
+    """Of a study, how many of all images its first network fails on at the smallest eps, and without an attack."""
+    if not run.is_study or run.images is not None:
+        return None
+    fooled, wrong, attacks = [], [], []
+    for results in (each for each in found if each.rows and each.attacks):
+        network, attack = _networks(run, results)[0], results.attacks[0]
+        eps = min(results.epsilons(attack))
+        clean, attacked = results.clean(*network), results.find(*network, attack, eps, "white-box")
+        if clean and attacked:
+            fooled.append(f"{percent(1 - attacked.accuracy)} % of {title_of(results)}")
+            wrong.append(f"{percent(1 - clean.accuracy)} %")
+            attacks.append(f"{attack_name(attack)} at eps {eps:.3g}")
+    if not fooled:
+        return None
+    who = ", ".join(_network_in_words(run, found[0]))
+    verdict = f"Wrong under {' or '.join(dict.fromkeys(attacks))}: {', '.join(fooled)}"
+    text = f"Without an attack: {', '.join(wrong)}." + (f" Measured on {who}." if who else "")
+    return verdict, f"{text} The pictures are examples."
 
 
 def _doubt(run: RunRecord, found: Sequence[Results]) -> Doubt | None:
@@ -326,5 +331,4 @@ def _doubt(run: RunRecord, found: Sequence[Results]) -> Doubt | None:
     if not hidden:
         return None
     most, row = max(hidden, key=lambda pair: pair[0])
-    on = f" on {row.model}" if run.members else ""
-    return Doubt(f"{attack_name(row.attack)}{on} at eps {row.eps:.3g}", most)
+    return Doubt(f"{attack_name(row.attack)} at eps {row.eps:.3g}", most)
