@@ -25,7 +25,7 @@ ARMS = {
     "duplicates": "control: clean duplicates",
     "noise": "control: random noise",
 }
-ATTACKS = {"fgsm_unclipped": "FGSM white-box, not clipped", "pgd": "PGD-20"}
+ATTACKS = {"pgd": "PGD-20"}  # the steps that the study gives it
 CLAIMS = {
     "a": "(a) helps other networks",
     "b": "(b) beats augmentation alone",

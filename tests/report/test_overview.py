@@ -15,6 +15,7 @@ from inoculate.artifacts.rows import write_rows
 from inoculate.core.errors import InputError
 from inoculate.core.groups import GroupAccuracy
 from inoculate.report.answers import Answer, badge_of, which_fail_first
+from inoculate.report.comparison import are_they_robust
 from inoculate.report.headline import headline
 from inoculate.report.html.environment import unbroken
 from inoculate.report.ladder import ladder_of
@@ -275,6 +276,16 @@ def test_a_study_says_on_which_data_its_networks_are_robust() -> None:
     assert study_of(*mnist, *cifar)[0].verdict == "On MNIST with the best training (not checked yet); not on CIFAR10"
     assert study_of(*mnist)[0].verdict == "Yes, with the best training (not checked yet)"
     assert study_of(*cifar)[0].verdict == "No"
+
+
+def test_what_is_called_robust_without_a_check_says_so_of_each_model() -> None:
+    rows = [
+        clean("a", "standard", 90), row("a", attack="pgd", correct=80), row("a", attack="pgd", eps=0.03, correct=2),
+        clean("b", "standard", 90), row("b", attack="pgd", correct=3), row("b", attack="pgd", eps=0.03, correct=1),
+    ]  # fmt: skip
+    checked, unchecked = (are_they_robust(ladder(*rows), checked).verdict for checked in (True, False))
+    assert checked == "a: up to eps 0.01, no longer at 0.03; b: no"
+    assert unchecked == "a: up to eps 0.01 (not checked yet), no longer at 0.03; b: no"
 
 
 def test_the_weakest_class_of_each_network_is_named() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from inoculate.core.groups import GroupAccuracy
@@ -11,13 +11,12 @@ from inoculate.core.row import CERTIFIED
 from inoculate.report.failures import Failure
 from inoculate.report.formatting import attack_name, norm_name, percent, span
 from inoculate.report.ladder import Bar, Ladder
-from inoculate.report.results import Results, is_replayed
+from inoculate.report.results import Results, protocol_of
 
 WEAK = {"fgsm", "bim", "mifgsm", "deepfool"}  # attacks that a model may withstand without being robust
 HOLDS, BROKEN = 0.5, 0.1  # of the clean accuracy
 ENOUGH = "Robust here: at least half of the clean accuracy is left."
-
-
+FAIL_FIRST = "Which images fail first?"
 NOT_CHECKED = "There was no check for masked gradients, which make a weak network look robust."
 
 
@@ -98,6 +97,12 @@ def is_it_robust(ladder: Ladder, who: str = "") -> Answer:
     return Answer(question, _verdict(lowest, held, clean), text, favourable=bool(held))
 
 
+def unchecked(answer: Answer) -> Answer:
+    """The answer where no check was made: a verdict that calls something robust says so."""
+    claim, *rest = answer.verdict.split(";", 1)
+    return replace(answer, verdict=";".join([f"{claim} (not checked yet)", *rest])) if answer.favourable else answer
+
+
 def _verdict(lowest: Mapping[float, float], held: Sequence[float], clean: Bar) -> str:
     if len(held) == len(lowest):
         return "Largely, at the sizes measured"
@@ -139,7 +144,9 @@ def against_what(found: Sequence[Results], images: str) -> Answer:
     )
     white = any(row.protocol == "white-box" for row in rows if row.attack in attacks)
     knows = "The attacker knows the network" if white else "Examples of other networks"
-    replayed = " Replayed images were crafted before the retraining." if any(map(is_replayed, rows)) else ""
+    others = [row for row in rows if row.protocol != "white-box"]
+    again = any(row.protocol == protocol_of("replayed", row.model, row.arm, None) for row in others)
+    replayed = " Replayed images were crafted before the retraining." if again else ""
     proved = " A lower bound is proved as well." if CERTIFIED in results.conditions else ""
     names = ", ".join(map(attack_name, attacks))
     most, fewest = (choose(row.n for row in rows) for choose in (max, min))
@@ -192,7 +199,6 @@ def can_i_believe_it(
 def which_fail_first(
     groups: Sequence[tuple[str, str, Sequence[GroupAccuracy]]],
     shown: Sequence[tuple[str, Sequence[Failure]]],
-    shares: tuple[str, str] | None = None,
 ) -> Answer | None:
     """An image of each network, or dataset, that fails first, and the class that suffers most.
 
@@ -200,12 +206,9 @@ def which_fail_first(
         groups: for each network its name (empty: there is one), the attack, and the accuracies by class, worst first.
         shown: the images of the page by what they belong to (empty: there is one), those that fail first at the
             beginning.
-        shares: verdict and sentence on how many of all images fail, where the images shown are examples only.
     """
     found = [f"{owner}: {_first(images)}" if owner else _first(images) for owner, images in shown]
     texts = [f"Taken for {_taken(images)}." for owner, images in shown if not owner]
-    if shares:
-        found, texts = [shares[0]], [shares[1]]
     apart = [each for each in groups if len(each[2]) > 1 and each[2][0].accuracy < each[2][-1].accuracy]
     if len(groups) == 1 and apart:
         _, condition, classes = apart[0]
@@ -223,9 +226,7 @@ def which_fail_first(
     verdict = "; ".join(found) or "See the classes"
     if not any(owner for owner, _ in shown):
         verdict = verdict[:1].upper() + verdict[1:]
-    return Answer(
-        "Which images fail first?", verdict, " ".join(texts), "failures" if shown else "classes" if apart else ""
-    )
+    return Answer(FAIL_FIRST, verdict, " ".join(texts), "failures" if shown else "classes")
 
 
 def _told(images: Sequence[Failure]) -> list[Failure]:

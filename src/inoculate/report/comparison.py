@@ -13,7 +13,7 @@ from inoculate.attribution.explanation import Explanation
 from inoculate.core.errors import InputError
 from inoculate.core.row import Row
 from inoculate.core.stats import paired_gain, unpaired_gain
-from inoculate.report.answers import ENOUGH, Answer, is_it_robust
+from inoculate.report.answers import ENOUGH, Answer, is_it_robust, unchecked
 from inoculate.report.formatting import attack_name, percent, points
 from inoculate.report.ladder import Bar, Ladder, Rung
 from inoculate.report.results import BEFORE, Results
@@ -98,15 +98,16 @@ def which_to_ship(results: Results, ladder: Ladder, records: Records, same_image
     return Answer(question, shown.better, text)
 
 
-def are_they_robust(ladder: Ladder) -> Answer:
+def are_they_robust(ladder: Ladder, checked: bool) -> Answer:
     """For each model alone: up to which eps it keeps enough of its clean accuracy."""
     alone = [is_it_robust(ladder.side(place)) for place in range(len(ladder.sides))]
+    alone = alone if checked else list(map(unchecked, alone))
     found: dict[str, list[str]] = {}
     for side, each in zip(ladder.sides, alone, strict=True):
         verdict = each.verdict.replace(";", ",")
         found.setdefault(verdict[:1].lower() + verdict[1:], []).append(side.label)
     verdict = "; ".join(f"{' and '.join(names)}: {verdict}" for verdict, names in found.items())
-    return Answer("Is it robust?", verdict, ENOUGH, favourable=any(each.favourable for each in alone))
+    return Answer("Is it robust?", verdict, ENOUGH)
 
 
 def _elsewhere(ladder: Ladder, last: Difference, shown: Difference) -> str:

@@ -19,9 +19,8 @@ _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 
 def attack_name(attack: str) -> str:
     """The name to print for an attack of the registry, or for one of a study, such as `fgsm_unclipped`."""
-    name = attack.removesuffix(_UNCLIPPED)
-    unclipped = " (not clipped)" if name != attack and name in _ATTACKS else ""
-    return _ATTACKS[name] + unclipped if unclipped else _ATTACKS.get(attack, attack)
+    clipped = _ATTACKS.get(attack.removesuffix(_UNCLIPPED))
+    return _ATTACKS.get(attack) or (f"{clipped} (not clipped)" if clipped else attack)
 
 
 def norm_name(norm: str) -> str:

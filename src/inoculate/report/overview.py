@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -13,6 +13,7 @@ from inoculate.core.results import hardest
 from inoculate.core.row import CERTIFIED, Row
 from inoculate.report import published
 from inoculate.report.answers import (
+    FAIL_FIRST,
     Answer,
     Badge,
     Doubt,
@@ -21,6 +22,7 @@ from inoculate.report.answers import (
     better_than_before,
     can_i_believe_it,
     is_it_robust,
+    unchecked,
     which_fail_first,
 )
 from inoculate.report.comparison import are_they_robust, same_images, which_to_ship
@@ -225,44 +227,36 @@ def _subgroups(run: RunRecord, found: Sequence[Results]) -> list[Subgroup]:
     """By class, for every network with recorded images, under its strongest attack at an eps that tells them apart."""
     groups: list[Subgroup] = []
     for results in found:
-        members = [each for each in run.members or [run] if each.images is not None and _attacked(each, results)]
-        eps = _telling([_strongest(_attacked(each, results)) for each in members])
-        for member in members:
-            strongest = _strongest(_attacked(member, results))
-            place, row = strongest.get(eps) or strongest[max(strongest)]
-            condition = f"{attack_name(row.attack)} at eps {row.eps:.3g}"
-            name = member.title if run.members else ""
-            assert member.images is not None
-            groups.append(Subgroup(name, condition, accuracy_by_class(member.images, place)))
-            for column, values in member.images.groups.items():
-                found_groups = accuracy_by(values, member.images.right[place], member.images.finished[place])
-                groups.append(Subgroup(name, condition, found_groups, column))
+        strongest = [(member, _strongest(member, results)) for member in run.members or [run]]
+        strongest = [(member, by_eps) for member, by_eps in strongest if by_eps]
+        shared = _telling([by_eps for _, by_eps in strongest])
+        for member, by_eps in strongest:
+            row = by_eps[max(by_eps) if shared is None else shared]
+            place, images = member.image_rows.index(row), member.images
+            assert images is not None  # else it has no recorded rows
+            name, condition = member.title if run.members else "", f"{attack_name(row.attack)} at eps {row.eps:.3g}"
+            groups.append(Subgroup(name, condition, accuracy_by_class(images, place)))
+            for column, values in images.groups.items():
+                by_column = accuracy_by(values, images.right[place], images.finished[place])
+                groups.append(Subgroup(name, condition, by_column, column))
     return groups
 
 
-def _attacked(member: RunRecord, results: Results) -> list[tuple[int, Row]]:
-    """The recorded rows of the results that are under white-box attack, each with its place in the record."""
-    return [
-        (place, row) for place, row in enumerate(member.image_rows)
-        if row.dataset == results.dataset and row.space == results.norm and row.arm != BEFORE
-        and row.attack not in ("none", CERTIFIED) and row.protocol == "white-box"
-    ]  # fmt: skip
+def _strongest(member: RunRecord, results: Results) -> dict[float, Row]:
+    """At each eps the recorded white-box row of the results that leaves least; none without recorded images."""
+    rows: dict[float, list[Row]] = {}
+    for row in member.image_rows if member.images is not None else ():
+        here = row.dataset == results.dataset and row.space == results.norm and row.arm != BEFORE
+        if here and row.attack not in ("none", CERTIFIED) and row.protocol == "white-box":
+            rows.setdefault(row.eps, []).append(row)
+    return {eps: hardest(found) for eps, found in rows.items()}
 
 
-def _strongest(rows: Sequence[tuple[int, Row]]) -> dict[float, tuple[int, Row]]:
-    """At each eps the row that leaves least."""
-    strongest: dict[float, tuple[int, Row]] = {}
-    for pair in rows:
-        eps = pair[1].eps
-        strongest[eps] = min(pair, strongest.get(eps, pair), key=lambda each: each[1].accuracy)
-    return strongest
-
-
-def _telling(found: Sequence[Mapping[float, tuple[int, Row]]]) -> float:
-    """The eps, one that all have if there is any, that leaves closest to half of the images: it tells classes apart."""
-    shared = [eps for eps in (found[0] if found else ()) if all(eps in each for each in found)]
-    accuracy = {eps: fmean(each[eps][1].accuracy for each in found) for eps in shared}
-    return min(shared, key=lambda eps: (abs(accuracy[eps] - 0.5), -eps), default=-1.0)
+def _telling(found: Sequence[Mapping[float, Row]]) -> float | None:
+    """Of the eps that all have, the one that leaves closest to half of the images: it tells classes apart."""
+    shared = set[float]().union(*found).intersection(*found)
+    accuracy = {eps: fmean(each[eps].accuracy for each in found) for eps in shared}
+    return min(shared, key=lambda eps: (abs(accuracy[eps] - 0.5), -eps), default=None)
 
 
 def _answers(
@@ -282,17 +276,18 @@ def _answers(
     else:
         robust = is_it_robust(ladder)
     trainings = {(row.dataset, row.model, row.arm, row.seed) for each in found for row in each.rows}
-    if badge.state == "open" and robust.favourable:
-        claim, *rest = robust.verdict.split(";", 1)
-        robust = replace(robust, verdict=";".join([f"{claim} (not checked yet)", *rest]))
+    checked = badge.state != "open"
+    robust = robust if checked else unchecked(robust)
     seeds = list(Counter(training[:-1] for training in trainings).values())
     counts = [row.n for each in found for row in each.rows]
     believed = can_i_believe_it(badge, ladder, _warnings(run), counts, seeds, _doubt(run, found))
     by_class = [(group.network, group.condition, group.classes) for group in groups if group.by == "class"]
-    first = which_fail_first(by_class, [(each.owner, each.images) for each in shown], _shares_failing(run, found))
+    first = _shares_failing(run, found, shown) or which_fail_first(
+        by_class, [(each.owner, each.images) for each in shown]
+    )
     best = None
     if run.members:
-        best = are_they_robust(ladder)
+        best = are_they_robust(ladder, checked)
     elif run.variants:
         best = same_when_deployed(ladder)
     elif len(results.models) > 1:
@@ -301,8 +296,11 @@ def _answers(
     return [each for each in (robust, *others, first, believed) if each]
 
 
-def _shares_failing(run: RunRecord, found: Sequence[Results]) -> tuple[str, str] | None:
-    """Of a study, how many of all images its first network fails on at the smallest eps, and without an attack."""
+def _shares_failing(run: RunRecord, found: Sequence[Results], shown: Sequence[FirstFailures]) -> Answer | None:
+    """Of a study, how many of all images its first network fails on at the smallest eps, and without an attack.
+
+    A study shows pictures of the images that were explained only.
+    """
     if not run.is_study or run.images is not None:
         return None
     fooled, wrong, attacks = [], [], []
@@ -319,7 +317,9 @@ def _shares_failing(run: RunRecord, found: Sequence[Results]) -> tuple[str, str]
     who = ", ".join(_network_in_words(run, found[0]))
     verdict = f"Wrong under {' or '.join(dict.fromkeys(attacks))}: {', '.join(fooled)}"
     text = f"Without an attack: {', '.join(wrong)}." + (f" Measured on {who}." if who else "")
-    return verdict, f"{text} The pictures are examples."
+    if not shown:
+        return Answer(FAIL_FIRST, verdict, text)
+    return Answer(FAIL_FIRST, verdict, f"{text} The pictures are examples.", "failures")
 
 
 def _doubt(run: RunRecord, found: Sequence[Results]) -> Doubt | None:

@@ -17,11 +17,6 @@ _ARMS = (BEFORE, "standard", "duplicates", "noise", "augmented", "transferred")
 _Key = tuple[str, str, str, str, str]
 
 
-def is_replayed(row: Row) -> bool:
-    """Whether its examples were crafted on the standard version of the network itself."""
-    return row.protocol == f"transfer:{row.model}/standard" and row.arm != "standard"
-
-
 class View(NamedTuple):
     """An attack under a reading of "accuracy on adversarial images"; `none` is clean accuracy."""
 
