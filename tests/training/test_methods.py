@@ -117,6 +117,15 @@ def test_n_fgsm_keeps_noise_and_step_in_full(batch):
     same(model, stepped(plain, lambda: F.cross_entropy(plain(x_adv), y)))
 
 
+def test_ard_with_noise_teaches_on_the_images_of_n_fgsm(batch):
+    x, y = batch
+    drawn = [Batch(network(), x, y, THREAT, torch.Generator().manual_seed(7)) for _ in range(2)]
+    noisy, known = get_method("ard", steps=1, step=1.0, noise=2.0).defence, get_method("n_fgsm").defence
+    assert torch.equal(noisy.examples(drawn[0]), known.examples(drawn[1]))
+    with pytest.raises(InputError, match="steps=1"):
+        get_method("ard", noise=2.0)
+
+
 def test_fgsm_pgi_starts_where_earlier_gradients_led_and_holds_the_logits(batch):
     (x, y), rows, draw = batch, torch.tensor([3, 0, 1, 5, 2, 4]), torch.Generator().manual_seed(7)
     method, model = get_method("fgsm_pgi").begin(THREAT), network()

@@ -70,6 +70,14 @@ def test_a_diverging_loss_names_the_epoch(tmp_path):
         fit_blocks(tmp_path, diverges, replace(RECIPE, batch_size=100))
 
 
+def test_too_little_memory_is_an_error_that_says_what_to_do(tmp_path):
+    def method(model, optimizer, x, y, *, generator, progress=1.0, samples=None):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(InputError, match="not enough memory to train on 16 images at once: use a smaller batch size"):
+        fit_blocks(tmp_path, method, replace(RECIPE, batch_size=16))
+
+
 def test_a_divergence_names_the_last_good_weights(tmp_path):
     def diverges(model, optimizer, x, y, *, generator, progress=1.0, samples=None):
         metrics = standard(model, optimizer, x, y, generator=generator)

@@ -70,15 +70,21 @@ def _update(
     parts = group.parts(recipe.batch_size, recipe.accumulate)
     optimizer: Any = state.optimizer if len(parts) == 1 else Accumulating(state.optimizer, len(parts))
     found: list[dict[str, float]] = []
-    for rows in parts:
-        inputs, labels = batches.place(x[rows], y[rows])
-        with autocast(recipe, batches.device):
-            found.append(
-                method(
-                    state.model, optimizer, inputs, labels,
-                    generator=_clone(draw), progress=update / recipe.updates, samples=samples[rows],
-                )
-            )  # fmt: skip
+    try:
+        for rows in parts:
+            inputs, labels = batches.place(x[rows], y[rows])
+            with autocast(recipe, batches.device):
+                found.append(
+                    method(
+                        state.model, optimizer, inputs, labels,
+                        generator=_clone(draw), progress=update / recipe.updates, samples=samples[rows],
+                    )
+                )  # fmt: skip
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"not enough memory to train on {len(x[rows])} images at once: use a smaller batch size, or accumulate to "
+            "pass each batch in parts"
+        ) from error
     metrics = group.mean({name: sum(each[name] for each in found) / len(found) for name in found[0]})
     state.scheduler.step()
     if state.ema and math.isfinite(metrics["loss"]):

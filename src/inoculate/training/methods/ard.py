@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from inoculate.attacks.pgd import PGD
-from inoculate.core.options import require_count, require_fraction, require_positive
+from inoculate.core.errors import InputError
+from inoculate.core.options import require_count, require_fraction, require_nonnegative, require_positive
 from inoculate.training import losses
 from inoculate.training.methods.adversarial import Batch, LossAndLogits
 from inoculate.training.methods.divergence import eval_logits
+from inoculate.training.methods.n_fgsm import step_from_noise
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,23 @@ class ARD:
         temperature: of the distillation.
         steps: number of steps of the attack.
         step: their length, relative to eps.
+        noise: the one step starts from uniform noise of this size, relative to eps, and is not projected (N-FGSM);
+            0 for PGD.
     """
 
     alpha: float = 1.0
     temperature: float = 30.0
     steps: int = 10
     step: float = 0.25
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         require_fraction(alpha=self.alpha)
         require_positive(temperature=self.temperature, step=self.step)
         require_count(steps=self.steps)
+        require_nonnegative(noise=self.noise)
+        if self.noise and self.steps != 1:
+            raise InputError(f"noise is for one step, and steps is {self.steps}: give steps=1, or noise=0")
 
     @property
     def loss_passes(self) -> int:
@@ -45,6 +53,8 @@ class ARD:
         return self.steps + 1 / 3 + self.loss_passes
 
     def examples(self, batch: Batch) -> Tensor:
+        if self.noise:
+            return step_from_noise(batch, self.noise, self.step)
         return batch.craft(PGD(self.steps, self.step))
 
     def loss(self, batch: Batch, x_adv: Tensor) -> LossAndLogits:

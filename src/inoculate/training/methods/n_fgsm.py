@@ -37,13 +37,18 @@ class NFGSM:
         return 1 + self.loss_passes
 
     def examples(self, batch: Batch) -> Tensor:
-        start = sample(batch.x, _ball(batch.threat, self.noise), Draws(batch.x, batch.generator))
-        reach = _ball(batch.threat, self.noise + self.step)
-        step = PGD(1, self.step * batch.threat.eps / reach.eps if reach.eps else self.step)
-        return replace(batch, threat=reach).craft(step, start=start)
+        return step_from_noise(batch, self.noise, self.step)
 
     def loss(self, batch: Batch, x_adv: Tensor) -> LossAndLogits:
         return batch.cross_entropy(x_adv)
+
+
+def step_from_noise(batch: Batch, noise: float, step: float) -> Tensor:
+    """One step of `step` times eps from uniform noise of `noise` times eps; neither is projected onto the eps ball."""
+    start = sample(batch.x, _ball(batch.threat, noise), Draws(batch.x, batch.generator))
+    reach = _ball(batch.threat, noise + step)
+    attack = PGD(1, step * batch.threat.eps / reach.eps if reach.eps else step)
+    return replace(batch, threat=reach).craft(attack, start=start)
 
 
 def _ball(threat: Threat, scale: float) -> Threat:
