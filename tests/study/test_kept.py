@@ -110,3 +110,9 @@ def test_the_manifest_says_which_versions_measured_what_was_kept(storeless, fini
     assert again.manifest["earlier"] == [{key: finished.manifest[key] for key in ("versions", "machine")}]
     third, _ = run(storeless, TINY)
     assert third.manifest["earlier"] == again.manifest["earlier"]
+
+
+def test_the_manifest_keeps_the_labels_of_the_records(storeless, finished):
+    again, recorder = run(storeless, TINY)
+    assert not recorder.made
+    assert again.manifest["datasets"]["digits"]["labels"] == finished.manifest["datasets"]["digits"]["labels"] != {}

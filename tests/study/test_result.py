@@ -58,6 +58,9 @@ def test_the_manifest_says_what_was_run_on_what(finished):
     assert manifest["study"]["seeds"] == [0]
     assert manifest["datasets"]["digits"]["digest"]
     assert set(manifest["datasets"]["digits"]["indices"]) == {"0"}
+    labels = manifest["datasets"]["digits"]["labels"]["0"].split()
+    assert len(labels) == max(len(right) for right in finished.records.values())
+    assert set(labels) == set(map(str, range(10)))
     for cell in manifest["cells"]:
         assert {"cell", "kind", "dataset", "seed", "model", "arm", "made", "artefact", "seconds"} <= cell.keys()
         assert ("history" in cell) == (cell["kind"] == "fit")

@@ -36,10 +36,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Doubt:
-    """The most accuracy, in [0, 1], that an attack can have left by ending runs early, and which attack."""
+    """The most accuracy, in [0, 1], that an attack can have left by ending runs early, and which number that is."""
 
-    condition: str
+    attack: str
     hidden: float
+    most: str
 
 
 @dataclass(frozen=True)
@@ -172,14 +173,16 @@ def can_i_believe_it(
     widest = max((50 * (bar.interval[1] - bar.interval[0]) for bar in bars if bar.interval), default=0.0)
     images = f"{span(counts)} images" if counts else ""
     doubtful = doubt is not None and 100 * doubt.hidden > widest
-    parts = []
+    parts = [] if badge.state != "open" else [NOT_CHECKED]
     if doubt is not None and doubtful:
-        lower = f"up to {100 * doubt.hidden:.0f} points lower"
-        parts.append(f"{doubt.condition} stopped early where it seemed unable to win: that accuracy may be {lower}.")
+        parts.append(
+            f"{doubt.attack} saves time by ending runs that look hopeless: its numbers may be up to "
+            f"{100 * doubt.hidden:.0f} points lower ({doubt.most})."
+        )
     if warnings:
         parts.append(f"{_in_words(len(warnings))}: {warnings[0].rstrip('.')}.")
     not_made = f": {', '.join(badge.not_made)}" if badge.not_made and badge.text.endswith("not made") else ""
-    parts.append(f"{badge.text}{not_made}." if badge.state != "open" else NOT_CHECKED)
+    parts += [f"{badge.text}{not_made}."] if badge.state != "open" else []
     if badge.not_made and not not_made:
         parts.append(f"Not made: {', '.join(badge.not_made)}.")
     if widest:
@@ -192,7 +195,7 @@ def can_i_believe_it(
         "bad": "No, not before the failed check is resolved",
         "open": "Low accuracies yes, high ones not yet",
     }
-    anchor = "checks" if badge.state != "open" else ""
+    anchor = "checks" if badge.state != "open" else "glossary"
     return Answer("Can I believe it?", verdicts[badge.state], " ".join(parts), anchor)
 
 

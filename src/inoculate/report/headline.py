@@ -92,8 +92,10 @@ def _sentences(results: Results, records: Records, transfer: _Transfer) -> list[
 
 def _lead(results: Results, transfer: _Transfer) -> str:
     replayed, white, controls = transfer.replayed, transfer.white, _matched(transfer.shares)
+    sizes = [f"{eps:.3g}" for eps in results.epsilons(results.attacks[0])]
+    over = f"mean over eps {', '.join(sizes)}" if len(sizes) > 1 else f"eps {sizes[0]}"
     worse = (
-        f" On images crafted anew the networks lose {points(-white.value)[1:]} points (mean over eps)."
+        f" On images crafted anew the networks lose {points(-white.value)[1:]} points ({over})."
         if white and white.high < 0
         else ""
     )
@@ -106,8 +108,7 @@ def _lead(results: Results, transfer: _Transfer) -> str:
     if replayed and white.value < replayed.value / 2:
         return (
             "Most of what transfer training gains holds against replayed examples only: "
-            f"{points(replayed.value)} points there, {points(white.value)} on images crafted anew (mean over eps)."
-            + controls
+            f"{points(replayed.value)} points there, {points(white.value)} on images crafted anew ({over})." + controls
         )
     weak = [
         attack_name(attack)

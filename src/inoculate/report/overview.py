@@ -13,7 +13,6 @@ from inoculate.core.results import hardest
 from inoculate.core.row import CERTIFIED, Row
 from inoculate.report import published
 from inoculate.report.answers import (
-    FAIL_FIRST,
     Answer,
     Badge,
     Doubt,
@@ -27,6 +26,7 @@ from inoculate.report.answers import (
 )
 from inoculate.report.comparison import are_they_robust, same_images, which_to_ship
 from inoculate.report.failures import Failure, explained_failures, failures
+from inoculate.report.first_to_fail import FirstToFail, first_to_fail, which_classes_fail_first
 from inoculate.report.formatting import attack_name, norm_name, percent, span, with_norm_names
 from inoculate.report.image_record import accuracy_by_class
 from inoculate.report.ladder import Ladder, Side, ladder_of
@@ -225,7 +225,7 @@ def _networks(run: RunRecord, results: Results) -> list[tuple[str, str]]:
 
 def _subgroups(run: RunRecord, found: Sequence[Results]) -> list[Subgroup]:
     """By class, for every network with recorded images, under its strongest attack at an eps that tells them apart."""
-    groups: list[Subgroup] = []
+    groups = [Subgroup(each.title, each.condition, each.classes) for each in _of_study(run, found) if each.classes]
     for results in found:
         strongest = [(member, _strongest(member, results)) for member in run.members or [run]]
         strongest = [(member, by_eps) for member, by_eps in strongest if by_eps]
@@ -282,9 +282,11 @@ def _answers(
     counts = [row.n for each in found for row in each.rows]
     believed = can_i_believe_it(badge, ladder, _warnings(run), counts, seeds, _doubt(run, found))
     by_class = [(group.network, group.condition, group.classes) for group in groups if group.by == "class"]
-    first = _shares_failing(run, found, shown) or which_fail_first(
-        by_class, [(each.owner, each.images) for each in shown]
-    )
+    if in_study := _of_study(run, found):
+        who = ", ".join(_network_in_words(run, found[0]))
+        first: Answer | None = which_classes_fail_first(in_study, who, bool(shown))
+    else:
+        first = which_fail_first(by_class, [(each.owner, each.images) for each in shown])
     best = None
     if run.members:
         best = are_they_robust(ladder, checked)
@@ -296,30 +298,13 @@ def _answers(
     return [each for each in (robust, *others, first, believed) if each]
 
 
-def _shares_failing(run: RunRecord, found: Sequence[Results], shown: Sequence[FirstFailures]) -> Answer | None:
-    """Of a study, how many of all images its first network fails on at the smallest eps, and without an attack.
-
-    A study shows pictures of the images that were explained only.
-    """
+def _of_study(run: RunRecord, found: Sequence[Results]) -> list[FirstToFail]:
+    """What fails first of the first network on each dataset, if a study wrote the run."""
     if not run.is_study or run.images is not None:
-        return None
-    fooled, wrong, attacks = [], [], []
-    for results in (each for each in found if each.rows and each.attacks):
-        network, attack = _networks(run, results)[0], results.attacks[0]
-        eps = min(results.epsilons(attack))
-        clean, attacked = results.clean(*network), results.find(*network, attack, eps, "white-box")
-        if clean and attacked:
-            fooled.append(f"{percent(1 - attacked.accuracy)} % of {title_of(results)}")
-            wrong.append(f"{percent(1 - clean.accuracy)} %")
-            attacks.append(f"{attack_name(attack)} at eps {eps:.3g}")
-    if not fooled:
-        return None
-    who = ", ".join(_network_in_words(run, found[0]))
-    verdict = f"Wrong under {' or '.join(dict.fromkeys(attacks))}: {', '.join(fooled)}"
-    text = f"Without an attack: {', '.join(wrong)}." + (f" Measured on {who}." if who else "")
-    if not shown:
-        return Answer(FAIL_FIRST, verdict, text)
-    return Answer(FAIL_FIRST, verdict, f"{text} The pictures are examples.", "failures")
+        return []
+    measured = [each for each in found if each.rows]
+    each = (first_to_fail(run, results, title_of(results), _networks(run, results)[0]) for results in measured)
+    return [first for first in each if first]
 
 
 def _doubt(run: RunRecord, found: Sequence[Results]) -> Doubt | None:
@@ -331,4 +316,9 @@ def _doubt(run: RunRecord, found: Sequence[Results]) -> Doubt | None:
     if not hidden:
         return None
     most, row = max(hidden, key=lambda pair: pair[0])
-    return Doubt(f"{attack_name(row.attack)} at eps {row.eps:.3g}", most)
+    datasets, networks = {each[0] for each in met}, {each[1:3] for each in met}
+    details = [row.model] if len(networks) > 1 else []
+    details += [legend([row.arm])[0].label] if len({arm for _, arm in networks}) > 1 else []
+    details += [published.title(row.dataset)] if len(datasets) > 1 else []
+    number = f"{percent(row.accuracy)} % at eps {row.eps:.3g}"
+    return Doubt(attack_name(row.attack), most, f"most: {', '.join([*details, number])}")

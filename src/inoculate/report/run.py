@@ -81,6 +81,12 @@ class RunRecord:
         """Seconds of training on a dataset by (model, arm)."""
         return {(each.model, each.arm): each.seconds for each in self.trainings if each.dataset == dataset}
 
+    def labels(self, dataset: str, seed: int) -> list[str]:
+        """The classes of a study's test images in the order of the records; empty where the manifest has them not."""
+        facts = self.manifest.get("datasets", {}).get(dataset, {})
+        names, labels = facts.get("classes", ()), facts.get("labels", {}).get(str(seed), "").split()
+        return [str(names[int(label)]) if int(label) < len(names) else label for label in labels]
+
     def family(self, dataset: str) -> tuple[str, int] | None:
         """A study's source of a dataset and the image size; datasets of one source differ in size only."""
         chosen = self.manifest.get("study", {}).get("datasets", {}).get(dataset)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inoculate.report import published
-from inoculate.report.answers import BROKEN, HOLDS, Answer
+from inoculate.report.answers import BROKEN, ENOUGH, HOLDS, Answer
 from inoculate.report.formatting import attack_name, norm_name, percent
 from inoculate.report.ladder import Ladder
 from inoculate.report.plots.style import legend
@@ -67,44 +67,59 @@ def _best_network(results: Results) -> _Best | None:
         kept = f"{percent(number.accuracy)} % [{100 * low:.1f}, {100 * high:.1f}]"
         condition, clean = f"({attack_name(attack)}, eps {eps:.3g})", results.clean(model, arm)
         if clean and number.accuracy <= BROKEN * clean.accuracy:
-            return _Best(NONE, f"at most {kept} is left {condition}")
+            return _Best(NONE, f"at most {percent(number.accuracy)} % {condition}")
         alike = sum(each.accuracy >= low for each, _ in known)
         if alike == 1:
             return _Best(name, f"it keeps {kept} {condition}")
         what = "trained networks" if len(results.arms) > 1 else "networks"
-        text = f"{alike} of {len(known)} {what} cannot be told apart; the highest, {name}, keeps {kept} {condition}"
+        text = f"{alike} of {len(known)} {what} cannot be told apart; the highest: {name}, {kept} {condition}"
         return _Best(SEVERAL, text)
     return None
 
 
 def robust_by_training(ladders: Sequence[tuple[str, Ladder]]) -> Answer:
-    """What the first and the best of the main sides keep under the strongest attack, for each dataset."""
-    parts: list[str] = []
-    robust: dict[str, bool] = {}
-    sizes: set[float] = set()
-    networks = 1
+    """Which of the main sides are robust under the strongest attack, for each dataset."""
+    question, parts, sizes, networks = "Is it robust?", [], set[float](), 1
+    held: dict[str, str] = {}  # by dataset, with which trainings; nothing where with none
     for title, ladder in ladders:
         attacked = [rung for rung in ladder.attacked if all(rung.bars)]
         if not attacked:
             continue
         rung = attacked[-1]
-        values = [(side, bar.accuracy) for side, bar in zip(ladder.sides, rung.bars, strict=True) if bar]
-        best, first = max(values, key=lambda pair: pair[1]), values[0]
-        robust[title] = best[1] >= HOLDS * _clean(ladder)
+        kept = {side.label: bar.accuracy for side, bar in zip(ladder.sides, rung.bars, strict=True) if bar}
+        robust = [label for label, value in kept.items() if value >= HOLDS * _clean(ladder)]
+        held[title] = f"with {len(robust)} of {len(kept)} trainings" if robust else ""
         sizes.add(rung.eps)
         networks = max(networks, *(bar.networks for bar in rung.bars if bar))
-        text = f"{title}: {best[0].label} keeps {percent(best[1])} %"
-        text += f", {first[0].label} {percent(first[1])} %" if best[0] is not first[0] else ", none more"
-        parts.append(f"{text} ({rung.attack}).")
-    held, lost = ([title for title, holds in robust.items() if holds is verdict] for verdict in (True, False))
-    if held and lost:
-        verdict = f"On {', '.join(held)} with the best training; not on {' and '.join(lost)}"
-    else:
-        verdict = "Yes, with the best training" if held else "No"
+        parts.append(f"{title} ({rung.attack}): {_kept(kept, robust)}.")
+    if not parts:
+        return Answer(question, "Not measured", "")
     mean = f", mean of {networks} networks" if networks > 1 else ""
-    start = f"Under the strongest attack that all met, at eps {', '.join(f'{eps:.3g}' for eps in sorted(sizes))}{mean}."
-    text = " ".join([start, *parts]) if parts else ""
-    return Answer("Is it robust?", verdict if parts else "Not measured", text, favourable=bool(held))
+    at = ", ".join(f"{eps:.3g}" for eps in sorted(sizes))
+    start = f"Accuracy left by the strongest attack made on every network, at eps {at}{mean}."
+    favourable = any(held.values())
+    text = " ".join([start, *parts, *([ENOUGH] if favourable else [])])
+    return Answer(question, _where(held), text, favourable=favourable)
+
+
+def _where(held: Mapping[str, str]) -> str:
+    """On which datasets the networks are robust, and with which trainings."""
+    robust, lost = ([title for title in held if bool(held[title]) is verdict] for verdict in (True, False))
+    if not robust:
+        return "No"
+    if len(held) == 1:
+        return f"Yes, {held[robust[0]]}"
+    verdict = ", ".join(f"on {title} {held[title]}" for title in robust)
+    return verdict[:1].upper() + verdict[1:] + (f"; not on {' and '.join(lost)}" if lost else "")
+
+
+def _kept(kept: Mapping[str, float], robust: Sequence[str]) -> str:
+    """The accuracies that tell: of every robust training, else of the best, and of the first."""
+    first, best = next(iter(kept)), max(kept, key=kept.__getitem__)
+    if not robust and kept[best] == kept[first]:
+        return f"at most {percent(kept[best])} %"
+    named = sorted({*(robust or [best]), first}, key=lambda label: -kept[label])
+    return ", ".join(f"{label} {percent(kept[label])} %" for label in named)
 
 
 def weakest_side(ladder: Ladder) -> Ladder:

@@ -18,6 +18,8 @@ from inoculate.data.sources import Source
 from inoculate.data.split import Parts, partition, stratified_sample
 from inoculate.study.config import Study
 
+LABELS = "labels.npy"  # of the test part
+
 
 @dataclass(frozen=True, eq=False)
 class SplitData:
@@ -59,8 +61,9 @@ def load_split(
 
 
 def save_split(folder: Path, data: SplitData) -> None:
-    """Write the indices of the parts in the pool, and the pool's content hash."""
+    """Write the indices of the parts in the pool, the pool's content hash, and the labels of the test part."""
     np.savez(folder / "indices.npz", train=data.parts.train, val=data.parts.val, test=data.parts.test)
+    np.save(folder / LABELS, data.test.labels.numpy(), allow_pickle=False)
     facts = {"digest": data.digest, "skipped": list(data.skipped), "notes": list(data.notes)}
     write_json(folder / "split.json", {**facts, "classes": data.train.classes})
 
