@@ -148,8 +148,8 @@ def test_the_badge_says_the_worst():
 
 def test_what_an_attack_may_have_missed_is_said_where_it_is_the_larger_doubt(tmp_path: Path) -> None:
     said = (
-        "AutoAttack saves time by ending runs that look hopeless: its numbers may be up to 20 points lower (most: "
-        "50.0 % at eps 0.01)."
+        "AutoAttack saves time by giving up on images that look unbreakable: the true accuracy may be up to 20 points "
+        "below the one shown (most: 50.0 % at eps 0.01)."
     )
     for hidden, doubted in ((0.2, True), (0.01, False), (None, False)):
         attacked = replace(row("net", attack="autoattack"), hidden=hidden)
@@ -158,7 +158,7 @@ def test_what_an_attack_may_have_missed_is_said_where_it_is_the_larger_doubt(tmp
         )  # AutoAttack leaves less: nothing hangs on it
         write_rows(tmp_path / "results.json", [clean("net", "standard", 95), weaker, attacked])
         text = answer(overview(read_run(tmp_path)), "Can I")[1]
-        assert "With 100 images, the numbers are precise to about ±10 points (95 %)." in text
+        assert "ith 100 images, the numbers are precise to about ±10 points (95 %)." in text
         assert (said in text) is doubted
         assert ("saves time" in text) is doubted
 
@@ -294,6 +294,9 @@ def test_what_is_called_robust_without_a_check_says_so_of_each_model() -> None:
     ]  # fmt: skip
     checked, unchecked = (are_they_robust(ladder(*rows), checked).verdict for checked in (True, False))
     assert checked == "a: up to eps 0.01, no longer at 0.03; b: no"
+    text = are_they_robust(ladder(*rows), checked=True).text
+    assert text.startswith("Left at the largest of these eps: a "), text
+    assert "; b" not in text
     assert unchecked == "a: up to eps 0.01 (not checked yet), no longer at 0.03; b: no"
 
 

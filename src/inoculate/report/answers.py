@@ -83,11 +83,8 @@ def is_it_robust(ladder: Ladder, who: str = "") -> Answer:
     bar = last.bars[0]
     assert bar is not None
     low, high = bar.interval or (bar.accuracy, bar.accuracy)
-    lowest: dict[float, float] = {}
-    for rung in sorted(attacked, key=lambda rung: rung.eps):
-        lowest[rung.eps] = min(lowest.get(rung.eps, 1.0), _accuracy(rung.bars[0]))
-    held = [eps for eps, value in lowest.items() if value >= HOLDS * clean.accuracy]
-    until = f", {percent(lowest[held[-1]])} % under attack at eps {held[-1]:.3g}" if 0 < len(held) < len(lowest) else ""
+    lowest, held = _lowest(ladder), held_until(ladder)
+    until = f", {percent(held[1].accuracy)} % under attack at eps {held[0]:.3g}" if held and held[0] < last.eps else ""
     text = (
         f"{who or 'It'} classifies {percent(clean.accuracy)} % of clean images correctly{until}, and "
         f"{percent(bar.accuracy)} % [{percent(low)}, {percent(high)}] under {attack_name(bar.attack)} at eps "
@@ -95,7 +92,24 @@ def is_it_robust(ladder: Ladder, who: str = "") -> Answer:
     )
     if set(ladder.attacks) <= WEAK:
         return Answer(question, "Not shown: only weak attacks were run", text)
-    return Answer(question, _verdict(lowest, held, clean), text, favourable=bool(held))
+    return Answer(question, _verdict(lowest, clean), text, favourable=held is not None)
+
+
+def _lowest(ladder: Ladder) -> dict[float, Bar]:
+    """For each eps, ascending, the bar of the first side that leaves least."""
+    lowest: dict[float, Bar] = {}
+    for rung in sorted(ladder.attacked, key=lambda rung: rung.eps):
+        bar = rung.bars[0]
+        if bar and (rung.eps not in lowest or bar.accuracy < lowest[rung.eps].accuracy):
+            lowest[rung.eps] = bar
+    return lowest
+
+
+def held_until(ladder: Ladder) -> tuple[float, Bar] | None:
+    """The largest eps at which the first side keeps enough of its clean accuracy, and the bar there."""
+    clean = _clean(ladder)
+    held = [pair for pair in _lowest(ladder).items() if clean and pair[1].accuracy >= HOLDS * clean.accuracy]
+    return held[-1] if held else None
 
 
 def unchecked(answer: Answer) -> Answer:
@@ -104,12 +118,13 @@ def unchecked(answer: Answer) -> Answer:
     return replace(answer, verdict=";".join([f"{claim} (not checked yet)", *rest])) if answer.favourable else answer
 
 
-def _verdict(lowest: Mapping[float, float], held: Sequence[float], clean: Bar) -> str:
+def _verdict(lowest: Mapping[float, Bar], clean: Bar) -> str:
+    held = [eps for eps, bar in lowest.items() if bar.accuracy >= HOLDS * clean.accuracy]
     if len(held) == len(lowest):
         return "Largely, at the sizes measured"
     if held:
         return f"Up to eps {held[-1]:.3g}; no longer at {min(eps for eps in lowest if eps > held[-1]):.3g}"
-    return "No" if min(lowest.values()) <= BROKEN * clean.accuracy else "Weakly"
+    return "No" if min(bar.accuracy for bar in lowest.values()) <= BROKEN * clean.accuracy else "Weakly"
 
 
 def better_than_before(ladder: Ladder) -> Answer:
@@ -176,8 +191,8 @@ def can_i_believe_it(
     parts = [] if badge.state != "open" else [NOT_CHECKED]
     if doubt is not None and doubtful:
         parts.append(
-            f"{doubt.attack} saves time by ending runs that look hopeless: its numbers may be up to "
-            f"{100 * doubt.hidden:.0f} points lower ({doubt.most})."
+            f"{doubt.attack} saves time by giving up on images that look unbreakable: the true accuracy may be up to "
+            f"{100 * doubt.hidden:.0f} points below the one shown ({doubt.most})."
         )
     if warnings:
         parts.append(f"{_in_words(len(warnings))}: {warnings[0].rstrip('.')}.")
@@ -186,7 +201,8 @@ def can_i_believe_it(
     if badge.not_made and not not_made:
         parts.append(f"Not made: {', '.join(badge.not_made)}.")
     if widest:
-        parts.append(f"With {images}, the numbers are precise to about ±{widest:.0f} points (95 %).")
+        also = "Apart from that, with" if doubtful else "With"
+        parts.append(f"{also} {images}, the numbers are precise to about ±{widest:.0f} points (95 %).")
     elif images:
         parts.append(f"Behind a number are {images} and {span(seeds)} training seed{'s' * (max(seeds) > 1)}.")
     verdicts = {

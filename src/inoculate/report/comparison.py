@@ -13,7 +13,7 @@ from inoculate.attribution.explanation import Explanation
 from inoculate.core.errors import InputError
 from inoculate.core.row import Row
 from inoculate.core.stats import paired_gain, unpaired_gain
-from inoculate.report.answers import ENOUGH, Answer, is_it_robust, unchecked
+from inoculate.report.answers import ENOUGH, HOLDS, Answer, held_until, is_it_robust, unchecked
 from inoculate.report.formatting import attack_name, percent, points
 from inoculate.report.ladder import Bar, Ladder, Rung
 from inoculate.report.results import BEFORE, Results
@@ -107,7 +107,23 @@ def are_they_robust(ladder: Ladder, checked: bool) -> Answer:
         verdict = each.verdict.replace(";", ",")
         found.setdefault(verdict[:1].lower() + verdict[1:], []).append(side.label)
     verdict = "; ".join(f"{' and '.join(names)}: {verdict}" for verdict, names in found.items())
-    return Answer("Is it robust?", verdict, ENOUGH)
+    return Answer("Is it robust?", verdict, f"{_kept_until(ladder)}{ENOUGH}")
+
+
+def _kept_until(ladder: Ladder) -> str:
+    """What each model keeps at the largest eps at which it is robust, with the interval; a sentence, or nothing."""
+    parts = []
+    for place, side in enumerate(ladder.sides):
+        alone = ladder.side(place)
+        clean, held = alone.rungs[0].bars[0] if alone.rungs else None, held_until(alone)
+        if clean and held:
+            eps, bar = held
+            low, high = bar.interval or (bar.accuracy, bar.accuracy)
+            barely = ", barely robust" if low < HOLDS * clean.accuracy else ""
+            parts.append(
+                f"{side.label} {percent(bar.accuracy)} % [{percent(low)}, {percent(high)}] at {eps:.3g}{barely}"
+            )
+    return f"Left at the largest of these eps: {'; '.join(parts)}. " if parts else ""
 
 
 def _elsewhere(ladder: Ladder, last: Difference, shown: Difference) -> str:

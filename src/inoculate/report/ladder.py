@@ -141,7 +141,7 @@ def _sides(results: Results) -> list[Side]:
     if not paper:
         others.sort(key=lambda arm: -_robust(results, arm))
     chosen += (paper or others)[:2] if len(others) > 1 else others
-    chosen += [arm for arm in ("duplicates",) if arm in arms and "transferred" in chosen]
+    chosen += [arm for arm in ("duplicates", "noise") if arm in arms and "transferred" in chosen]
     entries = {entry.arm: entry for entry in legend(arms)}
     return [
         Side(

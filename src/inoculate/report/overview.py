@@ -190,7 +190,7 @@ def _failures(run: RunRecord, found: Sequence[Results]) -> list[FirstFailures]:
     shown: list[FirstFailures] = []
     for results in found:
         for member in run.members or [run]:
-            images = _failures_of(member, results)
+            images = _weakest_classes_first(_failures_of(member, results), _of_study(run, [results]))
             if images:
                 owner = member.title if run.members else title_of(results) if len(found) > 1 else ""
                 parts = [owner, *(_network_in_words(run, results) if run.is_study else [])]
@@ -305,6 +305,12 @@ def _of_study(run: RunRecord, found: Sequence[Results]) -> list[FirstToFail]:
     measured = [each for each in found if each.rows]
     each = (first_to_fail(run, results, title_of(results), _networks(run, results)[0]) for results in measured)
     return [first for first in each if first]
+
+
+def _weakest_classes_first(images: list[Failure], found: Sequence[FirstToFail]) -> list[Failure]:
+    """The images, those of one eps by what is left of their class in the study."""
+    left = {group.name: group.accuracy for each in found for group in each.classes}
+    return sorted(images, key=lambda each: (each.eps, left.get(each.label, 1.0)))
 
 
 def _doubt(run: RunRecord, found: Sequence[Results]) -> Doubt | None:

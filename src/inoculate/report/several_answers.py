@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from inoculate.report import published
 from inoculate.report.answers import BROKEN, ENOUGH, HOLDS, Answer
-from inoculate.report.formatting import attack_name, norm_name, percent
+from inoculate.report.formatting import attack_name, norm_name, percent, span
 from inoculate.report.ladder import Ladder
 from inoculate.report.plots.style import legend
 from inoculate.report.results import Results
@@ -79,7 +79,7 @@ def _best_network(results: Results) -> _Best | None:
 
 def robust_by_training(ladders: Sequence[tuple[str, Ladder]]) -> Answer:
     """Which of the main sides are robust under the strongest attack, for each dataset."""
-    question, parts, sizes, networks = "Is it robust?", [], set[float](), 1
+    question, parts, sizes, networks = "Is it robust?", [], set[float](), set[int]()
     held: dict[str, str] = {}  # by dataset, with which trainings; nothing where with none
     for title, ladder in ladders:
         attacked = [rung for rung in ladder.attacked if all(rung.bars)]
@@ -90,11 +90,11 @@ def robust_by_training(ladders: Sequence[tuple[str, Ladder]]) -> Answer:
         robust = [label for label, value in kept.items() if value >= HOLDS * _clean(ladder)]
         held[title] = f"with {len(robust)} of {len(kept)} trainings" if robust else ""
         sizes.add(rung.eps)
-        networks = max(networks, *(bar.networks for bar in rung.bars if bar))
+        networks |= {bar.networks for bar in rung.bars if bar}
         parts.append(f"{title} ({rung.attack}): {_kept(kept, robust)}.")
     if not parts:
         return Answer(question, "Not measured", "")
-    mean = f", mean of {networks} networks" if networks > 1 else ""
+    mean = f", mean of {span(networks)} networks" if max(networks) > 1 else ""
     at = ", ".join(f"{eps:.3g}" for eps in sorted(sizes))
     start = f"Accuracy left by the strongest attack made on every network, at eps {at}{mean}."
     favourable = any(held.values())
