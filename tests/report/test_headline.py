@@ -31,7 +31,7 @@ BEFORE = [clean("resnet50", "standard", 95), row("resnet50", correct=40), row("r
 def test_protection_against_replayed_examples_only_is_said_first() -> None:
     assert lead(*BEFORE, *arm("transferred", 40, 90)) == "Transfer training protects against replayed examples only."
     worse = lead(*BEFORE, *arm("transferred", 10, 90))
-    assert worse.endswith("On images crafted anew the networks lose 30.0 points (eps 0.01).")
+    assert worse.endswith("On images crafted anew the networks lose 30.0 points (FGSM, eps 0.01).")
     controls = lead(*BEFORE, *arm("transferred", 40, 90), *arm("duplicates", 80, 92))
     assert controls.startswith("Transfer training protects against replayed examples only.")
     assert "Without any adversarial example, training on clean copies gains as much, as far as can be told." in controls
@@ -44,7 +44,7 @@ def test_what_a_gain_holds_against() -> None:
     assert "by the retraining, not by its adversarial examples" in by_retraining
     assert "random noise of the same size" in by_retraining
     mostly = lead(*BEFORE, *arm("transferred", 55, 95, 60), *arm("augmented", 70, 80))
-    assert "examples only: +55.0 points there, +15.0 on images crafted anew (eps 0.01)." in mostly
+    assert "examples only: +55.0 points there, +15.0 on images crafted anew (FGSM, eps 0.01)." in mostly
     assert mostly.endswith("Without any adversarial example, augmentation alone gains clearly more.")
     several = lead(*BEFORE, *arm("transferred", 55, 95), *arm("duplicates", 55, 80), *arm("noise", 56, 80))
     both = (

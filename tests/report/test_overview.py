@@ -149,7 +149,7 @@ def test_the_badge_says_the_worst():
 def test_what_an_attack_may_have_missed_is_said_where_it_is_the_larger_doubt(tmp_path: Path) -> None:
     said = (
         "AutoAttack saves time by giving up on images that look unbreakable: the true accuracy may be up to 20 points "
-        "below the one shown (most: 50.0 % at eps 0.01)."
+        "below the one shown (most: 50.0 % at eps 0.01"
     )
     for hidden, doubted in ((0.2, True), (0.01, False), (None, False)):
         attacked = replace(row("net", attack="autoattack"), hidden=hidden)
@@ -277,13 +277,15 @@ def study_of(*found: tuple[str, str, int, int]) -> list[Answer]:
 def test_a_study_says_on_which_data_its_networks_are_robust() -> None:
     mnist = (("mnist", "standard", 98, 20), ("mnist", "pgd_at", 96, 90))
     cifar = (("cifar10", "standard", 80, 2), ("cifar10", "pgd_at", 80, 4))
-    assert study_of(*mnist, *cifar)[0].verdict == ("On MNIST with 1 of 2 trainings (not checked yet); not on CIFAR10")
-    assert study_of(*mnist)[0].verdict == "Yes, with 1 of 2 trainings (not checked yet)"
-    assert "MNIST (FGSM): pgd_at 90.0 %, standard training 20.0 %." in study_of(*mnist)[0].text
+    assert study_of(*mnist, *cifar)[0].verdict == (
+        "At eps 0.01: on MNIST with 1 of 2 trainings (not checked yet); not on CIFAR10"
+    )
+    assert study_of(*mnist)[0].verdict == "At eps 0.01: yes, with 1 of 2 trainings (not checked yet)"
+    assert "MNIST (FGSM): robust with pgd_at 90.0 %; not with standard training 20.0 %." in study_of(*mnist)[0].text
     assert study_of(*cifar)[0].verdict == "No"
     other = (("cifar10", "standard", 80, 2), ("cifar10", "trades", 80, 60))
     assert study_of(*mnist, *other)[0].verdict == (
-        "On MNIST with 1 of 2 trainings, on CIFAR10 with 1 of 2 trainings (not checked yet)"
+        "At eps 0.01: on MNIST with 1 of 2 trainings, on CIFAR10 with 1 of 2 trainings (not checked yet)"
     )
 
 
@@ -305,6 +307,17 @@ def test_the_weakest_class_of_each_network_is_named() -> None:
     found = which_fail_first([("a", "PGD at eps 0.1", groups), ("b", "PGD at eps 0.3", groups[::-1][:1])], [])
     assert found is not None
     assert (found.verdict, found.text) == ("See the classes", "Weakest classes under PGD at eps 0.1: a “cat” 10.0 %.")
+
+
+def test_what_an_attack_covers_less_is_said_of_each_attack() -> None:
+    rows = [
+        each for dataset in ("mnist", "cifar10") for model in ("a", "b")
+        for each in (clean(model, "standard", 90, dataset=dataset), row(model, dataset=dataset))
+    ]  # fmt: skip
+    rows += [row(model, attack="pgd", correct=20, n=50) for model in ("a", "b")]
+    rows += [row("a", attack="autoattack", dataset="cifar10")]
+    text = answer(overview(RunRecord("paper", rows)), "Against")[1]
+    assert "100 test images. PGD: 50 images, MNIST only. AutoAttack: CIFAR10, a only." in text
 
 
 def test_a_study_says_how_many_images_fail_first() -> None:

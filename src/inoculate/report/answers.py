@@ -11,6 +11,7 @@ from inoculate.core.row import CERTIFIED
 from inoculate.report.failures import Failure
 from inoculate.report.formatting import attack_name, norm_name, percent, span
 from inoculate.report.ladder import Bar, Ladder
+from inoculate.report.published import title
 from inoculate.report.results import Results, protocol_of
 
 WEAK = {"fgsm", "bim", "mifgsm", "deepfool"}  # attacks that a model may withstand without being robust
@@ -165,10 +166,26 @@ def against_what(found: Sequence[Results], images: str) -> Answer:
     replayed = " Replayed images were crafted before the retraining." if again else ""
     proved = " A lower bound is proved as well." if CERTIFIED in results.conditions else ""
     names = ", ".join(map(attack_name, attacks))
-    most, fewest = (choose(row.n for row in rows) for choose in (max, min))
-    images += f", by some attacks the first {fewest:,}" if fewest < most else ""
-    text = f"{knows}; {unit}, eps {listed}; {images}.{replayed}{proved}"
+    text = f"{knows}; {unit}, eps {listed}; {images}.{_coverage(found, attacks)}{replayed}{proved}"
     return Answer("Against what?", f"{names}, {norm_name(results.norm)}", text, "glossary")
+
+
+def _coverage(found: Sequence[Results], attacks: Sequence[str]) -> str:
+    """Of every attack that covers less than all: how many images, and which datasets and networks."""
+    parts = []
+    most = max(row.n for results in found for row in results.rows)
+    for attack in attacks:
+        met = [results for results in found if attack in results.attacks]
+        n = max(row.n for results in met for row in results.rows if row.attack == attack)
+        limits = [f"{n:,} images"] if n < most else []
+        limits += [" and ".join(title(results.dataset) for results in met)] if len(met) < len(found) else []
+        models = {row.model for results in met for row in results.rows if row.attack == attack}
+        limits += (
+            [", ".join(sorted(models))] if len(models) < len({m for results in met for m in results.models}) else []
+        )
+        if limits:
+            parts.append(f"{attack_name(attack)}: {', '.join(limits)} only.")
+    return " ".join(["", *parts])
 
 
 def can_i_believe_it(
@@ -190,9 +207,10 @@ def can_i_believe_it(
     doubtful = doubt is not None and 100 * doubt.hidden > widest
     parts = [] if badge.state != "open" else [NOT_CHECKED]
     if doubt is not None and doubtful:
+        below = "" if any(attack_name(bar.attack) == doubt.attack for bar in bars) else ", in the tables below"
         parts.append(
             f"{doubt.attack} saves time by giving up on images that look unbreakable: the true accuracy may be up to "
-            f"{100 * doubt.hidden:.0f} points below the one shown ({doubt.most})."
+            f"{100 * doubt.hidden:.0f} points below the one shown ({doubt.most}{below})."
         )
     if warnings:
         parts.append(f"{_in_words(len(warnings))}: {warnings[0].rstrip('.')}.")

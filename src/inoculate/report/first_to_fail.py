@@ -81,7 +81,7 @@ def which_classes_fail_first(found: Sequence[FirstToFail], who: str, pictured: b
         f"Of all images: {fooled} (without an attack {wrong}).",
         f"Last to fail: {', '.join(spared)}." if spared else "",
         f"Measured on {who}." if who else "",
-        "The pictures are examples, before the attack." if pictured else "",
+        "The pictures are some of the images that it fools, before the attack." if pictured else "",
     ]
     anchor = "failures" if pictured else "classes" if any(each.classes for each in found) else ""
     verdict = "; ".join(told)

@@ -93,7 +93,7 @@ def _sentences(results: Results, records: Records, transfer: _Transfer) -> list[
 def _lead(results: Results, transfer: _Transfer) -> str:
     replayed, white, controls = transfer.replayed, transfer.white, _matched(transfer.shares)
     sizes = [f"{eps:.3g}" for eps in results.epsilons(results.attacks[0])]
-    over = f"mean over eps {', '.join(sizes)}" if len(sizes) > 1 else f"eps {sizes[0]}"
+    over = f"{attack_name(results.attacks[0])}, {'mean over ' if len(sizes) > 1 else ''}eps {', '.join(sizes)}"
     worse = (
         f" On images crafted anew the networks lose {points(-white.value)[1:]} points ({over})."
         if white and white.high < 0

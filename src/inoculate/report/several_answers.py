@@ -96,30 +96,30 @@ def robust_by_training(ladders: Sequence[tuple[str, Ladder]]) -> Answer:
         return Answer(question, "Not measured", "")
     mean = f", mean of {span(networks)} networks" if max(networks) > 1 else ""
     at = ", ".join(f"{eps:.3g}" for eps in sorted(sizes))
-    start = f"Accuracy left by the strongest attack made on every network, at eps {at}{mean}."
+    start = f"Left by the strongest attack made on every network{mean}."
     favourable = any(held.values())
     text = " ".join([start, *parts, *([ENOUGH] if favourable else [])])
-    return Answer(question, _where(held), text, favourable=favourable)
+    return Answer(question, f"At eps {at}: {_where(held)}" if favourable else "No", text, favourable=favourable)
 
 
 def _where(held: Mapping[str, str]) -> str:
-    """On which datasets the networks are robust, and with which trainings."""
+    """On which datasets, of at least one, the networks are robust, and with which trainings."""
     robust, lost = ([title for title in held if bool(held[title]) is verdict] for verdict in (True, False))
-    if not robust:
-        return "No"
     if len(held) == 1:
-        return f"Yes, {held[robust[0]]}"
+        return f"yes, {held[robust[0]]}"
     verdict = ", ".join(f"on {title} {held[title]}" for title in robust)
-    return verdict[:1].upper() + verdict[1:] + (f"; not on {' and '.join(lost)}" if lost else "")
+    return verdict + (f"; not on {' and '.join(lost)}" if lost else "")
 
 
 def _kept(kept: Mapping[str, float], robust: Sequence[str]) -> str:
-    """The accuracies that tell: of every robust training, else of the best, and of the first."""
-    first, best = next(iter(kept)), max(kept, key=kept.__getitem__)
-    if not robust and kept[best] == kept[first]:
-        return f"at most {percent(kept[best])} %"
-    named = sorted({*(robust or [best]), first}, key=lambda label: -kept[label])
-    return ", ".join(f"{label} {percent(kept[label])} %" for label in named)
+    """What every training keeps, those that are robust first; where none is, the most that is kept."""
+    if not robust:
+        return f"at most {percent(max(kept.values()))} %"
+    ranked = sorted(kept, key=lambda label: -kept[label])
+    held, lost = (
+        [f"{each} {percent(kept[each])} %" for each in ranked if (each in robust) is held] for held in (True, False)
+    )
+    return "robust with " + ", ".join(held) + (f"; not with {', '.join(lost)}" if lost else "")
 
 
 def weakest_side(ladder: Ladder) -> Ladder:
