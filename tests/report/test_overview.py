@@ -149,7 +149,7 @@ def test_the_badge_says_the_worst():
 def test_what_an_attack_may_have_missed_is_said_where_it_is_the_larger_doubt(tmp_path: Path) -> None:
     said = (
         "AutoAttack saves time by giving up on images that look unbreakable: the true accuracy may be up to 20 points "
-        "below the one shown (most: 50.0 % at eps 0.01"
+        "below the one shown (most: 50.0 % at eps 0.01)."
     )
     for hidden, doubted in ((0.2, True), (0.01, False), (None, False)):
         attacked = replace(row("net", attack="autoattack"), hidden=hidden)
@@ -158,7 +158,8 @@ def test_what_an_attack_may_have_missed_is_said_where_it_is_the_larger_doubt(tmp
         )  # AutoAttack leaves less: nothing hangs on it
         write_rows(tmp_path / "results.json", [clean("net", "standard", 95), weaker, attacked])
         text = answer(overview(read_run(tmp_path)), "Can I")[1]
-        assert "ith 100 images, the numbers are precise to about ±10 points (95 %)." in text
+        start = "Apart from that, with" if doubted else "With"
+        assert f"{start} 100 images, the numbers are precise to about ±10 points (95 %)." in text
         assert (said in text) is doubted
         assert ("saves time" in text) is doubted
 
@@ -318,6 +319,11 @@ def test_what_an_attack_covers_less_is_said_of_each_attack() -> None:
     rows += [row("a", attack="autoattack", dataset="cifar10")]
     text = answer(overview(RunRecord("paper", rows)), "Against")[1]
     assert "100 test images. PGD: 50 images, MNIST only. AutoAttack: CIFAR10, a only." in text
+
+
+def test_an_attack_under_one_norm_of_two_is_said_by_its_norm() -> None:
+    rows = [clean("a", "standard", 90), row("a"), row("a", norm="l2"), row("a", attack="pgd", norm="l2")]
+    assert "100 test images. PGD: L2 only." in answer(overview(RunRecord("a", rows)), "Against")[1]
 
 
 def test_a_study_says_how_many_images_fail_first() -> None:

@@ -11,7 +11,6 @@ from inoculate.core.row import CERTIFIED
 from inoculate.report.failures import Failure
 from inoculate.report.formatting import attack_name, norm_name, percent, span
 from inoculate.report.ladder import Bar, Ladder
-from inoculate.report.published import title
 from inoculate.report.results import Results, protocol_of
 
 WEAK = {"fgsm", "bim", "mifgsm", "deepfool"}  # attacks that a model may withstand without being robust
@@ -37,11 +36,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Doubt:
-    """The most accuracy, in [0, 1], that an attack can have left by ending runs early, and which number that is."""
+    """The most accuracy, in [0, 1], that an attack can have left by ending runs early, and in which number."""
 
     attack: str
     hidden: float
-    most: str
+    number: str
 
 
 @dataclass(frozen=True)
@@ -80,37 +79,40 @@ def is_it_robust(ladder: Ladder, who: str = "") -> Answer:
     clean = _clean(ladder)
     if not attacked or clean is None:
         return Answer(question, "Not measured", "No attack has been measured.")
-    last = min(reversed(attacked), key=lambda rung: (-rung.eps, _accuracy(rung.bars[0])))
-    bar = last.bars[0]
-    assert bar is not None
+    eps, bar = list(_lowest(ladder).items())[-1]
     low, high = bar.interval or (bar.accuracy, bar.accuracy)
-    lowest, held = _lowest(ladder), held_until(ladder)
-    until = f", {percent(held[1].accuracy)} % under attack at eps {held[0]:.3g}" if held and held[0] < last.eps else ""
+    held = held_until(ladder)
+    until = f", {percent(held[1].accuracy)} % under attack at eps {held[0]:.3g}" if held and held[0] < eps else ""
     text = (
         f"{who or 'It'} classifies {percent(clean.accuracy)} % of clean images correctly{until}, and "
         f"{percent(bar.accuracy)} % [{percent(low)}, {percent(high)}] under {attack_name(bar.attack)} at eps "
-        f"{last.eps:.3g}. {ENOUGH}"
+        f"{eps:.3g}. {ENOUGH}"
     )
     if set(ladder.attacks) <= WEAK:
         return Answer(question, "Not shown: only weak attacks were run", text)
-    return Answer(question, _verdict(lowest, clean), text, favourable=held is not None)
+    return Answer(question, _verdict(ladder, clean), text, favourable=held is not None)
 
 
 def _lowest(ladder: Ladder) -> dict[float, Bar]:
-    """For each eps, ascending, the bar of the first side that leaves least."""
+    """For each eps, ascending, the bar of the first side that leaves least; of equal ones the last."""
     lowest: dict[float, Bar] = {}
     for rung in sorted(ladder.attacked, key=lambda rung: rung.eps):
         bar = rung.bars[0]
-        if bar and (rung.eps not in lowest or bar.accuracy < lowest[rung.eps].accuracy):
+        if bar and (rung.eps not in lowest or bar.accuracy <= lowest[rung.eps].accuracy):
             lowest[rung.eps] = bar
     return lowest
 
 
 def held_until(ladder: Ladder) -> tuple[float, Bar] | None:
     """The largest eps at which the first side keeps enough of its clean accuracy, and the bar there."""
-    clean = _clean(ladder)
-    held = [pair for pair in _lowest(ladder).items() if clean and pair[1].accuracy >= HOLDS * clean.accuracy]
+    held = _held(ladder)
     return held[-1] if held else None
+
+
+def _held(ladder: Ladder) -> list[tuple[float, Bar]]:
+    """Every eps, ascending, at which the first side keeps enough of its clean accuracy, and the bar there."""
+    clean = _clean(ladder)
+    return [pair for pair in _lowest(ladder).items() if clean and pair[1].accuracy >= HOLDS * clean.accuracy]
 
 
 def unchecked(answer: Answer) -> Answer:
@@ -119,8 +121,8 @@ def unchecked(answer: Answer) -> Answer:
     return replace(answer, verdict=";".join([f"{claim} (not checked yet)", *rest])) if answer.favourable else answer
 
 
-def _verdict(lowest: Mapping[float, Bar], clean: Bar) -> str:
-    held = [eps for eps, bar in lowest.items() if bar.accuracy >= HOLDS * clean.accuracy]
+def _verdict(ladder: Ladder, clean: Bar) -> str:
+    lowest, held = _lowest(ladder), [eps for eps, _ in _held(ladder)]
     if len(held) == len(lowest):
         return "Largely, at the sizes measured"
     if held:
@@ -171,18 +173,20 @@ def against_what(found: Sequence[Results], images: str) -> Answer:
 
 
 def _coverage(found: Sequence[Results], attacks: Sequence[str]) -> str:
-    """Of every attack that covers less than all: how many images, and which datasets and networks."""
+    """Of every attack that covers less than all: how many images, and which datasets (or norms) and networks."""
     parts = []
     most = max(row.n for results in found for row in results.rows)
+    one_dataset = len({results.dataset for results in found}) == 1
     for attack in attacks:
         met = [results for results in found if attack in results.attacks]
-        n = max(row.n for results in met for row in results.rows if row.attack == attack)
+        rows = [row for results in met for row in results.rows]
+        own = [row for row in rows if row.attack == attack]
+        n, networks = max(row.n for row in own), sorted({row.model for row in own})
         limits = [f"{n:,} images"] if n < most else []
-        limits += [" and ".join(title(results.dataset) for results in met)] if len(met) < len(found) else []
-        models = {row.model for results in met for row in results.rows if row.attack == attack}
-        limits += (
-            [", ".join(sorted(models))] if len(models) < len({m for results in met for m in results.models}) else []
-        )
+        if len(met) < len(found):
+            limits.append(" and ".join(norm_name(each.norm) if one_dataset else each.title for each in met))
+        if len(networks) < len({row.model for row in rows}):
+            limits.append(", ".join(networks))
         if limits:
             parts.append(f"{attack_name(attack)}: {', '.join(limits)} only.")
     return " ".join(["", *parts])
@@ -210,7 +214,7 @@ def can_i_believe_it(
         below = "" if any(attack_name(bar.attack) == doubt.attack for bar in bars) else ", in the tables below"
         parts.append(
             f"{doubt.attack} saves time by giving up on images that look unbreakable: the true accuracy may be up to "
-            f"{100 * doubt.hidden:.0f} points below the one shown ({doubt.most}{below})."
+            f"{100 * doubt.hidden:.0f} points below the one shown (most: {doubt.number}{below})."
         )
     if warnings:
         parts.append(f"{_in_words(len(warnings))}: {warnings[0].rstrip('.')}.")

@@ -35,7 +35,7 @@ class FirstToFail:
         return f"{attack_name(self.attack)} at eps {self.eps:.3g}"
 
 
-def first_to_fail(run: RunRecord, results: Results, title: str, network: tuple[str, str]) -> FirstToFail | None:
+def first_to_fail(run: RunRecord, results: Results, network: tuple[str, str]) -> FirstToFail | None:
     """What a study measured of a network (model, arm) at its smallest eps; None where it did not."""
     if not results.attacks:
         return None
@@ -45,7 +45,7 @@ def first_to_fail(run: RunRecord, results: Results, title: str, network: tuple[s
     if not clean or not attacked:
         return None
     classes = _by_class(run, results.dataset, attacked)
-    return FirstToFail(title, attack, eps, clean.accuracy, attacked.accuracy, classes)
+    return FirstToFail(results.title, attack, eps, clean.accuracy, attacked.accuracy, classes)
 
 
 def _by_class(run: RunRecord, dataset: str, measured: Measurement) -> list[GroupAccuracy]:

@@ -16,7 +16,6 @@ from inoculate.report.names import short_names
 from inoculate.report.plots.style import PAGE_COLORS
 from inoculate.report.results import BEFORE, collect
 from inoculate.report.run import hardened_rows
-from inoculate.report.several_answers import title_of
 
 MOST_FIGURES = 6  # datasets and norms
 BUDGET = 1_500_000  # bytes of pictures
@@ -47,7 +46,7 @@ def main_figure(source: Iterable[Row] | Explanation) -> str:
     rows = [*source]
     if after := [row for row in rows if row.model != BEFORE]:
         rows = hardened_rows(rows, after[0].model) if len(after) < len(rows) else rows
-    found = [(title_of(results), ladder_of(results)) for results in collect(rows)]
+    found = [(results.title, ladder_of(results)) for results in collect(rows)]
     drawn = [(title, ladder) for title, ladder in found if ladder.attacked][:MOST_FIGURES]
     names = short_names(row.model for row in rows)
     return "".join(_render("figure.svg", **_placed(title, ladder, names)) for title, ladder in drawn)

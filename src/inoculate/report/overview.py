@@ -37,7 +37,6 @@ from inoculate.report.several_answers import (
     best_networks,
     robust_by_training,
     same_when_deployed,
-    title_of,
     weakest_side,
 )
 
@@ -105,17 +104,18 @@ def overview_of(run: RunRecord, found: Sequence[tuple[Results, str]]) -> Overvie
     measured = [each for each in found if each[0].rows]
     brief = len({results.dataset for results, _ in measured}) > 1
     pictures = [
-        Picture(title_of(results), ladder, lead if run.is_study else "", _not_drawn(results, ladder))
+        Picture(results.title, ladder, lead if run.is_study else "", _not_drawn(results, ladder))
         for results, lead in measured
         if (ladder := ladder_of(results, brief or run.is_study)).rungs
     ]
     checks, warnings = _checks(run), _warnings(run)
     badge = badge_of(checks, len(warnings)) if measured else None
-    shown = _failures(run, [results for results, _ in found])
-    groups = _subgroups(run, [results for results, _ in measured])
+    in_study = _of_study(run, [results for results, _ in measured])
+    shown = _failures(run, [results for results, _ in found], in_study)
+    groups = _subgroups(run, [results for results, _ in measured], in_study)
     answers: list[Answer] = []
     if pictures and badge:
-        answers = _answers(run, [results for results, _ in measured], pictures, badge, shown, groups)
+        answers = _answers(run, [results for results, _ in measured], pictures, badge, shown, groups, in_study)
     return Overview(
         kind="study" if run.is_study else "comparison" if run.members else "model", title=_title(run, measured),
         measured=_measured(run, [results for results, _ in measured]), badge=badge, answers=answers,
@@ -185,14 +185,14 @@ def _warnings(run: RunRecord) -> list[str]:
     return [f"{name}{with_norm_names(warning)}" for name, warnings in named for warning in warnings]
 
 
-def _failures(run: RunRecord, found: Sequence[Results]) -> list[FirstFailures]:
+def _failures(run: RunRecord, found: Sequence[Results], in_study: Sequence[FirstToFail]) -> list[FirstFailures]:
     """Of a recorded run its thumbnails; else the images that were explained, of the first network of each dataset."""
     shown: list[FirstFailures] = []
     for results in found:
         for member in run.members or [run]:
-            images = _weakest_classes_first(_failures_of(member, results), _of_study(run, [results]))
+            images = _weakest_classes_first(_failures_of(member, results), results.title, in_study)
             if images:
-                owner = member.title if run.members else title_of(results) if len(found) > 1 else ""
+                owner = member.title if run.members else results.title if len(found) > 1 else ""
                 parts = [owner, *(_network_in_words(run, results) if run.is_study else [])]
                 shown.append(FirstFailures(", ".join(filter(None, parts)), owner, images))
     return shown
@@ -223,9 +223,9 @@ def _networks(run: RunRecord, results: Results) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _subgroups(run: RunRecord, found: Sequence[Results]) -> list[Subgroup]:
+def _subgroups(run: RunRecord, found: Sequence[Results], in_study: Sequence[FirstToFail]) -> list[Subgroup]:
     """By class, for every network with recorded images, under its strongest attack at an eps that tells them apart."""
-    groups = [Subgroup(each.title, each.condition, each.classes) for each in _of_study(run, found) if each.classes]
+    groups = [Subgroup(each.title, each.condition, each.classes) for each in in_study if each.classes]
     for results in found:
         strongest = [(member, _strongest(member, results)) for member in run.members or [run]]
         strongest = [(member, by_eps) for member, by_eps in strongest if by_eps]
@@ -261,7 +261,7 @@ def _telling(found: Sequence[Mapping[float, Row]]) -> float | None:
 
 def _answers(
     run: RunRecord, found: Sequence[Results], pictures: Sequence[Picture], badge: Badge,
-    shown: Sequence[FirstFailures], groups: Sequence[Subgroup],
+    shown: Sequence[FirstFailures], groups: Sequence[Subgroup], in_study: Sequence[FirstToFail],
 ) -> list[Answer]:  # fmt: skip
     results, ladder = found[0], pictures[0].ladder
     images = _count(results.rows)
@@ -282,7 +282,7 @@ def _answers(
     counts = [row.n for each in found for row in each.rows]
     believed = can_i_believe_it(badge, ladder, _warnings(run), counts, seeds, _doubt(run, found))
     by_class = [(group.network, group.condition, group.classes) for group in groups if group.by == "class"]
-    if in_study := _of_study(run, found):
+    if in_study:
         who = ", ".join(_network_in_words(run, found[0]))
         first: Answer | None = which_classes_fail_first(in_study, who, bool(shown))
     else:
@@ -299,17 +299,16 @@ def _answers(
 
 
 def _of_study(run: RunRecord, found: Sequence[Results]) -> list[FirstToFail]:
-    """What fails first of the first network on each dataset, if a study wrote the run."""
+    """What fails first of the first network under each of the results, if a study wrote the run."""
     if not run.is_study or run.images is not None:
         return []
-    measured = [each for each in found if each.rows]
-    each = (first_to_fail(run, results, title_of(results), _networks(run, results)[0]) for results in measured)
+    each = (first_to_fail(run, results, _networks(run, results)[0]) for results in found)
     return [first for first in each if first]
 
 
-def _weakest_classes_first(images: list[Failure], found: Sequence[FirstToFail]) -> list[Failure]:
-    """The images, those of one eps by what is left of their class in the study."""
-    left = {group.name: group.accuracy for each in found for group in each.classes}
+def _weakest_classes_first(images: list[Failure], title: str, in_study: Sequence[FirstToFail]) -> list[Failure]:
+    """The images of a dataset, those of one eps by what is left of their class in the study."""
+    left = {group.name: group.accuracy for each in in_study if each.title == title for group in each.classes}
     return sorted(images, key=lambda each: (each.eps, left.get(each.label, 1.0)))
 
 
@@ -326,5 +325,5 @@ def _doubt(run: RunRecord, found: Sequence[Results]) -> Doubt | None:
     details = [row.model] if len(networks) > 1 else []
     details += [legend([row.arm])[0].label] if len({arm for _, arm in networks}) > 1 else []
     details += [published.title(row.dataset)] if len(datasets) > 1 else []
-    number = f"{percent(row.accuracy)} % at eps {row.eps:.3g}"
-    return Doubt(attack_name(row.attack), most, f"most: {', '.join([*details, number])}")
+    details += [f"{percent(row.accuracy)} % at eps {row.eps:.3g}"]
+    return Doubt(attack_name(row.attack), most, ", ".join(details))

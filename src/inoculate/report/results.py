@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from inoculate.core.row import CERTIFIED, Row
 from inoculate.core.stats import wilson
+from inoculate.report import published
+from inoculate.report.formatting import norm_name
 
 READINGS = ("white-box", "replayed", "surrogate's")
 BEFORE, AFTER = "before", "after"  # arms of a hardened network; AFTER where no method changed the weights
@@ -68,6 +70,11 @@ class Results:
     surrogate: str | None
     rows: tuple[Row, ...]
     cells: Mapping[_Key, Mapping[int, Row]]
+
+    @property
+    def title(self) -> str:
+        """The dataset in print, and the norm where it is not the usual one."""
+        return published.title(self.dataset) + ("" if self.norm == "linf" else f" ({norm_name(self.norm)})")
 
     @property
     def models(self) -> list[str]:

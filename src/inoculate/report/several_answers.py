@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from inoculate.report import published
 from inoculate.report.answers import BROKEN, ENOUGH, HOLDS, Answer
-from inoculate.report.formatting import attack_name, norm_name, percent, span
+from inoculate.report.formatting import attack_name, percent, span
 from inoculate.report.ladder import Ladder
 from inoculate.report.plots.style import legend
 from inoculate.report.results import Results
 
 NONE, SEVERAL = "none withstands the attack", "several are about as good"
 POINT = 0.01  # a difference between variants that counts
-
-
-def title_of(results: Results) -> str:
-    """The dataset, and the norm where it is not the usual one."""
-    return published.title(results.dataset) + ("" if results.norm == "linf" else f" ({norm_name(results.norm)})")
 
 
 def best_networks(found: Sequence[Results]) -> Answer | None:
@@ -28,7 +22,7 @@ def best_networks(found: Sequence[Results]) -> Answer | None:
     for results in found:
         best = _best_network(results)
         if best is not None:
-            title = title_of(results)
+            title = results.title
             verdicts.setdefault(best.verdict, []).append(title)
             texts.append(f"{title}: {best.text}.")
     if not verdicts:

@@ -57,6 +57,7 @@ def _splits(specs: Specs, earlier: Mapping[str, Any]) -> dict[str, Any]:
                 own = ("source", "kind", "indices", "labels")
                 facts = facts or {key: before[key] for key in before if key not in own}
                 indices[str(seed)] = artefact
-                labels |= {str(seed): before["labels"][str(seed)]} if str(seed) in before.get("labels", {}) else {}
+                if kept := before.get("labels", {}).get(str(seed)):
+                    labels[str(seed)] = kept
         found[name] = {"source": source.location, "kind": source.kind, "indices": indices, "labels": labels, **facts}
     return found
